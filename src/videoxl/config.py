@@ -1,0 +1,224 @@
+"""What a user can set: sampling, prefill, decode and generation. Checked when constructed, no torch needed.
+
+A strategy is a value. ``str(strategy)`` and :func:`prefill_from_string` / :func:`decode_from_string` are inverse, so
+the command line, the docs and the tests share the tables :data:`PREFILLS` and :data:`DECODES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+
+DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def _check_count(name: str, value: int | None, least: int = 1) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which frames of a video are looked at.
+
+    Without arguments: one frame a second, at most 2,048 frames. ``fps``/``max_fps``/``max_frames`` follow the released
+    frame selection (``load_video`` of Video-XL-2's evaluation); ``num_frames`` takes that many frames spread evenly.
+    """
+
+    fps: float | None = None
+    """Frames per second of video. Default 1.0."""
+    max_fps: float | None = None
+    """Denser sampling, up to this rate, when the video is short enough for ``max_frames`` to allow it."""
+    max_frames: int | None = None
+    """At most this many frames; a longer video is sampled evenly instead. Default 2,048."""
+    num_frames: int | None = None
+    """Exactly this many frames, spread evenly from the first to the last. Excludes the three above."""
+    start: float | None = None
+    """Seconds from the beginning of the video where reading starts."""
+    end: float | None = None
+    """Seconds from the beginning of the video where reading ends (exclusive)."""
+    times: tuple[float, ...] | None = None
+    """Explicit times in seconds: for each the frame on screen at that moment. Excludes all of the above."""
+    indices: tuple[int, ...] | None = None
+    """Explicit frame numbers in presentation order, from 0. Excludes all of the above."""
+
+    DEFAULT_FPS = 1.0
+    DEFAULT_MAX_FRAMES = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "max_fps"):
+            _check_positive(name, getattr(self, name))
+        for name in ("max_frames", "num_frames"):
+            _check_count(name, getattr(self, name))
+        rate = {n: getattr(self, n) for n in ("fps", "max_fps", "max_frames") if getattr(self, n) is not None}
+        if self.num_frames is not None and rate:
+            raise ValueError(
+                f"num_frames={self.num_frames} takes evenly spread frames and cannot be combined with "
+                f"{', '.join(f'{k}={v}' for k, v in rate.items())}: give either num_frames or a rate"
+            )
+        if self.max_fps is not None and self.max_fps < (self.fps or self.DEFAULT_FPS):
+            raise ValueError(f"max_fps={self.max_fps} is below fps={self.fps or self.DEFAULT_FPS}")
+        self._check_range()
+        self._check_explicit(rate)
+
+    def _check_range(self) -> None:
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not math.isfinite(value)
+                or value < 0
+            ):
+                raise ValueError(f"{name} must be a finite number of seconds, 0 or more, got {value!r}")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise ValueError(f"end={self.end} must be later than start={self.start}")
+
+    def _check_explicit(self, rate: Mapping[str, Any]) -> None:
+        explicit = [n for n in ("times", "indices") if getattr(self, n) is not None]
+        if not explicit:
+            return
+        others = [*rate, *(n for n in ("num_frames", "start", "end") if getattr(self, n) is not None), *explicit[1:]]
+        if others:
+            raise ValueError(f"{explicit[0]} names the frames one by one and excludes {', '.join(others)}")
+        values = getattr(self, explicit[0])
+        if len(values) == 0:
+            raise ValueError(f"{explicit[0]} is empty: name at least one frame")
+        if any(isinstance(v, bool) or not math.isfinite(v) or v < 0 for v in values):
+            raise ValueError(f"{explicit[0]} must all be finite and 0 or more, got {list(values)[:8]}")
+        if any(b < a for a, b in zip(values, values[1:])):
+            raise ValueError(f"{explicit[0]} must be in ascending order")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullPrefill:
+    """Plain causal attention over prefix and video (SPEC: "pure" mode). Exact, quadratic in the length."""
+
+    def __str__(self) -> str:
+        return _to_string(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseDecode:
+    """Every question reads all keys and values of the video."""
+
+    def __str__(self) -> str:
+        return _to_string(self)
+
+
+PrefillStrategy = FullPrefill
+DecodeStrategy = DenseDecode
+
+PREFILLS: dict[str, type[PrefillStrategy]] = {"full": FullPrefill}
+"""Name -> prefill strategy. The command line, docs and tests iterate over this table."""
+DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode}
+"""Name -> decode strategy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How an answer is written. Greedy unless ``do_sample``; sampling has its own seeded generator, so nothing depends
+    on, or changes, a global random state."""
+
+    max_new_tokens: int = 256
+    """Longest answer, in tokens."""
+    do_sample: bool = False
+    """Draw tokens instead of taking the likeliest one."""
+    temperature: float | None = None
+    """With ``do_sample``: below 1 sharper, above 1 flatter. Default 1.0."""
+    top_p: float | None = None
+    """With ``do_sample``: keep the smallest set of tokens with this probability mass."""
+    top_k: int | None = None
+    """With ``do_sample``: keep this many tokens."""
+    seed: int = 0
+    """With ``do_sample``: the same seed gives the same answer."""
+    num_beams: int = 1
+    """Beam search width; 1 is greedy."""
+    repetition_penalty: float | None = None
+    """Above 1 discourages tokens already in the prompt or the answer."""
+
+    def __post_init__(self) -> None:
+        _check_count("max_new_tokens", self.max_new_tokens)
+        _check_count("num_beams", self.num_beams)
+        _check_count("top_k", self.top_k)
+        _check_count("seed", self.seed, least=0)
+        _check_positive("temperature", self.temperature)
+        _check_positive("repetition_penalty", self.repetition_penalty)
+        _check_positive("top_p", self.top_p)
+        if self.top_p is not None and self.top_p > 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        given = [f"{n}={getattr(self, n)}" for n in ("temperature", "top_p", "top_k") if getattr(self, n) is not None]
+        if given and not self.do_sample:
+            raise ValueError(
+                f"{', '.join(given)} only has a meaning when sampling: add do_sample=True, or leave it out for greedy "
+                "decoding"
+            )
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError(f"do_sample=True and num_beams={self.num_beams} exclude each other")
+
+
+_Strategy = TypeVar("_Strategy")
+
+
+def _to_string(strategy: Any) -> str:
+    """``name`` or ``name:key=value,...`` with only the settings that differ from their defaults."""
+    tables: dict[str, Any] = {**PREFILLS, **DECODES}
+    name = next(n for n, cls in tables.items() if type(strategy) is cls)
+    changed = [
+        f"{f.name}={getattr(strategy, f.name)}" for f in fields(strategy) if getattr(strategy, f.name) != f.default
+    ]
+    return name + (":" + ",".join(changed) if changed else "")
+
+
+def _from_string(text: str, table: Mapping[str, type[_Strategy]], what: str) -> _Strategy:
+    name, _, rest = text.partition(":")
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; available: {', '.join(table)}")
+    cls = table[name]
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, eq, value = item.partition("=")
+        if not eq or key not in known:
+            raise ValueError(f"{what} {name!r} has no setting {item!r}; settings: {', '.join(known) or 'none'}")
+        values[key] = _parse_value(value, known[key].default)
+    return cls(**values)
+
+
+def _parse_value(text: str, default: Any) -> Any:
+    """Read ``text`` as the type of the field's default; the strategy's own checks judge the value."""
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"expected true or false, got {text!r}")
+        return text.lower() == "true"
+    for kind in (int, float):
+        if isinstance(default, kind):
+            try:
+                return kind(text)
+            except ValueError:
+                raise ValueError(f"expected a number, got {text!r}") from None
+    return text
+
+
+def prefill_from_string(text: str) -> PrefillStrategy:
+    """Inverse of ``str(prefill)``. Raises ``ValueError`` naming what is available."""
+    return _from_string(text, PREFILLS, "prefill strategy")
+
+
+def decode_from_string(text: str) -> DecodeStrategy:
+    """Inverse of ``str(decode)``. Raises ``ValueError`` naming what is available."""
+    return _from_string(text, DECODES, "decode strategy")

@@ -1,0 +1,81 @@
+"""The few errors a caller may want to catch.
+
+Every message says what came, what is allowed and what to do. ``code`` is a stable machine-readable word,
+``exit_code`` is what the command line returns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+VideoErrorCode = Literal[
+    "not_found",
+    "permission_denied",
+    "not_a_regular_file",
+    "empty_file",
+    "not_a_video",
+    "no_video_stream",
+    "no_decoder",
+    "undecodable",
+    "unsupported_container",
+    "limits_pixels",
+    "limits_frames",
+    "limits_duration",
+    "limits_size",
+    "decode_timeout",
+    "decoder_died",
+    "partial",
+    "no_frames_selected",
+    "bad_frames",
+]
+
+
+class VideoXLError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+    code: str = "failed"
+
+
+class VideoError(VideoXLError):
+    """A video input cannot be used: unreadable, empty, not a video, over a limit, or gone while reading."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, code: VideoErrorCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class VideoNotFoundError(VideoError, FileNotFoundError):
+    """There is no such file or folder."""
+
+    def __init__(self, message: str) -> None:
+        VideoError.__init__(self, message, code="not_found")
+
+    def __str__(self) -> str:  # FileNotFoundError would print an errno tuple
+        return str(self.args[0])
+
+
+class CheckpointError(VideoXLError):
+    """A model folder is incomplete, damaged, or not one of the known families."""
+
+    exit_code = 2
+    code = "checkpoint_invalid"
+
+
+class DoesNotFitError(VideoXLError):
+    """A run was predicted not to fit in memory; the message says what would."""
+
+    exit_code = 2
+    code = "does_not_fit"
+
+
+class MissingDependencyError(VideoXLError, ImportError):
+    """An optional part is not installed; the message names the extra that brings it."""
+
+    code = "missing_dependency"
+
+
+class PartialVideoWarning(UserWarning):
+    """Only part of a video could be read; the message says how much."""

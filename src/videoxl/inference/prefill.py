@@ -1,0 +1,150 @@
+"""Read a video into a KV cache, tile by tile.
+
+A tile is a fixed number of groups: its frames go through vision tower, token synthesis and projector, its tokens
+through the language model on top of the cache so far. So neither pixels nor hidden states of a whole video are ever
+held. Where tiles begin depends on nothing but their number, which makes a run repeatable bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from videoxl.inference.prompt import Tokenize, VisualSpan, visual_span
+from videoxl.memory.kv_cache import KVCache
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.model.vision import normalize_pixels
+
+GROUPS_PER_TILE = 24
+"""Groups per tile: 96 frames, about 3,700 tokens at true size. The released token synthesis runs on as many."""
+
+Progress = Callable[[str, int, int | None], None]
+"""Called as ``progress(phase, done, total)``; phases ``decode``, ``prefill``, ``generate``; total None if unknown."""
+
+
+@dataclass
+class Clock:
+    """Seconds spent per phase; on a GPU phases are told apart by synchronising at their borders."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def measure(self, phase: str, begin: float) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Frames that go through the model together: ``pixels`` 8-bit ``[F, H, W, 3]`` or ready ``[F, 3, H, W]``."""
+
+    pixels: torch.Tensor
+    timestamps: tuple[float, ...]
+
+
+def tiles(batches: Iterable[Any], frames_per_tile: int) -> Iterator[Tile]:
+    """Regroup frame batches of any size into tiles of exactly ``frames_per_tile`` frames; the last may be short."""
+    pixels: list[np.ndarray] = []
+    times: list[float] = []
+    for batch in batches:
+        pixels.extend(batch.pixels_FHWC)
+        times.extend(float(t) for t in batch.timestamps_F)
+        while len(times) >= frames_per_tile:
+            yield _tile(pixels[:frames_per_tile], times[:frames_per_tile])
+            del pixels[:frames_per_tile], times[:frames_per_tile]
+    if times:
+        yield _tile(pixels, times)
+
+
+def _tile(pixels: Sequence[np.ndarray], times: Sequence[float]) -> Tile:
+    return Tile(torch.from_numpy(np.stack(pixels)), tuple(times))
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A filled cache and what is in it."""
+
+    cache: KVCache
+    token_ids: tuple[int, ...]
+    prefix_length: int
+    timestamps: tuple[float, ...]
+    span: VisualSpan
+
+
+class Prefill:
+    """Full causal prefill (SPEC: "pure" mode) of one video after ``prefix_ids``."""
+
+    def __init__(
+        self, model: VideoXLForConditionalGeneration, tokenize: Tokenize, *, progress: Progress | None = None
+    ) -> None:
+        self.model = model
+        self.tokenize = tokenize
+        self.progress = progress or (lambda phase, done, total: None)
+        patch = model.model.vision_tower.embeddings.patch_embedding.weight  # never quantised, unlike linear layers
+        self.vision_device, self.vision_dtype = patch.device, patch.dtype
+        self.clock = Clock(self.vision_device)
+
+    def span_of(self, timestamps: Sequence[float], end_s: float | None = None) -> VisualSpan:
+        config = self.model.config
+        return visual_span(
+            timestamps,
+            self.tokenize,
+            frames_per_group=config.frames_per_group,
+            tokens_per_group=config.tokens_per_group,
+            video_token_id=config.video_token_id,
+            end_s=end_s,
+        )
+
+    @torch.inference_mode()
+    def run(
+        self,
+        prefix_ids: Sequence[int],
+        stream: Iterator[Tile],
+        *,
+        expected_frames: int | None = None,
+        expected_tokens: int = 0,
+        end_s: float | None = None,
+    ) -> Prefilled:
+        """Consume ``stream``. ``expected_*`` serve progress and buffer sizes only; ``end_s`` is the video's end."""
+        cache = KVCache(self._num_layers, reserve=expected_tokens)
+        ids: list[int] = []
+        times: list[float] = []
+        begin = time.perf_counter()
+        for tile in stream:
+            self.clock.measure("decode", begin)
+            times += tile.timestamps
+            self.progress("decode", len(times), expected_frames)
+            tile_ids = [*([] if ids else prefix_ids), *self.span_of(tile.timestamps).ids]
+            begin = time.perf_counter()
+            tokens = self._visual_tokens(tile.pixels)
+            self.clock.measure("vision", begin)
+            begin = time.perf_counter()
+            self._forward(tile_ids, tokens, cache)
+            self.clock.measure("prefill", begin)
+            ids += tile_ids
+            self.progress("prefill", len(times), expected_frames)
+            begin = time.perf_counter()
+        return Prefilled(cache, tuple(ids), len(prefix_ids), tuple(times), self.span_of(times, end_s))
+
+    @property
+    def _num_layers(self) -> int:
+        return int(self.model.config.text_config.num_hidden_layers)  # type: ignore[union-attr]
+
+    def _visual_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        config = self.model.config
+        pixels = pixels.to(self.vision_device)
+        if pixels.dtype == torch.uint8:
+            pixels = normalize_pixels(pixels, config.image_mean, config.image_std, self.vision_dtype)
+        return self.model.model.encode_frames(pixels.to(self.vision_dtype)).flatten(0, 1)
+
+    def _forward(self, ids: Sequence[int], tokens_PD: torch.Tensor, cache: KVCache) -> None:
+        base = self.model.model
+        ids_BL = torch.tensor([ids], device=base.get_input_embeddings().weight.device)
+        embeds = base.place_video(base.get_input_embeddings()(ids_BL), ids_BL, tokens_PD)
+        base.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)

@@ -1,0 +1,146 @@
+"""How text and video become one sequence of ids; the only place that knows, for inference and training alike.
+
+A prompt is ``prefix + visual span + suffix`` (SPEC 3.4). The visual span holds, for every group of frames, the tokens
+of its timestamp ("Time 12.0s:") and then one placeholder id per visual token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from videoxl.config import DEFAULT_SYSTEM_PROMPT
+
+IMAGE_TOKEN_INDEX = -200
+"""Id that stands for a whole picture or video in released prompts (`<image>`)."""
+IGNORE_INDEX = -100
+"""Label of a position that carries no loss."""
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+
+Tokenize = Callable[[str], list[int]]
+
+
+def round_time(seconds: float) -> float:
+    """Timestamps are told to the model with one decimal, by Python's own rounding (SPEC 3.4)."""
+    return round(float(seconds), 1)
+
+
+def time_text(seconds: float) -> str:
+    """The text in front of a group: ``Time 12.0s:``."""
+    return f"Time {round_time(seconds)}s:"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Where one group of frames lies, in time and in the visual span (token offsets, ends exclusive)."""
+
+    start_s: float
+    end_s: float
+    token_start: int
+    visual_start: int
+    token_end: int
+
+
+@dataclass(frozen=True)
+class VisualSpan:
+    """Ids of the visual part of a prompt and the groups they belong to."""
+
+    ids: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def visual_tokens(self) -> int:
+        return sum(g.token_end - g.visual_start for g in self.groups)
+
+
+def visual_span(
+    timestamps: Sequence[float],
+    tokenize: Tokenize,
+    *,
+    frames_per_group: int,
+    tokens_per_group: int,
+    video_token_id: int,
+    end_s: float | None = None,
+) -> VisualSpan:
+    """Lay out the visual span of frames shown at ``timestamps`` (seconds, ascending).
+
+    A group is told the time of its first frame. It ends, for evidence spans, where the next one begins; the last
+    ends at ``end_s``, by default one frame distance after its last frame.
+    """
+    ids: list[int] = []
+    starts = list(range(0, len(timestamps), frames_per_group))
+    times = [float(t) for t in timestamps]
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    ends = [times[s] for s in starts[1:]] + [max(times[-1], end_s if end_s is not None else times[-1] + step)]
+    groups = []
+    for first, group_end in zip(starts, ends):
+        begin = len(ids)
+        ids += tokenize(time_text(times[first]))
+        visual = len(ids)
+        ids += [video_token_id] * tokens_per_group
+        groups.append(Group(times[first], group_end, begin, visual, len(ids)))
+    return VisualSpan(tuple(ids), tuple(groups))
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """The Qwen chat template around a video, tokenised piece by piece as released (SPEC 2.10).
+
+    ``tokenize`` encodes template text, special tokens included; ``tokenize_user`` encodes what a user typed, in which
+    ``<|im_end|>`` is just text.
+    """
+
+    tokenize: Tokenize
+    tokenize_user: Tokenize
+
+    def prefix(self, system: str = DEFAULT_SYSTEM_PROMPT) -> list[int]:
+        """Everything before the visual span: system turn and the head of the user turn (14 ids by default)."""
+        return (
+            self.tokenize(f"{IM_START}system\n")
+            + self.tokenize_user(system)
+            + self.tokenize(f"{IM_END}\n{IM_START}user\n")
+        )
+
+    def suffix(self, question: str) -> list[int]:
+        """Everything after the visual span: the question and the head of the assistant's turn."""
+        return self.tokenize_user(f"\n{question}") + self._answer_head()
+
+    def next_turn(self, question: str, *, answer_closed: bool) -> list[int]:
+        """A further question; ``answer_closed`` says whether the answer before it ended with ``<|im_end|>``."""
+        head = f"\n{IM_START}user\n" if answer_closed else f"{IM_END}\n{IM_START}user\n"
+        return self.tokenize(head) + self.tokenize_user(question) + self._answer_head()
+
+    def closed_turn(self, question: str, answer: str, *, first: bool) -> list[int]:
+        """A finished turn of an earlier conversation, ending with ``<|im_end|>``."""
+        asked = self.suffix(question) if first else self.next_turn(question, answer_closed=True)
+        return asked + self.tokenize_user(answer) + self.tokenize(IM_END)
+
+    def _answer_head(self) -> list[int]:
+        return self.tokenize(f"{IM_END}\n{IM_START}assistant\n")
+
+
+def expand_placeholder(
+    ids: Sequence[int], span_ids: Sequence[int], labels: Sequence[int] | None = None
+) -> tuple[list[int], list[int] | None]:
+    """Put a visual span in the place of the one -200 of a released-style prompt; its labels are -100 (SPEC 3.4, 3.8)."""
+    places = [i for i, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX]
+    if len(places) != 1:
+        raise ValueError(f"the prompt must hold the placeholder {IMAGE_TOKEN_INDEX} exactly once, found {len(places)}")
+    at = places[0]
+    expanded = [*ids[:at], *span_ids, *ids[at + 1 :]]
+    if labels is None:
+        return expanded, None
+    return expanded, [*labels[:at], *[IGNORE_INDEX] * len(span_ids), *labels[at + 1 :]]
+
+
+def times_to_seconds(prompt: str) -> str:
+    """Rewrite every ``mm:ss`` as ``<n> seconds``, as the released evaluation does (`convert_time_in_prompt`, SPEC 3.5).
+
+    Exactly as released: two digits, colon, two digits, each match replaced wherever it occurs; so ``1:02:33`` becomes
+    ``1:153 seconds``. Used to repeat published numbers, not applied to questions otherwise.
+    """
+    for match in re.findall(r"\d{2}:\d{2}", prompt):
+        minutes, seconds = match.split(":")
+        prompt = prompt.replace(match, f"{60 * int(minutes) + int(seconds)} seconds")
+    return prompt

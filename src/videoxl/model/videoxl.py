@@ -1,0 +1,356 @@
+"""The model: vision tower, token synthesis, projector, language model (SPEC 3).
+
+Built from transformers' own SigLIP and Qwen2; written here is only what lies between. Released checkpoints load
+through the renames of :mod:`videoxl.model.conversion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from videoxl.errors import CheckpointError
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.conversion import check_checkpoint_files, check_weights, write_manifest
+from videoxl.model.projector import Projector, pool_grid
+from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis, regroup
+from videoxl.model.vision import patch_features, resize_grid
+
+
+class VideoXLPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the base model and the one that generates."""
+
+    config: VideoXLConfig
+    config_class = VideoXLConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "TokenSynthesis")
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Parts of released files that the model does not compute with (SPEC 3.3, 5.2).
+    _keys_to_ignore_on_load_unexpected = (
+        r"text_mlp\.",
+        r"vision_tower\.(.*\.)?head\.",
+        r"position_ids$",
+        r"rotary_emb\.inv_freq$",
+    )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv1d):  # the projections of temporal attention start as the identity block
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, RelativePosition):
+            init.xavier_uniform_(module.embeddings_table)
+        elif isinstance(module, TokenSynthesis):
+            init.normal_(module.temporal_encoding, std=0.02)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As in transformers, but incomplete, superfluous, misshapen or non-finite weights are errors.
+
+        Raises :class:`CheckpointError` listing the names. ``strict=False`` gives transformers' tolerance back.
+        """
+        strict = kwargs.pop("strict", True)
+        want_info = kwargs.pop("output_loading_info", False)
+        if strict:
+            check_checkpoint_files(pretrained_model_name_or_path)
+            kwargs.setdefault("use_safetensors", True)
+            kwargs["ignore_mismatched_sizes"] = True  # so that every misshapen tensor is named, not just the first
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if strict:
+            check_weights(model, info, str(pretrained_model_name_or_path))
+        return (model, info) if want_info else model
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write our own layout (``save_original_format=True`` keeps that of the file loaded) and a sha256 manifest."""
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, **kwargs)
+        write_manifest(save_directory)
+
+
+class VideoXLModel(VideoXLPreTrainedModel):
+    """Pixels and text in, last hidden states out."""
+
+    def __init__(self, config: VideoXLConfig) -> None:
+        super().__init__(config)
+        vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
+        self.vision_tower = AutoModel.from_config(vision)
+        self.token_synthesis = TokenSynthesis(
+            vision.hidden_size,
+            frames_per_group=config.frames_per_group,
+            norm_groups=config.synthesis_norm_groups,
+            max_distance=config.synthesis_max_distance,
+        )
+        self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
+        self.language_model = AutoModel.from_config(text)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def synthesize(self, features_FPC: torch.Tensor) -> torch.Tensor:
+        """Token synthesis of whole groups: ``[F, token_grid^2, C] -> [F / frames_per_group, token_grid^2, C]``."""
+        side = self.config.token_grid
+        return self.token_synthesis(regroup(features_FPC, self.config.frames_per_group), (side, side))
+
+    def grid_features(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
+        """Vision tower and resampling: ``[F, 3, H, W] -> [F, token_grid^2, C]``."""
+        return resize_grid(patch_features(self.vision_tower, pixels_FCHW), self.config.token_grid)
+
+    def encode_frames(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
+        """Video frames to visual tokens: ``[F, 3, H, W] -> [ceil(F / T), tokens_per_group, D]``.
+
+        A last group that is not full repeats the features of its last frame (SPEC 3.2.2).
+        """
+        features = self.grid_features(pixels_FCHW)
+        missing = -features.shape[0] % self.config.frames_per_group
+        if missing:
+            features = torch.cat([features, features[-1:].expand(missing, -1, -1)])
+        return self.multi_modal_projector.project_and_pool(
+            self.synthesize(features), self.config.token_grid, self.config.pool_stride, self._pool_mode
+        )
+
+    def encode_image(self, crops_NCHW: torch.Tensor) -> torch.Tensor:
+        """One still image given as crops, the whole picture first: ``[N, 3, H, W] -> [P, D]`` (SPEC 3.2).
+
+        Every crop fills a group. ``unires``: a lone crop keeps all tokens; of several the first is dropped after
+        encoding and the others are averaged 2x2. ``flat``: all tokens of all crops.
+        """
+        features = self.grid_features(crops_NCHW).repeat_interleave(self.config.frames_per_group, dim=0)
+        tokens_NPD = self.multi_modal_projector(self.synthesize(features))
+        if self.config.patch_merge_type == "unires" and len(tokens_NPD) > 1:
+            tokens_NPD = pool_grid(tokens_NPD[1:], self.config.token_grid, 2, "average")
+        return tokens_NPD.flatten(0, 1)
+
+    @property
+    def _pool_mode(self) -> Literal["average", "max"]:
+        return cast(Literal["average", "max"], self.config.pool_mode)
+
+    def _batched_frames(self, pixels_FCHW: torch.Tensor, groups: int) -> Iterator[torch.Tensor]:
+        for batch in pixels_FCHW.split(groups * self.config.frames_per_group):
+            yield self.encode_frames(batch)
+
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor, frames_per_video: torch.Tensor | None = None, vision_batch: int = 24
+    ) -> list[torch.Tensor]:
+        """Visual tokens of each video: a list of ``[groups, tokens_per_group, D]``.
+
+        ``pixel_values_videos``: ``[videos, F, 3, H, W]``, or ``[sum of frames, 3, H, W]`` with ``frames_per_video``.
+        ``vision_batch`` is the number of groups encoded at once; it bounds memory and does not change the result.
+        """
+        pixels = pixel_values_videos.to(self.dtype)
+        if pixels.ndim == 5:
+            videos = list(pixels)
+        elif frames_per_video is not None:
+            videos = list(pixels.split(frames_per_video.tolist()))
+        else:
+            raise ValueError(
+                f"pixel_values_videos of shape {tuple(pixels.shape)} holds the frames of all videos in a row: "
+                "frames_per_video must say how many belong to each"
+            )
+        return [torch.cat(list(self._batched_frames(video, vision_batch))) for video in videos]
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, crops_per_image: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Visual tokens of each still image: a list of ``[P, D]``. ``pixel_values``: ``[sum of crops, 3, H, W]``."""
+        pixels = pixel_values.to(self.dtype)
+        counts = [len(pixels)] if crops_per_image is None else crops_per_image.tolist()
+        return [self.encode_image(crops) for crops in pixels.split(counts)]
+
+    def _place(
+        self, embeds_BLD: torch.Tensor, input_ids: torch.Tensor, token_id: int, tokens_PD: torch.Tensor, what: str
+    ) -> torch.Tensor:
+        """Write visual tokens over their placeholders, in order."""
+        mask_BL = input_ids == token_id
+        expected = int(mask_BL.sum())
+        if expected != len(tokens_PD):
+            raise ValueError(
+                f"the prompt has {expected} placeholders (id {token_id}) for {len(tokens_PD)} visual tokens of the "
+                f"{what}: build it with the processor, or give as many placeholders as there are tokens"
+            )
+        tokens = tokens_PD.to(embeds_BLD.device, embeds_BLD.dtype)
+        return embeds_BLD.masked_scatter(mask_BL.unsqueeze(-1), tokens)
+
+    def place_video(
+        self, embeds_BLD: torch.Tensor, input_ids: torch.Tensor, tokens_PD: torch.Tensor
+    ) -> torch.Tensor:
+        """Write the visual tokens of videos over the placeholders in ``input_ids`` ``[B, L]``, in order."""
+        return self._place(embeds_BLD, input_ids, self.config.video_token_id, tokens_PD, "videos")
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values_videos: torch.Tensor | None = None,
+        frames_per_video: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        crops_per_image: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Text embeddings ``[B, L, D]`` with visual tokens in the places of their ids."""
+        config = self.config
+        embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None and pixel_values_videos is not None and config.image_token_id == config.video_token_id:
+            raise ValueError("this model has one placeholder id for both: give images or videos in a prompt, not both")
+        if pixel_values_videos is not None:
+            tokens = torch.cat([t.flatten(0, 1) for t in self.get_video_features(pixel_values_videos, frames_per_video)])
+            embeds = self.place_video(embeds, input_ids, tokens)
+        if pixel_values is not None:
+            tokens = torch.cat(self.get_image_features(pixel_values, crops_per_image))
+            embeds = self._place(embeds, input_ids, config.image_token_id, tokens, "images")
+        return embeds
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        frames_per_video: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        crops_per_image: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]`` -> ``last_hidden_state`` ``[B, L, D]``."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(
+                cast(torch.Tensor, input_ids), pixel_values_videos, frames_per_video, pixel_values, crops_per_image
+            )
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+@dataclass
+class VideoXLOutput(CausalLMOutputWithPast):
+    """``logits`` ``[B, L or fewer, V]``, ``loss`` when labels were given, and the cache."""
+
+
+class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
+    """Video-XL with its language-model head; what ``AutoModelForImageTextToText`` returns."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: VideoXLConfig) -> None:
+        super().__init__(config)
+        self.model = VideoXLModel(config)
+        text = cast(Any, config.text_config)
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        frames_per_video: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        crops_per_image: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> VideoXLOutput:
+        """Logits of the last ``logits_to_keep`` positions (0: all); with ``labels`` also the next-token loss.
+
+        ``labels`` ``[B, L]``, -100 where no loss is wanted; they align with ``input_ids`` and are shifted here.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values_videos=pixel_values_videos,
+            frames_per_video=frames_per_video,
+            pixel_values=pixel_values,
+            crops_per_image=crops_per_image,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
+        hidden = outputs.last_hidden_state
+        logits = self.lm_head(hidden if isinstance(rows, int) else hidden[:, rows])
+        loss = None
+        if labels is not None:
+            vocab_size = cast(Any, self.config.text_config).vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        return VideoXLOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if is_first_iteration and next_sequence_length is None and 0 < seen < input_ids.shape[1]:
+            # generate() slices for a filled cache itself, assisted decoding does not
+            next_sequence_length = input_ids.shape[1] - seen
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if not is_first_iteration or seen:  # the pictures are in the cache by then
+            for name in ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image"):
+                inputs[name] = None
+        return inputs
+
+
+def require_family(config: VideoXLConfig, *families: str) -> None:
+    """Raise :class:`CheckpointError` unless the checkpoint belongs to one of ``families``."""
+    if config.family not in families:
+        raise CheckpointError(f"this needs a model of {' or '.join(families)}, got {config.family}")
