@@ -41,6 +41,7 @@ class VideoError(VideoXLError):
     """A video input cannot be used: unreadable, empty, not a video, over a limit, or gone while reading."""
 
     exit_code = 2
+    code: VideoErrorCode
 
     def __init__(self, message: str, *, code: VideoErrorCode) -> None:
         super().__init__(message)

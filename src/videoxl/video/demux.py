@@ -1,0 +1,154 @@
+"""Inside the decoder process: opening a container with everything dangerous switched off, and choosing its stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import av
+import av.error
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from videoxl.errors import VideoError
+from videoxl.video.info import VideoLimits
+
+# Playlists, scripts, picture patterns, text screens and devices are formats too: only real containers are allowed.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,dv,gif,apng,h264,hevc,ivf,obu"
+)
+CODECS = (
+    "h264,hevc,vvc,libdav1d,av1,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,vp6,vp6a,vp6f,mpeg1video,mpeg2video,mpeg4,"
+    "msmpeg4v1,msmpeg4v2,msmpeg4,h261,h263,h263p,flv,mjpeg,mjpegb,jpeg2000,png,apng,gif,prores,dnxhd,cfhd,dvvideo,"
+    "wmv1,wmv2,wmv3,vc1,theora,svq1,svq3,cinepak,qtrle,rpza,rawvideo,v210,v410,huffyuv,ffvhuff,ffv1,utvideo"
+)
+
+
+class NamelessFile:
+    """Read, seek and tell on a descriptor, with a position of its own. FFmpeg sees no name and cannot reopen it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._fd, size, self._at)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
+        self._at = offset + (os.fstat(self._fd).st_size if base is None else base)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """An open container and the stream chosen in it."""
+
+    container: InputContainer
+    stream: VideoStream
+    others: tuple[int, ...]
+    """Numbers of the video streams that were not chosen."""
+
+
+Opener = Callable[[], OpenVideo]
+
+
+def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenVideo:
+    """Open the container behind ``fd`` and choose a stream. Raises ``VideoError``."""
+    container = _open_container(fd, limits)
+    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not pictures:
+        kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing"
+        cover = " and a cover picture" if container.streams.video else ""
+        raise VideoError(
+            f"has no video stream (found {kinds}{cover}); give a file with moving pictures",
+            code="no_video_stream",
+        )
+    stream = _choose(container, pictures, wanted)
+    _prepare(stream, limits)
+    return OpenVideo(container, stream, tuple(s.index for s in pictures if s.index != stream.index))
+
+
+def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
+    options: dict[str, Any] = {
+        "options": {"max_pixels": str(limits.max_pixels)},  # for the probing decoder; the real one is set in _prepare
+        "container_options": {
+            "format_whitelist": FORMATS,
+            "protocol_whitelist": "",
+            "max_streams": "64",
+            "probesize": "10000000",
+            "analyzeduration": "10000000",
+        },
+        "io_open": _refuse_open,
+    }
+    if int(av.__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"  # else tags that are not UTF-8 fail the open
+    try:
+        return av.open(NamelessFile(fd), **options)
+    except av.error.ArgumentError:
+        raise VideoError(
+            "is in a container format that is not accepted; convert it to mp4, mkv or webm",
+            code="unsupported_container",
+        ) from None
+    except (av.error.MemoryError, MemoryError):
+        raise VideoError(
+            "needs more memory to open than a sound file does; it is damaged or hostile", code="limits_size"
+        ) from None
+    except av.error.FFmpegError as error:
+        raise VideoError(f"is not a readable video ({error.strerror}); get it again", code="not_a_video") from None
+
+
+def _refuse_open(*_: Any) -> NoReturn:
+    raise PermissionError("a video file may not open other files")
+
+
+def _choose(container: InputContainer, pictures: list[VideoStream], wanted: int | None) -> VideoStream:
+    if wanted is not None:
+        for stream in pictures:
+            if stream.index == wanted:
+                return stream
+        numbers = ", ".join(str(s.index) for s in pictures)
+        raise VideoError(f"stream {wanted} is no video stream; available: {numbers}", code="no_video_stream")
+    best = container.streams.best("video")
+    return next((s for s in pictures if best is not None and s.index == best.index), pictures[0])
+
+
+def _prepare(stream: VideoStream, limits: VideoLimits) -> None:
+    """Check the stream against the limits, and set up its decoder before it opens."""
+    context = stream.codec_context
+    if context is None:
+        raise VideoError(
+            f"stream {stream.index} has a codec nobody here can decode; convert it to H.264", code="no_decoder"
+        )
+    if context.codec.name not in CODECS.split(","):
+        raise VideoError(
+            f"stream {stream.index} has codec {context.codec.name}, which is not accepted; convert it to H.264",
+            code="no_decoder",
+        )
+    check_pixels(context.width, context.height, limits)
+    if stream.frames > limits.max_frames_walked:
+        raise VideoError(
+            f"declares {stream.frames} frames, more than {limits.max_frames_walked}; "
+            "raise VideoLimits(max_frames_walked=...)",
+            code="limits_frames",
+        )
+    stream.thread_type = "SLICE"  # frame threads can hang on damaged input
+    context.thread_count = min(2, os.cpu_count() or 1)
+    context.options = {"max_pixels": str(limits.max_pixels), "codec_whitelist": CODECS}
+
+
+def check_pixels(width: int, height: int, limits: VideoLimits) -> None:
+    """Raise ``VideoError`` ``limits_pixels`` when a picture is too large."""
+    if width * height > limits.max_pixels:
+        raise VideoError(
+            f"frame size {width}x{height} exceeds {limits.max_pixels / 1e6:.1f} Mpx; raise VideoLimits(max_pixels=...)",
+            code="limits_pixels",
+        )

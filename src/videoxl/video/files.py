@@ -1,0 +1,170 @@
+"""Opening a local file safely, and saying what it is when it is no video.
+
+The file is opened here, once, and only its descriptor goes on: FFmpeg never sees a name, so no name can be a
+protocol, a pattern or a playlist, and a pipe cannot block the open.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from videoxl.errors import VideoError, VideoErrorCode, VideoNotFoundError
+
+HEAD_BYTES = 4096
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+_STILL_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+
+
+@dataclass
+class LocalFile:
+    """An open regular file: its descriptor, its name for messages, its first bytes."""
+
+    fd: int
+    name: str
+    head: bytes
+    size: int
+    mtime_ns: int
+
+    def changed(self) -> bool:
+        """Whether size or modification time differ from when it was opened."""
+        now = os.fstat(self.fd)
+        return (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns)
+
+    def close(self) -> None:
+        """Close the descriptor; again is fine."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def open_local(path: str | os.PathLike[str]) -> LocalFile:
+    """Open a regular, non-empty file for reading. Raises ``VideoError`` saying what is there instead."""
+    name = display_name(path)
+    text = os.fspath(path)
+    if isinstance(text, str) and _URL.match(text):
+        raise VideoNotFoundError(f"{name}: is a URL, not a local file; download it first and give the path")
+    try:
+        fd = os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except PermissionError:
+        raise VideoError(f"{name}: no permission to read this file", code="permission_denied") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise VideoNotFoundError(f"{name}: no such file; check the path") from None
+    except OSError as error:
+        if os.path.exists(text):
+            raise VideoError(
+                f"{name}: is not a regular file ({error.strerror}); give a video file", code="not_a_regular_file"
+            ) from None
+        raise VideoNotFoundError(f"{name}: no such file ({error.strerror}); check the path") from None
+    try:
+        return _inspect(fd, name)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _inspect(fd: int, name: str) -> LocalFile:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((kind for test, kind in _KINDS if test(status.st_mode)), "special file")
+        raise VideoError(f"{name}: is a {kind}, not a regular file; give a video file", code="not_a_regular_file")
+    if status.st_size == 0:
+        raise VideoError(f"{name}: is empty (0 bytes); copy or record it again", code="empty_file")
+    head = os.pread(fd, HEAD_BYTES, 0)
+    return LocalFile(fd, name, head, status.st_size, status.st_mtime_ns)
+
+
+def display_name(path: str | os.PathLike[str]) -> str:
+    """The last part of a path on one line, printable whatever its bytes are; a long one is shortened."""
+    text = os.fspath(path)
+    text = os.fsdecode(text)
+    name = text if _URL.match(text) else Path(text).name or text
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    return name if len(name) <= 120 else name[:60] + "..." + name[-50:]
+
+
+def refuse_other_kinds(file: LocalFile) -> None:
+    """Raise ``VideoError`` when the first bytes are those of a playlist, a script, a web page or plain text."""
+    verdict = _verdict(file.head)
+    if verdict:
+        raise VideoError(f"{file.name}: {verdict[1]}", code=verdict[0])
+
+
+def _verdict(head: bytes) -> tuple[VideoErrorCode, str] | None:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
+    only_points = "only points at other media and is not opened; give the media file itself"
+    if start.startswith(b"#extm3u"):
+        return "unsupported_container", f"an HLS playlist (m3u8) {only_points}"
+    if start.startswith(b"ffconcat"):
+        return "unsupported_container", f"an ffconcat script {only_points}"
+    if re.match(rb"v=0\r?\n", start):
+        return "unsupported_container", f"an SDP session description {only_points}"
+    if b"<mpd" in start:
+        return "unsupported_container", f"a DASH manifest {only_points}"
+    if re.match(rb"(webvtt|\d+\r?\n\d+:\d\d:\d\d)", start):
+        return "unsupported_container", "a subtitle file holds no pictures; give the video it belongs to"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # still WebP pictures never come here
+        return "unsupported_container", "animated WebP is not supported; convert it to mp4, webm or gif first"
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")):
+        what = "an XML document" if start.startswith(b"<?xml") else "an HTML page"
+        return "not_a_video", f"looks like {what}{_first_bytes(head)}; perhaps a download failed, get it again"
+    if _is_text(head):
+        return "not_a_video", f"looks like text{_first_bytes(head)}; give a video file"
+    return None
+
+
+def _first_bytes(head: bytes) -> str:
+    text = head[:24].decode("utf-8", "replace").strip()
+    return f" (first bytes {text!r})"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else a character cut at the end
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(c.isprintable() or c in "\r\n\t\f" for c in text)
+
+
+def is_still_picture(head: bytes) -> bool:
+    """Whether these first bytes begin a still picture that Pillow reads (an animated PNG or WebP is a video)."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return not (head[12:16] == b"VP8X" and head[20] & 0x02)
+    return head.startswith(_STILL_MAGIC) and not (head.startswith(b"\x89PNG") and b"acTL" in head)
+
+
+def mp4_complaint(file: LocalFile) -> str | None:
+    """Why an MP4 or MOV cannot be opened, read from its outermost boxes: missing index, or cut off. None if neither."""
+    if file.head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return None
+    offset, found = 0, set()
+    for _ in range(1000):
+        header = os.pread(file.fd, 16, offset)
+        if len(header) < 8:
+            break
+        size, kind = struct.unpack(">I4s", header[:8])
+        if size == 1 and len(header) == 16:
+            size = struct.unpack(">Q", header[8:])[0]
+        found.add(kind)
+        if size < 8:
+            break
+        offset += size
+    if b"moov" not in found:
+        return "its index (moov) is missing: the recording or copy was not finished; get the whole file"
+    if offset > file.size:
+        return f"it is cut off: {file.size} of {offset} bytes are there; get the whole file"
+    return None

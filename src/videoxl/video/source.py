@@ -1,0 +1,102 @@
+"""What every kind of video input can do."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from videoxl.config import Sampling
+from videoxl.errors import PartialVideoWarning, VideoError
+from videoxl.video.frames import Frames, Resize, Selection
+from videoxl.video.info import VideoInfo
+from videoxl.video.selection import Timeline, select_frames
+
+BATCH_BYTES = 256 * 2**20
+"""A batch of unresized pictures holds no more than this, whatever ``batch_frames`` says."""
+
+
+class VideoSource(ABC):
+    """An opened video: choose frames with :meth:`select`, get them with :meth:`read`, in bounded batches.
+
+    Use it as a context manager, or call :meth:`close`.
+    """
+
+    name: str
+    """What to call this video in messages."""
+    info: VideoInfo
+    """What is known about it."""
+    times_F: np.ndarray | None
+    """float64 [F]: when each frame is shown, in seconds from the first frame. None when not known beforehand."""
+    is_still: bool = False
+    """Whether this is a single still picture."""
+    warnings: list[str]
+    """What was found wrong so far, when opening and while reading."""
+
+    def select(self, sampling: Sampling, *, whole_groups_of: int = 1) -> Selection:
+        """Choose frames. Raises ``VideoError`` ``no_frames_selected`` when the asked range holds none."""
+        if self.times_F is None:
+            raise NotImplementedError(f"{type(self).__name__} has no frame times and must choose frames itself")
+        timeline = Timeline.from_times(self.times_F, self.info.fps)
+        try:
+            return select_frames(timeline, sampling, whole_groups_of)
+        except VideoError as error:
+            raise VideoError(f"{self.name}: {error}", code=error.code) from None
+
+    @abstractmethod
+    def read(self, selection: Selection, *, resize: Resize | None, batch_frames: int = 32) -> Iterator[Frames]:
+        """Yield the selected frames in order, at most ``batch_frames`` at a time, all of one size within a batch.
+
+        Frames that cannot be decoded are left out and named in ``warnings``. A second ``read`` ends the first one.
+        """
+
+    def close(self) -> None:  # noqa: B027  (most inputs hold nothing)
+        """Give back what the source holds. May be called more than once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.info.width}x{self.info.height}, {self.info.frames} frames)"
+
+    def _warn(self, text: str, *, partial: bool, strict: bool) -> None:
+        """Keep ``text``; when part of the video is missing also warn the caller, or refuse if ``strict``."""
+        if partial and strict:
+            raise VideoError(f"{self.name}: {text}", code="partial")
+        self.warnings.append(text)
+        if partial:
+            warnings.warn(f"{self.name}: {text}", PartialVideoWarning, stacklevel=4)
+
+
+def check_batch_frames(batch_frames: int) -> None:
+    """Raise ``ValueError`` unless ``batch_frames`` is a whole number of at least 1."""
+    if isinstance(batch_frames, bool) or not isinstance(batch_frames, int) or batch_frames < 1:
+        raise ValueError(f"batch_frames must be a whole number of at least 1, got {batch_frames!r}")
+
+
+def batches(frames: Iterator[tuple[np.ndarray, float, int]], batch_frames: int) -> Iterator[Frames]:
+    """Group (pixels_HWC, seconds, number) into :class:`Frames`; a new size or :data:`BATCH_BYTES` ends a batch."""
+    waiting: list[tuple[np.ndarray, float, int]] = []
+    for frame in frames:
+        pixels = frame[0]
+        full = len(waiting) == batch_frames or (len(waiting) + 1) * pixels.nbytes > BATCH_BYTES
+        if waiting and (full or waiting[0][0].shape != pixels.shape):
+            yield _stack(waiting)
+            waiting = []
+        waiting.append(frame)
+    if waiting:
+        yield _stack(waiting)
+
+
+def _stack(frames: list[tuple[np.ndarray, float, int]]) -> Frames:
+    pixels, times, numbers = zip(*frames)
+    return Frames(np.stack(pixels), np.array(times, np.float64), np.array(numbers, np.int64))
