@@ -91,7 +91,7 @@ def build_index(video: OpenVideo, limits: VideoLimits, beat: Beat) -> FrameIndex
     return FrameIndex(
         times_F=times,
         pts_F=pts,
-        by_order=not trusted or bool((np.diff(pts) == 0).any()),
+        by_order=not trusted or bool((np.diff(pts) == 0).any()) or _in_decoding_order(video, packets),
         key_pts_K=packets.pts[keys],
         key_dts_K=packets.dts[keys],
         key_positions_K=keys,
@@ -159,6 +159,13 @@ def _times_are_usable(pts: np.ndarray, dts: np.ndarray, second: int) -> bool:
         return False
     known = dts[dts != NO_TIME]
     return not (np.diff(known) < -second).any()  # decoding times run forward, unless a clock was reset on the way
+
+
+def _in_decoding_order(video: OpenVideo, packets: _Packets) -> bool:
+    """AVI has no presentation times: what is given for a codec that reorders pictures belongs to other pictures."""
+    if video.container.format.name != "avi" or not video.stream.codec_context.has_b_frames:
+        return False
+    return len(np.unique(packets.pts - packets.dts)) == 1
 
 
 def _rate(stream: VideoStream) -> float:
