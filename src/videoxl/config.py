@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
-
+from itertools import pairwise
+from typing import Any, ClassVar, TypeVar
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 
@@ -56,8 +56,16 @@ class Sampling:
     indices: tuple[int, ...] | None = None
     """Explicit frame numbers in presentation order, from 0. Excludes all of the above."""
 
-    DEFAULT_FPS = 1.0
-    DEFAULT_MAX_FRAMES = 2048
+    DEFAULT_FPS: ClassVar[float] = 1.0
+    DEFAULT_MAX_FRAMES: ClassVar[int] = 2048
+
+    def __str__(self) -> str:
+        """The settings given, ``fps=1.0,max_frames=64``; explicit frames by their number."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        shown = {k: f"<{len(v)}>" if isinstance(v, tuple) else v for k, v in given.items()}
+        if not shown.keys() & {"num_frames", "times", "indices"}:
+            shown = {"fps": self.DEFAULT_FPS, "max_frames": self.DEFAULT_MAX_FRAMES} | shown
+        return ",".join(f"{k}={v}" for k, v in shown.items())
 
     def __post_init__(self) -> None:
         for name in ("fps", "max_fps"):
@@ -79,10 +87,7 @@ class Sampling:
         for name in ("start", "end"):
             value = getattr(self, name)
             if value is not None and (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not math.isfinite(value)
-                or value < 0
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0
             ):
                 raise ValueError(f"{name} must be a finite number of seconds, 0 or more, got {value!r}")
         if self.start is not None and self.end is not None and self.end <= self.start:
@@ -100,7 +105,7 @@ class Sampling:
             raise ValueError(f"{explicit[0]} is empty: name at least one frame")
         if any(isinstance(v, bool) or not math.isfinite(v) or v < 0 for v in values):
             raise ValueError(f"{explicit[0]} must all be finite and 0 or more, got {list(values)[:8]}")
-        if any(b < a for a, b in zip(values, values[1:])):
+        if any(b < a for a, b in pairwise(values)):
             raise ValueError(f"{explicit[0]} must be in ascending order")
 
 

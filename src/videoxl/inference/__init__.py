@@ -1,0 +1,1 @@
+"""Where video, model and memory meet."""

@@ -39,6 +39,9 @@ class Clock:
             torch.cuda.synchronize(self.device)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
 
+    def rounded(self) -> dict[str, float]:
+        return {phase: round(value, 6) for phase, value in self.seconds.items()}
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -75,6 +78,8 @@ class Prefilled:
     prefix_length: int
     timestamps: tuple[float, ...]
     span: VisualSpan
+    seconds: dict[str, float]
+    """Per phase: decode, vision, prefill."""
 
 
 class Prefill:
@@ -130,7 +135,8 @@ class Prefill:
             ids += tile_ids
             self.progress("prefill", len(times), expected_frames)
             begin = time.perf_counter()
-        return Prefilled(cache, tuple(ids), len(prefix_ids), tuple(times), self.span_of(times, end_s))
+        span = self.span_of(times, end_s)
+        return Prefilled(cache, tuple(ids), len(prefix_ids), tuple(times), span, self.clock.rounded())
 
     @property
     def _num_layers(self) -> int:
@@ -145,6 +151,6 @@ class Prefill:
 
     def _forward(self, ids: Sequence[int], tokens_PD: torch.Tensor, cache: KVCache) -> None:
         base = self.model.model
-        ids_BL = torch.tensor([ids], device=base.get_input_embeddings().weight.device)
+        ids_BL = torch.tensor([ids], device=base.text_device)
         embeds = base.place_video(base.get_input_embeddings()(ids_BL), ids_BL, tokens_PD)
         base.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)

@@ -68,6 +68,8 @@ def visual_span(
     A group is told the time of its first frame. It ends, for evidence spans, where the next one begins; the last
     ends at ``end_s``, by default one frame distance after its last frame.
     """
+    if len(timestamps) == 0:
+        return VisualSpan((), ())
     ids: list[int] = []
     starts = list(range(0, len(timestamps), frames_per_group))
     times = [float(t) for t in timestamps]
@@ -123,7 +125,7 @@ class ChatFormat:
 def expand_placeholder(
     ids: Sequence[int], span_ids: Sequence[int], labels: Sequence[int] | None = None
 ) -> tuple[list[int], list[int] | None]:
-    """Put a visual span in the place of the one -200 of a released-style prompt; its labels are -100 (SPEC 3.4, 3.8)."""
+    """Put a visual span in the place of the one -200 of a released prompt; its labels are -100 (SPEC 3.4, 3.8)."""
     places = [i for i, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX]
     if len(places) != 1:
         raise ValueError(f"the prompt must hold the placeholder {IMAGE_TOKEN_INDEX} exactly once, found {len(places)}")

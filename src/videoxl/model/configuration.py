@@ -129,6 +129,14 @@ class VideoXLConfig(PreTrainedConfig):
             if channels % divisor:
                 raise CheckpointError(f"vision width {channels} is not divisible by {name}={divisor}")
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As in transformers; a released flat ``config.json`` is translated."""
+        found, unused = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if found.get("model_type") == LlavaQwenConfig.model_type:
+            return LlavaQwenConfig.from_dict(found, **unused, name_or_path=pretrained_model_name_or_path)
+        return cls.from_dict(found, **unused)
+
     @property
     def tokens_per_group(self) -> int:
         """Visual tokens per group of frames (144 in the released models)."""

@@ -84,7 +84,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, all present. Raises :class:`CheckpointError` listing the missing."""
+    """The safetensors files of a checkpoint folder. Raises :class:`CheckpointError` listing those missing."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

@@ -59,7 +59,7 @@ class VideoXLPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As in transformers, but incomplete, superfluous, misshapen or non-finite weights are errors.
 
         Raises :class:`CheckpointError` listing the names. ``strict=False`` gives transformers' tolerance back.
@@ -77,7 +77,7 @@ class VideoXLPreTrainedModel(PreTrainedModel):
             check_weights(model, info, str(pretrained_model_name_or_path))
         return (model, info) if want_info else model
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write our own layout (``save_original_format=True`` keeps that of the file loaded) and a sha256 manifest."""
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
@@ -106,6 +106,11 @@ class VideoXLModel(VideoXLPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
+
+    @property
+    def text_device(self) -> torch.device:
+        """Where ids go in."""
+        return cast(torch.Tensor, self.get_input_embeddings().weight).device
 
     def synthesize(self, features_FPC: torch.Tensor) -> torch.Tensor:
         """Token synthesis of whole groups: ``[F, token_grid^2, C] -> [F / frames_per_group, token_grid^2, C]``."""
@@ -191,9 +196,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
         tokens = tokens_PD.to(embeds_BLD.device, embeds_BLD.dtype)
         return embeds_BLD.masked_scatter(mask_BL.unsqueeze(-1), tokens)
 
-    def place_video(
-        self, embeds_BLD: torch.Tensor, input_ids: torch.Tensor, tokens_PD: torch.Tensor
-    ) -> torch.Tensor:
+    def place_video(self, embeds_BLD: torch.Tensor, input_ids: torch.Tensor, tokens_PD: torch.Tensor) -> torch.Tensor:
         """Write the visual tokens of videos over the placeholders in ``input_ids`` ``[B, L]``, in order."""
         return self._place(embeds_BLD, input_ids, self.config.video_token_id, tokens_PD, "videos")
 
@@ -208,10 +211,16 @@ class VideoXLModel(VideoXLPreTrainedModel):
         """Text embeddings ``[B, L, D]`` with visual tokens in the places of their ids."""
         config = self.config
         embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None and pixel_values_videos is not None and config.image_token_id == config.video_token_id:
+        if (
+            pixel_values is not None
+            and pixel_values_videos is not None
+            and config.image_token_id == config.video_token_id
+        ):
             raise ValueError("this model has one placeholder id for both: give images or videos in a prompt, not both")
         if pixel_values_videos is not None:
-            tokens = torch.cat([t.flatten(0, 1) for t in self.get_video_features(pixel_values_videos, frames_per_video)])
+            tokens = torch.cat(
+                [t.flatten(0, 1) for t in self.get_video_features(pixel_values_videos, frames_per_video)]
+            )
             embeds = self.place_video(embeds, input_ids, tokens)
         if pixel_values is not None:
             tokens = torch.cat(self.get_image_features(pixel_values, crops_per_image))

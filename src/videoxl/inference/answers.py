@@ -1,0 +1,74 @@
+"""What comes back: answers with the time spans they rest on and the cost of getting them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from videoxl.inference.generation import FinishReason
+
+
+class Span(NamedTuple):
+    """A stretch of video that was read in full detail, and how relevant it was judged, 0 to 1."""
+
+    start: float
+    end: float
+    relevance: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Cost of an answer. Times in seconds, sizes in bytes; Reading the video was paid once, for all answers."""
+
+    frames: int
+    video_seconds: float
+    visual_tokens: int
+    memory_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    memory_bytes: int
+    peak_gpu_bytes: int | None
+    seconds: dict[str, float]
+    prefill: str
+    decode: str
+    sampling: str
+    device: str
+    dtype: str
+    finish_reason: FinishReason
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one question."""
+
+    text: str
+    spans: tuple[Span, ...]
+    """What was read in full detail; with :class:`~videoxl.DenseDecode` the whole video."""
+    usage: Usage
+    warnings: tuple[str, ...] = ()
+    """What went wrong while the video was read, one sentence each."""
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    """The new tokens, end token included."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: text, spans, usage, warnings."""
+        return {
+            "text": self.text,
+            "spans": [{"start": s.start, "end": s.end, "relevance": s.relevance} for s in self.spans],
+            "usage": self.usage.to_dict(),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer as it is written. The last piece has the whole :class:`Answer`."""
+
+    text: str
+    answer: Answer | None = None

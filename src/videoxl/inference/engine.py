@@ -1,0 +1,406 @@
+"""``videoxl.load(...)`` and what it returns: read a video once, ask it anything (DESIGN section 4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from videoxl.config import (
+    DEFAULT_SYSTEM_PROMPT,
+    DecodeStrategy,
+    DenseDecode,
+    FullPrefill,
+    Generation,
+    PrefillStrategy,
+    Sampling,
+    decode_from_string,
+    prefill_from_string,
+)
+from videoxl.errors import CheckpointError, VideoError
+from videoxl.inference.answers import Answer, Piece, Span, Usage
+from videoxl.inference.generation import TokenStream, finish_reason, generate
+from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint
+from videoxl.inference.planner import require_fit
+from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Prefilled, Progress, tiles
+from videoxl.inference.progress import as_progress
+from videoxl.inference.prompt import ChatFormat
+from videoxl.inference.reading import choose_sampling, open_for_model, picture_size
+from videoxl.memory.video_memory import VideoMemory
+from videoxl.video import Selection, VideoLimits, VideoSource
+from videoxl.video.frames import OpenSelection
+
+DEFAULT_GENERATION = Generation()
+
+
+class VideoXL:
+    """A model ready to read videos and answer questions. Holds no state of any video."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "model") -> None:
+        """``model``: a :class:`VideoXLForConditionalGeneration`; ``tokenizer``: its transformers tokenizer."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.config = model.config
+        self.fingerprint = model_fingerprint(model)
+        self.chat_format = ChatFormat(
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)),
+        )
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.model.parameters())
+        return f"VideoXL({self.name}, {self.config.family}, {size / 1e6:,.1f} M weights, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go in and logits come out."""
+        return self.model.model.text_device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    # -------------------------------------------------------------------------------------------------- reading
+
+    def encode(
+        self,
+        video: Any = None,
+        *,
+        fps: float | None = None,
+        max_fps: float | None = None,
+        max_frames: int | None = None,
+        num_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        frames: Any = None,
+        timestamps: Any = None,
+        sampling: Sampling | None = None,
+        prefill: PrefillStrategy | str | None = None,
+        system: str = DEFAULT_SYSTEM_PROMPT,
+        stream: int | None = None,
+        reader: str = "auto",
+        limits: VideoLimits | None = None,
+        strict: bool = False,
+        progress: bool | Progress = False,
+    ) -> VideoMemory:
+        """Read a video once into a :class:`VideoMemory`.
+
+        Args:
+            video: a video file, a picture, a folder or list of pictures, an array or tensor ``[F, H, W, 3]`` or
+                ``[F, 3, H, W]``, or an iterator of (picture, seconds).
+            fps, max_fps, max_frames, num_frames, start, end: see :class:`Sampling`. Default: one frame a second, at
+                most 2,048. For pictures and arrays without ``timestamps``, ``fps`` is the rate they were taken at and
+                all of them are read.
+            frames: with ``video``, which frames to read: whole numbers are frame numbers, floats are seconds.
+                Without ``video``, the pictures themselves.
+            timestamps: seconds of every picture, for inputs that are not video files.
+            sampling: all of the sampling settings as one value, instead of the above.
+            prefill: a strategy or its name; default :class:`FullPrefill`.
+            system: the system prompt in front of the video.
+            stream: index of the video stream in a file that has several.
+            reader: ``auto``, ``pyav`` or ``torchcodec``.
+            limits: what a file may ask for before it is refused.
+            strict: a video that can only be read in part is an error instead of a warning.
+            progress: True draws a bar on stderr; a callable gets (phase, done, total).
+
+        Raises:
+            VideoError: the video cannot be used.
+            DoesNotFitError: it would not fit into memory.
+            ValueError: settings contradict each other.
+        """
+        strategy = prefill_from_string(prefill) if isinstance(prefill, str) else (prefill or FullPrefill())
+        if video is None and frames is None:
+            raise ValueError("no video given: pass a file, a folder, pictures, an array or an iterator")
+        if video is None:
+            video, frames = frames, None
+        given = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
+        given |= {"start": start, "end": end}
+        options = {"stream": stream, "reader": reader, "strict": strict, "limits": limits or VideoLimits()}
+        with open_for_model(video, fps=fps, timestamps=timestamps, **options) as source:
+            wanted, whole_groups_of = choose_sampling(
+                source, given, frames=frames, sampling=sampling, frames_per_group=self.config.frames_per_group
+            )
+            selection = source.select(wanted, whole_groups_of=whole_groups_of)
+            filled = self._read(source, selection, system, as_progress(progress))
+            return self._memory(filled, strategy, source, wanted, selection.note)
+
+    def _read(self, source: VideoSource, selection: Selection, system: str, progress: Progress) -> Prefilled:
+        """Decode, see and prefill, tile by tile."""
+        prefill = Prefill(self.model, self.chat_format.tokenize, progress=progress)
+        prefix = self.chat_format.prefix(system)
+        frames: int | None = None
+        tokens = 0
+        if not isinstance(selection, OpenSelection):  # an iterator's length shows at its end
+            frames = len(selection)
+            tokens = len(prefix) + len(prefill.span_of(selection.timestamps_F.tolist()).ids)
+            require_fit(self.model, frames=frames, tokens=tokens)
+        resize = picture_size(source, self.config.image_size)
+        _reset_peak(self.device)
+        filled = prefill.run(
+            prefix,
+            tiles(source.read(selection, resize=resize), GROUPS_PER_TILE * self.config.frames_per_group),
+            expected_frames=frames,
+            expected_tokens=tokens,
+            end_s=source.info.duration,
+        )
+        if not filled.timestamps:
+            raise VideoError(f"{source.name}: no frame could be decoded", code="undecodable")
+        return filled
+
+    def _memory(
+        self, filled: Prefilled, strategy: PrefillStrategy, source: VideoSource, sampling: Sampling, note: str | None
+    ) -> VideoMemory:
+        usage = {
+            "frames": len(filled.timestamps),
+            "video_seconds": filled.span.groups[-1].end_s - filled.span.groups[0].start_s,
+            "visual_tokens": filled.span.visual_tokens,
+            "memory_tokens": len(filled.token_ids),
+            "memory_bytes": filled.cache.nbytes,
+            "peak_gpu_bytes": _peak(self.device),
+            "seconds": filled.seconds,
+            "sampling": str(sampling),
+            "source": source.name,
+            "reader": source.info.reader,
+        }
+        return VideoMemory(
+            cache=filled.cache,
+            token_ids=filled.token_ids,
+            prefix_length=filled.prefix_length,
+            groups=filled.span.groups,
+            timestamps=filled.timestamps,
+            prefill=str(strategy),
+            model_fingerprint=self.fingerprint,
+            usage=usage,
+            warnings=(*source.warnings, *([note] if note else [])),
+        )
+
+    # --------------------------------------------------------------------------------------------------- asking
+
+    def ask(
+        self,
+        memory: VideoMemory,
+        question: str,
+        *,
+        decode: DecodeStrategy | str | None = None,
+        generation: Generation | None = None,
+        **settings: Any,
+    ) -> Answer:
+        """Answer a question about a memory, which stays as it was.
+
+        ``settings`` are those of :class:`Generation` (``max_new_tokens=128``, ``do_sample=True`` ...).
+        Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
+        """
+        chosen, strategy = _generation(generation, settings), _decode(decode)
+        self._check(memory, question)
+        ids = [*memory.token_ids, *self.chat_format.suffix(question)]
+        return self._answer(memory, ids, memory.cache, chosen, strategy)[0]
+
+    def stream(
+        self,
+        memory: VideoMemory,
+        question: str,
+        *,
+        decode: DecodeStrategy | str | None = None,
+        generation: Generation | None = None,
+        **settings: Any,
+    ) -> Iterator[Piece]:
+        """Like :meth:`ask`, piece by piece; the last piece carries the whole :class:`Answer`.
+
+        Arguments are checked at the call, not at the first piece. Leaving the loop early stops the generation.
+        """
+        chosen, strategy = _generation(generation, settings), _decode(decode)
+        self._check(memory, question)
+        ids = [*memory.token_ids, *self.chat_format.suffix(question)]
+        return self._pieces(memory, ids, chosen, strategy)
+
+    def _pieces(
+        self, memory: VideoMemory, ids: list[int], generation: Generation, decode: DecodeStrategy
+    ) -> Iterator[Piece]:
+        begin = time.perf_counter()
+        cache = memory.cache.fork(reserve=len(ids) + generation.max_new_tokens)
+        tokens = TokenStream(self.model, self.tokenizer, ids, cache, generation)
+        for text in tokens:
+            yield Piece(text)
+        answer = self._finish(memory, ids, tokens.new_ids, decode, time.perf_counter() - begin)
+        yield Piece("", answer)
+
+    def _answer(
+        self, memory: VideoMemory, ids: list[int], cache: Any, generation: Generation, decode: DecodeStrategy
+    ) -> tuple[Answer, Any]:
+        """The answer, and the cache that now also holds question and answer."""
+        begin = time.perf_counter()
+        grown = cache.fork(reserve=len(ids) + generation.max_new_tokens)
+        new_ids = generate(self.model, ids, grown, generation)
+        return self._finish(memory, ids, new_ids, decode, time.perf_counter() - begin), grown
+
+    def _finish(
+        self, memory: VideoMemory, ids: list[int], new_ids: list[int], decode: DecodeStrategy, seconds: float
+    ) -> Answer:
+        paid = memory.usage
+        usage = Usage(
+            frames=memory.frames,
+            video_seconds=memory.duration,
+            visual_tokens=paid["visual_tokens"],
+            memory_tokens=len(memory.token_ids),
+            prompt_tokens=len(ids) - len(memory.token_ids),
+            new_tokens=len(new_ids),
+            memory_bytes=memory.nbytes,
+            peak_gpu_bytes=_peak(self.device),
+            seconds={**paid["seconds"], "generate": round(seconds, 6)},
+            prefill=memory.prefill,
+            decode=str(decode),
+            sampling=paid["sampling"],
+            device=str(self.device),
+            dtype=self.dtype,
+            finish_reason=finish_reason(self.model, new_ids),
+        )
+        text = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+        spans = (Span(memory.groups[0].start_s, memory.groups[-1].end_s, 1.0),)
+        return Answer(text, spans, usage, memory.warnings, tuple(new_ids))
+
+    def _check(self, memory: Any, question: Any) -> None:
+        if not isinstance(memory, VideoMemory):
+            raise ValueError(
+                f"a question needs a video: the first argument must be the VideoMemory that encode() returned, "
+                f"got {type(memory).__name__}"
+            )
+        if memory.model_fingerprint != self.fingerprint:
+            raise ValueError(
+                f"this memory was made by another model ({memory.model_fingerprint[:12]}, this is "
+                f"{self.fingerprint[:12]}): encode the video again"
+            )
+        check_question(question)
+
+    # ------------------------------------------------------------------------------------------- in one call, chat
+
+    def answer(
+        self,
+        video: Any,
+        question: str,
+        *,
+        decode: DecodeStrategy | str | None = None,
+        generation: Generation | None = None,
+        encode: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Answer:
+        """``encode`` and ``ask`` in one call. Keywords of :meth:`encode` and of :class:`Generation` may be mixed."""
+        check_question(question)
+        encode_settings = dict(encode or {})
+        for name in list(settings):
+            if name in ENCODE_KEYWORDS:
+                encode_settings[name] = settings.pop(name)
+        _generation(generation, settings)
+        _decode(decode)  # a wrong setting must not cost an encoding
+        memory = self.encode(video, **encode_settings)
+        return self.ask(memory, question, decode=decode, generation=generation, **settings)
+
+    def continue_conversation(
+        self, memory: VideoMemory, history: list[tuple[str, str]], question: str, generation: Generation
+    ) -> Answer:
+        """The next answer of a conversation given as text: ``history`` holds (question, answer) pairs."""
+        self._check(memory, question)
+        ids = list(memory.token_ids)
+        for number, (asked, answered) in enumerate(history):
+            ids += self.chat_format.closed_turn(asked, answered, first=number == 0)
+        ids += (
+            self.chat_format.next_turn(question, answer_closed=True) if history else self.chat_format.suffix(question)
+        )
+        return self._answer(memory, ids, memory.cache, generation, DenseDecode())[0]
+
+    def chat_session(self, memory: VideoMemory, *, decode: DecodeStrategy | str | None = None) -> ChatSession:
+        """A conversation about one memory in which each turn sees those before it."""
+        self._check(memory, "-")
+        return ChatSession(self, memory, _decode(decode))
+
+
+class ChatSession:
+    """Several turns about one video. The memory it started from stays as it was."""
+
+    def __init__(self, engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> None:
+        self.engine = engine
+        self.memory = memory
+        self.decode = decode
+        self.history: list[tuple[str, Answer]] = []
+        self._cache: Any = memory.cache
+        self._ids: list[int] = list(memory.token_ids)
+
+    def ask(self, question: str, *, generation: Generation | None = None, **settings: Any) -> Answer:
+        """The next turn. A turn that fails leaves the session as it was."""
+        chosen = _generation(generation, settings)
+        check_question(question)
+        ids = [*self._ids, *self._turn_ids(question)]
+        answer, cache = self.engine._answer(self.memory, ids, self._cache, chosen, self.decode)
+        self._ids, self._cache = [*ids, *answer.token_ids], cache
+        self.history.append((question, answer))
+        return answer
+
+    def _turn_ids(self, question: str) -> list[int]:
+        layout = self.engine.chat_format
+        if not self.history:
+            return layout.suffix(question)
+        closing = layout.tokenize("<|im_end|>")
+        closed = self._ids[-len(closing) :] == closing
+        return layout.next_turn(question, answer_closed=closed)
+
+
+def check_question(question: Any) -> None:
+    """Raise ``ValueError`` unless ``question`` is text with something in it."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"a question must be text with something in it, got {question!r}")
+
+
+def _generation(generation: Generation | None, settings: dict[str, Any]) -> Generation:
+    known = Generation.__dataclass_fields__
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(known)}")
+    return replace(generation or DEFAULT_GENERATION, **settings)
+
+
+def _decode(decode: DecodeStrategy | str | None) -> DecodeStrategy:
+    chosen = decode_from_string(decode) if isinstance(decode, str) else (decode or DenseDecode())
+    if not isinstance(chosen, DenseDecode):
+        raise ValueError(f"decode must be a decode strategy or its name, got {type(chosen).__name__}")
+    return chosen
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+ENCODE_KEYWORDS = frozenset(VideoXL.encode.__kwdefaults__ or {})
+
+
+def load(
+    name: str,
+    *,
+    device: Any = "auto",
+    dtype: str | torch.dtype = "auto",
+    attention: str = "auto",
+    quantization: Any = None,
+) -> VideoXL:
+    """Load a model by Hub id, by folder (released or our layout), or ``"tiny"``, the embedded one.
+
+    Args:
+        name: ``"tiny"``, a folder, or a Hub id such as ``"BAAI/Video-XL-2"``.
+        device: ``auto`` (a GPU if there is one), a torch device, or an accelerate ``device_map``.
+        dtype: ``auto`` (the checkpoint's on a GPU, float32 on a CPU if it fits), or a torch dtype or its name.
+        attention: ``auto`` (sdpa) or any ``attn_implementation`` of transformers.
+        quantization: ``None``, ``"int8"`` or ``"nf4"`` (bitsandbytes, vision parts left alone), or a transformers
+            quantisation config, handed through.
+
+    Raises:
+        CheckpointError: the folder is incomplete, damaged, or of an unknown family.
+    """
+    loaded: LoadedModel = load_model(name, device=device, dtype=dtype, attention=attention, quantization=quantization)
+    if loaded.model.config.family != "video-xl-2":
+        raise CheckpointError(f"{name} is a {loaded.model.config.family} model, which this version cannot run")
+    return VideoXL(loaded.model, loaded.tokenizer, name=name)

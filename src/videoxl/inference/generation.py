@@ -1,0 +1,177 @@
+"""Write an answer: transformers' ``generate`` on a filled cache, with sampling that has its own random state."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TextStreamer,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from videoxl.config import Generation
+from videoxl.memory.kv_cache import KVCache
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+FinishReason = Literal["stop", "length"]
+
+
+class SeededSampler(LogitsProcessor):
+    """Turns greedy decoding into sampling with a private generator.
+
+    Adding Gumbel noise to log-probabilities and taking the largest draws from their distribution. ``generate`` would
+    draw from the global random state, which other threads and calls share.
+    """
+
+    def __init__(self, settings: Generation, device: torch.device) -> None:
+        self.warpers = LogitsProcessorList()
+        if settings.temperature is not None:
+            self.warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
+        if settings.top_k is not None:
+            self.warpers.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p is not None:
+            self.warpers.append(TopPLogitsWarper(float(settings.top_p)))
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        scores = self.warpers(input_ids, scores).float()
+        uniform = torch.rand(scores.shape, generator=self.generator, device=scores.device)
+        return scores - torch.log(-torch.log(uniform.clamp_min(1e-20)))  # type: ignore[return-value]
+
+
+class _Cancelled(StoppingCriteria):
+    """Stops generation at the next token once nobody reads it any more."""
+
+    def __init__(self, flag: threading.Event) -> None:
+        self.flag = flag
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        return torch.full((input_ids.shape[0],), self.flag.is_set(), device=input_ids.device)  # type: ignore[return-value]
+
+
+def generation_config(
+    model: VideoXLForConditionalGeneration, settings: Generation, output_logits: bool = False
+) -> GenerationConfig:
+    """What ``generate`` is told. Sampling settings in the checkpoint's own file have no say here."""
+    stored = model.generation_config
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        num_beams=settings.num_beams,
+        do_sample=False,
+        repetition_penalty=settings.repetition_penalty or 1.0,
+        eos_token_id=stored.eos_token_id,
+        pad_token_id=stored.pad_token_id,
+        bos_token_id=stored.bos_token_id,
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_logits=output_logits,
+    )
+
+
+@torch.inference_mode()
+def generate(
+    model: VideoXLForConditionalGeneration,
+    ids: Sequence[int],
+    cache: KVCache,
+    settings: Generation,
+    *,
+    streamer: TextStreamer | None = None,
+    cancelled: threading.Event | None = None,
+    output_logits: bool = False,
+) -> Any:
+    """New token ids after ``ids``, the first ``S`` of which are in ``cache`` (which grows).
+
+    Returns the list of ids, or transformers' output object with ``output_logits``.
+    """
+    device = model.model.text_device
+    input_ids = torch.tensor([list(ids)], device=device)
+    processors = LogitsProcessorList([SeededSampler(settings, device)] if settings.do_sample else [])
+    out = model.generate(
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        past_key_values=cache,
+        generation_config=generation_config(model, settings, output_logits),
+        logits_processor=processors,
+        streamer=streamer,
+        stopping_criteria=StoppingCriteriaList([_Cancelled(cancelled)] if cancelled else []),
+    )
+    return out if output_logits else out.sequences[0, len(ids) :].tolist()
+
+
+def finish_reason(model: VideoXLForConditionalGeneration, new_ids: Sequence[int]) -> FinishReason:
+    """``stop`` when the model ended the answer itself, ``length`` when ``max_new_tokens`` did."""
+    eos = model.generation_config.eos_token_id
+    ends = eos if isinstance(eos, list) else [eos]
+    return "stop" if new_ids and new_ids[-1] in ends else "length"
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+class TokenStream:
+    """Run :func:`generate` in a thread and iterate over pieces of text; ``new_ids`` is there when they are exhausted.
+
+    Closing the iterator early stops the thread at its next token. Errors of the thread are raised here.
+    """
+
+    def __init__(
+        self,
+        model: VideoXLForConditionalGeneration,
+        tokenizer: Any,
+        ids: Sequence[int],
+        cache: KVCache,
+        settings: Generation,
+    ) -> None:
+        if settings.num_beams > 1:
+            raise ValueError(f"num_beams={settings.num_beams} cannot be streamed: beams are compared at the end")
+        self.new_ids: list[int] = []
+        self._pieces: queue.SimpleQueue[str | _Failed | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, args=(model, tokenizer, ids, cache, settings), name="videoxl-generate", daemon=True
+        )
+
+    def _work(self, model: Any, tokenizer: Any, ids: Sequence[int], cache: KVCache, settings: Generation) -> None:
+        try:
+            streamer = _QueueStreamer(tokenizer, self._pieces)
+            self.new_ids = generate(model, ids, cache, settings, streamer=streamer, cancelled=self._cancelled)
+            self._pieces.put(None)
+        except BaseException as error:  # noqa: BLE001  (handed to the reader, which raises it)
+            self._pieces.put(_Failed(error))
+
+    def __iter__(self) -> Iterator[str]:
+        self._thread.start()
+        try:
+            while (piece := self._pieces.get()) is not None:
+                if isinstance(piece, _Failed):
+                    raise piece.error
+                if piece:
+                    yield piece
+        finally:
+            self._cancelled.set()
+            self._thread.join()
+
+
+class _QueueStreamer(TextStreamer):
+    """Puts finished pieces of text on a queue."""
+
+    def __init__(self, tokenizer: Any, pieces: queue.SimpleQueue[str | _Failed | None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.pieces = pieces
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.pieces.put(text)

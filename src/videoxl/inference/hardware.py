@@ -1,0 +1,97 @@
+"""What a device can hold and roughly how fast it is."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device to plan for. ``flops`` is what dense matrix products reach, per second; ``free_bytes`` what is free."""
+
+    name: str
+    free_bytes: int
+    flops: float
+    decode_fps: float
+    """1080p frames decoded per second."""
+
+
+# Datasheet peaks (dense bf16) times 0.6, what large matrix products reach in practice; memory less 1 GB of context.
+KNOWN: dict[str, Hardware] = {
+    name: Hardware(name, int((gigabytes - 1) * 1e9), 0.6 * teraflops * 1e12, 1000.0)
+    for name, gigabytes, teraflops in (
+        ("h200", 141, 989),
+        ("h100", 80, 989),
+        ("a100-80g", 80, 312),
+        ("a100-40g", 40, 312),
+        ("l40s", 48, 362),
+        ("rtx-4090", 24, 165),
+        ("rtx-3090", 24, 71),
+    )
+}
+
+
+def hardware(device: str | torch.device = "auto") -> Hardware:
+    """Of the machine this runs on (``auto``, or a torch device), or a named GPU of :data:`KNOWN` to plan for."""
+    if isinstance(device, str) and device.lower() in KNOWN:
+        return KNOWN[device.lower()]
+    try:
+        target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; allowed: auto, a torch device, {', '.join(KNOWN)}") from None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else free_host_bytes()
+    name = torch.cuda.get_device_name(target) if target.type == "cuda" else f"CPU, {cores} cores"
+    return Hardware(name, free, _measured_flops(str(target)), 120.0 * cores)
+
+
+@lru_cache(maxsize=4)
+def _measured_flops(device: str) -> float:
+    """Rate of a matrix product, in the dtype models usually have there. Takes a fraction of a second."""
+    on_gpu = device.startswith("cuda")
+    side, dtype = (4096, torch.bfloat16) if on_gpu else (768, torch.float32)
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        begin = time.perf_counter()
+        a @ a
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
+
+
+def free_host_bytes() -> int:
+    """Memory the system can still give out, no more than a container's limit leaves."""
+    free = _meminfo_available()
+    for limit_file, used_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        limit, used = _read_number(limit_file), _read_number(used_file)
+        if limit is not None and used is not None:
+            free = min(free, max(limit - used, 0))
+    return free
+
+
+def _meminfo_available() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _read_number(path: str) -> int | None:
+    file = Path(path)
+    if not file.is_file():
+        return None
+    text = file.read_text().strip()
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,164 @@
+"""From a name to a model on a device."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from videoxl.errors import CheckpointError, MissingDependencyError
+from videoxl.inference.hardware import free_host_bytes
+from videoxl.model.conversion import checkpoint_bytes, read_config
+from videoxl.model.tiny import tiny_model, tiny_tokenizer
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+TINY = "tiny"
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
+# bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
+NOT_QUANTIZED = ("model.vision_tower", "model.token_synthesis", "model.multi_modal_projector", "lm_head")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantization: Any) -> LoadedModel:
+    """See :func:`videoxl.load`."""
+    target = pick_device(device)
+    if name == TINY:
+        if quantization is not None:
+            raise ValueError("the embedded model 'tiny' is built from a seed and cannot be quantised; load a folder")
+        model = tiny_model(dtype=_dtype(dtype) or torch.float32)
+        model.set_attn_implementation(_attention(attention))
+        return LoadedModel(model.to(target), tiny_tokenizer())
+    folder = resolve(name)
+    model = VideoXLForConditionalGeneration.from_pretrained(
+        folder,
+        dtype=pick_dtype(dtype, folder, target),
+        device_map=target,
+        attn_implementation=_attention(attention),
+        quantization_config=quantization_config(quantization),
+    )
+    tokenizer = load_tokenizer(folder)
+    set_end_tokens(model, tokenizer)
+    return LoadedModel(model.eval(), tokenizer)
+
+
+def resolve(name: str) -> Path:
+    """The folder behind a name: itself, or the Hub snapshot, fetched when needed (weights, configs, no code)."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or 'tiny'")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES)))
+    except Exception as error:
+        raise CheckpointError(
+            f"{name} is not a folder here and could not be fetched from the Hub ({type(error).__name__}); check the "
+            "name and the network, or download it and give the folder"
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.name} has no usable tokenizer ({error}); fetch the checkpoint again") from error
+    for token in ("<|im_start|>", "<|im_end|>"):
+        if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
+            raise CheckpointError(f"the tokenizer of {folder.name} does not know {token}: it belongs to another model")
+    return tokenizer
+
+
+def set_end_tokens(model: Any, tokenizer: Any) -> None:
+    """An answer ends at the checkpoint's own end tokens or at ``<|im_end|>``."""
+    stored = model.generation_config.eos_token_id
+    stored = stored if stored is not None else model.config.text_config.eos_token_id
+    ends = list(stored) if isinstance(stored, (list, tuple)) else [stored] if stored is not None else []
+    turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.eos_token_id = ends if turn_end in ends else [*ends, turn_end]
+    if model.generation_config.pad_token_id is None:
+        pad = tokenizer.pad_token_id
+        model.generation_config.pad_token_id = pad if pad is not None else model.generation_config.eos_token_id[0]
+
+
+def pick_device(device: Any) -> Any:
+    """A torch device, or an accelerate device map handed through."""
+    if device != "auto":
+        if isinstance(device, (dict, torch.device)) or device in ("balanced", "sequential", "balanced_low_0"):
+            return device
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(dtype: Any) -> torch.dtype | None:
+    if dtype == "auto" or isinstance(dtype, torch.dtype):
+        return None if dtype == "auto" else dtype
+    names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    found = getattr(torch, names.get(dtype, str(dtype)), None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"unknown dtype {dtype!r}; allowed: auto, float32, bfloat16, float16")
+    return found
+
+
+def pick_dtype(dtype: Any, folder: Path, device: Any) -> torch.dtype:
+    """The checkpoint's dtype on an accelerator. On a CPU float32, which is faster and exact, if it fits, else bf16."""
+    if (chosen := _dtype(dtype)) is not None:
+        return chosen
+    config = read_config(folder)
+    stored = _dtype(config.get("dtype") or config.get("torch_dtype") or "float32") or torch.float32
+    if not (isinstance(device, torch.device) and device.type == "cpu"):
+        return stored
+    weights = checkpoint_bytes(folder) * torch.float32.itemsize // stored.itemsize
+    return torch.float32 if weights < 0.8 * free_host_bytes() else torch.bfloat16
+
+
+def _attention(attention: str) -> str:
+    return "sdpa" if attention == "auto" else attention
+
+
+def quantization_config(quantization: Any) -> Any:
+    """A transformers quantisation config from the names this package offers; configs pass through."""
+    if quantization is None or not isinstance(quantization, str):
+        return quantization
+    if quantization not in ("int8", "nf4"):
+        raise ValueError(f"unknown quantization {quantization!r}; allowed: int8, nf4, or a transformers config")
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(f"quantization={quantization!r} needs bitsandbytes: pip install 'videoxl[quant]'")
+    from transformers import BitsAndBytesConfig
+
+    kind = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    return BitsAndBytesConfig(**kind, llm_int8_skip_modules=list(NOT_QUANTIZED))
+
+
+def model_fingerprint(model: Any) -> str:
+    """Tells models apart: sha256 over the name, shape, dtype and first values of every weight."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
+        if not parameter.is_meta:
+            head = parameter.detach().flatten()[:16].contiguous().view(torch.uint8)
+            digest.update(head.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def is_model_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder with a ``config.json``."""
+    return (Path(path) / "config.json").is_file()

@@ -1,0 +1,265 @@
+"""Tokens, bytes and seconds of a run before it runs (bytes and tokens exactly, seconds roughly)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, FullPrefill, PrefillStrategy, Sampling, prefill_from_string
+from videoxl.errors import DoesNotFitError
+from videoxl.inference.hardware import Hardware, hardware
+from videoxl.inference.prefill import GROUPS_PER_TILE
+from videoxl.inference.prompt import ChatFormat, visual_span
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take. Tokens and the bytes of weights and KV are exact, working memory and seconds estimates."""
+
+    frames: int
+    video_seconds: float
+    visual_tokens: int
+    timestamp_tokens: int
+    memory_tokens: int
+    question_tokens: int
+    max_new_tokens: int
+    weight_bytes: int
+    memory_bytes: int
+    """Keys and values of the video, which ``encode`` keeps."""
+    question_bytes: int
+    """Keys and values while one question is answered: those of the memory once more, and its own."""
+    working_bytes: int
+    """Estimate of activations at their peak."""
+    available_bytes: int
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Rough estimate per phase; they may be off by a factor of two."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """Peak of everything together."""
+        return self.weight_bytes + self.memory_bytes + self.question_bytes + self.working_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.available_bytes
+
+    @property
+    def advice(self) -> str | None:
+        """What to change when it does not fit."""
+        if self.fits:
+            return None
+        left = self.available_bytes - self.weight_bytes - self.working_bytes
+        per_frame = (self.memory_bytes + self.question_bytes) / self.frames
+        if left < 8 * per_frame:
+            need = (self.total_bytes - self.available_bytes) / 1e9
+            return f"the weights leave no room: use a quantised model or a device with {need:.1f} GB more"
+        return (
+            f"at most {int(left / per_frame) // 4 * 4:,} frames fit: lower max_frames or fps, or read a part with end="
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        derived = {"total_bytes": self.total_bytes, "fits": self.fits, "advice": self.advice}
+        return {**asdict(self), "notes": list(self.notes), **derived}
+
+    def __str__(self) -> str:
+        def gigabytes(value: int) -> str:
+            return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+        lines = [
+            f"frames      {self.frames:,} over {self.video_seconds:,.1f} s of video",
+            f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps)"
+            f" + {self.question_tokens} question + up to {self.max_new_tokens} answer",
+            f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}, video "
+            f"{gigabytes(self.memory_bytes)}, question {gigabytes(self.question_bytes)}, "
+            f"working about {gigabytes(self.working_bytes)}",
+            f"device      {self.device}, {gigabytes(self.available_bytes)} free",
+            "time        about " + ", ".join(f"{name} {value:,.1f} s" for name, value in self.seconds.items()),
+            f"fits        {'yes' if self.fits else f'no: {self.advice}'}",
+        ]
+        return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+
+def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
+    """Bytes of the keys and values of ``tokens`` tokens, exactly."""
+    text: Any = config.text_config
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * tokens * text.num_hidden_layers * text.num_key_value_heads * width * itemsize
+
+
+def working_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
+    """Estimate of the activations at their peak: the vision batch or a tile of the language model, and its mask."""
+    vision: Any = config.vision_config
+    text: Any = config.text_config
+    frames = GROUPS_PER_TILE * config.frames_per_group
+    patches = (vision.image_size // vision.patch_size) ** 2
+    seeing = frames * patches * (vision.intermediate_size + 6 * vision.hidden_size) * itemsize
+    tile = min(tokens, GROUPS_PER_TILE * (config.tokens_per_group + 10))
+    reading = tile * (3 * text.intermediate_size + 8 * text.hidden_size) * itemsize
+    return max(seeing, reading + tile * tokens * (1 + itemsize))
+
+
+def model_flops(config: VideoXLConfig, frames: int, tokens: int) -> dict[str, float]:
+    """Floating-point operations of the vision side and of a full causal prefill."""
+    v: Any = config.vision_config
+    t: Any = config.text_config
+    patches, grid, c = (v.image_size // v.patch_size) ** 2, config.token_grid**2, v.hidden_size
+    tower = v.num_hidden_layers * (
+        8 * patches * c * c + 4 * patches * patches * c + 4 * patches * c * v.intermediate_size
+    )
+    synthesis = grid * c * c * (8 + 8 + 27 * 2) * 1.5 / config.frames_per_group * 4 / 4
+    kv_share = t.num_key_value_heads / t.num_attention_heads
+    linear = t.num_hidden_layers * (4 * t.hidden_size**2 * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size)
+    attention = 2 * t.num_hidden_layers * t.hidden_size * float(tokens) ** 2
+    return {"vision": frames * (tower + synthesis), "prefill": tokens * linear + attention}
+
+
+def weight_bytes(config: VideoXLConfig, itemsize: int) -> int:
+    """Bytes of all weights, exactly, from a model that is never filled."""
+    with torch.device("meta"):
+        model = VideoXLForConditionalGeneration(config)
+    return sum(p.numel() for p in model.parameters()) * itemsize
+
+
+def make_plan(
+    config: VideoXLConfig,
+    chat_format: ChatFormat,
+    timestamps: list[float],
+    *,
+    frames_decoded: int,
+    where: Hardware,
+    weights: int,
+    itemsize: int,
+    question: str = "",
+    max_new_tokens: int = 256,
+    video_end: float | None = None,
+    system: str = DEFAULT_SYSTEM_PROMPT,
+    notes: tuple[str, ...] = (),
+) -> Plan:
+    """Put the numbers together. ``weights`` is 0 when they are already on the device."""
+    span = visual_span(
+        timestamps,
+        chat_format.tokenize,
+        frames_per_group=config.frames_per_group,
+        tokens_per_group=config.tokens_per_group,
+        video_token_id=config.video_token_id,
+        end_s=video_end,
+    )
+    memory_tokens = len(chat_format.prefix(system)) + len(span.ids)
+    question_tokens = len(chat_format.suffix(question)) if question else 0
+    longest = memory_tokens + question_tokens + max_new_tokens
+    flops = model_flops(config, len(timestamps), memory_tokens)
+    seconds = {"decode": frames_decoded / where.decode_fps}
+    seconds |= {name: value / where.flops for name, value in flops.items()}
+    return Plan(
+        frames=len(timestamps),
+        video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
+        visual_tokens=span.visual_tokens,
+        timestamp_tokens=len(span.ids) - span.visual_tokens,
+        memory_tokens=memory_tokens,
+        question_tokens=question_tokens,
+        max_new_tokens=max_new_tokens,
+        weight_bytes=weights,
+        memory_bytes=kv_bytes(config, memory_tokens, itemsize),
+        question_bytes=kv_bytes(config, longest, itemsize),
+        working_bytes=working_bytes(config, longest, itemsize),
+        available_bytes=where.free_bytes,
+        device=where.name,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        notes=notes,
+    )
+
+
+def require_fit(model: Any, *, frames: int, tokens: int, max_new_tokens: int = 256) -> None:
+    """Raise :class:`DoesNotFitError` when a video of ``tokens`` tokens would not fit beside the loaded ``model``."""
+    device = model.model.text_device
+    if device.type == "mps":
+        return  # shared memory: the system pages instead of failing, and reports nothing to compare with
+    itemsize = model.dtype.itemsize
+    longest = tokens + max_new_tokens
+    needed = kv_bytes(model.config, tokens, itemsize) + kv_bytes(model.config, longest, itemsize)
+    needed += working_bytes(model.config, longest, itemsize)
+    free = free_device_bytes(device)
+    if needed > free:
+        per_frame = 2 * kv_bytes(model.config, tokens, itemsize) / frames
+        rest = int(max(free - working_bytes(model.config, longest, itemsize), 0) / per_frame) // 4 * 4
+        advice = (
+            f"about {rest:,} frames fit: lower max_frames or fps, or read a part with end="
+            if rest
+            else ("nothing fits: free memory or use a quantised model")
+        )
+        raise DoesNotFitError(
+            f"{frames:,} frames are {tokens:,} tokens and need {needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB "
+            f"are free; {advice}"
+        )
+
+
+def free_device_bytes(device: torch.device) -> int:
+    """Bytes a run can still take on ``device``; memory that torch holds unused counts as free."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    from videoxl.inference.hardware import free_host_bytes
+
+    return free_host_bytes()
+
+
+def plan(
+    video: Any,
+    *,
+    model: str = "tiny",
+    question: str = "",
+    max_new_tokens: int = 256,
+    prefill: PrefillStrategy | str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    sampling: Sampling | None = None,
+    stream: int | None = None,
+    **settings: Any,
+) -> Plan:
+    """Predict a run: frames and tokens exactly, bytes of weights and KV exactly, seconds roughly. Decodes nothing.
+
+    Args:
+        video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
+        model: a folder, ``"tiny"``, or a released Hub id, whose sizes are known here without the network.
+        device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
+        settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
+
+    Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
+    unknown model. A run that does not fit is reported in ``Plan.fits`` and ``Plan.advice``, not raised.
+    """
+    from videoxl.inference.specification import specification
+    from videoxl.video import open_video
+
+    if isinstance(prefill, str):
+        prefill_from_string(prefill)
+    elif prefill is not None and not isinstance(prefill, FullPrefill):
+        raise ValueError(f"prefill must be a prefill strategy or its name, got {type(prefill).__name__}")
+    spec = specification(model, dtype, on_cpu=device == "cpu")
+    wanted = sampling or Sampling(**settings)
+    with open_video(video, stream=stream) as source:
+        if source.times_F is None:
+            raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
+        selection = source.select(wanted, whole_groups_of=spec.config.frames_per_group)
+        notes = tuple(source.warnings) + ((selection.note,) if selection.note else ())
+        times, duration = selection.timestamps_F.tolist(), source.info.duration
+        pixels = source.info.width * source.info.height
+        decoded = int(len(source.times_F) * pixels / (1920 * 1080)) if source.info.reader != "memory" else 0
+    return make_plan(
+        spec.config,
+        spec.chat_format,
+        times,
+        frames_decoded=decoded,
+        where=hardware(device),
+        weights=weight_bytes(spec.config, spec.dtype.itemsize),
+        itemsize=spec.dtype.itemsize,
+        question=question,
+        max_new_tokens=max_new_tokens,
+        video_end=duration,
+        notes=notes + spec.notes,
+    )

@@ -1,0 +1,63 @@
+"""Which frames of an opened video a model reads, and at what size; shared by the engine and the processor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from videoxl.config import Sampling
+from videoxl.video import Resize, VideoSource, open_video
+
+
+def open_for_model(video: Any, *, fps: float | None = None, timestamps: Any = None, **options: Any) -> VideoSource:
+    """``open_video``, with ``fps`` handed on only to inputs that do not know their own times."""
+    is_file = isinstance(video, (str, os.PathLike)) and not os.path.isdir(video)
+    knows_times = is_file or isinstance(video, Iterator)
+    return open_video(
+        video, fps=None if knows_times or timestamps is not None else fps, timestamps=timestamps, **options
+    )
+
+
+def _is_pictures(source: VideoSource) -> bool:
+    return source.times_F is not None and source.info.reader == "memory"
+
+
+def choose_sampling(
+    source: VideoSource,
+    given: Mapping[str, Any],
+    *,
+    frames: Any = None,
+    sampling: Sampling | None = None,
+    frames_per_group: int = 1,
+) -> tuple[Sampling, int]:
+    """The sampling rule, and the number of frames that the count must be a multiple of.
+
+    ``given`` holds single sampling settings by name. Frames sampled from a file drop an unfilled last group, as the
+    released loader for full prefill does (SPEC 3.5). Pictures that somebody chose are all read; ``fps`` then says when
+    they were taken, not which to take. Raises ``ValueError`` for settings that contradict each other.
+    """
+    if sampling is not None and (frames is not None or any(v is not None for v in given.values())):
+        raise ValueError("sampling= already holds all sampling settings: give either it or single settings")
+    if sampling is not None:
+        return sampling, frames_per_group
+    if frames is not None:
+        chosen = tuple(frames)
+        kind = "indices" if all(isinstance(f, int) for f in chosen) else "times"
+        settings: dict[str, Any] = {**given, kind: chosen}
+        return Sampling(**settings), 1
+    if source.times_F is None:
+        return Sampling(**given), 1
+    if not _is_pictures(source):
+        return Sampling(**given), frames_per_group
+    rest = {name: value for name, value in given.items() if name != "fps"}
+    if all(value is None for value in rest.values()) and len(source.times_F) <= Sampling.DEFAULT_MAX_FRAMES:
+        return Sampling(indices=tuple(range(len(source.times_F)))), 1
+    if rest.get("num_frames") is not None:
+        return Sampling(**rest), 1
+    return Sampling(**rest, fps=source.info.fps), 1
+
+
+def picture_size(source: VideoSource, side: int) -> Resize:
+    """Square pictures of ``side``: frames are stretched, a single still is padded (SPEC 3.1, 3.5)."""
+    return Resize(side, side, mode="pad" if source.is_still else "stretch")

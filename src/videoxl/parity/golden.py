@@ -1,0 +1,226 @@
+"""Read a folder of golden cases: ``cases.json`` and safetensors files of expected arrays.
+
+Such a folder ships no weights. Every weight and every random input is a function of a seed, a name and a shape; the
+rule is in the folder's README and is repeated here. Case names mean nothing to this code, only their ``kind`` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from videoxl.errors import VideoXLError
+
+TABLE_NAMES = (
+    "embed_tokens.weight",
+    "position_embedding.weight",
+    "class_embedding",
+    "temporal_encoding",
+    "embeddings_table",
+    "image_newline",
+)
+QUERY_KEY_NAMES = ("q_proj.weight", "k_proj.weight", *(f"encoder.{i}.{p}.weight" for i in (0, 3) for p in "qk"))
+
+
+class GoldenError(VideoXLError):
+    """The folder is not one of golden cases, or is damaged."""
+
+    exit_code = 2
+    code = "golden_invalid"
+
+
+class MissingArrayError(GoldenError):
+    """A case lacks an array that it, or its check, needs."""
+
+
+def random_source(seed: int, name: str) -> np.random.Generator:
+    """A PCG64 stream keyed by the first 16 bytes of sha256("seed:name"), little endian."""
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
+    return np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
+
+
+def weight(seed: int, name: str, shape: list[int]) -> np.ndarray:
+    """One parameter: offset + scale x standard normal, both chosen by its name and shape."""
+    fan_in = math.prod(shape[1:])
+    offset = 0.0
+    if name.endswith("bias"):
+        scale = 0.1
+    elif len(shape) == 1 and name.endswith("weight"):
+        offset, scale = 1.0, 0.1
+    elif name.endswith(TABLE_NAMES):
+        scale = 0.5
+    elif name.endswith("lm_head.weight"):
+        scale = 2.0 / math.sqrt(fan_in)
+    elif name.endswith(QUERY_KEY_NAMES):
+        scale = 1.5 / math.sqrt(fan_in)
+    else:
+        scale = 1.0 / math.sqrt(fan_in)
+    return (offset + scale * random_source(seed, name).standard_normal(tuple(shape))).astype(np.float32)
+
+
+def noise(seed: int, name: str, shape: list[int]) -> np.ndarray:
+    """A float input (pixels or activations): standard normal."""
+    return random_source(seed, f"input:{name}").standard_normal(tuple(shape)).astype(np.float32)
+
+
+def picture(seed: int, name: str, height: int, width: int) -> np.ndarray:
+    """An 8-bit RGB test picture ``[height, width, 3]``: an 8x8 mosaic with fine noise."""
+    source = random_source(seed, f"input:{name}")
+    mosaic = source.integers(0, 256, (8, 8, 3)).astype(np.int64)
+    rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
+    grain = source.integers(-40, 41, (height, width, 3))
+    return np.clip(mosaic[np.ix_(rows, columns)] + grain, 0, 255).astype(np.uint8)
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, by name; guards against drift of the random generator."""
+    total = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        flat = np.ascontiguousarray(array)
+        total.update(f"{name}|{flat.dtype.str}|{','.join(str(n) for n in flat.shape)}|".encode())
+        total.update(flat.tobytes())
+    return total.hexdigest()
+
+
+@dataclass
+class Comparison:
+    """Worst error of one array, as a share of what its tolerance allows (above 1 is a miss)."""
+
+    array: str
+    error: float
+    share: float
+    detail: str = ""
+
+
+@dataclass
+class Case:
+    """One case and what has been compared of it."""
+
+    folder: Path
+    spec: dict[str, Any]
+    model: dict[str, Any] | None
+    comparisons: list[Comparison] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+
+    @property
+    def id(self) -> str:
+        return str(self.spec["id"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.spec["seed"] if "seed" in self.spec else self.needs_model()["seed"])
+
+    def needs_model(self) -> dict[str, Any]:
+        if self.model is None:
+            raise GoldenError(f"case {self.id} names the model {self.spec.get('model')!r}, which cases.json lacks")
+        return self.model
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """(atol, rtol); exact is (0, 0)."""
+        given = self.spec["tolerance"]
+        return (0.0, 0.0) if given == "exact" else (float(given["atol"]), float(given["rtol"]))
+
+    def has(self, name: str) -> bool:
+        return name in self.spec.get("arrays", {})
+
+    def expected(self, name: str) -> np.ndarray:
+        """A recorded array. Raises :class:`MissingArrayError` when the file or the array is not there."""
+        self.read.add(name)
+        path = self.folder / str(self.spec.get("file"))
+        if not path.is_file():
+            raise MissingArrayError(f"file {path.name} is missing")
+        with safe_open(path, "np") as file:
+            key = f"{self.id}/{name}"
+            if key not in file.keys():  # noqa: SIM118
+                raise MissingArrayError(f"array {name} is missing from {path.name}")
+            return file.get_tensor(key)
+
+    def compare(self, name: str, actual: Any) -> None:
+        """Compare with the recorded array ``name``."""
+        self.compare_values(name, actual, self.expected(name))
+
+    def compare_values(self, name: str, actual: Any, expected: Any) -> None:
+        """Compare numbers; integers and tolerance "exact" must agree exactly."""
+        got, want = np.asarray(actual), np.asarray(expected)
+        if got.shape != want.shape:
+            self.comparisons.append(Comparison(name, math.inf, math.inf, f"shape {got.shape}, expected {want.shape}"))
+            return
+        atol, rtol = self.tolerance if want.dtype.kind == "f" else (0.0, 0.0)
+        difference = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        error = float(difference.max(initial=0.0))
+        if not np.isfinite(difference).all():
+            error = math.inf
+        allowed = atol + rtol * np.abs(want.astype(np.float64))
+        share = math.inf if error == math.inf else _worst_share(difference, allowed)
+        self.comparisons.append(Comparison(name, error, share))
+
+    def compare_equal(self, name: str, actual: Any, expected: Any) -> None:
+        """Compare anything that must be equal."""
+        same = actual == expected
+        detail = "" if same else f"got {str(actual)[:120]!r}, expected {str(expected)[:120]!r}"
+        self.comparisons.append(Comparison(name, 0.0 if same else math.inf, 0.0 if same else math.inf, detail))
+
+    def pixels(self) -> np.ndarray:
+        """The case's float pictures ``[n, 3, H, W]``, checked against their digest."""
+        given = self.spec["pixels"]
+        made = noise(self.seed, given["name"], given["shape"])
+        self.check_digest(given["name"], {"pixels": made}, given["sha256"])
+        return made
+
+    def check_digest(self, what: str, arrays: dict[str, np.ndarray], expected: str) -> None:
+        if digest(arrays) != expected:
+            raise GoldenError(f"{what} comes out differently from its recorded digest: the random rule has drifted")
+
+
+def _worst_share(difference: np.ndarray, allowed: np.ndarray) -> float:
+    """Largest error over what is allowed there; a difference where none is allowed is infinitely too large."""
+    if difference.size == 0:
+        return 0.0
+    share = np.divide(difference, allowed, out=np.where(difference > 0, np.inf, 0.0), where=allowed > 0)
+    return float(share.max())
+
+
+@dataclass
+class GoldenFolder:
+    """A folder of cases."""
+
+    folder: Path
+    models: dict[str, Any]
+    cases: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path) -> GoldenFolder:
+        """Raises :class:`GoldenError` when ``folder`` has no readable ``cases.json``."""
+        path = folder / "cases.json"
+        if not path.is_file():
+            raise GoldenError(f"{folder} has no cases.json: not a folder of golden cases")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return cls(folder, found["models"], found["cases"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise GoldenError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+    def case(self, spec: dict[str, Any]) -> Case:
+        return Case(self.folder, spec, self.models.get(str(spec.get("model"))))
+
+
+def write_checkpoint(target: Path, model: dict[str, Any], extra_config: dict[str, Any]) -> None:
+    """Build a model of a golden folder as a checkpoint in the released layout."""
+    weights = {name: weight(model["seed"], name, shape) for name, shape in model["params"].items()}
+    if digest(weights) != model["params_sha256"]:
+        raise GoldenError("the weights come out differently from their recorded digest: the random rule has drifted")
+    tower = target / "vision_tower"
+    tower.mkdir(parents=True)
+    config = {**model["config"], **extra_config, "mm_vision_tower": "vision_tower"}
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tower / "config.json").write_text(json.dumps(model["vision_config"]), encoding="utf-8")
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
