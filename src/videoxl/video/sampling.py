@@ -80,7 +80,7 @@ def clock_indices(times_F: np.ndarray, end: float, fps: float, max_fps: float | 
 def _frames_with_a_tick(times_F: np.ndarray, end: float, fps: float) -> np.ndarray:
     """Frame i is on screen in [t_i, t_i+1): it is taken when a whole number of ticks falls in there."""
     begins = (times_F - times_F[0]) * fps - ALMOST
-    ends = np.append(begins[1:], (end - times_F[0]) * fps)
+    ends = np.append(begins[1:], (end - times_F[0]) * fps - ALMOST)
     taken = np.ceil(begins) < ends
     taken[0] = True
     return np.flatnonzero(taken).astype(np.int64)
