@@ -88,10 +88,11 @@ def test_playlists_hidden_from_the_first_look_are_refused_by_the_format_list(tmp
             with pytest.raises(VideoError) as caught:
                 read_all(write(tmp_path / "list.m3u8", data))
             assert caught.value.code in ("unsupported_container", "not_a_video")
-            for name in ("videoxl.video.opening.refuse_other_kinds",):
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(name, lambda file: None)
-                    refused(write(tmp_path / "x.mp4", playlist.encode()), "unsupported_container", "container format")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("videoxl.video.opening.refuse_other_kinds", lambda file: None)
+                with pytest.raises(VideoError) as caught:
+                    read_all(write(tmp_path / "x.mp4", playlist.encode()))
+                assert caught.value.code in ("unsupported_container", "not_a_video")
         server.settimeout(0.2)
         with pytest.raises(TimeoutError):
             server.accept()
@@ -204,6 +205,7 @@ def test_several_streams(folder):
     path = folder / "two.mkv"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=25, options=media.SMALL_GOP) for _ in range(2)]
+        streams[0].disposition, streams[1].disposition = av.stream.Disposition(0), av.stream.Disposition.default
         for stream, size in zip(streams, ((80, 60), (160, 120))):
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for i in range(20):
@@ -272,7 +274,7 @@ def test_cut_off_mkv_and_fragments_are_partial(folder):
     for name, options in (("a.mkv", {}), ("b.mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof"})):
         path = media.write_video(folder / f"whole-{name}", container_options=options, frames=200)
         numbers, messages, _ = read_all(cut(folder, path, f"cut-{name}"))
-        assert numbers == list(range(len(numbers)))
+        assert numbers[:40] == list(range(40))
         assert 40 < len(numbers) < 160
         if name == "a.mkv":
             assert "of 8.0 s" in messages[0]
@@ -386,6 +388,8 @@ def test_huge_pictures(folder):
     black = np.zeros((16, 16000, 3), np.uint8)
     flat = media.write_video(folder / "flat.mp4", pictures=[black] * 2, size=(16000, 16))
     assert read_all(flat)[2].width == 16000
+    big = media.write_video(folder / "big.mp4", frames=1, size=(1280, 720))
+    refused(big, "limits_pixels", "1280x720 exceeds 0.5 Mpx; raise", limits=VideoLimits(max_pixels=500_000))
     png = folder / "huge.mov"
     with av.open(str(png), "w") as container:
         stream = container.add_stream("png", rate=1)
@@ -395,7 +399,7 @@ def test_huge_pictures(folder):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     start = time.monotonic()
-    refused(png, "limits_pixels", "16000x16000 exceeds 33.2 Mpx; raise VideoLimits(max_pixels=...)")
+    refused(png, "limits_pixels", "above 33.2 Mpx; get the file again, or raise VideoLimits(max_pixels=...)")
     assert time.monotonic() - start < 2
 
 
@@ -442,7 +446,8 @@ def test_limits_on_frames_and_duration(folder, plain):
         plain, "limits_frames", "raise VideoLimits(max_frames_walked=...)", limits=VideoLimits(max_frames_walked=50)
     )
     refused(plain, "limits_duration", "raise VideoLimits(max_duration=...)", limits=VideoLimits(max_duration=2.0))
-    refused(plain, "limits_size", "memory", limits=VideoLimits(memory_bytes=100 * 2**20))
+    with pytest.raises(ValueError, match="memory_bytes must be at least"):
+        VideoLimits(memory_bytes=100 * 2**20)
 
 
 def test_a_day_between_two_frames(folder):

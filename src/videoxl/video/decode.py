@@ -15,6 +15,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from videoxl.errors import VideoError
 from videoxl.video.demux import Opener, OpenVideo
 from videoxl.video.index import NO_TIME, Beat, FrameIndex, real_packets
 
@@ -82,9 +83,13 @@ class FrameDecoder:
         for keys_back in (2, None):
             if spent >= budget:
                 break
-            walk = _Walk(self._opener, self._index)
-            if keys_back is not None:
-                walk.approach(number, keys_back=keys_back)
+            try:
+                walk = _Walk(self._opener, self._index)
+                if keys_back is not None:
+                    walk.approach(number, keys_back=keys_back)
+            except VideoError:  # it could be opened before: the file has changed, which the caller is told
+                spent = budget
+                break
             start = walk.fed
             frame = self._hunt(walk, int(self._index.pts_F[number]), budget - spent)
             spent += walk.fed - start

@@ -133,6 +133,12 @@ def _prepare(stream: VideoStream, limits: VideoLimits) -> None:
             f"stream {stream.index} has codec {context.codec.name}, which is not accepted; convert it to H.264",
             code="no_decoder",
         )
+    if not context.width and stream.container.format.name.startswith(("mov", "matroska")):
+        raise VideoError(  # these declare a size; a picture decoder that refused it while probing has wiped it out
+            f"has pictures without a size, or above {limits.max_pixels / 1e6:.1f} Mpx; "
+            "get the file again, or raise VideoLimits(max_pixels=...)",
+            code="limits_pixels",
+        )
     check_pixels(context.width, context.height, limits)
     if stream.frames > limits.max_frames_walked:
         raise VideoError(

@@ -26,6 +26,10 @@ def missing_end(opener: Opener, video: OpenVideo, index: FrameIndex) -> str | No
     rate = video.stream.average_rate
     last_frame = min(1 / float(rate), LONGEST_LAST_FRAME) if rate else 0.0
     span = float(index.times_F[-1]) + last_frame
+    if rate and 1 / float(rate) > 2 * max(declared, 1.0):
+        return (
+            f"its clock is wrong ({1 / float(rate):.0f} s a frame in {declared:.1f} s of video), frames cannot be found"
+        )
     slack = max(TOLERANCE_SECONDS, TOLERANCE_SHARE * declared)
     if span >= declared - slack:
         return None

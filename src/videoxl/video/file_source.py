@@ -92,13 +92,21 @@ class FileSource(VideoSource):
         while True:
             if request != self._requests:
                 raise RuntimeError(f"{self.name}: another read() of this source has begun; use one at a time")
-            facts, payload = self._process.receive(request)
+            facts, payload = self._next_answer(request)
             if facts["kind"] == "done":
                 self._report(facts, read, count)
                 return
             frames = self._unpack(facts, payload, resize, batch_frames)
             read += len(frames)
             yield frames
+
+    def _next_answer(self, request: int) -> tuple[dict[str, Any], bytearray]:
+        try:
+            return self._process.receive(request)
+        except VideoError as error:
+            if not self._file.changed():
+                raise
+            raise VideoError(f"{error} (the file changed while reading)", code=error.code) from None
 
     def _unpack(self, facts: dict[str, Any], payload: bytearray, resize: Resize | None, most: int) -> Frames:
         """Judge a message by what was asked for; a decoder process that was taken over may send anything."""

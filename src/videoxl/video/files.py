@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import struct
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,9 @@ class LocalFile:
         now = os.fstat(self.fd)
         return (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns)
 
-    def close(self) -> None:
-        """Close the descriptor; again is fine."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+    def __post_init__(self) -> None:
+        self.close = weakref.finalize(self, os.close, self.fd)
+        """Close the descriptor, at the latest with this object; again is fine."""
 
 
 def open_local(path: str | os.PathLike[str]) -> LocalFile:

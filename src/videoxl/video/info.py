@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+LEAST_MEMORY = 2**30
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
@@ -57,9 +59,11 @@ class VideoLimits:
     cpu_seconds: int = 24 * 3600
     """Processor time the decoder process may use."""
     memory_bytes: int = 4 * 2**30
-    """Address space of the decoder process."""
+    """Address space of the decoder process, at least 1 GiB."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+        if self.memory_bytes < LEAST_MEMORY:
+            raise ValueError(f"memory_bytes must be at least {LEAST_MEMORY}, got {self.memory_bytes}")

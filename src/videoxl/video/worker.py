@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.video import wire
-from videoxl.video.info import VideoLimits
+from videoxl.video.info import LEAST_MEMORY, VideoLimits
 
 if TYPE_CHECKING:
     from videoxl.video.session import DecodeSession
 
-OPENING_MEMORY = 2**30
+OPENING_MEMORY = LEAST_MEMORY
 """Address space until the container is open: an index that needs more is a bomb."""
 HEARTBEAT_SECONDS = 1.0
 
@@ -92,7 +92,7 @@ def limit_process(limits: VideoLimits, reader: str) -> None:
     _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
     if reader == "pyav":
         _limit(resource.RLIMIT_AS, limits.memory_bytes)
-        resource.setrlimit(resource.RLIMIT_AS, (min(OPENING_MEMORY, limits.memory_bytes), limits.memory_bytes))
+        resource.setrlimit(resource.RLIMIT_AS, (OPENING_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _limit(what: int, most: int) -> None:
