@@ -86,11 +86,11 @@ class Channel:
 
 
 def limit_process(limits: VideoLimits, reader: str) -> None:
-    """No files are written, no core is dumped; time is bounded, and memory too (torch needs more than it uses)."""
+    """No core is dumped and time is bounded. Without torch, which wants both, also no files and bounded memory."""
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
     if reader == "pyav":
+        _limit(resource.RLIMIT_FSIZE, 0)
         _limit(resource.RLIMIT_AS, limits.memory_bytes)
         resource.setrlimit(resource.RLIMIT_AS, (OPENING_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
