@@ -1,28 +1,52 @@
 """Ask questions about hours of video on one GPU: Video-XL, Video-XL-Pro and Video-XL-2.
 
-Importing this package also makes transformers' Auto classes know its models; transformers has no plug-in hook.
+Importing this package makes transformers' Auto classes know its models. It costs next to nothing: torch and
+transformers are imported when something that needs them is first used.
 """
 
-from videoxl._version import __version__
-from videoxl.config import DenseDecode, FullPrefill, Generation, Sampling
-from videoxl.errors import (
-    CheckpointError,
-    DoesNotFitError,
-    MissingDependencyError,
-    PartialVideoWarning,
-    VideoError,
-    VideoNotFoundError,
-    VideoXLError,
-)
-from videoxl.inference.answers import Answer, Piece, Span, Usage
-from videoxl.inference.auto import register
-from videoxl.inference.engine import ChatSession, VideoXL, load
-from videoxl.inference.planner import Plan, plan
-from videoxl.memory.video_memory import VideoMemory
-from videoxl.video import Frames, VideoLimits, open_video
+from __future__ import annotations
 
-register()
-del register
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from videoxl._registration import register_on_import
+from videoxl._version import __version__
+
+if TYPE_CHECKING:
+    from videoxl.config import DenseDecode, FullPrefill, Generation, Sampling
+    from videoxl.errors import (
+        CheckpointError,
+        DoesNotFitError,
+        MissingDependencyError,
+        PartialVideoWarning,
+        VideoError,
+        VideoNotFoundError,
+        VideoXLError,
+    )
+    from videoxl.inference.answers import Answer, Piece, Span, Usage
+    from videoxl.inference.engine import ChatSession, VideoXL, load
+    from videoxl.inference.planner import Plan, plan
+    from videoxl.memory.video_memory import VideoMemory
+    from videoxl.video import Frames, VideoLimits, open_video
+
+_HOMES = {
+    "videoxl.config": ("DenseDecode", "FullPrefill", "Generation", "Sampling"),
+    "videoxl.errors": (
+        "CheckpointError",
+        "DoesNotFitError",
+        "MissingDependencyError",
+        "PartialVideoWarning",
+        "VideoError",
+        "VideoNotFoundError",
+        "VideoXLError",
+    ),
+    "videoxl.inference.answers": ("Answer", "Piece", "Span", "Usage"),
+    "videoxl.inference.engine": ("ChatSession", "VideoXL", "load"),
+    "videoxl.inference.planner": ("Plan", "plan"),
+    "videoxl.memory.video_memory": ("VideoMemory",),
+    "videoxl.video": ("Frames", "VideoLimits", "open_video"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Answer",
@@ -51,3 +75,18 @@ __all__ = [
     "open_video",
     "plan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'videoxl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+register_on_import()

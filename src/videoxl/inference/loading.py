@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
-
 from videoxl.errors import CheckpointError, MissingDependencyError
 from videoxl.inference.hardware import free_host_bytes
 from videoxl.model.conversion import checkpoint_bytes, read_config
-from videoxl.model.tiny import tiny_model, tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 TINY = "tiny"
@@ -35,6 +32,8 @@ def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantizati
     """See :func:`videoxl.load`."""
     target = pick_device(device)
     if name == TINY:
+        from videoxl.model.tiny import tiny_model, tiny_tokenizer
+
         if quantization is not None:
             raise ValueError("the embedded model 'tiny' is built from a seed and cannot be quantised; load a folder")
         model = tiny_model(dtype=_dtype(dtype) or torch.float32)
@@ -73,6 +72,8 @@ def resolve(name: str) -> Path:
 
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
+    from transformers import AutoTokenizer  # at the top it could be half-way: see videoxl._registration
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:

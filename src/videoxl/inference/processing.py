@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from videoxl.inference.prompt import visual_span
@@ -122,7 +122,7 @@ class VideoXLProcessor(ProcessorMixin):
         """Released folders have no processor files: build one from the config and the tokenizer."""
         from pathlib import Path
 
-        from transformers import AutoConfig
+        from transformers import AutoConfig, AutoTokenizer
 
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir() and not (folder / "processor_config.json").is_file():

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from videoxl._registration import finish, register_configs
 from videoxl.errors import CheckpointError
 
 QWEN2_VISION_PAD = 151654
@@ -243,3 +244,6 @@ class LlavaQwenConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         return VideoXLConfig.from_dict(native_config_dict(config_dict, folder), **kwargs)
+
+
+finish(register_configs)

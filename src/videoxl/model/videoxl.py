@@ -6,6 +6,7 @@ through the renames of :mod:`videoxl.model.conversion`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -14,15 +15,25 @@ import torch
 from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.conversion import check_checkpoint_files, check_weights, write_manifest
+from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
+
+# How transformers finds our weights in a released file
+register_checkpoint_conversion_mapping(
+    VideoXLConfig.model_type,
+    [WeightRenaming("^" + re.escape(released), native) for released, native in RENAMES],
+    overwrite=True,
+)
 
 
 class VideoXLPreTrainedModel(PreTrainedModel):
@@ -86,6 +97,8 @@ class VideoXLPreTrainedModel(PreTrainedModel):
 
 class VideoXLModel(VideoXLPreTrainedModel):
     """Pixels and text in, last hidden states out."""
+
+    _keys_to_ignore_on_load_unexpected = (*VideoXLPreTrainedModel._keys_to_ignore_on_load_unexpected, r"^lm_head\.")
 
     def __init__(self, config: VideoXLConfig) -> None:
         super().__init__(config)
@@ -363,3 +376,6 @@ def require_family(config: VideoXLConfig, *families: str) -> None:
     """Raise :class:`CheckpointError` unless the checkpoint belongs to one of ``families``."""
     if config.family not in families:
         raise CheckpointError(f"this needs a model of {' or '.join(families)}, got {config.family}")
+
+
+finish(register_models)
