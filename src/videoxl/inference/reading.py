@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from videoxl.config import Sampling
 from videoxl.video import Resize, VideoSource, open_video
 
 
-def open_for_model(video: Any, *, fps: float | None = None, timestamps: Any = None, **options: Any) -> VideoSource:
-    """``open_video``, with ``fps`` handed on only to inputs that do not know their own times."""
+def open_for_model(
+    video: Any, *, fps: float | None = None, timestamps: Any = None, **options: Any
+) -> AbstractContextManager[VideoSource]:
+    """``open_video``, with ``fps`` handed on only to inputs that do not know their own times.
+
+    An opened :class:`VideoSource` comes back as it is and stays open for whoever opened it.
+    """
+    if isinstance(video, VideoSource):
+        return contextlib.nullcontext(video)
     is_file = isinstance(video, (str, os.PathLike)) and not os.path.isdir(video)
     knows_times = is_file or isinstance(video, Iterator)
     return open_video(

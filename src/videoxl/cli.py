@@ -1,0 +1,331 @@
+"""``videoxl ...``: each command parses its arguments, calls one function and prints what came back.
+
+Answers go to stdout, everything else to stderr. Exit status: 0, 1 (failed), 2 (bad usage or bad input), 130
+(interrupted). An expected error is one line; ``--debug`` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videoxl._version import __version__
+from videoxl.errors import VideoXLError
+
+app = typer.Typer(
+    name="videoxl",
+    help="Ask questions about hours of video on one GPU.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="'tiny' (embedded), a model folder, or a Hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantization = Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second of video to read. Default 1.")]
+MaxFps = Annotated[float | None, typer.Option(help="Read more densely, up to this rate, if max-frames allows.")]
+MaxFrames = Annotated[int | None, typer.Option(help="Read at most this many frames. Default 2048.")]
+NumFrames = Annotated[int | None, typer.Option(help="Read exactly this many frames, evenly spread.")]
+Start = Annotated[float | None, typer.Option(help="Begin at this second.")]
+End = Annotated[float | None, typer.Option(help="Stop at this second.")]
+Prefill = Annotated[str, typer.Option(help="How the video is read: full.")]
+Decode = Annotated[str, typer.Option(help="How questions read it: dense.")]
+Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
+Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a video that can only be read in part.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"videoxl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Ask questions about hours of video on one GPU."""
+
+
+@app.command()
+def ask(
+    video: Video,
+    question: Annotated[list[str], typer.Argument(help="One or more questions; the video is read once.")],
+    model: Model = "tiny",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantization: Quantization = None,
+    fps: Fps = None,
+    max_fps: MaxFps = None,
+    max_frames: MaxFrames = None,
+    num_frames: NumFrames = None,
+    start: Start = None,
+    end: End = None,
+    prefill: Prefill = "full",
+    decode: Decode = "dense",
+    stream: Stream = None,
+    reader: Reader = "auto",
+    strict: Strict = False,
+    max_new_tokens: MaxNewTokens = 256,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
+    seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """Answer questions about a video."""
+    from videoxl.config import Generation, Sampling, decode_from_string, prefill_from_string
+    from videoxl.inference.engine import check_question
+    from videoxl.inference.reading import open_for_model
+
+    # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
+    generation = Generation(
+        max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
+    )
+    sampling = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
+    sampling |= {"start": start, "end": end}
+    Sampling(**sampling)  # type: ignore[arg-type]
+    prefill_from_string(prefill)
+    decode_from_string(decode)
+    for text in question:
+        check_question(text)
+    with open_for_model(video, fps=fps, stream=stream, reader=reader, strict=strict) as source:
+        engine = _load(model, device, dtype, quantization)
+        memory = engine.encode(source, **sampling, prefill=prefill, progress=not quiet)
+    answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
+    if as_json:
+        results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
+        _print_json(results[0] if len(results) == 1 else results)
+    else:
+        for answer in answers:
+            print(answer.text)
+
+
+@app.command()
+def chat(
+    video: Video,
+    model: Model = "tiny",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantization: Quantization = None,
+    fps: Fps = None,
+    max_fps: MaxFps = None,
+    max_frames: MaxFrames = None,
+    num_frames: NumFrames = None,
+    start: Start = None,
+    end: End = None,
+    prefill: Prefill = "full",
+    decode: Decode = "dense",
+    strict: Strict = False,
+    max_new_tokens: MaxNewTokens = 256,
+) -> None:
+    """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
+    from videoxl.inference.reading import open_for_model
+
+    sampling = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
+    sampling |= {"start": start, "end": end}
+    with open_for_model(video, fps=fps, strict=strict) as source:
+        engine = _load(model, device, dtype, quantization)
+        memory = engine.encode(source, **sampling, prefill=prefill, progress=True)
+    print(memory, file=sys.stderr)
+    session = engine.chat_session(memory, decode=decode)
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        if prompt:
+            print(prompt, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        print(session.ask(line.strip(), max_new_tokens=max_new_tokens).text, flush=True)
+
+
+@app.command()
+def info(
+    target: Annotated[str, typer.Argument(help="A video, a model folder, or 'tiny'.")],
+    stream: Stream = None,
+    reader: Reader = "auto",
+    verify: Annotated[bool, typer.Option("--verify", help="Compare a model folder with its sha256 manifest.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a video or a model folder is."""
+    from videoxl.information import describe
+
+    _print_facts(describe(target, stream=stream, reader=reader, verify=verify), as_json)
+
+
+@app.command()
+def plan(
+    video: Video,
+    model: Model = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
+    dtype: Dtype = "auto",
+    question: Annotated[str, typer.Option(help="Counted exactly when given.")] = "",
+    fps: Fps = None,
+    max_fps: MaxFps = None,
+    max_frames: MaxFrames = None,
+    num_frames: NumFrames = None,
+    start: Start = None,
+    end: End = None,
+    prefill: Prefill = "full",
+    stream: Stream = None,
+    max_new_tokens: MaxNewTokens = 256,
+    as_json: Json = False,
+) -> None:
+    """Predict tokens, memory and time of a run; nothing is decoded. Exits with 2 when it would not fit."""
+    from videoxl.inference.planner import plan as make_plan
+
+    made = make_plan(
+        video,
+        model=model,
+        device=device,
+        dtype=dtype,
+        question=question,
+        max_new_tokens=max_new_tokens,
+        prefill=prefill,
+        stream=stream,
+        fps=fps,
+        max_fps=max_fps,
+        max_frames=max_frames,
+        num_frames=num_frames,
+        start=start,
+        end=end,
+    )
+    if as_json:
+        _print_json(made.to_dict())
+    else:
+        print(made)
+    if not made.fits:
+        raise typer.Exit(2)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A model folder in either layout, or 'tiny'.")],
+    target: Annotated[str, typer.Argument(help="A folder that does not exist yet.")],
+    to: Annotated[str, typer.Option(help="videoxl or released.")] = "videoxl",
+    as_json: Json = False,
+) -> None:
+    """Rewrite a checkpoint in our layout or the released one, with a sha256 manifest."""
+    from videoxl.conversion import convert_checkpoint
+
+    _print_facts({"target": target, **convert_checkpoint(source, target, to)}, as_json)
+
+
+@app.command()
+def parity(
+    golden: Annotated[str, typer.Argument(help="A folder with cases.json and recorded arrays.")],
+    kinds: Annotated[
+        list[str] | None, typer.Option(help="Only these kinds; may be repeated or comma-separated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare this implementation with recorded numbers of the released one; exits with 1 on any miss."""
+    from dataclasses import asdict
+
+    from videoxl.parity import run_parity
+
+    chosen = [kind for item in kinds for kind in item.split(",")] if kinds else None
+    results = []
+    for result in run_parity(Path(golden), chosen):
+        results.append(result)
+        if not as_json:
+            print(result, flush=True)
+    passed = sum(result.passed for result in results)
+    if as_json:
+        _print_json({"passed": passed, "total": len(results), "cases": [asdict(result) for result in results]})
+    else:
+        print(f"{passed} of {len(results)} cases agree")
+    if passed < len(results) or not results:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    model: Model = "tiny",
+    device: Device = "auto",
+    keep: Annotated[str | None, typer.Option(help="Write the drawn video to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a short video, read it, ask about it, and print what each step took."""
+    from videoxl.demo import run_demo
+
+    result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
+    if as_json:
+        _print_json(result)
+
+
+def _load(model: str, device: str, dtype: str, quantization: str | None) -> Any:
+    from videoxl.inference.engine import load
+
+    engine = load(model, device=device, dtype=dtype, quantization=quantization)
+    if model == "tiny":
+        print("note: the embedded model 'tiny' is untrained; its answers mean nothing (use --model)", file=sys.stderr)
+    return engine
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity; a number that is none becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value else value
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(facts)
+        return
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        if isinstance(value, (list, tuple)):
+            value = "; ".join(str(item) for item in value) or "none"
+        print(f"{key:<{width}}  {'unknown' if value is None else value}")
+
+
+def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``videoxl`` command. Always ends in ``SystemExit``."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    warnings.showwarning = _show_warning
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app(given)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (VideoXLError, ValueError, FileExistsError) as error:
+        if debug:
+            raise
+        print(f"videoxl: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

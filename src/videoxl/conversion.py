@@ -1,0 +1,39 @@
+"""``videoxl convert``: checkpoints from one layout to the other, the embedded model included."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+LAYOUTS = ("videoxl", "released")
+
+
+def convert_checkpoint(source: str, target: str, to: str) -> dict[str, Any]:
+    """Rewrite ``source`` (a folder in either layout, or ``"tiny"``) as a new folder ``target`` in layout ``to``.
+
+    Raises ``ValueError`` for an unknown layout, ``FileExistsError`` when ``target`` exists, ``CheckpointError`` for a
+    damaged source. Nothing is left behind on failure.
+    """
+    from videoxl.model.conversion import convert
+
+    if to not in LAYOUTS:
+        raise ValueError(f"unknown layout {to!r}; allowed: {', '.join(LAYOUTS)}")
+    if source != "tiny" or Path(source).exists():
+        return convert(source, target, to)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="videoxl-tiny-") as scratch:
+        folder = Path(scratch) / "tiny"
+        save_tiny(folder)
+        return convert(folder, target, to)  # type: ignore[arg-type]
+
+
+def save_tiny(folder: Path) -> None:
+    """Write the embedded model as a checkpoint with tokenizer and processor, in our layout."""
+    from videoxl.inference.processing import VideoXLProcessor
+    from videoxl.model.conversion import write_manifest
+    from videoxl.model.tiny import tiny_model, tiny_tokenizer
+
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model.save_pretrained(folder)
+    VideoXLProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
+    write_manifest(folder)

@@ -1,0 +1,78 @@
+"""What ``videoxl info`` tells about a video or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def describe(target: str, *, stream: int | None = None, reader: str = "auto", verify: bool = False) -> dict[str, Any]:
+    """Facts about a video, a model folder or ``"tiny"``, ready for JSON.
+
+    Raises ``VideoError`` or ``CheckpointError`` for what can be neither read nor loaded.
+    """
+    if target == "tiny" and not Path(target).exists():
+        return _describe_tiny()
+    if (Path(target) / "config.json").is_file():
+        return _describe_model(Path(target), verify)
+    if verify:
+        raise ValueError(f"--verify compares a model folder with its manifest; {target} is none")
+    return _describe_video(target, stream, reader)
+
+
+def _describe_video(target: str, stream: int | None, reader: str) -> dict[str, Any]:
+    from videoxl.video import open_video
+
+    with open_video(target, stream=stream, reader=reader) as source:
+        return {"kind": "video", **source.info.to_dict(), "warnings": list(source.warnings)}
+
+
+def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    from videoxl.model.conversion import checkpoint_bytes, layout_of, shard_files, tensors, verify_manifest
+
+    layout = layout_of(folder)
+    config = AutoConfig.from_pretrained(folder)
+    why = {
+        "released": "config.json has the released model_type 'llava_qwen' and a SigLIP vision tower",
+        "videoxl": "config.json has our model_type 'video_xl'",
+    }[layout]
+    return {
+        "kind": "model",
+        "family": config.family,
+        "why": why,
+        "layout": layout,
+        **_sizes(config),
+        "tensors": len(tensors(folder)),
+        "files": len(shard_files(folder)),
+        "weight_bytes": checkpoint_bytes(folder),
+        "verified": f"{verify_manifest(folder)} files agree with manifest.json" if verify else "not asked (--verify)",
+    }
+
+
+def _describe_tiny() -> dict[str, Any]:
+    from videoxl.inference.planner import weight_bytes
+    from videoxl.model.tiny import TINY_SEED, tiny_config, tiny_tokenizer
+
+    config = tiny_config(tiny_tokenizer())
+    return {
+        "kind": "model",
+        "family": config.family,
+        "why": f"embedded: random weights from seed {TINY_SEED}, untrained",
+        **_sizes(config),
+        "weight_bytes": weight_bytes(config, 4),
+    }
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    return {
+        "image_size": config.image_size,
+        "frames_per_group": config.frames_per_group,
+        "tokens_per_group": config.tokens_per_group,
+        "vision_layers": config.vision_config.num_hidden_layers,
+        "text_layers": config.text_config.num_hidden_layers,
+        "text_width": config.text_config.hidden_size,
+        "vocabulary": config.text_config.vocab_size,
+        "dtype": str(config.dtype).removeprefix("torch.") if config.dtype else None,
+    }
