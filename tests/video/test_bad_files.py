@@ -177,7 +177,7 @@ def with_cover(path, video_frames: int):
     with av.open(str(path), "w") as container:
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         moving = container.add_stream("libx264", rate=25, options=media.SMALL_GOP) if video_frames else None
         sound = container.add_stream("aac", rate=8000, layout="mono")
         if moving:
@@ -205,7 +205,7 @@ def test_several_streams(folder):
     path = folder / "two.mkv"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=25, options=media.SMALL_GOP) for _ in range(2)]
-        streams[0].disposition, streams[1].disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        streams[0].disposition, streams[1].disposition = 0, av.stream.Disposition.default.value
         for stream, size in zip(streams, ((80, 60), (160, 120))):
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for i in range(20):
@@ -399,7 +399,7 @@ def test_huge_pictures(folder):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     start = time.monotonic()
-    refused(png, "limits_pixels", "above 33.2 Mpx; get the file again, or raise VideoLimits(max_pixels=...)")
+    refused(png, "limits_pixels", "33.2 Mpx; ", "raise VideoLimits(max_pixels=...)")
     assert time.monotonic() - start < 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,8 +79,8 @@ def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenVideo:
 
 
 def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
+    version = int(av.__version__.split(".")[0])
     options: dict[str, Any] = {
-        "options": {"max_pixels": str(limits.max_pixels)},  # for the probing decoder; the real one is set in _prepare
         "container_options": {
             "format_whitelist": FORMATS,
             "protocol_whitelist": "",
@@ -89,20 +90,22 @@ def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
         },
         "io_open": _refuse_open,
     }
-    if int(av.__version__.split(".")[0]) < 19:
+    if version >= 18:  # for the probing decoder; older versions crash on formats that announce streams late
+        options["options"] = {"max_pixels": str(limits.max_pixels)}
+    if version < 19:
         options["metadata_errors"] = "replace"  # else tags that are not UTF-8 fail the open
     try:
         return av.open(NamelessFile(fd), **options)
-    except av.error.ArgumentError:
-        raise VideoError(
-            "is in a container format that is not accepted; convert it to mp4, mkv or webm",
-            code="unsupported_container",
-        ) from None
-    except (av.error.MemoryError, MemoryError):
+    except MemoryError:
         raise VideoError(
             "needs more memory to open than a sound file does; it is damaged or hostile", code="limits_size"
         ) from None
     except av.error.FFmpegError as error:
+        if error.errno == errno.EINVAL:  # how FFmpeg refuses a format outside the list
+            raise VideoError(
+                "is in a container format that is not accepted; convert it to mp4, mkv or webm",
+                code="unsupported_container",
+            ) from None
         raise VideoError(f"is not a readable video ({error.strerror}); get it again", code="not_a_video") from None
 
 
