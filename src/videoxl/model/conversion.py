@@ -136,7 +136,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json: not a model folder")
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"config.json of {folder.name} is not valid JSON ({error}); fetch it again") from None
     if not isinstance(found, dict) or found.get("model_type") not in ("llava_qwen", "video_xl"):
