@@ -13,8 +13,8 @@ import av
 import numpy as np
 import psutil
 import pytest
-from tests import media
 
+from tests import media
 from videoxl.config import Sampling
 from videoxl.errors import PartialVideoWarning, VideoError, VideoNotFoundError
 from videoxl.video import Resize, VideoLimits, open_video
@@ -360,12 +360,8 @@ def test_wrong_declared_duration(folder, plain, kind, offset, value):
 def test_wrong_clock_is_never_a_clean_answer(folder, plain, name, kind, offset, value):
     path = media.patched(plain, folder / f"{name}.mp4", kind, offset, value.to_bytes(4, "big"))
     limits = VideoLimits(max_duration=1e12)
-    try:
-        _, messages, _ = read_all(path, limits=limits)
-    except VideoError as error:
-        assert error.code in ("undecodable", "not_a_video")
-    else:
-        assert messages
+    _, messages, _ = read_all(path, limits=limits)
+    assert messages
 
 
 def test_one_frame_and_none(folder):

@@ -7,8 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from tests import media
 
+from tests import media
 from videoxl.config import Sampling
 from videoxl.video import Resize, open_video
 
@@ -32,7 +32,10 @@ KINDS = {
         "m.mkv",
         {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "log-level=none"}, "frames": 40},
     ),
-    "vp8": ("n.webm", {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}}),
+    "vp8": (
+        "n.webm",
+        {"frames": 50, "codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}},
+    ),
     "vp9": ("o.webm", {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}, "frames": 60}),
     "av1": ("p.mkv", {"codec": "libsvtav1", "options": {"preset": "12"}, "frames": 40}),
     "mpeg4-avi": ("q.avi", {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}}),

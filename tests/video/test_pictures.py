@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from tests import media
 
+from tests import media
 from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.video import Resize, VideoLimits, open_video
@@ -14,7 +14,10 @@ from videoxl.video import Resize, VideoLimits, open_video
 FRAMES = np.stack([media.numbered(i, 32, 24) for i in range(6)])
 
 
-def read_all(source, sampling=Sampling(fps=1000), resize=None, **kwargs):
+EVERY_FRAME = Sampling(fps=1000)
+
+
+def read_all(source, sampling=EVERY_FRAME, resize=None, **kwargs):
     return list(source.read(source.select(sampling), resize=resize, **kwargs))
 
 
@@ -181,14 +184,14 @@ def test_bad_picture_files(tmp_path):
     Image.fromarray(media.numbered(1)).save(broken)
     broken.write_bytes(broken.read_bytes()[:60])
     for bad in (broken, [broken], tmp_path):
-        with pytest.raises(VideoError, match="broken.png") as caught:
+        with pytest.raises(VideoError, match=r"broken\.png") as caught:
             open_video(bad)
         assert caught.value.code == "bad_frames"
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
-    with pytest.raises(VideoError, match="9000x9000 exceeds 33.2 Mpx") as caught:
+    with pytest.raises(VideoError, match=r"9000x9000 exceeds 33\.2 Mpx") as caught:
         open_video(tmp_path / "huge.png")
     assert caught.value.code == "limits_pixels"
     assert open_video(tmp_path / "huge.png", limits=VideoLimits(max_pixels=10**8)).info.width == 9000

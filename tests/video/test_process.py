@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import textwrap
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from tests import media
 
+from tests import media
 from videoxl.config import Sampling
 from videoxl.errors import MissingDependencyError, PartialVideoWarning, VideoError
 from videoxl.video import READERS, Resize, VideoLimits, choose_reader, open_video, wire
@@ -39,7 +41,7 @@ def test_the_decoder_process_has_no_torch(plain):
     """Started by a program that has torch, reading a frame: nothing named torch is mapped into it."""
     with open_video(plain) as source:
         list(source.read(source.select(EVERY_FRAME), resize=Resize(32, 32)))
-        maps = open(f"/proc/{source._process.pid}/maps").read()
+        maps = Path(f"/proc/{source._process.pid}/maps").read_text()
         assert "libav" in maps
         assert "torch" not in maps
         assert worker_of(source).memory_info().rss < 250e6
@@ -74,7 +76,7 @@ def test_a_killed_process_is_an_error_and_the_program_goes_on(long_video, plain)
         batches = source.read(source.select(EVERY_FRAME), resize=None, batch_frames=4)
         next(batches)
         worker_of(source).kill()
-        with pytest.raises(VideoError, match=r"long\.mp4: .*killed by signal 9 \(SIGKILL\)") as caught:
+        with pytest.raises(VideoError, match=r"long\.mp4: .*killed by signal 9") as caught:
             list(batches)
         assert caught.value.code == "decoder_died"
         with pytest.raises(VideoError, match="open it again"):
@@ -98,9 +100,13 @@ def test_a_hanging_decoder_is_stopped_but_a_slow_reader_is_not(long_video):
 
 
 def test_nonsense_on_the_pipe(long_video):
-    for data in (b"\x80\x04garbage" * 10, wire.HEADER.pack(wire.MAGIC, 2, 2**60) + b"{}",
-                 wire.HEADER.pack(wire.MAGIC, 2, 0) + b"[]",
-                 wire.HEADER.pack(wire.MAGIC, 49, 0) + b'{"kind":"frames","shape":[9,9],"id":1,"indices":1}'[:49]):  # fmt: skip
+    misshapen = json.dumps({"kind": "frames", "id": 1, "shape": [9, 9], "indices": [0], "timestamps": [0]}).encode()
+    for data in (
+        b"\x80\x04garbage" * 10,
+        wire.HEADER.pack(wire.MAGIC, 2, 2**60) + b"{}",
+        wire.HEADER.pack(wire.MAGIC, 2, 0) + b"[]",
+        wire.HEADER.pack(wire.MAGIC, len(misshapen), 0) + misshapen,
+    ):
         source = open_video(long_video)
         os.kill(source._process.pid, signal.SIGSTOP)
         read_end, write_end = os.pipe()

@@ -31,7 +31,7 @@ def constant(frames: int, fps: float) -> Timeline:
 def test_released_rule_equals_the_recorded_numbers(row):
     total, average_fps, fps, max_fps, max_frames, count, expected, whole_count, expected_whole = row
     if count is None:
-        with pytest.raises(ValueError, match="frames per second|frame rate"):
+        with pytest.raises(ValueError, match=r"frames per second|frame rate"):
             released_indices(total, average_fps, fps, max_fps, max_frames)
         return
     indices = released_indices(total, average_fps, fps, max_fps, max_frames)

@@ -43,10 +43,9 @@ class FrameDecoder:
 
     def _by_order(self, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         wanted = deque(numbers)
-        walk = _Walk(self._opener, self._index)
+        walk = _Walk(self._opener, self._index, self._beat)
         count = 0
         while wanted and (frames := walk.step()) is not None:
-            self._beat()
             for frame in frames:
                 if wanted and count == wanted[0]:
                     yield wanted.popleft(), frame
@@ -58,10 +57,9 @@ class FrameDecoder:
         wanted = deque(numbers)
         pts = self._index.pts_F
         rescue_budget = self._index.packets + 1000
-        walk = _Walk(self._opener, self._index, wanted=frozenset(pts[list(numbers)].tolist()))
+        walk = _Walk(self._opener, self._index, self._beat, wanted=frozenset(pts[list(numbers)].tolist()))
         walk.approach(wanted[0])
         while wanted and (frames := walk.step()) is not None:
-            self._beat()
             before = len(wanted)
             for frame in frames:
                 while wanted and frame.pts is not None and pts[wanted[0]] < frame.pts:
@@ -84,7 +82,7 @@ class FrameDecoder:
             if spent >= budget:
                 break
             try:
-                walk = _Walk(self._opener, self._index)
+                walk = _Walk(self._opener, self._index, self._beat)
                 if keys_back is not None:
                     walk.approach(number, keys_back=keys_back)
             except VideoError:  # it could be opened before: the file has changed, which the caller is told
@@ -104,7 +102,6 @@ class FrameDecoder:
     def _hunt(self, walk: _Walk, pts: int, budget: int) -> VideoFrame | None:
         limit = walk.fed + budget
         while walk.fed < limit and (frames := walk.step()) is not None:
-            self._beat()
             for frame in frames:
                 if frame.pts == pts:
                     return frame
@@ -116,8 +113,9 @@ class FrameDecoder:
 class _Walk:
     """One decoder moving forward through a stream, packet by packet, with jumps to key frames."""
 
-    def __init__(self, opener: Opener, index: FrameIndex, wanted: frozenset[int] | None = None) -> None:
+    def __init__(self, opener: Opener, index: FrameIndex, beat: Beat, wanted: frozenset[int] | None = None) -> None:
         self._opener = opener
+        self._beat = beat
         self._index = index
         self._wanted = wanted
         self._seekable = True
@@ -136,6 +134,7 @@ class _Walk:
         """Decode one packet and return the frames that came out, in presentation order; None at the end."""
         if self._finished:
             return None
+        self._beat()
         packet = self._next_packet()
         context = self._video.stream.codec_context
         if packet is not None:
@@ -189,6 +188,7 @@ class _Walk:
             self._video.container.seek(offset, stream=self._video.stream)
             self._packets = real_packets(self._video.container, self._video.stream)
             for packet in self._packets:
+                self._beat()
                 if packet.pts == pts and packet.is_keyframe:
                     self._waiting, self._position = packet, int(self._index.key_positions_K[key])
                     return True

@@ -39,10 +39,13 @@ class FileSource(VideoSource):
                 self._warn(text, partial=False, strict=strict)
             for text in facts["losses"]:
                 self._warn(self._explain(text), partial=True, strict=strict)
+            self.info = self._describe(facts, reader)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            self.close()
+            raise self._process.nonsense(error) from None
         except BaseException:
             self.close()
             raise
-        self.info = self._describe(facts, reader)
 
     def _open(self, stream: int | None, reader: str, limits: VideoLimits) -> tuple[dict[str, Any], bytearray]:
         command = {"op": "open", "id": OPEN_REQUEST, "stream": stream, "reader": reader, "limits": asdict(limits)}
@@ -120,8 +123,7 @@ class FileSource(VideoSource):
                 np.array(facts["indices"], np.int64),
             )
         except (KeyError, TypeError, ValueError) as error:
-            self.close()
-            raise VideoError(f"{self.name}: the decoder process sent nonsense ({error})", code="decoder_died") from None
+            raise self._process.nonsense(error) from None
 
     def _report(self, facts: dict[str, Any], read: int, count: int) -> None:
         """Warn about what is missing or damaged; refuse when nothing could be read."""

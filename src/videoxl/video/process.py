@@ -88,13 +88,16 @@ class DecoderProcess:
             except wire.WireClosedError:
                 raise self._died() from None
             except wire.WireGarbageError as error:
-                self.close()
-                text = f"{self._name}: the decoder process sent nonsense ({error})"
-                raise VideoError(text, code="decoder_died") from None
+                raise self.nonsense(error) from None
             if facts.get("kind") == "error" and facts.get("id") in (None, request):
                 raise self._reported(facts)
             if facts.get("kind") != "alive" and facts.get("id", request) == request:
                 return facts, payload
+
+    def nonsense(self, what: Exception) -> VideoError:
+        """The error for a message that cannot be right; the process is ended, it may be in hostile hands."""
+        self.close()
+        return VideoError(f"{self._name}: the decoder process sent nonsense ({what})", code="decoder_died")
 
     def _check_alive(self) -> None:
         if not self._end.alive:
@@ -112,7 +115,7 @@ class DecoderProcess:
             status = None
         self.close()
         if status is not None and status < 0:
-            how = f"was killed by signal {-status} ({signal.Signals(-status).name})"
+            how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
         else:
             how = f"ended with status {status}"
         return VideoError(

@@ -15,7 +15,7 @@ from typing import Any
 HEADER = struct.Struct("<4sIQ")
 MAGIC = b"vxl1"
 MOST_JSON = 64 * 2**20
-MOST_PAYLOAD = 4 * 2**30
+MOST_PAYLOAD = 2**30
 
 Message = tuple[dict[str, Any], bytearray]
 
