@@ -60,6 +60,7 @@ def token_synthesis(case: Case, model: Any) -> None:
     for item in case.spec["items"]:
         name, shape = _parse_noise(item["input"])
         x = noise(case.seed, name, shape)
+        case.check_digest(name, {"x": x}, item["sha256"])
         height, width = shape[-2:]
         output = item["output"]
         prefix = output.removesuffix("out")
