@@ -310,11 +310,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``videoxl`` command. Always ends in ``SystemExit``."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
-    warnings.showwarning = _show_warning
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app(given)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(given)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left

@@ -71,7 +71,7 @@ def _open_path(
 ) -> VideoSource:
     if _is_folder(path):
         pictures = pictures_in(Path(path))
-        return open_pictures(pictures, fps, timestamps, limits, Path(path).name)
+        return open_pictures(pictures, fps, timestamps, limits, str(Path(path)))
     if fps is not None or timestamps is not None:
         raise bad_frames("fps and timestamps are for pictures: a video file has its own times (see Sampling.fps)")
     file = open_local(path)

@@ -1,0 +1,219 @@
+"""The command line as its users meet it: what lands on stdout and stderr, and the exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.media import remux
+from videoxl.cli import main
+from videoxl.demo import draw_video
+from videoxl.errors import VideoNotFoundError
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "film.mp4"
+    draw_video(path)
+    return path
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def videoxl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command's entry point in this process: a process of its own would import torch each time."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: object, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def one_line(result: Result) -> str:
+    """The error: a single line on stderr, nothing on stdout, no traceback."""
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("note:")]
+    assert result.stdout == ""
+    assert len(errors) == 1, result.stderr
+    return errors[0]
+
+
+def test_ask_prints_the_answer_alone(videoxl: Run, film: Path) -> None:
+    result = videoxl("ask", film, "What is this?", "--max-new-tokens", 8)
+    assert result.returncode == 0
+    assert "untrained" in result.stderr
+    as_json = videoxl("ask", film, "What is this?", "--max-new-tokens", 8, "--json", "-q")
+    answer = json.loads(as_json.stdout)
+    assert answer["text"] == result.stdout.rstrip("\n")
+    assert answer["spans"] == [{"start": 0.0, "end": 12.0, "relevance": 1.0}]
+    assert answer["usage"]["frames"] == 12
+    assert answer["usage"]["new_tokens"] == 8
+    assert answer["warnings"] == []
+
+
+def test_several_questions_read_the_video_once(videoxl: Run, film: Path) -> None:
+    result = videoxl("ask", film, "First?", "Second?", "--max-new-tokens", 4, "--json", "-q")
+    answers = json.loads(result.stdout)
+    assert [a["question"] for a in answers] == ["First?", "Second?"]
+    assert answers[0]["usage"]["seconds"]["decode"] == answers[1]["usage"]["seconds"]["decode"]
+
+
+def test_chat_answers_line_by_line_and_ends_at_an_empty_one(videoxl: Run, film: Path) -> None:
+    result = videoxl("chat", film, "--max-new-tokens", 3, stdin="What?\nAnd then?\n\nnot read\n")
+    assert result.returncode == 0
+    assert "VideoMemory(" in result.stderr
+    single = videoxl("ask", film, "What?", "--max-new-tokens", 3, "-q")
+    assert result.stdout.startswith(single.stdout)
+    assert len(result.stdout) > len(single.stdout)
+
+
+def test_info_of_a_video(videoxl: Run, film: Path) -> None:
+    facts = json.loads(videoxl("info", film, "--json").stdout)
+    assert (facts["width"], facts["height"], facts["frames"], facts["codec"]) == (320, 240, 300, "h264")
+    assert facts["fps"] == 25.0
+    assert facts["duration"] == 12.0
+    assert facts["warnings"] == []
+    assert "width" in videoxl("info", film).stdout
+
+
+def test_plan_is_exact_and_refuses_what_cannot_fit(videoxl: Run, film: Path) -> None:
+    plan = json.loads(videoxl("plan", film, "--json").stdout)
+    answer = json.loads(videoxl("ask", film, "What?", "--json", "-q", "--max-new-tokens", 1).stdout)
+    assert plan["memory_tokens"] == answer["usage"]["memory_tokens"]
+    assert plan["memory_bytes"] == answer["usage"]["memory_bytes"]
+    big = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "h200", "--json")
+    assert big.returncode == 0
+    assert json.loads(big.stdout)["weight_bytes"] > 16e9
+    small = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "rtx-4090", "--dtype", "float32")
+    assert small.returncode == 2
+    assert "fits        no: the weights leave no room" in small.stdout
+
+
+def test_convert_round_trip_gives_the_same_answer(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    assert videoxl("convert", "tiny", tmp_path / "released", "--to", "released").returncode == 0
+    assert videoxl("convert", tmp_path / "released", tmp_path / "ours").returncode == 0
+    texts = [
+        videoxl("ask", film, "What?", "-m", model, "-q", "--max-new-tokens", 6).stdout
+        for model in ("tiny", tmp_path / "released", tmp_path / "ours")
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    facts = json.loads(videoxl("info", tmp_path / "released", "--verify", "--json").stdout)
+    assert facts["family"] == "video-xl-2"
+    assert "released model_type" in facts["why"]
+    assert "agree" in facts["verified"]
+    again = videoxl("convert", "tiny", tmp_path / "ours")
+    assert again.returncode == 2
+    assert "exists" in one_line(again)
+
+
+def test_parity_prints_cases_and_fails_on_a_miss(videoxl: Run, tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "fixtures" / "golden"
+    good = videoxl("parity", golden, "--kinds", "v2_time_in_prompt")
+    assert good.returncode == 0
+    assert good.stdout.splitlines()[-1] == "1 of 1 cases agree"
+    broken = json.loads((golden / "cases.json").read_text())
+    broken["cases"] = [c for c in broken["cases"] if c["kind"] == "v2_time_in_prompt"]
+    broken["cases"][0]["rows"][0]["converted"] = "something else"
+    (tmp_path / "cases.json").write_text(json.dumps(broken))
+    bad = videoxl("parity", tmp_path)
+    assert bad.returncode == 1
+    assert "MISS" in bad.stdout
+    assert videoxl("parity", tmp_path / "nothing").returncode == 2
+
+
+def test_demo_runs_and_says_that_it_is_untrained(videoxl: Run) -> None:
+    result = videoxl("demo")
+    assert result.returncode == 0
+    assert "UNTRAINED" in result.stdout
+    assert "exact" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "missing.mp4", "What?"], "missing.mp4"),
+        (["ask", ".", "What?"], ". holds no pictures"),
+        (["ask", "text.mp4", "What?"], "text.mp4"),
+        (["ask", "film.mp4", " "], "question must be text"),
+        (["ask", "film.mp4", "What?", "--prefill", "chunky"], "unknown prefill strategy 'chunky'; available: full"),
+        (["ask", "film.mp4", "What?", "--decode", "x"], "unknown decode strategy 'x'; available: dense"),
+        (["ask", "film.mp4", "What?", "--top-p", "0.5"], "do_sample"),
+        (["ask", "film.mp4", "What?", "--num-frames", "4", "--fps", "1"], "num_frames=4"),
+        (["ask", "film.mp4", "What?", "--fps", "nan"], "fps must be a finite number above 0"),
+        (["ask", "film.mp4", "What?", "--start", "50"], "start=50"),
+        (["ask", "film.mp4", "What?", "-m", "./nowhere"], "no such model folder"),
+        (["info", "text.mp4"], "text.mp4"),
+        (["info", "missing.mp4"], "missing.mp4"),
+        (["plan", "film.mp4", "--device", "abacus"], "unknown device 'abacus'"),
+        (["plan", "film.mp4", "--model", "who/knows"], "who/knows"),
+        (["convert", "./nowhere", "target"], "nowhere"),
+        (["convert", "tiny", "target", "--to", "gguf"], "unknown layout 'gguf'"),
+        (["parity", "."], "no cases.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], message: str, videoxl: Run, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "film.mp4").write_bytes(film.read_bytes())
+    (tmp_path / "text.mp4").write_text("not a video")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    result = videoxl(*arguments)
+    assert message in one_line(result)
+    assert result.returncode == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_partial_video_is_a_warning_and_strict_an_error(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    draw_video(whole := tmp_path / "whole.mp4")
+    remux(whole, cut := tmp_path / "cut.mp4", options={"movflags": "faststart"})
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    result = videoxl("ask", cut, "What?", "--max-new-tokens", 2, "--json", "-q")
+    assert result.returncode == 0
+    assert "warning: " in result.stderr
+    (warning,) = json.loads(result.stdout)["warnings"]
+    assert "of 12.0" in warning
+    strict = videoxl("ask", cut, "What?", "--strict")
+    assert strict.returncode == 2
+    assert "cut.mp4" in one_line(strict)
+
+
+def test_usage_errors_exit_2_and_debug_raises(videoxl: Run, tmp_path: Path) -> None:
+    assert videoxl("ask").returncode == 2
+    assert videoxl("ask", "x.mp4", "q", "--fps", "many").returncode == 2
+    with pytest.raises(VideoNotFoundError):
+        main(["--debug", "info", str(tmp_path / "none.mp4")])
+
+
+def test_as_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "videoxl", "info", "--", "-dash.mp4"]
+    missing = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100)
+    assert missing.returncode == 2
+    assert missing.stdout == ""
+    assert missing.stderr.startswith("videoxl: ")
+    assert len(missing.stderr.splitlines()) == 1
+    draw_video(tmp_path / "-dash.mp4")
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100)
+    assert found.returncode == 0
+    assert "320" in found.stdout
