@@ -112,7 +112,7 @@ class VideoXL:
             DoesNotFitError: it would not fit into memory.
             ValueError: settings contradict each other.
         """
-        strategy = prefill_from_string(prefill) if isinstance(prefill, str) else (prefill or FullPrefill())
+        strategy = _prefill(prefill)
         if video is None and frames is None:
             raise ValueError("no video given: pass a file, a folder, pictures, an array or an iterator")
         if video is None:
@@ -358,6 +358,13 @@ def _generation(generation: Generation | None, settings: dict[str, Any]) -> Gene
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(known)}")
     return replace(generation or DEFAULT_GENERATION, **settings)
+
+
+def _prefill(prefill: PrefillStrategy | str | None) -> PrefillStrategy:
+    chosen = prefill_from_string(prefill) if isinstance(prefill, str) else (prefill or FullPrefill())
+    if not isinstance(chosen, FullPrefill):
+        raise ValueError(f"prefill must be a prefill strategy or its name, got {type(chosen).__name__}")
+    return chosen
 
 
 def _decode(decode: DecodeStrategy | str | None) -> DecodeStrategy:
