@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from videoxl._registration import finish, register_configs
 from videoxl.errors import CheckpointError
@@ -83,12 +82,7 @@ class VideoXLConfig(PreTrainedConfig):
 
     model_type = "video_xl"
     auto_map: ClassVar[dict[str, str]] = {}
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs={"vision_use_head": False}
-        ),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-    }
+    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict[str, Any] | PreTrainedConfig | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None
@@ -116,6 +110,9 @@ class VideoXLConfig(PreTrainedConfig):
     image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # done here, not by the base class, whose way of doing it differs between the versions we support
+        self.vision_config = _sub_config(self.vision_config, "siglip_vision_model")
+        self.text_config = _sub_config(self.text_config, "qwen2")
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         if self.frames_per_group < 1 or self.frames_per_group & (self.frames_per_group - 1):
@@ -152,6 +149,15 @@ class VideoXLConfig(PreTrainedConfig):
     def image_size(self) -> int:
         """Side of the square pictures the vision tower takes, in pixels."""
         return int(self.vision_config.image_size)  # type: ignore[union-attr]
+
+
+def _sub_config(given: dict[str, Any] | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    fields = dict(given or {})
+    if default_type == "siglip_vision_model":
+        fields.setdefault("vision_use_head", False)
+    return AutoConfig.for_model(fields.pop("model_type", default_type), **fields)
 
 
 def _vision_config(tower: str, folder: str | Path | None) -> dict[str, Any]:

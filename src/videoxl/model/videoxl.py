@@ -51,7 +51,7 @@ class VideoXLPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     # Parts of released files that the model does not compute with (SPEC 3.3, 5.2).
-    _keys_to_ignore_on_load_unexpected = (
+    _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (
         r"text_mlp\.",
         r"vision_tower\.(.*\.)?head\.",
         r"position_ids$",
@@ -98,7 +98,10 @@ class VideoXLPreTrainedModel(PreTrainedModel):
 class VideoXLModel(VideoXLPreTrainedModel):
     """Pixels and text in, last hidden states out."""
 
-    _keys_to_ignore_on_load_unexpected = (*VideoXLPreTrainedModel._keys_to_ignore_on_load_unexpected, r"^lm_head\.")
+    _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (
+        *VideoXLPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^lm_head\.",
+    )
 
     def __init__(self, config: VideoXLConfig) -> None:
         super().__init__(config)

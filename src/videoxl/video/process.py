@@ -27,7 +27,10 @@ sys.modules["videoxl"] = package
 from videoxl.video.worker import main
 main()
 """
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "MALLOC_MMAP_THRESHOLD_": "262144",  # glibc: give pictures back to the system, else memory grows with the length
+}
 
 
 class DecoderProcess:
@@ -134,7 +137,7 @@ def _start(file_fd: int, commands_fd: int, messages_fd: int) -> subprocess.Popen
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
+        env={**os.environ, **_ENVIRONMENT},
         start_new_session=True,
     )
 

@@ -46,7 +46,11 @@ class Orientation:
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """From the display matrix a phone writes. Only quarter turns and mirroring are applied."""
+    """From the display matrix a phone writes. Only quarter turns and mirroring are applied.
+
+    Ask one frame of a video, not each: reading side data ties a frame into a reference cycle, and frames that wait
+    for the garbage collector fill the memory.
+    """
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return Orientation()
@@ -61,7 +65,8 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 class PyAVBackend:
     """Decoded frames and their conversion to RGB. ``to_rgb`` may be called from several threads."""
 
-    def __init__(self, opener: Opener, index: FrameIndex, beat: Beat) -> None:
+    def __init__(self, opener: Opener, index: FrameIndex, beat: Beat, orientation: Orientation) -> None:
+        self._orientation = orientation
         self._decoder = FrameDecoder(opener, index, beat)
         self._local = threading.local()
         self.damaged = 0
@@ -88,4 +93,4 @@ class PyAVBackend:
         if not hasattr(self._local, "reformatter"):
             self._local.reformatter = VideoReformatter()
         rgb = self._local.reformatter.reformat(frame, format="rgb24").to_ndarray()
-        return orientation_of(frame).apply(rgb)
+        return self._orientation.apply(rgb)

@@ -19,7 +19,7 @@ from videoxl.video.frames import Frames, Resize
 from videoxl.video.index import FrameIndex, build_index
 from videoxl.video.info import VideoLimits
 from videoxl.video.preprocessing import resize_pixels
-from videoxl.video.pyav_backend import PyAVBackend, orientation_of
+from videoxl.video.pyav_backend import Orientation, PyAVBackend, orientation_of
 from videoxl.video.source import batches
 
 if TYPE_CHECKING:
@@ -132,17 +132,20 @@ def open_session(
     opened()
     first = _first_picture(opener, index, channel)
     check_pixels(first.width, first.height, limits)
-    facts = _describe(video, index, first, missing_end(opener, video, index))
-    backend = _backend(reader, opener, fd, index, channel)
+    orientation = orientation_of(first)
+    facts = _describe(video, index, first, orientation, missing_end(opener, video, index))
+    backend = _backend(reader, opener, fd, index, channel, orientation)
     return DecodeSession(channel, index, facts, backend, ThreadPoolExecutor(RESIZERS))
 
 
-def _backend(reader: str, opener: Opener, fd: int, index: FrameIndex, channel: Channel) -> Backend:
+def _backend(
+    reader: str, opener: Opener, fd: int, index: FrameIndex, channel: Channel, orientation: Orientation
+) -> Backend:
     if reader == "torchcodec":
         from videoxl.video.torchcodec_backend import TorchcodecBackend  # brings torch with it
 
         return TorchcodecBackend(fd, opener().stream.index, index, channel.beat)
-    return PyAVBackend(opener, index, channel.beat)
+    return PyAVBackend(opener, index, channel.beat, orientation)
 
 
 def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> VideoFrame:
@@ -157,8 +160,9 @@ def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> Video
     )
 
 
-def _describe(video: OpenVideo, index: FrameIndex, first: VideoFrame, lost_end: str | None) -> dict[str, Any]:
-    orientation = orientation_of(first)
+def _describe(
+    video: OpenVideo, index: FrameIndex, first: VideoFrame, orientation: Orientation, lost_end: str | None
+) -> dict[str, Any]:
     size = (first.height, first.width) if orientation.quarter_turns % 2 else (first.width, first.height)
     problems = list(index.problems)
     if orientation.problem:
