@@ -25,8 +25,8 @@ from videoxl.inference.answers import Answer, Piece, Span, Usage
 from videoxl.inference.generation import TokenStream, finish_reason, generate
 from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint
 from videoxl.inference.planner import require_fit
-from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Prefilled, Progress, tiles
-from videoxl.inference.progress import as_progress
+from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Prefilled, tiles
+from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import choose_sampling, open_for_model, picture_size
 from videoxl.memory.video_memory import VideoMemory
@@ -187,17 +187,18 @@ class VideoXL:
         *,
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
+        progress: bool | Progress = False,
         **settings: Any,
     ) -> Answer:
         """Answer a question about a memory, which stays as it was.
 
-        ``settings`` are those of :class:`Generation` (``max_new_tokens=128``, ``do_sample=True`` ...).
+        ``progress`` gets ("generate", tokens, most). ``settings`` are those of :class:`Generation` (``max_new_tokens=128``, ``do_sample=True`` ...).
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
         chosen, strategy = _generation(generation, settings), _decode(decode)
         self._check(memory, question)
         ids = [*memory.token_ids, *self.chat_format.suffix(question)]
-        return self._answer(memory, ids, memory.cache, chosen, strategy)[0]
+        return self._answer(memory, ids, memory.cache, chosen, strategy, as_progress(progress))[0]
 
     def stream(
         self,
@@ -229,12 +230,18 @@ class VideoXL:
         yield Piece("", answer)
 
     def _answer(
-        self, memory: VideoMemory, ids: list[int], cache: Any, generation: Generation, decode: DecodeStrategy
+        self,
+        memory: VideoMemory,
+        ids: list[int],
+        cache: Any,
+        generation: Generation,
+        decode: DecodeStrategy,
+        progress: Progress | None = None,
     ) -> tuple[Answer, Any]:
         """The answer, and the cache that now also holds question and answer."""
         begin = time.perf_counter()
         grown = cache.fork(reserve=len(ids) + generation.max_new_tokens)
-        new_ids = generate(self.model, ids, grown, generation)
+        new_ids = generate(self.model, ids, grown, generation, progress=progress)
         return self._finish(memory, ids, new_ids, decode, time.perf_counter() - begin), grown
 
     def _finish(

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from videoxl.config import Generation
+from videoxl.inference.progress import Progress
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -61,6 +62,17 @@ class _Cancelled(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.flag.is_set(), device=input_ids.device)  # type: ignore[return-value]
 
 
+class _Reported(StoppingCriteria):
+    """Stops nothing; tells how many tokens there are."""
+
+    def __init__(self, progress: Progress, prompt_tokens: int, most: int) -> None:
+        self.progress, self.prompt_tokens, self.most = progress, prompt_tokens, most
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        self.progress("generate", input_ids.shape[1] - self.prompt_tokens, self.most)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
+
+
 def generation_config(
     model: VideoXLForConditionalGeneration, settings: Generation, output_logits: bool = False
 ) -> GenerationConfig:
@@ -89,6 +101,7 @@ def generate(
     *,
     streamer: TextStreamer | None = None,
     cancelled: threading.Event | None = None,
+    progress: Progress | None = None,
     output_logits: bool = False,
 ) -> Any:
     """New token ids after ``ids``, the first ``S`` of which are in ``cache`` (which grows).
@@ -97,6 +110,9 @@ def generate(
     """
     device = model.model.text_device
     input_ids = torch.tensor([list(ids)], device=device)
+    watchers = StoppingCriteriaList([_Cancelled(cancelled)] if cancelled else [])
+    if progress:
+        watchers.append(_Reported(progress, len(ids), settings.max_new_tokens))
     processors = LogitsProcessorList([SeededSampler(settings, device)] if settings.do_sample else [])
     out = model.generate(
         input_ids=input_ids,
@@ -105,7 +121,7 @@ def generate(
         generation_config=generation_config(model, settings, output_logits),
         logits_processor=processors,
         streamer=streamer,
-        stopping_criteria=StoppingCriteriaList([_Cancelled(cancelled)] if cancelled else []),
+        stopping_criteria=watchers,
     )
     return out if output_logits else out.sequences[0, len(ids) :].tolist()
 

@@ -8,13 +8,14 @@ held. Where tiles begin depends on nothing but their number, which makes a run r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, visual_span
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -22,9 +23,6 @@ from videoxl.model.vision import normalize_pixels
 
 GROUPS_PER_TILE = 24
 """Groups per tile: 96 frames, about 3,700 tokens at true size. The released token synthesis runs on as many."""
-
-Progress = Callable[[str, int, int | None], None]
-"""Called as ``progress(phase, done, total)``; phases ``decode``, ``prefill``, ``generate``; total None if unknown."""
 
 
 @dataclass
@@ -129,6 +127,7 @@ class Prefill:
             begin = time.perf_counter()
             tokens = self._visual_tokens(tile.pixels)
             self.clock.measure("vision", begin)
+            self.progress("vision", len(times), expected_frames)
             begin = time.perf_counter()
             self._forward(tile_ids, tokens, cache)
             self.clock.measure("prefill", begin)

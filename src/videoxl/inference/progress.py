@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
 
-from videoxl.inference.prefill import Progress
+Progress = Callable[[str, int, int | None], None]
+"""Called as ``progress(phase, done, total)``: ``decode``, ``vision`` and ``prefill`` count frames, ``generate`` tokens;
+total is None if unknown."""
+
+UNITS = {"generate": "tokens"}
 
 
 def as_progress(progress: bool | Progress) -> Progress:
-    """A callable from what ``encode(progress=...)`` accepts: a bar on stderr, the caller's own, or silence."""
+    """A callable from what ``progress=...`` accepts: a line on stderr, the caller's own, or silence."""
     if callable(progress):
         return progress
-    return _Bar() if progress else lambda phase, done, total: None
+    return _Line() if progress else lambda phase, done, total: None
 
 
-class _Bar:
-    """One line on stderr that is rewritten in place; on a pipe, one line per tenth."""
+class _Line:
+    """One line on stderr that is rewritten in place; on a pipe, a line per tenth of the slowest phase."""
 
     def __init__(self) -> None:
-        self.last = ""
+        self.shown = ""
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
-        share = f" {100 * done // total:3d} %" if total else ""
-        line = f"{phase}: {done:,}{f' of {total:,}' if total else ''} frames{share}"
-        finished = total is not None and done >= total and phase == "prefill"
+        of = f" of {total:,} ({100 * done // total} %)" if total else ""
+        line = f"{phase}: {done:,}{of} {UNITS.get(phase, 'frames')}"
+        last = total is not None and done >= total and phase in ("prefill", "generate")
         if sys.stderr.isatty():
-            print(f"\r\x1b[K{line}", end="\n" if finished else "", file=sys.stderr, flush=True)
-        elif phase == "prefill" and self._tenth(done, total) != self.last:
-            self.last = self._tenth(done, total)
+            print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+            return
+        tenth = f"{phase} {10 * done // total if total else done}"
+        if phase == "prefill" and tenth != self.shown:
+            self.shown = tenth
             print(line, file=sys.stderr, flush=True)
-
-    @staticmethod
-    def _tenth(done: int, total: int | None) -> Any:
-        return str(10 * done // total) if total else str(done)

@@ -247,6 +247,11 @@ class LlavaQwenConfig(PreTrainedConfig):
     auto_map: ClassVar[dict[str, str]] = {}
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """The :class:`VideoXLConfig` of a released checkpoint."""
+        return VideoXLConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         return VideoXLConfig.from_dict(native_config_dict(config_dict, folder), **kwargs)

@@ -34,6 +34,12 @@ RENAMES: tuple[tuple[str, str], ...] = (
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MANIFEST = "manifest.json"
+# With trust_remote_code=True transformers runs this file of a released-layout folder, so that scripts written for the
+# released checkpoint need no `import videoxl`: importing it registers everything.
+STUB = "videoxl_remote"
+STUB_CODE = '"""Hands over to the installed package videoxl."""\n\n' + (
+    'from videoxl.model.configuration import LlavaQwenConfig\n\n__all__ = ["LlavaQwenConfig"]\n'
+)
 Layout = Literal["released", "videoxl"]
 
 
@@ -299,6 +305,8 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], to: 
             config.save_pretrained(work)
         else:
             flat, vision = released_config_dict(config)
+            flat["auto_map"] = {"AutoConfig": f"{STUB}.LlavaQwenConfig"}
+            (work / f"{STUB}.py").write_text(STUB_CODE, encoding="utf-8")
             (work / "config.json").write_text(json.dumps(flat, indent=1), encoding="utf-8")
             (work / "vision_tower").mkdir()
             (work / "vision_tower" / "config.json").write_text(json.dumps(vision, indent=1), encoding="utf-8")
