@@ -132,7 +132,7 @@ class VideoXLConfig(PreTrainedConfig):
         """As in transformers; a released flat ``config.json`` is translated."""
         found, unused = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if found.get("model_type") == LlavaQwenConfig.model_type:
-            return LlavaQwenConfig.from_dict(found, **unused, name_or_path=pretrained_model_name_or_path)
+            return LlavaQwenConfig.from_dict(found, **{**unused, "name_or_path": pretrained_model_name_or_path})
         return cls.from_dict(found, **unused)
 
     @property
