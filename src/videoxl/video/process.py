@@ -27,10 +27,7 @@ sys.modules["videoxl"] = package
 from videoxl.video.worker import main
 main()
 """
-_ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "MALLOC_MMAP_THRESHOLD_": "262144",  # glibc: give pictures back to the system, else memory grows with the length
-}
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class DecoderProcess:
@@ -137,7 +134,7 @@ def _start(file_fd: int, commands_fd: int, messages_fd: int) -> subprocess.Popen
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **_ENVIRONMENT},
+        env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
         start_new_session=True,
     )
 
