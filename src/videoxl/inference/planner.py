@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,6 +36,8 @@ class Plan:
     working_bytes: int
     """Estimate of activations at their peak."""
     available_bytes: int
+    frames_that_fit: int
+    """Most frames of such a video that would fit, in whole groups; no more than ``frames``."""
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
     """Rough estimate per phase; they may be off by a factor of two."""
@@ -54,14 +57,10 @@ class Plan:
         """What to change when it does not fit."""
         if self.fits:
             return None
-        left = self.available_bytes - self.weight_bytes - self.working_bytes
-        per_frame = (self.memory_bytes + self.question_bytes) / self.frames
-        if left < 8 * per_frame:
+        if self.frames_that_fit == 0:
             need = (self.total_bytes - self.available_bytes) / 1e9
             return f"the weights leave no room: use a quantised model or a device with {need:.1f} GB more"
-        return (
-            f"at most {int(left / per_frame) // 4 * 4:,} frames fit: lower max_frames or fps, or read a part with end="
-        )
+        return f"at most {self.frames_that_fit:,} frames fit: lower max_frames or fps, or read a part with end="
 
     def to_dict(self) -> dict[str, Any]:
         derived = {"total_bytes": self.total_bytes, "fits": self.fits, "advice": self.advice}
@@ -102,6 +101,26 @@ def working_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
     tile = min(tokens, GROUPS_PER_TILE * (config.tokens_per_group + 10))
     reading = tile * (3 * text.intermediate_size + 8 * text.hidden_size) * itemsize
     return max(seeing, reading + tile * tokens * (1 + itemsize))
+
+
+def run_bytes(config: VideoXLConfig, memory_tokens: int, further_tokens: int, itemsize: int) -> int:
+    """Everything but the weights: the video's keys and values, those of one question, and activations."""
+    longest = memory_tokens + further_tokens
+    kept = kv_bytes(config, memory_tokens, itemsize) + kv_bytes(config, longest, itemsize)
+    return kept + working_bytes(config, longest, itemsize)
+
+
+def frames_that_fit(
+    config: VideoXLConfig, frames: int, memory_tokens: int, further_tokens: int, itemsize: int, room: int
+) -> int:
+    """Most frames, in whole groups, of a video that takes ``memory_tokens`` for ``frames``, within ``room`` bytes."""
+
+    def fits(count: int) -> bool:
+        tokens = -(-memory_tokens * count // frames)
+        return run_bytes(config, tokens, further_tokens, itemsize) <= room
+
+    group = config.frames_per_group
+    return bisect_left(range(group, frames + 1, group), True, key=lambda count: not fits(count)) * group
 
 
 def model_flops(config: VideoXLConfig, frames: int, tokens: int) -> dict[str, float]:
@@ -152,7 +171,9 @@ def make_plan(
     )
     memory_tokens = len(chat_format.prefix(system)) + len(span.ids)
     question_tokens = len(chat_format.suffix(question)) if question else 0
-    longest = memory_tokens + question_tokens + max_new_tokens
+    further = question_tokens + max_new_tokens
+    longest = memory_tokens + further
+    fitting = frames_that_fit(config, len(timestamps), memory_tokens, further, itemsize, where.free_bytes - weights)
     flops = model_flops(config, len(timestamps), memory_tokens)
     seconds = {"decode": frames_decoded / where.decode_fps}
     seconds |= {name: value / where.flops for name, value in flops.items()}
@@ -169,6 +190,7 @@ def make_plan(
         question_bytes=kv_bytes(config, longest, itemsize),
         working_bytes=working_bytes(config, longest, itemsize),
         available_bytes=where.free_bytes,
+        frames_that_fit=fitting,
         device=where.name,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         notes=notes,
@@ -181,13 +203,10 @@ def require_fit(model: Any, *, frames: int, tokens: int, max_new_tokens: int = 2
     if device.type == "mps":
         return  # shared memory: the system pages instead of failing, and reports nothing to compare with
     itemsize = model.dtype.itemsize
-    longest = tokens + max_new_tokens
-    needed = kv_bytes(model.config, tokens, itemsize) + kv_bytes(model.config, longest, itemsize)
-    needed += working_bytes(model.config, longest, itemsize)
+    needed = run_bytes(model.config, tokens, max_new_tokens, itemsize)
     free = free_device_bytes(device)
     if needed > free:
-        per_frame = 2 * kv_bytes(model.config, tokens, itemsize) / frames
-        rest = int(max(free - working_bytes(model.config, longest, itemsize), 0) / per_frame) // 4 * 4
+        rest = frames_that_fit(model.config, frames, tokens, max_new_tokens, itemsize, free)
         advice = (
             f"about {rest:,} frames fit: lower max_frames or fps, or read a part with end="
             if rest
@@ -219,6 +238,8 @@ def plan(
     device: str = "auto",
     dtype: str = "auto",
     sampling: Sampling | None = None,
+    frames: Any = None,
+    timestamps: Any = None,
     stream: int | None = None,
     **settings: Any,
 ) -> Plan:
@@ -228,24 +249,27 @@ def plan(
         video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
         model: a folder, ``"tiny"``, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
+        frames, timestamps: as in :meth:`VideoXL.encode`.
         settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
 
     Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
     unknown model. A run that does not fit is reported in ``Plan.fits`` and ``Plan.advice``, not raised.
     """
+    from videoxl.inference.reading import choose_sampling, open_for_model
     from videoxl.inference.specification import specification
-    from videoxl.video import open_video
 
     if isinstance(prefill, str):
         prefill_from_string(prefill)
     elif prefill is not None and not isinstance(prefill, FullPrefill):
         raise ValueError(f"prefill must be a prefill strategy or its name, got {type(prefill).__name__}")
     spec = specification(model, dtype, on_cpu=device == "cpu")
-    wanted = sampling or Sampling(**settings)
-    with open_video(video, stream=stream) as source:
+    with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
-        selection = source.select(wanted, whole_groups_of=spec.config.frames_per_group)
+        wanted, whole_groups_of = choose_sampling(
+            source, settings, frames=frames, sampling=sampling, frames_per_group=spec.config.frames_per_group
+        )
+        selection = source.select(wanted, whole_groups_of=whole_groups_of)
         notes = tuple(source.warnings) + ((selection.note,) if selection.note else ())
         times, duration = selection.timestamps_F.tolist(), source.info.duration
         pixels = source.info.width * source.info.height

@@ -84,4 +84,4 @@ def _qwen2_like(text: str) -> list[int]:
     if text.startswith("Time "):
         return [0] * (len(text) - len("Time") + 1)
     pieces = re.findall(r"<\|\w+\|>|\n|[A-Za-z]+|[^\sA-Za-z]", text)
-    return [0] * sum(max(1, round(len(p) / 6)) if p.isalpha() else 1 for p in pieces)
+    return [0] * sum(max(1, round(len(p) / 7)) if p.isalpha() else 1 for p in pieces)
