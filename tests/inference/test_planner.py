@@ -1,0 +1,159 @@
+"""What a run will take is known before it runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import videoxl
+from tests.model.builders import small_model, write_released
+from videoxl import CheckpointError, DoesNotFitError, Sampling
+from videoxl.inference import planner
+from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
+from videoxl.inference.planner import kv_bytes, plan
+from videoxl.inference.specification import specification
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"fps": 2.5}, {"max_frames": 5}, {"num_frames": 7}, {"start": 3, "end": 4}, {"fps": 1, "max_fps": 4}],
+    ids=str,
+)
+def test_tokens_and_bytes_are_those_of_the_run(tiny, clip, settings):
+    planned = plan(clip, device="cpu", question="What?", max_new_tokens=9, **settings)
+    memory = tiny.encode(clip, **settings)
+    answer = tiny.ask(memory, "What?", max_new_tokens=9)
+    assert planned.frames == memory.frames
+    assert planned.memory_tokens == len(memory.token_ids)
+    assert planned.memory_bytes == memory.nbytes
+    assert planned.visual_tokens == answer.usage.visual_tokens
+    assert planned.timestamp_tokens == len(memory.token_ids) - memory.prefix_length - planned.visual_tokens
+    assert planned.question_tokens == answer.usage.prompt_tokens
+    assert planned.video_seconds == pytest.approx(memory.duration)
+    longest = planned.memory_tokens + planned.question_tokens + 9
+    assert planned.question_bytes == kv_bytes(tiny.config, longest, 4)
+
+
+def test_weights_are_counted_exactly(tiny, clip):
+    assert plan(clip, device="cpu").weight_bytes == sum(p.numel() * 4 for p in tiny.model.parameters())
+    assert plan(clip, device="cpu", dtype="bf16").weight_bytes == sum(p.numel() * 2 for p in tiny.model.parameters())
+
+
+def test_pictures_and_arrays_are_planned_like_files(tiny):
+    pictures = np.zeros((9, 30, 40, 3), np.uint8)
+    for settings in ({}, {"fps": 3}, {"num_frames": 5}, {"frames": [1, 4, 8]}, {"timestamps": list(range(2, 20, 2))}):
+        planned = plan(pictures, device="cpu", **settings)
+        memory = tiny.encode(pictures, **settings)
+        assert (planned.frames, planned.memory_tokens) == (memory.frames, len(memory.token_ids))
+        assert planned.seconds["decode"] == 0
+
+
+def test_a_folder_is_planned_by_its_own_config(clip, tmp_path):
+    model = small_model()
+    folder = write_released(tmp_path / "m", model)
+    planned = plan(clip, model=str(folder), device="cpu")
+    engine = videoxl.load(str(folder), device="cpu")
+    memory = engine.encode(clip)
+    assert (planned.memory_tokens, planned.memory_bytes) == (len(memory.token_ids), memory.nbytes)
+    assert planned.weight_bytes == sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_the_released_model_on_a_named_gpu(clip):
+    planned = plan(clip, model="BAAI/Video-XL-2", device="h200")
+    assert planned.weight_bytes == 2 * (8_136_720_160 - 12_848_640)
+    assert planned.device == "h200"
+    assert planned.visual_tokens == 2 * 144
+    assert planned.memory_tokens == 14 + 2 * (144 + len("T 0.0s:"))
+    assert planned.memory_bytes == planned.memory_tokens * 2 * 28 * 4 * 128 * 2
+    assert planned.fits
+    assert planned.advice is None
+    assert "sizes of the released model" in planned.notes[0]
+
+
+def made(seconds: int, where: planner.Hardware, weights: int = 16 * GB) -> planner.Plan:
+    """A plan for the released model, one frame a second."""
+    spec, times = specification("BAAI/Video-XL-2"), [float(t) for t in range(seconds)]
+    return planner.make_plan(
+        spec.config, spec.chat_format, times, frames_decoded=0, where=where, weights=weights, itemsize=2
+    )
+
+
+def test_hours_of_video_on_a_small_gpu_do_not_fit_and_the_advice_does():
+    too_long = made(20_000, KNOWN["rtx-4090"])
+    assert not too_long.fits
+    frames = too_long.frames_that_fit
+    assert too_long.advice.startswith(f"at most {frames:,} frames fit: lower max_frames")
+    assert made(frames, KNOWN["rtx-4090"]).fits
+    assert not made(frames + 40, KNOWN["rtx-4090"]).fits
+
+
+def test_weights_that_leave_no_room_are_told_apart():
+    advice = made(60, planner.Hardware("toy", 8 * GB, 1e12, 100.0)).advice
+    assert advice.startswith("the weights leave no room: use a quantised model or a device with ")
+
+
+def test_a_plan_reads_as_text_and_as_data(clip):
+    planned = plan(clip, device="cpu", max_frames=4)
+    text = str(planned)
+    assert text.splitlines()[0].startswith("frames      4 over 10.0 s of video")
+    assert "fits        yes" in text
+    assert "note        10 frames at 1.0 fps exceed max_frames=4" in text
+    data = json.loads(json.dumps(planned.to_dict()))
+    assert (
+        data["total_bytes"]
+        == planned.weight_bytes + planned.memory_bytes + planned.question_bytes + planned.working_bytes
+    )
+    assert (data["fits"], data["advice"]) == (True, None)
+
+
+def test_nothing_is_decoded_for_a_plan(clip, monkeypatch):
+    monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)
+    assert plan(clip, device="cpu").frames == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"model": "somebody/some-model"}, CheckpointError, "not a model whose sizes are known"),
+        ({"prefill": "chunky"}, ValueError, "unknown prefill strategy"),
+        ({"prefill": videoxl.DenseDecode()}, ValueError, "prefill must be a prefill strategy"),
+        ({"device": "abacus"}, ValueError, "unknown device 'abacus'; allowed: auto, a torch device, h200"),
+        ({"num_frames": 3, "fps": 1}, ValueError, "cannot be combined"),
+        ({"loudness": 3}, TypeError, "loudness"),
+    ],
+)
+def test_a_plan_of_nothing_is_refused(clip, settings, error, message):
+    with pytest.raises(error, match=message):
+        plan(clip, **settings)
+
+
+def test_an_iterator_cannot_be_planned():
+    with pytest.raises(ValueError, match="length of an iterator is not known"):
+        plan(iter([(np.zeros((4, 4, 3), np.uint8), 0.0)]))
+
+
+def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(tiny, clip, monkeypatch):
+    memory = tiny.encode(clip)
+    needed = 2 * kv_bytes(tiny.config, len(memory.token_ids) + 256, 4)
+    room = planner.working_bytes(tiny.config, len(memory.token_ids) + 256, 4) + needed // 2
+    monkeypatch.setattr(planner, "free_device_bytes", lambda device: room)
+    monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)
+    with pytest.raises(
+        DoesNotFitError, match=r"8 frames are \d+ tokens and need .* about \d+ frames fit: lower max_frames"
+    ):
+        tiny.encode(clip)
+    monkeypatch.setattr(planner, "free_device_bytes", lambda device: 1000)
+    with pytest.raises(DoesNotFitError, match="nothing fits: free memory or use a quantised model"):
+        tiny.encode(clip)
+
+
+def test_known_hardware_and_this_machine():
+    assert 100 * GB < hardware("h200").free_bytes < 141 * GB
+    here = hardware("cpu")
+    assert here.flops > 1e8
+    assert 0 < here.free_bytes <= free_host_bytes() * 1.5
+    assert str(Sampling()) == "fps=1.0,max_frames=2048"
