@@ -128,6 +128,16 @@ def test_prefetch_is_bounded(long_video):
         assert worker_of(source).cpu_percent(0.3) < 10  # it waits instead of decoding the rest
 
 
+def test_memory_does_not_grow_with_the_number_of_frames(long_video):
+    with open_video(long_video) as source:
+        for every in (50, 1, 1):
+            for _ in source.read(source.select(Sampling(indices=tuple(range(0, 600, every)))), resize=Resize(64, 64)):
+                pass
+            if every == 50:
+                before = worker_of(source).memory_info().rss
+        assert worker_of(source).memory_info().rss - before < 40e6
+
+
 def test_an_abandoned_read_gives_way_to_the_next(long_video):
     with open_video(long_video) as source:
         first = source.read(source.select(EVERY_FRAME), resize=None, batch_frames=4)
