@@ -28,7 +28,7 @@ from videoxl.inference.planner import require_fit
 from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Prefilled, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
-from videoxl.inference.reading import choose_sampling, open_for_model, picture_size
+from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import Selection, VideoLimits, VideoSource
 from videoxl.video.frames import OpenSelection
@@ -125,10 +125,12 @@ class VideoXL:
                 source, given, frames=frames, sampling=sampling, frames_per_group=self.config.frames_per_group
             )
             selection = source.select(wanted, whole_groups_of=whole_groups_of)
-            filled = self._read(source, selection, system, as_progress(progress))
+            filled = self._read(source, selection, system, end_of(source, wanted), as_progress(progress))
             return self._memory(filled, strategy, source, wanted, selection.note)
 
-    def _read(self, source: VideoSource, selection: Selection, system: str, progress: Progress) -> Prefilled:
+    def _read(
+        self, source: VideoSource, selection: Selection, system: str, end_s: float | None, progress: Progress
+    ) -> Prefilled:
         """Decode, see and prefill, tile by tile."""
         prefill = Prefill(self.model, self.chat_format.tokenize, progress=progress)
         prefix = self.chat_format.prefix(system)
@@ -145,7 +147,7 @@ class VideoXL:
             tiles(source.read(selection, resize=resize), GROUPS_PER_TILE * self.config.frames_per_group),
             expected_frames=frames,
             expected_tokens=tokens,
-            end_s=source.info.duration,
+            end_s=end_s,
         )
         if not filled.timestamps:
             raise VideoError(f"{source.name}: no frame could be decoded", code="undecodable")
@@ -192,7 +194,9 @@ class VideoXL:
     ) -> Answer:
         """Answer a question about a memory, which stays as it was.
 
-        ``progress`` gets ("generate", tokens, most). ``settings`` are those of :class:`Generation` (``max_new_tokens=128``, ``do_sample=True`` ...).
+        ``progress`` gets ("generate", tokens, most). ``settings`` are those of :class:`Generation`
+        (``max_new_tokens=128``, ``do_sample=True`` ...).
+
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
         chosen, strategy = _generation(generation, settings), _decode(decode)

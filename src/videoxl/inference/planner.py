@@ -131,7 +131,9 @@ def model_flops(config: VideoXLConfig, frames: int, tokens: int) -> dict[str, fl
     tower = v.num_hidden_layers * (
         8 * patches * c * c + 4 * patches * patches * c + 4 * patches * c * v.intermediate_size
     )
-    synthesis = grid * c * c * (8 + 8 + 27 * 2) * 1.5 / config.frames_per_group * 4 / 4
+    lengths = [config.frames_per_group >> stage for stage in range(config.synthesis_stages)]  # of the time axis: 4, 2
+    per_group = grid * c * c * sum(16 * length + 27 * 2 * length // 2 for length in lengths)
+    synthesis = per_group / config.frames_per_group
     kv_share = t.num_key_value_heads / t.num_attention_heads
     linear = t.num_hidden_layers * (4 * t.hidden_size**2 * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size)
     attention = 2 * t.num_hidden_layers * t.hidden_size * float(tokens) ** 2
@@ -255,7 +257,7 @@ def plan(
     Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
     unknown model. A run that does not fit is reported in ``Plan.fits`` and ``Plan.advice``, not raised.
     """
-    from videoxl.inference.reading import choose_sampling, open_for_model
+    from videoxl.inference.reading import choose_sampling, end_of, open_for_model
     from videoxl.inference.specification import specification
 
     if isinstance(prefill, str):
@@ -271,7 +273,7 @@ def plan(
         )
         selection = source.select(wanted, whole_groups_of=whole_groups_of)
         notes = tuple(source.warnings) + ((selection.note,) if selection.note else ())
-        times, duration = selection.timestamps_F.tolist(), source.info.duration
+        times, end_s = selection.timestamps_F.tolist(), end_of(source, wanted)
         pixels = source.info.width * source.info.height
         decoded = int(len(source.times_F) * pixels / (1920 * 1080)) if source.info.reader != "memory" else 0
     return make_plan(
@@ -284,6 +286,6 @@ def plan(
         itemsize=spec.dtype.itemsize,
         question=question,
         max_new_tokens=max_new_tokens,
-        video_end=duration,
+        video_end=end_s,
         notes=notes + spec.notes,
     )

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from numbers import Integral
 from typing import Any
 
 from videoxl.config import Sampling
@@ -48,16 +49,17 @@ def choose_sampling(
     """
     if sampling is not None and (frames is not None or any(v is not None for v in given.values())):
         raise ValueError("sampling= already holds all sampling settings: give either it or single settings")
+    from_file = source.times_F is not None and not _is_pictures(source)
     if sampling is not None:
-        return sampling, frames_per_group
+        return sampling, frames_per_group if from_file and sampling.times is None and sampling.indices is None else 1
     if frames is not None:
-        chosen = tuple(frames)
-        kind = "indices" if all(isinstance(f, int) for f in chosen) else "times"
-        settings: dict[str, Any] = {**given, kind: chosen}
+        numbered = all(isinstance(frame, Integral) for frame in frames)
+        chosen = tuple(int(frame) if numbered else float(frame) for frame in frames)
+        settings: dict[str, Any] = {**given, "indices" if numbered else "times": chosen}
         return Sampling(**settings), 1
     if source.times_F is None:
         return Sampling(**given), 1
-    if not _is_pictures(source):
+    if from_file:
         return Sampling(**given), frames_per_group
     rest = {name: value for name, value in given.items() if name != "fps"}
     if all(value is None for value in rest.values()) and len(source.times_F) <= Sampling.DEFAULT_MAX_FRAMES:
@@ -65,6 +67,19 @@ def choose_sampling(
     if rest.get("num_frames") is not None:
         return Sampling(**rest), 1
     return Sampling(**rest, fps=source.info.fps), 1
+
+
+def end_of(source: VideoSource, sampling: Sampling) -> float | None:
+    """The second at which the last group of frames ends, where that is known: the end of the range that was sampled.
+
+    None for frames named one by one: what follows the last of them was not asked for.
+    """
+    duration, times_F = source.info.duration, source.times_F
+    if duration is None or times_F is None:
+        return None
+    if sampling.times is not None or (sampling.indices is not None and sampling.indices[-1] != len(times_F) - 1):
+        return None
+    return duration if sampling.end is None else min(sampling.end, duration)
 
 
 def picture_size(source: VideoSource, side: int) -> Resize:
