@@ -118,18 +118,15 @@ class VideoXLProcessor(ProcessorMixin):
         return cls(video_processor, tokenizer, tokens_per_group=config.tokens_per_group, video_token=video_token)
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Released folders have no processor files: build one from the config and the tokenizer."""
-        from pathlib import Path
-
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Released folders have no processor files: the processor is built from the config and the tokenizer."""
         from transformers import AutoConfig, AutoTokenizer
+        from transformers.utils import cached_file
 
-        folder = Path(pretrained_model_name_or_path)
-        if folder.is_dir() and not (folder / "processor_config.json").is_file():
-            config = AutoConfig.from_pretrained(folder)
-            made = cls.from_config(config, AutoTokenizer.from_pretrained(folder))
-            return [made.video_processor, made.tokenizer]
-        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        name = pretrained_model_name_or_path
+        if cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False) is not None:
+            return super().from_pretrained(name, **kwargs)
+        return cls.from_config(AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name))
 
     def __call__(
         self, text: Any = None, videos: Any = None, *, return_tensors: str | None = None, **kwargs: Any

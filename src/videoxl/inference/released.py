@@ -66,6 +66,8 @@ def check_history(history: list[Turn] | None) -> list[tuple[str, str]]:
             "chat_history must be what an earlier chat(..., return_history=True) returned: user and assistant turns "
             f"in alternation, got roles {roles}"
         )
+    if not all(isinstance(turn.get("content"), str) for turn in turns):
+        raise ValueError("chat_history must hold text: every turn needs a 'content' that is a string")
     texts = [turn["content"] for turn in turns]
     return list(zip(texts[::2], texts[1::2]))
 
