@@ -79,7 +79,7 @@ def end_of(source: VideoSource, sampling: Sampling) -> float | None:
         return None
     if sampling.times is not None or (sampling.indices is not None and sampling.indices[-1] != len(times_F) - 1):
         return None
-    return duration if sampling.end is None else min(sampling.end, duration)
+    return duration if sampling.end is None else min(float(sampling.end), duration)
 
 
 def picture_size(source: VideoSource, side: int) -> Resize:
