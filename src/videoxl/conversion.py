@@ -19,6 +19,8 @@ def convert_checkpoint(source: str, target: str, to: str) -> dict[str, Any]:
 
     if to not in LAYOUTS:
         raise ValueError(f"unknown layout {to!r}; allowed: {', '.join(LAYOUTS)}")
+    if Path(target).exists():
+        raise FileExistsError(f"{target} exists; give a new folder")
     if source != "tiny" or Path(source).exists():
         return convert(source, target, to)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory(prefix="videoxl-tiny-") as scratch:

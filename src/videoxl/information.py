@@ -35,7 +35,7 @@ def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
     layout = layout_of(folder)
     config = AutoConfig.from_pretrained(folder)
     why = {
-        "released": "config.json has the released model_type 'llava_qwen' and a SigLIP vision tower",
+        "released": "config.json is a released one (it has mm_vision_tower), and its vision tower is a SigLIP",
         "videoxl": "config.json has our model_type 'video_xl'",
     }[layout]
     return {

@@ -55,7 +55,8 @@ def rewrite(folder: Path, change) -> None:
 
 def set_config(folder: Path, **values) -> None:
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    config = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
 
 
 def set_tower(folder: Path, **values) -> None:
@@ -190,8 +191,11 @@ CONFIG_FAULTS = {
     "byte order mark": (add_byte_order_mark, r"config\.json of checkpoint is not valid JSON \(Unexpected UTF-8 BOM"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), r"is a 'list' model"),
     "none": (lambda f: (f / "config.json").unlink(), r"has no config\.json"),
-    "another kind": (lambda f: set_config(f, model_type="llama"), r"'llama' model; known are 'llava_qwen'"),
-    "no kind": (lambda f: set_config(f, model_type=None), r"is a None model"),
+    "another kind": (
+        lambda f: set_config(f, model_type="llama", mm_vision_tower=None),
+        r"'llama' model; known are released Video-XL-2 folders",
+    ),
+    "no kind": (lambda f: set_config(f, model_type=None, mm_vision_tower=None), r"is a None model"),
     "unknown tower": (lambda f: set_config(f, mm_vision_tower="eva/9"), r"vision tower 'eva/9'"),
     "clip tower": (lambda f: set_tower(f, model_type="clip_vision_model"), r"'clip_vision_model'"),
 }
@@ -204,6 +208,11 @@ def load(folder: Path) -> VideoXLForConditionalGeneration:
 def holds(loaded, model) -> bool:
     theirs = dict(model.named_parameters())
     return all(torch.equal(p, theirs[n]) for n, p in loaded.named_parameters())
+
+
+def test_a_released_folder_is_known_by_its_content_not_its_model_type(folder, model):
+    set_config(folder, model_type="whatever_the_hub_says")
+    assert holds(load(folder), model)
 
 
 @pytest.mark.parametrize(("damage", "message"), FAULTS.items(), ids=lambda v: getattr(v, "__name__", ""))

@@ -131,7 +131,7 @@ class VideoXLConfig(PreTrainedConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """As in transformers; a released flat ``config.json`` is translated."""
         found, unused = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if found.get("model_type") == LlavaQwenConfig.model_type:
+        if "mm_vision_tower" in found and "vision_config" not in found:  # whatever it calls its model_type
             return LlavaQwenConfig.from_dict(found, **{**unused, "name_or_path": pretrained_model_name_or_path})
         return cls.from_dict(found, **unused)
 

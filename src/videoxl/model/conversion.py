@@ -133,7 +133,13 @@ def checkpoint_bytes(folder: Path) -> int:
 
 def layout_of(folder: Path) -> Layout:
     """Which of the two layouts a checkpoint folder has, by its config."""
-    return "released" if read_config(folder).get("model_type") == "llava_qwen" else "videoxl"
+    return "released" if is_released(read_config(folder)) else "videoxl"
+
+
+def is_released(config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` is a released flat one. It names its vision tower, whatever its ``model_type`` says:
+    files on the Hub come with remote code and may name that."""
+    return "mm_vision_tower" in config and "vision_config" not in config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -145,10 +151,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"config.json of {folder.name} is not valid JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict) or found.get("model_type") not in ("llava_qwen", "video_xl"):
+    if not isinstance(found, dict) or (found.get("model_type") != "video_xl" and not is_released(found)):
         kind = found.get("model_type") if isinstance(found, dict) else type(found).__name__
         raise CheckpointError(
-            f"{folder.name} is a {kind!r} model; known are 'llava_qwen' (released Video-XL-2) and 'video_xl' (ours)"
+            f"{folder.name} is a {kind!r} model; known are released Video-XL-2 folders, whose config.json has an "
+            "'mm_vision_tower', and our 'video_xl'"
         )
     return found
 
@@ -283,7 +290,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], to: 
         raise FileExistsError(f"{target} exists; give a new folder")
     check_checkpoint_files(source)
     found = read_config(source)
-    klass = LlavaQwenConfig if found["model_type"] == "llava_qwen" else VideoXLConfig
+    klass = LlavaQwenConfig if is_released(found) else VideoXLConfig
     config = klass.from_dict(found, name_or_path=str(source))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
