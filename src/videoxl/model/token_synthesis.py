@@ -23,7 +23,7 @@ def regroup(features_FPC: torch.Tensor, frames_per_group: int) -> torch.Tensor:
     frames, positions, channels = features_FPC.shape
     T = frames_per_group
     split = features_FPC.reshape(frames // T, T, positions, channels // T, T)
-    return split.permute(0, 4, 2, 1, 3).reshape(frames // T, T, positions, channels)
+    return split.permute(0, 4, 2, 1, 3).reshape(frames // T, T, positions, channels).contiguous()
 
 
 def _pointwise(x: torch.Tensor, conv: nn.Conv1d | nn.Conv3d) -> torch.Tensor:
@@ -85,7 +85,8 @@ class TemporalAttention(nn.Module):
     def forward(self, x_GTPC: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         G, T, P, C = x_GTPC.shape
         x_NTC = x_GTPC.transpose(1, 2).reshape(G * P, T, C)
-        normed_NTC = self.norm(x_NTC.transpose(1, 2)).transpose(1, 2)
+        # contiguous: a linear layer on a transposed input becomes one small product per position when frozen
+        normed_NTC = self.norm(x_NTC.transpose(1, 2)).transpose(1, 2).contiguous()
         q, k, v = _pointwise(normed_NTC, self.qkv).chunk(3, dim=-1)
         q, k = q * C**-0.25, k * C**-0.25
         relative = torch.einsum("nqc,qkc->nqk", q, self.relative_position_k(T))
