@@ -40,7 +40,7 @@ class Plan:
     """Most frames of such a video that would fit, in whole groups; no more than ``frames``."""
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
-    """Rough estimate per phase; they may be off by a factor of two."""
+    """Rough estimate per phase, from operation counts and the device's rate; a factor of two off is normal."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -177,8 +177,10 @@ def make_plan(
     longest = memory_tokens + further
     fitting = frames_that_fit(config, len(timestamps), memory_tokens, further, itemsize, where.free_bytes - weights)
     flops = model_flops(config, len(timestamps), memory_tokens)
+    widths = {"vision": config.vision_config.hidden_size, "prefill": config.text_config.hidden_size}  # type: ignore[union-attr]
     seconds = {"decode": frames_decoded / where.decode_fps}
-    seconds |= {name: value / where.flops for name, value in flops.items()}
+    # matrices narrower than about a thousand do not reach the device's rate, in proportion
+    seconds |= {name: value / where.flops / min(1.0, widths[name] / 1024) for name, value in flops.items()}
     return Plan(
         frames=len(timestamps),
         video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
