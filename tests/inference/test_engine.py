@@ -298,8 +298,11 @@ def test_a_memory_says_what_it_is(memory):
 
 def test_progress_is_told_in_order(tiny, clip):
     told: list[tuple] = []
-    tiny.encode(clip, progress=lambda *step: told.append(step))
-    assert told == [("decode", 8, 8), ("prefill", 8, 8)]
+    memory = tiny.encode(clip, progress=lambda *step: told.append(step))
+    assert told == [("decode", 8, 8), ("vision", 8, 8), ("prefill", 8, 8)]
+    told.clear()
+    tiny.ask(memory, "What?", max_new_tokens=3, progress=lambda *step: told.append(step))
+    assert told == [("generate", n, 3) for n in (1, 2, 3)]
 
 
 def test_a_progress_bar_goes_to_stderr(tiny, clip, capsys):

@@ -26,8 +26,8 @@ class _Line:
         self.shown = ""
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
-        of = f" of {total:,} ({100 * done // total} %)" if total else ""
-        line = f"{phase}: {done:,}{of} {UNITS.get(phase, 'frames')}"
+        of, share = (f" of {total:,}", f" ({100 * done // total} %)") if total else ("", "")
+        line = f"{phase}: {done:,}{of} {UNITS.get(phase, 'frames')}{share}"
         last = total is not None and done >= total and phase in ("prefill", "generate")
         if sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
