@@ -16,10 +16,10 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
-    TextStreamer,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from videoxl.config import Generation
 from videoxl.inference.progress import Progress
@@ -99,7 +99,7 @@ def generate(
     cache: KVCache,
     settings: Generation,
     *,
-    streamer: TextStreamer | None = None,
+    streamer: BaseStreamer | None = None,
     cancelled: threading.Event | None = None,
     progress: Progress | None = None,
     output_logits: bool = False,
@@ -182,12 +182,38 @@ class TokenStream:
             self._thread.join()
 
 
-class _QueueStreamer(TextStreamer):
-    """Puts finished pieces of text on a queue."""
+class _QueueStreamer(BaseStreamer):
+    """Puts text on a queue as soon as its characters are complete.
+
+    transformers' own streamer waits for a space or line break, which some languages, and some answers, do not have.
+    """
 
     def __init__(self, tokenizer: Any, pieces: queue.SimpleQueue[str | _Failed | None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.tokenizer = tokenizer
         self.pieces = pieces
+        self._prompt_seen = False
+        self._told: list[int] = []  # the tokens of the last piece: what follows is decoded behind them
+        self._new: list[int] = []
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+    def put(self, value: torch.Tensor) -> None:
+        """Called by ``generate``: first with the prompt, then with each token."""
+        if not self._prompt_seen:
+            self._prompt_seen = True
+            return
+        self._new += value.flatten().tolist()
+        text = self._text()
+        if not text.endswith("\ufffd"):  # else a character whose last bytes are still to come
+            self._tell(text)
+
+    def end(self) -> None:
+        """Called by ``generate`` when it is done."""
+        self._tell(self._text())
+
+    def _text(self) -> str:
+        before = self.tokenizer.decode(self._told, skip_special_tokens=True)
+        return self.tokenizer.decode(self._told + self._new, skip_special_tokens=True)[len(before) :]
+
+    def _tell(self, text: str) -> None:
         self.pieces.put(text)
+        if self._new:
+            self._told, self._new = self._new, []

@@ -99,8 +99,8 @@ class TemporalAttention(nn.Module):
 class TemporalConv(nn.Module):
     """3x3x3 convolution that halves the time axis; replicate padding, in time only in front (SPEC 3.3).
 
-    Run as a 2-D convolution over the three frames each output reads, side by side as channels: the kernels for that
-    are good in every dtype, which cannot be said of 3-D ones.
+    Run as a 2-D convolution over the three frames each output reads, side by side as channels. On a CPU that is no
+    gain (``benchmarks/vision.py``); on GPUs 3-D convolutions in half precision have repeatedly lost their fast path.
     """
 
     def __init__(self, channels: int) -> None:
