@@ -89,7 +89,7 @@ def ask(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
     """Answer questions about a video."""
-    from videoxl.config import Generation, Sampling, decode_from_string, prefill_from_string
+    from videoxl.config import Generation, decode_from_string, prefill_from_string
     from videoxl.inference.engine import check_question
     from videoxl.inference.reading import open_for_model
 
@@ -97,9 +97,7 @@ def ask(
     generation = Generation(
         max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
     )
-    sampling = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
-    sampling |= {"start": start, "end": end}
-    Sampling(**sampling)  # type: ignore[arg-type]
+    sampling = _sampling(fps, max_fps, max_frames, num_frames, start, end)
     prefill_from_string(prefill)
     decode_from_string(decode)
     for text in question:
@@ -137,8 +135,7 @@ def chat(
     """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
     from videoxl.inference.reading import open_for_model
 
-    sampling = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
-    sampling |= {"start": start, "end": end}
+    sampling = _sampling(fps, max_fps, max_frames, num_frames, start, end)
     with open_for_model(video, fps=fps, strict=strict) as source:
         engine = _load(model, device, dtype, quantization)
         memory = engine.encode(source, **sampling, prefill=prefill, progress=True)
@@ -198,12 +195,7 @@ def plan(
         max_new_tokens=max_new_tokens,
         prefill=prefill,
         stream=stream,
-        fps=fps,
-        max_fps=max_fps,
-        max_frames=max_frames,
-        num_frames=num_frames,
-        start=start,
-        end=end,
+        **_sampling(fps, max_fps, max_frames, num_frames, start, end),
     )
     if as_json:
         _print_json(made.to_dict())
@@ -267,6 +259,23 @@ def demo(
     result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
     if as_json:
         _print_json(result)
+
+
+def _sampling(
+    fps: float | None,
+    max_fps: float | None,
+    max_frames: int | None,
+    num_frames: int | None,
+    start: float | None,
+    end: float | None,
+) -> dict[str, Any]:
+    """The sampling settings by name, checked before anything slow begins."""
+    from videoxl.config import Sampling
+
+    settings: dict[str, Any] = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
+    settings |= {"start": start, "end": end}
+    Sampling(**settings)
+    return settings
 
 
 def _load(model: str, device: str, dtype: str, quantization: str | None) -> Any:

@@ -172,6 +172,10 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
         list(run_parity(folder))
 
 
-def test_a_kind_that_no_case_has_is_refused():
-    with pytest.raises(ValueError, match="no case of kind v1_trace; the folder has v2_dts"):
-        list(run_parity(GOLDEN, ["v1_trace"]))
+def test_a_kind_that_nobody_knows_is_refused_and_one_the_folder_lacks_is_not(folder):
+    with pytest.raises(ValueError, match="unknown kind v2_dst; known are v2_dts"):
+        list(run_parity(GOLDEN, ["v2_dst"]))
+    cases = json.loads((folder / "cases.json").read_text())
+    cases["cases"] = [c for c in cases["cases"] if c["kind"] == "v2_time_in_prompt"]
+    (folder / "cases.json").write_text(json.dumps(cases))
+    assert [r.kind for r in run_parity(folder, ["v2_train", "v2_time_in_prompt"])] == ["v2_time_in_prompt"]

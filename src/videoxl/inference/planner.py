@@ -12,7 +12,7 @@ from videoxl.config import DEFAULT_SYSTEM_PROMPT, FullPrefill, PrefillStrategy, 
 from videoxl.errors import DoesNotFitError
 from videoxl.inference.hardware import Hardware, hardware
 from videoxl.inference.prefill import GROUPS_PER_TILE
-from videoxl.inference.prompt import ChatFormat, visual_span
+from videoxl.inference.prompt import ChatFormat, span_for
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -163,14 +163,7 @@ def make_plan(
     notes: tuple[str, ...] = (),
 ) -> Plan:
     """Put the numbers together. ``weights`` is 0 when they are already on the device."""
-    span = visual_span(
-        timestamps,
-        chat_format.tokenize,
-        frames_per_group=config.frames_per_group,
-        tokens_per_group=config.tokens_per_group,
-        video_token_id=config.video_token_id,
-        end_s=video_end,
-    )
+    span = span_for(config, timestamps, chat_format.tokenize, video_end)
     memory_tokens = len(chat_format.prefix(system)) + len(span.ids)
     question_tokens = len(chat_format.suffix(question)) if question else 0
     further = question_tokens + max_new_tokens

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from videoxl.inference.progress import Progress
-from videoxl.inference.prompt import Tokenize, VisualSpan, visual_span
+from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
@@ -94,15 +94,7 @@ class Prefill:
         self.clock = Clock(self.vision_device)
 
     def span_of(self, timestamps: Sequence[float], end_s: float | None = None) -> VisualSpan:
-        config = self.model.config
-        return visual_span(
-            timestamps,
-            self.tokenize,
-            frames_per_group=config.frames_per_group,
-            tokens_per_group=config.tokens_per_group,
-            video_token_id=config.video_token_id,
-            end_s=end_s,
-        )
+        return span_for(self.model.config, timestamps, self.tokenize, end_s)
 
     @torch.inference_mode()
     def run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 
@@ -83,6 +84,30 @@ def visual_span(
         ids += [video_token_id] * tokens_per_group
         groups.append(Group(times[first], group_end, begin, visual, len(ids)))
     return VisualSpan(tuple(ids), tuple(groups))
+
+
+class SpanSizes(Protocol):
+    """The part of a model's configuration that the visual span depends on."""
+
+    frames_per_group: int
+    video_token_id: int
+
+    @property
+    def tokens_per_group(self) -> int: ...
+
+
+def span_for(
+    config: SpanSizes, timestamps: Sequence[float], tokenize: Tokenize, end_s: float | None = None
+) -> VisualSpan:
+    """:func:`visual_span` with the sizes of a model."""
+    return visual_span(
+        timestamps,
+        tokenize,
+        frames_per_group=config.frames_per_group,
+        tokens_per_group=config.tokens_per_group,
+        video_token_id=config.video_token_id,
+        end_s=end_s,
+    )
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from videoxl.inference.prompt import (
     IMAGE_TOKEN_INDEX,
     expand_placeholder,
     round_time,
+    span_for,
     time_text,
     times_to_seconds,
-    visual_span,
 )
 from videoxl.model.conversion import to_native
 from videoxl.model.token_synthesis import regroup
@@ -121,7 +121,7 @@ def pure(case: Case, model: Any) -> None:
     times = case.spec["timestamps"]
     at = prompt.index(IMAGE_TOKEN_INDEX)
     case.compare_equal("image_at", at, case.spec["image_at"])
-    span = _span(model, times, tokenize)
+    span = span_for(model.config, times, tokenize)
     group = model.config.frames_per_group
     case.compare("time_embedding", span.ids)
     case.compare_equal("group_texts", [time_text(t) for t in times[::group]], case.spec["group_texts"])
@@ -141,17 +141,6 @@ def pure(case: Case, model: Any) -> None:
 def _tiles(pixels: torch.Tensor, times: list[float], size: int) -> Iterator[Tile]:
     for first in range(0, len(times), size):
         yield Tile(pixels[first : first + size], tuple(times[first : first + size]))
-
-
-def _span(model: Any, times: list[float], tokenize: Callable[[str], list[int]]) -> Any:
-    config = model.config
-    return visual_span(
-        times,
-        tokenize,
-        frames_per_group=config.frames_per_group,
-        tokens_per_group=config.tokens_per_group,
-        video_token_id=config.video_token_id,
-    )
 
 
 def _compare_generated(case: Case, model: Any, ids: list[int], cache: Any) -> None:
@@ -186,7 +175,7 @@ def pure_image(case: Case, model: Any) -> None:
 def train(case: Case, model: Any) -> None:
     """Loss and gradient norms of every weight that is trained; the vision tower is frozen."""
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
-    span = _span(model, case.spec["timestamps"], text_tokenizer(case.needs_model()["special_ids"]))
+    span = span_for(model.config, case.spec["timestamps"], text_tokenizer(case.needs_model()["special_ids"]))
     case.compare("time_embedding", span.ids)
     ids, labels = expand_placeholder(prompt, span.ids, case.expected("labels").tolist())
     frozen = [to_native(f"{prefix}.").rstrip(".") for prefix in case.spec["params_without_grad_prefixes"]]
