@@ -388,6 +388,21 @@ def test_bitsandbytes_on_the_cpu(whole, kind):
     assert len(engine.ask(memory, "What?", max_new_tokens=3).token_ids) in (1, 2, 3)
 
 
+def test_a_torchao_config_is_handed_through(whole):
+    require("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    kept = ["model.vision_tower", "model.token_synthesis", "model.multi_modal_projector", "lm_head"]
+    config = TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=kept)
+    engine = videoxl.load(str(whole), device="cpu", quantization=config)
+    weights = dict(engine.model.named_parameters())
+    quantised = [name for name, w in weights.items() if type(w) not in (torch.nn.Parameter, torch.Tensor)]
+    assert len(quantised) == 2 * 7
+    memory = engine.encode(frames=torch.zeros(4, 3, 28, 28, dtype=torch.uint8))
+    assert len(engine.ask(memory, "What?", max_new_tokens=3).token_ids) in (1, 2, 3)
+
+
 def test_a_missing_quantiser_says_which_extra_brings_it(whole, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(videoxl.MissingDependencyError, match=r"pip install 'videoxl\[quant\]'"):

@@ -12,7 +12,7 @@ import torch
 
 from videoxl.errors import CheckpointError, MissingDependencyError
 from videoxl.inference.hardware import free_host_bytes
-from videoxl.model.conversion import checkpoint_bytes, read_config
+from videoxl.model.conversion import checkpoint_bytes, plain_values, read_config
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 TINY = "tiny"
@@ -156,7 +156,7 @@ def model_fingerprint(model: Any) -> str:
     for name, parameter in model.named_parameters():
         digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
         if not parameter.is_meta:
-            head = parameter.detach().flatten()[:16].contiguous().view(torch.uint8)
+            head = plain_values(parameter).flatten()[:16].contiguous().view(torch.uint8)
             digest.update(head.cpu().numpy().tobytes())
     return digest.hexdigest()
 

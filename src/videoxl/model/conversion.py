@@ -15,12 +15,12 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import nn
 
 from videoxl.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # (name begins with this in a released file, name begins with this in ours)
 RENAMES: tuple[tuple[str, str], ...] = (
@@ -207,11 +207,18 @@ def _is_deleted_vision_layer(name: str, model: nn.Module) -> bool:
     return layers is not None and f"vision_tower.encoder.layers.{layers.num_hidden_layers}." in to_native(name)
 
 
+def plain_values(parameter: torch.Tensor) -> torch.Tensor:
+    """The values of a weight as an ordinary tensor; torchao's quantised ones are tensors of their own kind."""
+    values = parameter.detach()
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    return values if type(values) in kinds or not hasattr(values, "dequantize") else values.dequantize()
+
+
 def _non_finite(model: nn.Module) -> Iterator[str]:
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or parameter.is_meta:
             continue
-        for piece in parameter.detach().flatten().split(1 << 26):  # bounds the temporary mask
+        for piece in plain_values(parameter).flatten().split(1 << 26):  # bounds the temporary mask
             if not bool(piece.isfinite().all()):
                 yield name
                 break
