@@ -142,3 +142,12 @@ def test_the_system_prompt_is_part_of_the_memory(tiny, pictures):
         "<|im_start|>system\nBe brief.<|im_end|>"
     )
     assert len(plain.token_ids) - plain.prefix_length == len(other.token_ids) - other.prefix_length
+
+
+def test_frames_may_come_as_a_generator_or_numpy_numbers_and_an_opened_video_stays_open(tiny, clip):
+    with videoxl.open_video(clip) as source:
+        listed = tiny.encode(source, frames=[0, 5, 10])
+        drawn = tiny.encode(source, frames=(n for n in (0, 5, 10)))
+        counted = tiny.encode(source, frames=np.array([0, 5, 10]))
+    assert listed.timestamps == drawn.timestamps == counted.timestamps
+    assert len(listed.timestamps) == 3

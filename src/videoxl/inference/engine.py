@@ -91,7 +91,8 @@ class VideoXL:
 
         Args:
             video: a video file, a picture, a folder or list of pictures, an array or tensor ``[F, H, W, 3]`` or
-                ``[F, 3, H, W]``, or an iterator of (picture, seconds).
+                ``[F, 3, H, W]``, an iterator of (picture, seconds), or what :func:`videoxl.open_video` returned (which
+                stays open, and has its own ``stream``, ``reader``, ``limits``, ``strict`` and ``timestamps``).
             fps, max_fps, max_frames, num_frames, start, end: see :class:`Sampling`. Default: one frame a second, at
                 most 2,048. For pictures and arrays without ``timestamps``, ``fps`` is the rate they were taken at and
                 all of them are read.

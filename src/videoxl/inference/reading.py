@@ -53,8 +53,9 @@ def choose_sampling(
     if sampling is not None:
         return sampling, frames_per_group if from_file and sampling.times is None and sampling.indices is None else 1
     if frames is not None:
-        numbered = all(isinstance(frame, Integral) for frame in frames)
-        chosen = tuple(int(frame) if numbered else float(frame) for frame in frames)
+        chosen = tuple(frames)
+        numbered = all(isinstance(frame, Integral) for frame in chosen)
+        chosen = tuple(int(frame) if numbered else float(frame) for frame in chosen)
         settings: dict[str, Any] = {**given, "indices" if numbered else "times": chosen}
         return Sampling(**settings), 1
     if source.times_F is None:
