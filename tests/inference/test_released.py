@@ -148,13 +148,14 @@ def test_the_history_holds_text_that_cannot_become_turns(clip, model, tokenizer)
 
 
 def test_nothing_is_left_behind_between_calls(clip, model, tokenizer):
-    config = model.config.to_dict()
+    config, generation = model.config.to_dict(), model.generation_config.to_dict()
     alone = model.chat(str(clip), tokenizer, "What?", return_history=False, **CALL)
     model.chat(
         str(clip), tokenizer, "Else?", max_num_frames=4, generation_config={"do_sample": True, "max_new_tokens": 3}
     )
     assert model.chat(str(clip), tokenizer, "What?", return_history=False, **CALL) == alone
     assert model.config.to_dict() == config
+    assert model.generation_config.to_dict() == generation
 
 
 @pytest.mark.parametrize(

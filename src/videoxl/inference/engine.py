@@ -20,16 +20,17 @@ from videoxl.config import (
     decode_from_string,
     prefill_from_string,
 )
-from videoxl.errors import CheckpointError, VideoError
+from videoxl.errors import VideoError
 from videoxl.inference.answers import Answer, Piece, Span, Usage
 from videoxl.inference.generation import TokenStream, finish_reason, generate
-from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint
+from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
 from videoxl.inference.planner import require_fit
 from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Prefilled, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.model.videoxl import require_family
 from videoxl.video import Selection, VideoLimits, VideoSource
 from videoxl.video.frames import OpenSelection
 
@@ -59,6 +60,11 @@ class VideoXL:
     def device(self) -> torch.device:
         """Where ids go in and logits come out."""
         return self.model.model.text_device
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids at which an answer ends."""
+        return end_tokens(self.model, self.tokenizer)
 
     @property
     def dtype(self) -> str:
@@ -228,7 +234,7 @@ class VideoXL:
     ) -> Iterator[Piece]:
         begin = time.perf_counter()
         cache = memory.cache.fork(reserve=len(ids) + generation.max_new_tokens)
-        tokens = TokenStream(self.model, self.tokenizer, ids, cache, generation)
+        tokens = TokenStream(self.model, self.tokenizer, ids, cache, generation, self.end_ids)
         for text in tokens:
             yield Piece(text)
         answer = self._finish(memory, ids, tokens.new_ids, decode, time.perf_counter() - begin)
@@ -246,7 +252,7 @@ class VideoXL:
         """The answer, and the cache that now also holds question and answer."""
         begin = time.perf_counter()
         grown = cache.fork(reserve=len(ids) + generation.max_new_tokens)
-        new_ids = generate(self.model, ids, grown, generation, progress=progress)
+        new_ids = generate(self.model, ids, grown, generation, progress=progress, end_ids=self.end_ids)
         return self._finish(memory, ids, new_ids, decode, time.perf_counter() - begin), grown
 
     def _finish(
@@ -268,7 +274,7 @@ class VideoXL:
             sampling=paid["sampling"],
             device=str(self.device),
             dtype=self.dtype,
-            finish_reason=finish_reason(self.model, new_ids),
+            finish_reason=finish_reason(new_ids, self.end_ids),
         )
         text = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
         spans = (Span(memory.groups[0].start_s, memory.groups[-1].end_s, 1.0),)
@@ -420,6 +426,5 @@ def load(
         CheckpointError: the folder is incomplete, damaged, or of an unknown family.
     """
     loaded: LoadedModel = load_model(name, device=device, dtype=dtype, attention=attention, quantization=quantization)
-    if loaded.model.config.family != "video-xl-2":
-        raise CheckpointError(f"{name} is a {loaded.model.config.family} model, which this version cannot run")
+    require_family(loaded.model.config, "video-xl-2")
     return VideoXL(loaded.model, loaded.tokenizer, name=name)

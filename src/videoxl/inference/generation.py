@@ -74,7 +74,10 @@ class _Reported(StoppingCriteria):
 
 
 def generation_config(
-    model: VideoXLForConditionalGeneration, settings: Generation, output_logits: bool = False
+    model: VideoXLForConditionalGeneration,
+    settings: Generation,
+    end_ids: Sequence[int] = (),
+    output_logits: bool = False,
 ) -> GenerationConfig:
     """What ``generate`` is told. Sampling settings in the checkpoint's own file have no say here."""
     stored = model.generation_config
@@ -83,8 +86,8 @@ def generation_config(
         num_beams=settings.num_beams,
         do_sample=False,
         repetition_penalty=settings.repetition_penalty or 1.0,
-        eos_token_id=stored.eos_token_id,
-        pad_token_id=stored.pad_token_id,
+        eos_token_id=list(end_ids) or None,
+        pad_token_id=end_ids[0] if stored.pad_token_id is None and end_ids else stored.pad_token_id,
         bos_token_id=stored.bos_token_id,
         use_cache=True,
         return_dict_in_generate=True,
@@ -102,11 +105,13 @@ def generate(
     streamer: BaseStreamer | None = None,
     cancelled: threading.Event | None = None,
     progress: Progress | None = None,
+    end_ids: Sequence[int] = (),
     output_logits: bool = False,
 ) -> Any:
     """New token ids after ``ids``, the first ``S`` of which are in ``cache`` (which grows).
 
-    Returns the list of ids, or transformers' output object with ``output_logits``.
+    It stops at one of ``end_ids`` or after ``max_new_tokens``. Returns the list of ids, or transformers' output object
+    with ``output_logits``.
     """
     device = model.model.text_device
     input_ids = torch.tensor([list(ids)], device=device)
@@ -118,7 +123,7 @@ def generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
         past_key_values=cache,
-        generation_config=generation_config(model, settings, output_logits),
+        generation_config=generation_config(model, settings, end_ids, output_logits),
         logits_processor=processors,
         streamer=streamer,
         stopping_criteria=watchers,
@@ -126,11 +131,9 @@ def generate(
     return out if output_logits else out.sequences[0, len(ids) :].tolist()
 
 
-def finish_reason(model: VideoXLForConditionalGeneration, new_ids: Sequence[int]) -> FinishReason:
+def finish_reason(new_ids: Sequence[int], end_ids: Sequence[int]) -> FinishReason:
     """``stop`` when the model ended the answer itself, ``length`` when ``max_new_tokens`` did."""
-    eos = model.generation_config.eos_token_id
-    ends = eos if isinstance(eos, list) else [eos]
-    return "stop" if new_ids and new_ids[-1] in ends else "length"
+    return "stop" if new_ids and new_ids[-1] in end_ids else "length"
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class TokenStream:
         ids: Sequence[int],
         cache: KVCache,
         settings: Generation,
+        end_ids: Sequence[int] = (),
     ) -> None:
         if settings.num_beams > 1:
             raise ValueError(f"num_beams={settings.num_beams} cannot be streamed: beams are compared at the end")
@@ -158,13 +162,26 @@ class TokenStream:
         self._pieces: queue.SimpleQueue[str | _Failed | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._thread = threading.Thread(
-            target=self._work, args=(model, tokenizer, ids, cache, settings), name="videoxl-generate", daemon=True
+            target=self._work,
+            args=(model, tokenizer, ids, cache, settings, end_ids),
+            name="videoxl-generate",
+            daemon=True,
         )
 
-    def _work(self, model: Any, tokenizer: Any, ids: Sequence[int], cache: KVCache, settings: Generation) -> None:
+    def _work(
+        self,
+        model: Any,
+        tokenizer: Any,
+        ids: Sequence[int],
+        cache: KVCache,
+        settings: Generation,
+        end_ids: Sequence[int],
+    ) -> None:
         try:
             streamer = _QueueStreamer(tokenizer, self._pieces)
-            self.new_ids = generate(model, ids, cache, settings, streamer=streamer, cancelled=self._cancelled)
+            self.new_ids = generate(
+                model, ids, cache, settings, streamer=streamer, cancelled=self._cancelled, end_ids=end_ids
+            )
             self._pieces.put(None)
         except BaseException as error:  # noqa: BLE001  (handed to the reader, which raises it)
             self._pieces.put(_Failed(error))

@@ -37,7 +37,7 @@ def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantizati
 
         if quantization is not None:
             raise ValueError("the embedded model 'tiny' is built from a seed and cannot be quantised; load a folder")
-        model = tiny_model(dtype=_dtype(dtype) or torch.float32)
+        model = tiny_model(dtype=parse_dtype(dtype) or torch.float32)
         model.set_attn_implementation(_attention(attention))
         return LoadedModel(model.to(target), tiny_tokenizer())
     folder = resolve(name)
@@ -49,7 +49,10 @@ def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantizati
         quantization_config=quantization_config(quantization),
     )
     tokenizer = load_tokenizer(folder)
-    set_end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
+    model.generation_config.eos_token_id = ends  # so that plain `generate` stops where this package does
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return LoadedModel(model.eval(), tokenizer)
 
 
@@ -85,16 +88,13 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def set_end_tokens(model: Any, tokenizer: Any) -> None:
-    """An answer ends at the checkpoint's own end tokens or at ``<|im_end|>``."""
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Ids at which an answer ends: the checkpoint's own end tokens and ``<|im_end|>``. Changes nothing."""
     stored = model.generation_config.eos_token_id
     stored = stored if stored is not None else model.config.text_config.eos_token_id
     ends = list(stored) if isinstance(stored, (list, tuple)) else [stored] if stored is not None else []
     turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    model.generation_config.eos_token_id = ends if turn_end in ends else [*ends, turn_end]
-    if model.generation_config.pad_token_id is None:
-        pad = tokenizer.pad_token_id
-        model.generation_config.pad_token_id = pad if pad is not None else model.generation_config.eos_token_id[0]
+    return ends if turn_end in ends else [*ends, turn_end]
 
 
 def pick_device(device: Any) -> Any:
@@ -108,7 +108,8 @@ def pick_device(device: Any) -> Any:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(dtype: Any) -> torch.dtype | None:
+def parse_dtype(dtype: Any) -> torch.dtype | None:
+    """A torch dtype from itself or its name; None for ``auto``. Raises ``ValueError`` for other names."""
     if dtype == "auto" or isinstance(dtype, torch.dtype):
         return None if dtype == "auto" else dtype
     names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -120,10 +121,10 @@ def _dtype(dtype: Any) -> torch.dtype | None:
 
 def pick_dtype(dtype: Any, folder: Path, device: Any) -> torch.dtype:
     """The checkpoint's dtype on an accelerator. On a CPU float32, which is faster and exact, if it fits, else bf16."""
-    if (chosen := _dtype(dtype)) is not None:
+    if (chosen := parse_dtype(dtype)) is not None:
         return chosen
     config = read_config(folder)
-    stored = _dtype(config.get("dtype") or config.get("torch_dtype") or "float32") or torch.float32
+    stored = parse_dtype(config.get("dtype") or config.get("torch_dtype") or "float32") or torch.float32
     if not (isinstance(device, torch.device) and device.type == "cpu"):
         return stored
     weights = checkpoint_bytes(folder) * torch.float32.itemsize // stored.itemsize

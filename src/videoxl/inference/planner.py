@@ -10,7 +10,7 @@ import torch
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, FullPrefill, PrefillStrategy, Sampling, prefill_from_string
 from videoxl.errors import DoesNotFitError
-from videoxl.inference.hardware import Hardware, hardware
+from videoxl.inference.hardware import Hardware, free_host_bytes, hardware
 from videoxl.inference.prefill import GROUPS_PER_TILE
 from videoxl.inference.prompt import ChatFormat, span_for
 from videoxl.model.configuration import VideoXLConfig
@@ -220,8 +220,6 @@ def free_device_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
-    from videoxl.inference.hardware import free_host_bytes
-
     return free_host_bytes()
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from videoxl.config import Generation, Sampling
 from videoxl.inference.engine import VideoXL, check_question
-from videoxl.inference.loading import set_end_tokens
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -46,7 +45,6 @@ class VideoXLForCausalLM(VideoXLForConditionalGeneration):
         require_dense(self.config)
         history = check_history(chat_history)
         generation = released_generation(generation_config)
-        set_end_tokens(self, tokenizer)
         engine = VideoXL(self, tokenizer)
         sampling = Sampling(fps=sample_fps, max_fps=max_sample_fps, max_frames=max_num_frames)
         memory = engine.encode(video_path, sampling=sampling)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import TINY, is_model_folder, load_tokenizer, pick_dtype
+from videoxl.inference.loading import TINY, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
 from videoxl.inference.prompt import ChatFormat
 from videoxl.model.configuration import VideoXLConfig, native_config_dict
 from videoxl.model.tiny import tiny_config, tiny_tokenizer
@@ -48,9 +48,7 @@ class Specification:
 
 def specification(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> Specification:
     """Of ``"tiny"``, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
-    from videoxl.inference.loading import _dtype
-
-    chosen = _dtype(dtype)
+    chosen = parse_dtype(dtype)
     if model == TINY:
         tokenizer = tiny_tokenizer()
         return Specification(tiny_config(tokenizer), _chat_format(tokenizer), chosen or torch.float32)
