@@ -17,6 +17,7 @@ import torch
 
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
+from videoxl.inference.writers import CacheWriter, FullWriter
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
@@ -81,7 +82,7 @@ class Prefilled:
 
 
 class Prefill:
-    """Full causal prefill (SPEC: "pure" mode) of one video after ``prefix_ids``."""
+    """Reads one video: frames through the vision side, visual tokens to a :class:`CacheWriter`."""
 
     def __init__(
         self, model: VideoXLForConditionalGeneration, tokenize: Tokenize, *, progress: Progress | None = None
@@ -89,8 +90,7 @@ class Prefill:
         self.model = model
         self.tokenize = tokenize
         self.progress = progress or (lambda phase, done, total: None)
-        patch = model.model.vision_tower.embeddings.patch_embedding.weight  # never quantised, unlike linear layers
-        self.vision_device, self.vision_dtype = patch.device, patch.dtype
+        self.vision_device, self.vision_dtype = model.model.vision_device, model.model.vision_dtype
         self.clock = Clock(self.vision_device)
 
     def span_of(self, timestamps: Sequence[float], end_s: float | None = None) -> VisualSpan:
@@ -102,36 +102,36 @@ class Prefill:
         prefix_ids: Sequence[int],
         stream: Iterator[Tile],
         *,
+        writer: CacheWriter | None = None,
         expected_frames: int | None = None,
         expected_tokens: int = 0,
         end_s: float | None = None,
     ) -> Prefilled:
-        """Consume ``stream``. ``expected_*`` serve progress and buffer sizes only; ``end_s`` is the video's end."""
-        cache = KVCache(self._num_layers, reserve=expected_tokens)
-        ids: list[int] = []
+        """Consume ``stream``. ``expected_*`` serve progress and buffer sizes only; ``end_s`` is the video's end.
+
+        ``writer`` says how the language model reads; default :class:`FullWriter`.
+        """
+        writer = writer or FullWriter(self.model, prefix_ids, reserve=expected_tokens)
         times: list[float] = []
         begin = time.perf_counter()
         for tile in stream:
             self.clock.measure("decode", begin)
             times += tile.timestamps
             self.progress("decode", len(times), expected_frames)
-            tile_ids = [*([] if ids else prefix_ids), *self.span_of(tile.timestamps).ids]
             begin = time.perf_counter()
             tokens = self._visual_tokens(tile.pixels)
             self.clock.measure("vision", begin)
             self.progress("vision", len(times), expected_frames)
             begin = time.perf_counter()
-            self._forward(tile_ids, tokens, cache)
+            writer.add(self.span_of(tile.timestamps), tokens)
             self.clock.measure("prefill", begin)
-            ids += tile_ids
             self.progress("prefill", len(times), expected_frames)
             begin = time.perf_counter()
+        begin = time.perf_counter()
+        writer.finish()
+        self.clock.measure("prefill", begin)
         span = self.span_of(times, end_s)
-        return Prefilled(cache, tuple(ids), len(prefix_ids), tuple(times), span, self.clock.rounded())
-
-    @property
-    def _num_layers(self) -> int:
-        return int(self.model.config.text_config.num_hidden_layers)  # type: ignore[union-attr]
+        return Prefilled(writer.cache, tuple(writer.ids), len(prefix_ids), tuple(times), span, self.clock.rounded())
 
     def _visual_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         config = self.model.config
@@ -139,9 +139,3 @@ class Prefill:
         if pixels.dtype == torch.uint8:
             pixels = normalize_pixels(pixels, config.image_mean, config.image_std, self.vision_dtype)
         return self.model.model.encode_frames(pixels.to(self.vision_dtype)).flatten(0, 1)
-
-    def _forward(self, ids: Sequence[int], tokens_PD: torch.Tensor, cache: KVCache) -> None:
-        base = self.model.model
-        ids_BL = torch.tensor([ids], device=base.text_device)
-        embeds = base.place_video(base.get_input_embeddings()(ids_BL), ids_BL, tokens_PD)
-        base.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)

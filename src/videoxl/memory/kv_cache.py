@@ -61,6 +61,11 @@ class GrowingLayer(DynamicLayer):
         same_batch = not seen or self.keys.shape[0] == self._buffers[0].shape[0]
         return same_batch and (not seen or self.keys.data_ptr() == self._buffers[0].data_ptr())
 
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens; does nothing to a shorter layer."""
+        if self.get_seq_length() > length:
+            self.crop(length - self.get_seq_length())
+
     def fork(self, reserve: int = 0) -> GrowingLayer:
         """A layer with the same content that copies it when it first grows, to ``reserve`` tokens of room."""
         other = GrowingLayer()
@@ -95,6 +100,11 @@ class KVCache(Cache):
         other = KVCache(0)
         other.layers = [layer.fork(reserve) for layer in self.layers]
         return other
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens of every layer."""
+        for layer in self.layers:
+            layer.truncate(length)
 
     @property
     def nbytes(self) -> int:

@@ -108,6 +108,8 @@ class VideoXLConfig(PreTrainedConfig):
     """Id that holds the place of one visual token of a still image; may equal ``video_token_id``."""
     image_mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5)
+    beacon_param: tuple[str, ...] | list[str] = ()
+    """Which of ``q``, ``k``, ``v`` beacons have a projection of their own for; none: there are no beacons."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         # done here, not by the base class, whose way of doing it differs between the versions we support

@@ -7,7 +7,7 @@ through the renames of :mod:`videoxl.model.conversion`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -24,6 +24,7 @@ from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
+from videoxl.model.language import LanguageModel
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
@@ -114,7 +115,9 @@ class VideoXLModel(VideoXLPreTrainedModel):
             max_distance=config.synthesis_max_distance,
         )
         self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
-        self.language_model = AutoModel.from_config(text)
+        self.language_model = (
+            LanguageModel(text, config.beacon_param) if text.model_type == "qwen2" else AutoModel.from_config(text)
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -127,6 +130,24 @@ class VideoXLModel(VideoXLPreTrainedModel):
     def text_device(self) -> torch.device:
         """Where ids go in."""
         return cast(torch.Tensor, self.get_input_embeddings().weight).device
+
+    @property
+    def num_text_layers(self) -> int:
+        return int(cast(Any, self.config.text_config).num_hidden_layers)
+
+    @property
+    def _patch_weight(self) -> torch.Tensor:
+        """Never quantised, unlike linear layers."""
+        return cast(torch.Tensor, self.vision_tower.embeddings.patch_embedding.weight)
+
+    @property
+    def vision_device(self) -> torch.device:
+        """Where pictures go in."""
+        return self._patch_weight.device
+
+    @property
+    def vision_dtype(self) -> torch.dtype:
+        return self._patch_weight.dtype
 
     def synthesize(self, features_FPC: torch.Tensor) -> torch.Tensor:
         """Token synthesis of whole groups: ``[F, token_grid^2, C] -> [F / frames_per_group, token_grid^2, C]``."""
@@ -215,6 +236,11 @@ class VideoXLModel(VideoXLPreTrainedModel):
     def place_video(self, embeds_BLD: torch.Tensor, input_ids: torch.Tensor, tokens_PD: torch.Tensor) -> torch.Tensor:
         """Write the visual tokens of videos over the placeholders in ``input_ids`` ``[B, L]``, in order."""
         return self._place(embeds_BLD, input_ids, self.config.video_token_id, tokens_PD, "videos")
+
+    def embed_span(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> torch.Tensor:
+        """Embeddings ``[1, L, D]`` of ids with the visual tokens in the places of their placeholders."""
+        ids_BL = torch.tensor([list(ids)], device=self.text_device)
+        return self.place_video(self.get_input_embeddings()(ids_BL), ids_BL, tokens_PD)
 
     def embed(
         self,
