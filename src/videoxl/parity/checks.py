@@ -24,6 +24,7 @@ from videoxl.inference.prompt import (
 from videoxl.model.conversion import to_native
 from videoxl.model.token_synthesis import regroup
 from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
+from videoxl.parity import v1_inputs
 from videoxl.parity.golden import Case, GoldenError, noise, picture
 from videoxl.video import Resize
 from videoxl.video.frames import ResizeMode
@@ -278,6 +279,9 @@ def time_in_prompt(case: Case, model: Any) -> None:
 
 
 CHECKS: dict[str, Check] = {
+    "v1_anyres_grid": v1_inputs.anyres_grid,
+    "v1_preprocess": v1_inputs.preprocess,
+    "v1_sampling": v1_inputs.sampling,
     "v2_dts": token_synthesis,
     "v2_encode": encode,
     "v2_pure": pure,
