@@ -23,7 +23,7 @@ GRID_SIDES = (224, 336, 384, 448, 512)
 """Crop sides for which the released code knows the notation with "x"."""
 
 
-def parse_pinpoints(pinpoints: Pinpoints, side: int) -> list[Size]:
+def parse_pinpoints(pinpoints: Pinpoints | None, side: int) -> list[Size]:
     """Allowed resolutions (width, height) in pixels, in their order, for crops of ``side`` pixels.
 
     ``"(1x1),...,(6x6)"`` stands for all grids between the first and the last pair, in crops; anything else lists the
@@ -34,7 +34,7 @@ def parse_pinpoints(pinpoints: Pinpoints, side: int) -> list[Size]:
         return _grid_range(pinpoints, side)
     try:
         listed = ast.literal_eval(pinpoints) if isinstance(pinpoints, str) else pinpoints
-        sizes = [(int(width), int(height)) for width, height in listed]
+        sizes = [(int(width), int(height)) for width, height in listed]  # type: ignore[union-attr]
     except (ValueError, TypeError, SyntaxError):
         raise ValueError(
             f"image_grid_pinpoints must be pairs of pixels such as [[336, 672], [672, 336]] or a range such as "
@@ -80,7 +80,7 @@ def grid_shape(size: Size, pinpoints: Pinpoints, side: int) -> Size:
     return width // side, height // side
 
 
-def cut_crops(picture_HWC: np.ndarray, pinpoints: Pinpoints, side: int) -> np.ndarray:
+def cut_crops(picture_HWC: np.ndarray, pinpoints: Pinpoints | None, side: int) -> np.ndarray:
     """One picture as its base crop and the crops of its grid, row by row.
 
     uint8 ``[H, W, 3]`` -> uint8 ``[1 + columns x rows, side, side, 3]``. Everything is resized with Pillow's bicubic
