@@ -106,16 +106,17 @@ def generate(
     cancelled: threading.Event | None = None,
     progress: Progress | None = None,
     end_ids: Sequence[int] = (),
+    stopping_criteria: Sequence[StoppingCriteria] = (),
     output_logits: bool = False,
 ) -> Any:
     """New token ids after ``ids``, the first ``S`` of which are in ``cache`` (which grows).
 
-    It stops at one of ``end_ids`` or after ``max_new_tokens``. Returns the list of ids, or transformers' output object
-    with ``output_logits``.
+    It stops at one of ``end_ids``, by ``stopping_criteria``, or after ``max_new_tokens``. Returns the list of ids, or
+    transformers' output object with ``output_logits``.
     """
     device = model.model.text_device
     input_ids = torch.tensor([list(ids)], device=device)
-    watchers = StoppingCriteriaList([_Cancelled(cancelled)] if cancelled else [])
+    watchers = StoppingCriteriaList([*stopping_criteria, *([_Cancelled(cancelled)] if cancelled else [])])
     if progress:
         watchers.append(_Reported(progress, len(ids), settings.max_new_tokens))
     processors = LogitsProcessorList([SeededSampler(settings, device)] if settings.do_sample else [])

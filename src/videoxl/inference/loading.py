@@ -49,10 +49,7 @@ def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantizati
         quantization_config=quantization_config(quantization),
     )
     tokenizer = load_tokenizer(folder)
-    ends = end_tokens(model, tokenizer)
-    model.generation_config.eos_token_id = ends  # so that plain `generate` stops where this package does
-    if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    set_end_tokens(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer)
 
 
@@ -95,6 +92,14 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     ends = list(stored) if isinstance(stored, (list, tuple)) else [stored] if stored is not None else []
     turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return ends if turn_end in ends else [*ends, turn_end]
+
+
+def set_end_tokens(model: Any, tokenizer: Any) -> None:
+    """Make plain ``generate`` stop where this package does."""
+    ends = end_tokens(model, tokenizer)
+    model.generation_config.eos_token_id = ends
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def pick_device(device: Any) -> Any:
