@@ -7,7 +7,7 @@ the command line, the docs and the tests share the tables :data:`PREFILLS` and :
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
@@ -117,6 +117,69 @@ class FullPrefill:
         return _to_string(self)
 
 
+MIXES = ("sequence", "adaptive", "random", "random-once")
+RELEASED_MIXES = {"step-random": "random", "instance-random": "random-once", "sequence": "sequence"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeaconPrefill:
+    """Video-XL's compression: windows of visual tokens become a few beacons each (SPEC 2.3, 2.6).
+
+    Several ratios need a ``mix``. Whatever it is, every video starts it anew: an answer never depends on what was
+    asked before.
+    """
+
+    ratio: int | tuple[int, ...] = 8
+    """Visual tokens per beacon: 2, 4, 8, 16, or any other number a window holds; or several to mix."""
+    window: int | None = None
+    """Visual tokens compressed together, a multiple of those of a frame. Default: the checkpoint's (1,440)."""
+    mix: str | None = None
+    """``sequence`` takes the ratios in turn, window by window; ``adaptive`` takes the smallest whose result, with
+    ``headroom`` further tokens, fits the model's positions; ``random`` draws one per window, ``random-once`` one per
+    video."""
+    seed: int = 42
+    """With a random ``mix``. 42 is the released code's; the first video it reads after loading sees this sequence."""
+    headroom: int = 1024
+    """With ``mix="adaptive"``: tokens to leave room for."""
+
+    def __post_init__(self) -> None:
+        ratios = (self.ratio,) if isinstance(self.ratio, int) else tuple(self.ratio)
+        if not ratios:
+            raise ValueError("ratio is empty: give one or several whole numbers of at least 2")
+        for ratio in ratios:
+            _check_count("ratio", ratio, least=2)
+        _check_count("window", self.window)
+        _check_count("seed", self.seed, least=0)
+        _check_count("headroom", self.headroom, least=0)
+        if self.window is not None and max(ratios) > self.window:
+            raise ValueError(f"ratio {max(ratios)} is larger than window={self.window}: no beacon would be left")
+        if len(ratios) > 1 and self.mix not in MIXES:
+            raise ValueError(f"ratio={ratios} needs a mix, one of {', '.join(MIXES)}; got {self.mix!r}")
+        if len(ratios) == 1 and self.mix is not None:
+            raise ValueError(f"mix={self.mix!r} needs several ratios, got {self.ratio}")
+        object.__setattr__(self, "ratio", ratios if len(ratios) > 1 else ratios[0])
+
+    @property
+    def ratios(self) -> tuple[int, ...]:
+        return self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
+
+    @classmethod
+    def from_released(cls, ratio: int | Sequence[int], mix: str, window: int | None = None) -> BeaconPrefill:
+        """From the released keys ``beacon_ratio`` and ``beacon_ratio_mix``. Raises ``ValueError`` for unknown mixes."""
+        ratios = (ratio,) if isinstance(ratio, int) else tuple(int(r) for r in ratio)
+        if len(ratios) == 1:
+            return cls(ratio=ratios[0], window=window)
+        if mix.startswith("adapt-") and mix.removeprefix("adapt-").isdigit():
+            return cls(ratio=ratios, mix="adaptive", headroom=int(mix.removeprefix("adapt-")), window=window)
+        if mix not in RELEASED_MIXES:
+            known = ", ".join([*RELEASED_MIXES, "adapt-<tokens>"])
+            raise ValueError(f"unknown beacon_ratio_mix {mix!r}; known are {known}")
+        return cls(ratio=ratios, mix=RELEASED_MIXES[mix], window=window)
+
+    def __str__(self) -> str:
+        return _to_string(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DenseDecode:
     """Every question reads all keys and values of the video."""
@@ -125,10 +188,10 @@ class DenseDecode:
         return _to_string(self)
 
 
-PrefillStrategy = FullPrefill
+PrefillStrategy = FullPrefill | BeaconPrefill
 DecodeStrategy = DenseDecode
 
-PREFILLS: dict[str, type[PrefillStrategy]] = {"full": FullPrefill}
+PREFILLS: dict[str, type[PrefillStrategy]] = {"full": FullPrefill, "beacon": BeaconPrefill}
 """Name -> prefill strategy. The command line, docs and tests iterate over this table."""
 DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode}
 """Name -> decode strategy."""
@@ -183,9 +246,8 @@ def _to_string(strategy: Any) -> str:
     """``name`` or ``name:key=value,...`` with only the settings that differ from their defaults."""
     tables: dict[str, Any] = {**PREFILLS, **DECODES}
     name = next(n for n, cls in tables.items() if type(strategy) is cls)
-    changed = [
-        f"{f.name}={getattr(strategy, f.name)}" for f in fields(strategy) if getattr(strategy, f.name) != f.default
-    ]
+    values = {f.name: getattr(strategy, f.name) for f in fields(strategy) if getattr(strategy, f.name) != f.default}
+    changed = [f"{k}={'+'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
     return name + (":" + ",".join(changed) if changed else "")
 
 
@@ -210,6 +272,10 @@ def _parse_value(text: str, default: Any) -> Any:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"expected true or false, got {text!r}")
         return text.lower() == "true"
+    if "+" in text:
+        return tuple(_parse_value(part, default) for part in text.split("+"))
+    if default is None and text.isdecimal():
+        return int(text)
     for kind in (int, float):
         if isinstance(default, kind):
             try:

@@ -197,7 +197,7 @@ CONFIG_FAULTS = {
     ),
     "no kind": (lambda f: set_config(f, model_type=None, mm_vision_tower=None), r"is a None model"),
     "unknown tower": (lambda f: set_config(f, mm_vision_tower="eva/9"), r"vision tower 'eva/9'"),
-    "clip tower": (lambda f: set_tower(f, model_type="clip_vision_model"), r"'clip_vision_model'"),
+    "another tower": (lambda f: set_tower(f, model_type="dinov2"), r"'dinov2'; known are CLIP"),
 }
 
 

@@ -13,24 +13,22 @@ from videoxl.config import (
     DEFAULT_SYSTEM_PROMPT,
     DecodeStrategy,
     DenseDecode,
-    FullPrefill,
     Generation,
     PrefillStrategy,
     Sampling,
     decode_from_string,
-    prefill_from_string,
 )
 from videoxl.errors import VideoError
 from videoxl.inference.answers import Answer, Piece, Span, Usage
 from videoxl.inference.generation import TokenStream, finish_reason, generate
 from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
 from videoxl.inference.planner import require_fit
-from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Prefilled, tiles
+from videoxl.inference.prefill import FRAMES_PER_TILE, Prefill, Prefilled, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
+from videoxl.inference.strategies import choose_prefill, make_writer
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.videoxl import require_family
 from videoxl.video import Selection, VideoLimits, VideoSource
 from videoxl.video.frames import OpenSelection
 
@@ -106,7 +104,8 @@ class VideoXL:
                 Without ``video``, the pictures themselves.
             timestamps: seconds of every picture, for inputs that are not video files.
             sampling: all of the sampling settings as one value, instead of the above.
-            prefill: a strategy or its name; default :class:`FullPrefill`.
+            prefill: a strategy or its name. Default: :class:`BeaconPrefill` for Video-XL, as its config says, and
+                :class:`FullPrefill` for Video-XL-2.
             system: the system prompt in front of the video.
             stream: index of the video stream in a file that has several.
             reader: ``auto``, ``pyav`` or ``torchcodec``.
@@ -119,7 +118,7 @@ class VideoXL:
             DoesNotFitError: it would not fit into memory.
             ValueError: settings contradict each other.
         """
-        strategy = _prefill(prefill)
+        strategy = choose_prefill(prefill, self.config)
         if video is None and frames is None:
             raise ValueError("no video given: pass a file, a folder, pictures, an array or an iterator")
         if video is None:
@@ -132,28 +131,35 @@ class VideoXL:
                 source, given, frames=frames, sampling=sampling, frames_per_group=self.config.frames_per_group
             )
             selection = source.select(wanted, whole_groups_of=whole_groups_of)
-            filled = self._read(source, selection, system, end_of(source, wanted), as_progress(progress))
+            filled = self._read(source, selection, strategy, system, end_of(source, wanted), as_progress(progress))
             return self._memory(filled, strategy, source, wanted, selection.note)
 
     def _read(
-        self, source: VideoSource, selection: Selection, system: str, end_s: float | None, progress: Progress
+        self,
+        source: VideoSource,
+        selection: Selection,
+        strategy: PrefillStrategy,
+        system: str,
+        end_s: float | None,
+        progress: Progress,
     ) -> Prefilled:
         """Decode, see and prefill, tile by tile."""
         prefill = Prefill(self.model, self.chat_format.tokenize, progress=progress)
         prefix = self.chat_format.prefix(system)
         frames: int | None = None
-        tokens = 0
+        tokens, visual_tokens = 0, None
         if not isinstance(selection, OpenSelection):  # an iterator's length shows at its end
             frames = len(selection)
-            tokens = len(prefix) + len(prefill.span_of(selection.timestamps_F.tolist()).ids)
+            span = prefill.span_of(selection.timestamps_F.tolist())
+            tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
             require_fit(self.model, frames=frames, tokens=tokens)
         resize = picture_size(source, self.config.image_size)
         _reset_peak(self.device)
         filled = prefill.run(
             prefix,
-            tiles(source.read(selection, resize=resize), GROUPS_PER_TILE * self.config.frames_per_group),
+            tiles(source.read(selection, resize=resize), FRAMES_PER_TILE),
+            writer=make_writer(strategy, self.model, prefix, visual_tokens=visual_tokens, tokens=tokens),
             expected_frames=frames,
-            expected_tokens=tokens,
             end_s=end_s,
         )
         if not filled.timestamps:
@@ -378,13 +384,6 @@ def _generation(generation: Generation | None, settings: dict[str, Any]) -> Gene
     return replace(generation or DEFAULT_GENERATION, **settings)
 
 
-def _prefill(prefill: PrefillStrategy | str | None) -> PrefillStrategy:
-    chosen = prefill_from_string(prefill) if isinstance(prefill, str) else (prefill or FullPrefill())
-    if not isinstance(chosen, FullPrefill):
-        raise ValueError(f"prefill must be a prefill strategy or its name, got {type(chosen).__name__}")
-    return chosen
-
-
 def _decode(decode: DecodeStrategy | str | None) -> DecodeStrategy:
     chosen = decode_from_string(decode) if isinstance(decode, str) else (decode or DenseDecode())
     if not isinstance(chosen, DenseDecode):
@@ -426,5 +425,4 @@ def load(
         CheckpointError: the folder is incomplete, damaged, or of an unknown family.
     """
     loaded: LoadedModel = load_model(name, device=device, dtype=dtype, attention=attention, quantization=quantization)
-    require_family(loaded.model.config, "video-xl-2")
     return VideoXL(loaded.model, loaded.tokenizer, name=name)

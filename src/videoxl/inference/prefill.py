@@ -23,7 +23,8 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
 
 GROUPS_PER_TILE = 24
-"""Groups per tile: 96 frames, about 3,700 tokens at true size. The released token synthesis runs on as many."""
+"""Groups of four frames per tile: 96 frames, about 3,700 tokens. The released token synthesis runs on as many."""
+FRAMES_PER_TILE = 4 * GROUPS_PER_TILE
 
 
 @dataclass

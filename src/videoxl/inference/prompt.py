@@ -27,9 +27,9 @@ def round_time(seconds: float) -> float:
     return round(float(seconds), 1)
 
 
-def time_text(seconds: float) -> str:
-    """The text in front of a group: ``Time 12.0s:``."""
-    return f"Time {round_time(seconds)}s:"
+def time_text(seconds: float, time_format: str = "Time {:.1f}s:") -> str:
+    """The text in front of a group: ``Time 12.0s:``; Video-XL-Pro pads it, ``Time 0012.0s:``, Video-XL has none."""
+    return time_format.format(round_time(seconds))
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def visual_span(
     frames_per_group: int,
     tokens_per_group: int,
     video_token_id: int,
+    time_format: str = "Time {:.1f}s:",
     end_s: float | None = None,
 ) -> VisualSpan:
     """Lay out the visual span of frames shown at ``timestamps`` (seconds, ascending).
@@ -79,7 +80,7 @@ def visual_span(
     groups = []
     for first, group_end in zip(starts, ends):
         begin = len(ids)
-        ids += tokenize(time_text(times[first]))
+        ids += tokenize(time_text(times[first], time_format)) if time_format else []
         visual = len(ids)
         ids += [video_token_id] * tokens_per_group
         groups.append(Group(times[first], group_end, begin, visual, len(ids)))
@@ -91,6 +92,7 @@ class SpanSizes(Protocol):
 
     frames_per_group: int
     video_token_id: int
+    time_format: str
 
     @property
     def tokens_per_group(self) -> int: ...
@@ -106,6 +108,7 @@ def span_for(
         frames_per_group=config.frames_per_group,
         tokens_per_group=config.tokens_per_group,
         video_token_id=config.video_token_id,
+        time_format=config.time_format,
         end_s=end_s,
     )
 

@@ -20,8 +20,11 @@ class CacheWriter(Protocol):
 
     cache: KVCache
     """Rotated keys at contiguous positions, and values."""
-    ids: list[int]
-    """One id per token in the cache; visual tokens as placeholders."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """One id per token in the cache; visual tokens as placeholders."""
+        ...
 
     def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
         """The next groups: where their timestamps and visual tokens stand, and the visual tokens."""

@@ -27,11 +27,16 @@ RENAMES: tuple[tuple[str, str], ...] = (
     ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower."),
     ("model.mm_projector.", "model.multi_modal_projector."),
     ("model.sae.", "model.token_synthesis."),
+    ("model.beacon_embed_tokens.", "model.language_model.beacon_embed_tokens."),
+    ("model.WindowTimeToTokenAttention.", "model.token_scores.attention."),
+    ("model.text_mlp.", "model.token_scores.text_mlp."),
     ("model.layers.", "model.language_model.layers."),
     ("model.embed_tokens.", "model.language_model.embed_tokens."),
     ("model.norm.", "model.language_model.norm."),
 )
 
+PRO_ONLY = ("model.WindowTimeToTokenAttention.", "model.token_scores.")
+"""Beginnings, in either layout, of the names of weights that only Video-XL-Pro has."""
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MANIFEST = "manifest.json"
 # With trust_remote_code=True transformers runs this file of a released-layout folder, so that scripts written for the

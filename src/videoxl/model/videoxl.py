@@ -7,6 +7,7 @@ through the renames of :mod:`videoxl.model.conversion`.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -22,6 +23,7 @@ from transformers.utils.generic import can_return_tuple
 
 from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
+from videoxl.model.beacon import initialise_beacons
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.language import LanguageModel
@@ -85,6 +87,15 @@ class VideoXLPreTrainedModel(PreTrainedModel):
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        missing = [name for name in info["missing_keys"] if ".beacon_" in name]
+        if missing and len(missing) == sum(".beacon_" in name for name, _ in model.named_parameters()):
+            initialise_beacons(model)
+            info["missing_keys"] = type(info["missing_keys"])(set(info["missing_keys"]) - set(missing))
+            warnings.warn(
+                f"{pretrained_model_name_or_path} has no beacon weights: they start as copies of the ordinary "
+                "projections (SPEC 2.8), as before training",
+                stacklevel=2,
+            )
         if strict:
             check_weights(model, info, str(pretrained_model_name_or_path))
         return (model, info) if want_info else model
@@ -108,12 +119,13 @@ class VideoXLModel(VideoXLPreTrainedModel):
         super().__init__(config)
         vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
         self.vision_tower = AutoModel.from_config(vision)
-        self.token_synthesis = TokenSynthesis(
-            vision.hidden_size,
-            frames_per_group=config.frames_per_group,
-            norm_groups=config.synthesis_norm_groups,
-            max_distance=config.synthesis_max_distance,
-        )
+        if config.has_synthesis:
+            self.token_synthesis = TokenSynthesis(
+                vision.hidden_size,
+                frames_per_group=config.frames_per_group,
+                norm_groups=config.synthesis_norm_groups,
+                max_distance=config.synthesis_max_distance,
+            )
         self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
         self.language_model = (
             LanguageModel(text, config.beacon_param) if text.model_type == "qwen2" else AutoModel.from_config(text)
@@ -150,13 +162,19 @@ class VideoXLModel(VideoXLPreTrainedModel):
         return self._patch_weight.dtype
 
     def synthesize(self, features_FPC: torch.Tensor) -> torch.Tensor:
-        """Token synthesis of whole groups: ``[F, token_grid^2, C] -> [F / frames_per_group, token_grid^2, C]``."""
+        """Token synthesis of whole groups: ``[F, token_grid^2, C] -> [F / frames_per_group, token_grid^2, C]``.
+
+        Video-XL has none: its frames stay as they are.
+        """
+        if not self.config.has_synthesis:
+            return features_FPC
         side = self.config.token_grid
         return self.token_synthesis(regroup(features_FPC, self.config.frames_per_group), (side, side))
 
     def grid_features(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
         """Vision tower and resampling: ``[F, 3, H, W] -> [F, token_grid^2, C]``."""
-        return resize_grid(patch_features(self.vision_tower, pixels_FCHW), self.config.token_grid)
+        features = patch_features(self.vision_tower, pixels_FCHW, self.config.vision_select_layer)
+        return resize_grid(features, self.config.token_grid)
 
     def encode_frames(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
         """Video frames to visual tokens: ``[F, 3, H, W] -> [ceil(F / T), tokens_per_group, D]``.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 
@@ -21,9 +21,18 @@ def normalize_pixels(
     return x.to(dtype)
 
 
-def patch_features(tower: nn.Module, pixels_FCHW: torch.Tensor) -> torch.Tensor:
-    """Output of the last kept encoder layer, before ``post_layernorm``: ``[F, 3, H, W] -> [F, patches, C]``."""
-    return tower.encoder(inputs_embeds=tower.embeddings(pixels_FCHW)).last_hidden_state  # type: ignore[operator]
+def patch_features(tower: Any, pixels_FCHW: torch.Tensor, select_layer: int = -1) -> torch.Tensor:
+    """Hidden state ``select_layer`` of the tower, class token left out: ``[F, 3, H, W] -> [F, patches, C]``.
+
+    -1 is the output of the last layer there is, before ``post_layernorm``. Layers that are not needed do not run.
+    """
+    x = tower.embeddings(pixels_FCHW)
+    is_clip = hasattr(tower, "pre_layrnorm")  # spelled so in CLIP
+    if is_clip:
+        x = tower.pre_layrnorm(x)
+    for layer in tower.encoder.layers[: len(tower.encoder.layers) + 1 + select_layer]:
+        x = layer(x, None)
+    return x[:, 1:] if is_clip else x
 
 
 def resize_grid(features_FPC: torch.Tensor, side: int) -> torch.Tensor:

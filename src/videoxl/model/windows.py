@@ -105,7 +105,8 @@ class WindowLoop:
     """The state machine of the released memory, for one sequence (SPEC 2.3).
 
     ``skip_first`` is the length of the prefix. ``skip_last``, the end of the visual tokens, may be set late, once it
-    is known: windows before it come out the same.
+    is known: windows before it come out the same. ``total`` is the length of the sequence, for the adaptive mix, where
+    it is not all there at the first step.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class WindowLoop:
         *,
         skip_first: int | None,
         skip_last: int | None = None,
+        total: int | None = None,
         training: bool = False,
         accumulate: bool = True,
     ) -> None:
         self.window, self.ratios = window, ratios
         self.skip_first, self.skip_last = skip_first, skip_last
+        self.total = total
         self.training, self.accumulate = training, accumulate
         self.start = self.end = self.remainder = self.steps = 0
         self.full = True
@@ -158,7 +161,7 @@ class WindowLoop:
         else:
             kind = "window"
             if self.full:
-                self.ratio = self.ratios.choose(effective, length, self.window)
+                self.ratio = self.ratios.choose(effective, self.total or length, self.window)
             assert self.ratio is not None
             ratio = self.ratio
             slots = beacon_slots(stop - begin, ratio, self.remainder)

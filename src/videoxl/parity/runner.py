@@ -70,7 +70,9 @@ class _Models:
 
 
 def _load(model: dict[str, Any], overrides: dict[str, Any]) -> Any:
-    extra = {**overrides, "video_token_id": model["special_ids"]["<visual>"]}
+    extra = dict(overrides)
+    if "special_ids" in model:
+        extra["video_token_id"] = model["special_ids"]["<visual>"]
     with tempfile.TemporaryDirectory(prefix="videoxl-parity-") as scratch:
         checkpoint = Path(scratch) / "model"
         write_checkpoint(checkpoint, model, extra)

@@ -1,0 +1,114 @@
+"""Video-XL's prefill: visual tokens are compressed window by window as they come (SPEC 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from videoxl.config import BeaconPrefill
+from videoxl.inference.prompt import VisualSpan
+from videoxl.memory.kv_cache import KVCache
+from videoxl.model.beacon import run_window
+from videoxl.model.windows import RatioChooser, WindowLoop
+
+
+class BeaconWriter:
+    """Keeps prefix and beacons. Holds at most one window of visual tokens beyond those it was just handed."""
+
+    def __init__(
+        self,
+        model: Any,
+        prefix_ids: Sequence[int],
+        strategy: BeaconPrefill,
+        *,
+        visual_tokens: int | None = None,
+        total: int | None = None,
+        ratios: RatioChooser | None = None,
+    ) -> None:
+        """
+        Args:
+            visual_tokens: how many will come, where known; for buffer sizes and the ``adaptive`` mix.
+            total: length of the whole uncompressed prompt, question included, for the ``adaptive`` mix. Default: prefix
+                and visual tokens; what a question adds is covered by ``headroom``.
+            ratios: instead of those of ``strategy``, to go on with a random stream.
+
+        Raises ``ValueError`` when the window is no multiple of a frame's tokens, or the length is needed and unknown.
+        """
+        config = model.config
+        window = strategy.window or config.beacon_window
+        if window % config.tokens_per_group:
+            raise ValueError(
+                f"window={window} is no multiple of the {config.tokens_per_group} visual tokens of a frame: frames "
+                "would be cut in two"
+            )
+        if max(strategy.ratios) > window:
+            raise ValueError(f"ratio {max(strategy.ratios)} is larger than the window of {window} visual tokens")
+        if strategy.mix == "adaptive" and visual_tokens is None:
+            raise ValueError("mix='adaptive' needs to know how long the video is; an iterator does not say")
+        self.model, self.prefix_ids = model, list(prefix_ids)
+        self.ratios_used: list[int] = []
+        self._seen = 0
+        self._waiting: list[torch.Tensor] = []
+        chooser = ratios or RatioChooser(
+            strategy.ratios,
+            strategy.mix,  # type: ignore[arg-type]
+            seed=strategy.seed,
+            headroom=strategy.headroom,
+            max_positions=config.text_config.max_position_embeddings,
+        )
+        self.loop = WindowLoop(
+            window,
+            chooser,
+            skip_first=len(self.prefix_ids),
+            total=total if total is not None else len(self.prefix_ids) + (visual_tokens or 0) or None,
+            accumulate=config.beacon_accum,
+        )
+        reserve = len(self.prefix_ids) + (visual_tokens or 0) // min(strategy.ratios) + 2 * window
+        self.cache = KVCache(model.model.num_text_layers, reserve=reserve if visual_tokens else 0)
+
+    @property
+    def ids(self) -> list[int]:
+        """The prefix and a placeholder for every beacon."""
+        return self.prefix_ids + [self.model.config.video_token_id] * self.loop.beacons
+
+    def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
+        self._seen += len(tokens_PD)
+        self._waiting.append(tokens_PD)
+        while self.loop.end < self.length and (self.loop.steps == 0 or self.loop.windows_ready(self.length)):
+            self._step()
+
+    def finish(self) -> None:
+        """The last window ends with the visual tokens and is compressed, however short (SPEC 2.3)."""
+        self.loop.skip_last = self.length
+        while self.loop.end < self.length:
+            self._step()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the uncompressed sequence so far."""
+        return len(self.prefix_ids) + self._seen
+
+    def _step(self) -> None:
+        step = self.loop.next(self.length)
+        base = self.model.model
+        if step.kind == "prefix":
+            ids_BL = torch.tensor([self.prefix_ids], device=base.text_device)
+            raw_BLD = base.get_input_embeddings()(ids_BL)
+        elif not step.beacons:
+            raise ValueError(
+                f"the last window holds {step.end - step.begin} visual tokens, fewer than the ratio {step.ratio}: it "
+                "would be lost without a trace; use a smaller ratio or another number of frames"
+            )
+        else:
+            self.ratios_used.append(int(step.ratio or 0))
+            raw_BLD = self._take(step.end - step.begin)
+        run_window(base.language_model, self.cache, step, raw_BLD)
+
+    def _take(self, count: int) -> torch.Tensor:
+        """The next ``count`` visual tokens as embeddings ``[1, count, D]``."""
+        waiting = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+        self._waiting = [waiting[count:]]
+        like = self.model.get_input_embeddings().weight
+        return waiting[None, :count].to(like.device, like.dtype)

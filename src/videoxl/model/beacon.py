@@ -1,0 +1,125 @@
+"""Beacon compression: a window of visual tokens becomes the keys and values of a few beacons (SPEC 2.3 to 2.5).
+
+The released cache holds keys as they are before rotation and rotates all of them at every forward, at positions
+counted over what is left. Those positions never change once a token is in the cache: a beacon's is the number of
+tokens kept before it. So each key is rotated once, for the place it will keep, and what results is an ordinary cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import Cache
+
+from videoxl.errors import CheckpointError
+from videoxl.model.language import LanguageModel, StepAttention, causal_attention, end_aligned_mask
+from videoxl.model.windows import WindowLoop, WindowStep
+
+
+class BeaconStep:
+    """One forward of the window loop on a cache (a :class:`~videoxl.model.language.Step`).
+
+    The step's own keys join the cache while it runs. A full window leaves only its beacons behind.
+    Running a layer a second time gives the same cache, as gradient checkpointing needs.
+    """
+
+    def __init__(self, language_model: LanguageModel, cache: Cache, step: WindowStep, *, device: torch.device) -> None:
+        self.language_model, self.cache, self.step = language_model, cache, step
+        self.positions_L = torch.arange(step.past, step.past + step.tokens, device=device)
+        self.slots = torch.tensor(step.beacon_slots, dtype=torch.long, device=device)
+        self.beacons_L: torch.Tensor | None = None
+        if step.beacons:
+            self.beacons_L = torch.zeros(step.tokens, dtype=torch.bool, device=device).index_fill_(0, self.slots, True)
+        self._mask = end_aligned_mask(language_model.config, step.tokens, step.past + step.tokens, device)
+
+    def attend(
+        self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
+    ) -> torch.Tensor:
+        """Causal over everything in the cache and the step: ``[B, N, L, E]``."""
+        number, past, rotate = module.layer_idx, self.step.past, self.language_model.rotate
+        positions = self.positions_L.to(keys_BKLE.device)
+        self._truncate(number, past)
+        keys, values = self.cache.update(rotate(keys_BKLE, positions), values_BKLE, number)
+        mask = self._mask.to(keys.device) if isinstance(self._mask, torch.Tensor) else self._mask
+        out = causal_attention(module, rotate(queries_BNLE, positions), keys, values, mask)
+        if self.step.full and self.step.kind == "window":
+            self._compress(number, keys_BKLE, values_BKLE)
+        return out
+
+    def _compress(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> None:
+        """Leave only the beacons, at the positions they keep from now on."""
+        slots = self.slots.to(keys_BKLE.device)
+        prefix, beacons, _ = self.step.kept
+        first = prefix + beacons - len(slots)
+        self._truncate(layer, first)
+        places = torch.arange(first, prefix + beacons, device=keys_BKLE.device)
+        kept = self.language_model.rotate(keys_BKLE.index_select(2, slots), places)
+        self.cache.update(kept, values_BKLE.index_select(2, slots), layer)
+
+    def _truncate(self, layer: int, length: int) -> None:
+        if layer >= len(self.cache.layers):
+            return
+        held = int(self.cache.layers[layer].get_seq_length())
+        if held > length:
+            self.cache.layers[layer].crop(length - held)
+
+
+def step_embeddings(
+    language_model: LanguageModel, step: WindowStep, raw_BLD: torch.Tensor, slots: torch.Tensor
+) -> torch.Tensor:
+    """The input of a step ``[1, L, D]``: its raw embeddings with the beacon embedding in the beacon slots."""
+    if not step.beacons:
+        return raw_BLD
+    beacon = language_model.beacon_embed_tokens.weight.to(raw_BLD)
+    raw_slots = torch.ones(step.tokens, dtype=torch.bool, device=raw_BLD.device).index_fill_(0, slots, False)
+    out = beacon.expand(1, step.tokens, -1).clone()
+    return out.index_copy(1, raw_slots.nonzero().squeeze(1), raw_BLD)
+
+
+def run_window(
+    language_model: LanguageModel, cache: Cache, step: WindowStep, raw_BLD: torch.Tensor
+) -> tuple[torch.Tensor, BeaconStep]:
+    """One step over its raw embeddings ``[1, end - begin, D]``: the last hidden states ``[1, L, D]`` and the step."""
+    running = BeaconStep(language_model, cache, step, device=raw_BLD.device)
+    embeds = step_embeddings(language_model, step, raw_BLD, running.slots)
+    return language_model.run_step(embeds, running), running
+
+
+def window_steps(
+    language_model: LanguageModel, cache: Cache, loop: WindowLoop, embeds_BLD: torch.Tensor
+) -> Iterator[tuple[WindowStep, torch.Tensor]]:
+    """The whole loop over a sequence of embeddings; per step the hidden states of its raw tokens."""
+    length = embeds_BLD.shape[1]
+    while loop.end < length:
+        step = loop.next(length)
+        hidden, running = run_window(language_model, cache, step, embeds_BLD[:, step.begin : step.end])
+        if running.beacons_L is not None:
+            hidden = hidden[:, ~running.beacons_L]
+        yield step, hidden
+
+
+@torch.no_grad()
+def initialise_beacons(model: Any) -> None:
+    """The released rule for a checkpoint without beacon weights (SPEC 2.8).
+
+    Every beacon projection becomes a copy of the ordinary one, weight and bias; the beacon's embedding that of the
+    first end token or of the begin token, as ``beacon_embed_init`` says.
+    """
+    base, config = model.base_model, model.config
+    for layer in base.language_model.layers:
+        for name in config.beacon_param:
+            ordinary = getattr(layer.self_attn, f"{name}_proj")
+            beacon = getattr(layer.self_attn, f"beacon_{name}_proj")
+            beacon.weight.copy_(ordinary.weight)
+            beacon.bias.copy_(ordinary.bias)
+    text = config.text_config
+    token = text.eos_token_id if config.beacon_embed_init == "eos" else text.bos_token_id
+    token = token[0] if isinstance(token, (list, tuple)) else token
+    if token is None:
+        raise CheckpointError(
+            f"the checkpoint has no beacon embedding and its config no {config.beacon_embed_init}_token_id to start it "
+            "from; name one in config.json"
+        )
+    base.language_model.beacon_embed_tokens.weight.copy_(base.language_model.embed_tokens.weight[token : token + 1])
