@@ -10,8 +10,12 @@ import torch
 from videoxl.config import BeaconPrefill
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model.beacon import run_window
+from videoxl.model.beacon import ratio_chooser, run_window
 from videoxl.model.windows import RatioChooser, WindowLoop
+
+
+class LostWindowError(ValueError):
+    """A last window so short that no beacon would stand for it; the released code loses it (SPEC 2.11)."""
 
 
 class BeaconWriter:
@@ -51,16 +55,9 @@ class BeaconWriter:
         self.ratios_used: list[int] = []
         self._seen = 0
         self._waiting: list[torch.Tensor] = []
-        chooser = ratios or RatioChooser(
-            strategy.ratios,
-            strategy.mix,  # type: ignore[arg-type]
-            seed=strategy.seed,
-            headroom=strategy.headroom,
-            max_positions=config.text_config.max_position_embeddings,
-        )
         self.loop = WindowLoop(
             window,
-            chooser,
+            ratios or ratio_chooser(strategy, config),
             skip_first=len(self.prefix_ids),
             total=total if total is not None else len(self.prefix_ids) + (visual_tokens or 0) or None,
             accumulate=config.beacon_accum,
@@ -97,7 +94,7 @@ class BeaconWriter:
             ids_BL = torch.tensor([self.prefix_ids], device=base.text_device)
             raw_BLD = base.get_input_embeddings()(ids_BL)
         elif not step.beacons:
-            raise ValueError(
+            raise LostWindowError(
                 f"the last window holds {step.end - step.begin} visual tokens, fewer than the ratio {step.ratio}: it "
                 "would be lost without a trace; use a smaller ratio or another number of frames"
             )

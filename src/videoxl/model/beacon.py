@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 from transformers import Cache
 
+from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
 from videoxl.model.language import LanguageModel, StepAttention, causal_attention, end_aligned_mask
-from videoxl.model.windows import WindowLoop, WindowStep
+from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
+
+IGNORED = -100
 
 
 class BeaconStep:
@@ -123,3 +127,70 @@ def initialise_beacons(model: Any) -> None:
             "from; name one in config.json"
         )
     base.language_model.beacon_embed_tokens.weight.copy_(base.language_model.embed_tokens.weight[token : token + 1])
+
+
+def visual_range(ids_L: torch.Tensor, placeholder: int) -> tuple[int, int]:
+    """Begin and end of the visual tokens in the ids of one prompt; there must be one run of them, not at the start.
+
+    Raises ``ValueError``: what the released code does otherwise is lose text or pictures without a word (SPEC 2.7).
+    """
+    places = (ids_L == placeholder).nonzero().squeeze(1)
+    if len(places) == 0:
+        raise ValueError(f"the prompt has no visual token (id {placeholder}) to put the pictures in")
+    first, last = int(places[0]), int(places[-1]) + 1
+    if last - first != len(places):
+        raise ValueError("the visual tokens must stand together: Video-XL takes one video or picture per prompt")
+    if first == 0:
+        raise ValueError("the visual tokens must come after some text: Video-XL keeps what comes first uncompressed")
+    return first, last
+
+
+def make_loop(
+    config: Any,
+    visual: tuple[int, int],
+    *,
+    ratios: RatioChooser | None = None,
+    training: bool = False,
+) -> WindowLoop:
+    """The window loop of one prompt as the model's config says. ``ratios``: instead of the config's, seeded anew."""
+    return WindowLoop(
+        config.beacon_window,
+        ratios
+        or ratio_chooser(BeaconPrefill.from_released(list(config.beacon_ratio), config.beacon_ratio_mix), config),
+        skip_first=visual[0],
+        skip_last=visual[1],
+        training=training,
+        accumulate=config.beacon_accum,
+    )
+
+
+def ratio_chooser(strategy: BeaconPrefill, config: Any) -> RatioChooser:
+    """The chooser of a strategy for one video."""
+    return RatioChooser(
+        strategy.ratios,
+        strategy.mix,  # type: ignore[arg-type]
+        seed=strategy.seed,
+        headroom=strategy.headroom,
+        max_positions=config.text_config.max_position_embeddings,
+    )
+
+
+def window_loss(
+    head: torch.nn.Module, steps: Iterator[tuple[WindowStep, torch.Tensor]], labels_L: torch.Tensor
+) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """Sum of token losses, number of live labels, and the last hidden state ``[1, 1, D]`` (SPEC 2.7).
+
+    Labels are moved one to the left over the whole sequence, then cut along the steps. Logits are only computed where
+    a label is live.
+    """
+    following = labels_L.roll(-1)
+    following[-1] = IGNORED
+    total, last = torch.zeros((), device=labels_L.device, dtype=torch.float32), torch.empty(0)
+    for step, hidden_BLD in steps:
+        labels = following[step.begin : step.end]
+        live = labels != IGNORED
+        last = hidden_BLD[:, -1:]
+        if bool(live.any()):
+            logits = head(hidden_BLD[0, live.to(hidden_BLD.device)]).float()
+            total = total + F.cross_entropy(logits, labels[live].to(logits.device), reduction="sum").to(total.device)
+    return total, int((following != IGNORED).sum()), last

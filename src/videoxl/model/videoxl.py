@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -23,13 +23,16 @@ from transformers.utils.generic import can_return_tuple
 
 from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
-from videoxl.model.beacon import initialise_beacons
+from videoxl.model.beacon import IGNORED, initialise_beacons, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.language import LanguageModel
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
+from videoxl.model.windows import RatioChooser
+
+PICTURE_INPUTS = ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image")
 
 # How transformers finds our weights in a released file
 register_checkpoint_conversion_mapping(
@@ -365,7 +368,12 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         """Logits of the last ``logits_to_keep`` positions (0: all); with ``labels`` also the next-token loss.
 
         ``labels`` ``[B, L]``, -100 where no loss is wanted; they align with ``input_ids`` and are shifted here.
+        With a Video-XL model, pictures are compressed window by window (:meth:`forward_windows`).
         """
+        pictures = pixel_values_videos if pixel_values is None else pixel_values
+        if self.config.beacon_param and pictures is not None and input_ids is not None:
+            embeds = self.model.embed(input_ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image)
+            return self.forward_windows(input_ids, embeds, attention_mask, labels, past_key_values, **kwargs)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values_videos=pixel_values_videos,
@@ -394,6 +402,72 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
+    def forward_windows(
+        self,
+        input_ids: torch.Tensor,
+        embeds_BLD: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        *,
+        ratios: RatioChooser | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> VideoXLOutput:
+        """Video-XL's window loop over whole prompts, row by row (SPEC 2.3, 2.7).
+
+        Args:
+            labels: ``[B, L]`` as in :meth:`forward`; the loss is the mean over live labels of all rows, or their sum
+                over ``num_items_in_batch``. Gradients reach through the cache.
+            cache: filled with prefix, beacons and text; for one row only. It grows differently from the prompt, so
+                what comes next must be fed with the cache's own length, as :meth:`generate` does.
+            ratios: of the windows; default the config's, the random mixes seeded anew at every call.
+
+        Returns ``logits`` ``[B, 1, V]`` of the last position.
+        """
+        if cache is not None and len(input_ids) > 1:
+            raise ValueError(f"a cache holds one prompt, got {len(input_ids)}")
+        total, live, last = embeds_BLD.new_zeros((), dtype=torch.float32), 0, []
+        for row in range(len(input_ids)):
+            kept = slice(None) if attention_mask is None else attention_mask[row].bool()
+            ids, embeds = input_ids[row][kept], embeds_BLD[row : row + 1][:, kept]
+            visual = visual_range(ids, self.config.video_token_id)
+            loop = make_loop(self.config, visual, ratios=ratios, training=self.training)
+            held = cache if cache is not None else DynamicCache()
+            steps = window_steps(self.model.language_model, held, loop, embeds)
+            row_labels = torch.full_like(ids, IGNORED) if labels is None else labels[row][kept]
+            loss, count, hidden = window_loss(self.lm_head, steps, row_labels)
+            total, live = total + loss, live + count
+            last.append(self.lm_head(hidden))
+        mean = None if labels is None else total / (num_items_in_batch if num_items_in_batch else max(live, 1))
+        return VideoXLOutput(loss=mean, logits=torch.cat(last), past_key_values=cache)
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """As in transformers. Pictures for a Video-XL model are compressed first, as the config says; what is returned
+        still begins with the ids that were given."""
+        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
+        given = {n: kwargs.pop(n, None) for n in PICTURE_INPUTS} if self.config.beacon_param else {}
+        if input_ids is None or all(value is None for value in given.values()):
+            return super().generate(inputs, **kwargs)
+        if len(input_ids) > 1:
+            raise ValueError(f"Video-XL answers one prompt at a time, got a batch of {len(input_ids)}")
+        kwargs.pop("input_ids", None)
+        kwargs.pop("attention_mask", None)
+        _, end = visual_range(input_ids[0], self.config.video_token_id)
+        head_ids, cache = input_ids[:, :end], DynamicCache()
+        self.forward_windows(head_ids, self.model.embed(head_ids, **given), cache=cache)
+        compact = torch.cat([input_ids[:, : cache.get_seq_length()], input_ids[:, end:]], dim=1)
+        out = super().generate(
+            input_ids=compact, attention_mask=torch.ones_like(compact), past_key_values=cache, **kwargs
+        )
+        sequences = out if isinstance(out, torch.Tensor) else out.sequences
+        whole = torch.cat([input_ids.expand(len(sequences), -1), sequences[:, compact.shape[1] :]], dim=1)
+        if isinstance(out, torch.Tensor):
+            return whole
+        out.sequences = whole
+        return out
+
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
@@ -414,7 +488,7 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         if not is_first_iteration or seen:  # the pictures are in the cache by then
-            for name in ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image"):
+            for name in PICTURE_INPUTS:
                 inputs[name] = None
         return inputs
 

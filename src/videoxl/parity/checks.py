@@ -24,7 +24,7 @@ from videoxl.inference.prompt import (
 from videoxl.model.conversion import to_native
 from videoxl.model.token_synthesis import regroup
 from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
-from videoxl.parity import v1_inputs
+from videoxl.parity import beacon, v1_inputs
 from videoxl.parity.golden import Case, GoldenError, noise, picture
 from videoxl.video import Resize
 from videoxl.video.frames import ResizeMode
@@ -188,17 +188,22 @@ def train(case: Case, model: Any) -> None:
             input_ids=torch.tensor([ids]), pixel_values_videos=pixels[None], labels=torch.tensor([labels])
         ).loss
         loss.backward()
-        gradients = {name: p.grad for name, p in model.named_parameters()}
-        case.compare("loss", loss.detach().reshape(1))
-        norms = [_norm(gradients[to_native(name)]) for name in case.spec["grad_norm_names"]]
-        case.compare("grad_norms", norms)
-        for array in case.spec["arrays"]:
-            if array.startswith("grad/"):
-                case.compare(array, _named_gradient(array.removeprefix("grad/"), gradients))
+        compare_gradients(case, model, loss)
     finally:
         model.eval()
         model.zero_grad(set_to_none=True)
         model.requires_grad_(True)
+
+
+def compare_gradients(case: Case, model: Any, loss: torch.Tensor) -> None:
+    """The loss, the gradient norm of every weight named, and the gradients recorded whole."""
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    case.compare("loss", loss.detach().reshape(1))
+    norms = [_norm(gradients[to_native(name)]) for name in case.spec["grad_norm_names"]]
+    case.compare("grad_norms", norms)
+    for array in case.spec["arrays"]:
+        if array.startswith("grad/"):
+            case.compare(array, _named_gradient(array.removeprefix("grad/"), gradients))
 
 
 def _norm(gradient: torch.Tensor | None) -> float:
@@ -282,6 +287,9 @@ CHECKS: dict[str, Check] = {
     "v1_anyres_grid": v1_inputs.anyres_grid,
     "v1_preprocess": v1_inputs.preprocess,
     "v1_sampling": v1_inputs.sampling,
+    "v1_trace": beacon.trace,
+    "v1_e2e": beacon.end_to_end,
+    "v1_train": beacon.train,
     "v2_dts": token_synthesis,
     "v2_encode": encode,
     "v2_pure": pure,

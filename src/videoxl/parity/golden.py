@@ -213,11 +213,17 @@ class GoldenFolder:
         return Case(self.folder, spec, self.models.get(str(spec.get("model"))))
 
 
-def write_checkpoint(target: Path, model: dict[str, Any], extra_config: dict[str, Any]) -> None:
-    """Build a model of a golden folder as a checkpoint in the released layout."""
+def write_checkpoint(
+    target: Path, model: dict[str, Any], extra_config: dict[str, Any], dropped: tuple[str, ...] = ()
+) -> None:
+    """Build a model of a golden folder as a checkpoint in the released layout.
+
+    Parameters whose name contains one of ``dropped`` are left out.
+    """
     weights = {name: weight(model["seed"], name, shape) for name, shape in model["params"].items()}
     if digest(weights) != model["params_sha256"]:
         raise GoldenError("the weights come out differently from their recorded digest: the random rule has drifted")
+    weights = {name: array for name, array in weights.items() if not any(part in name for part in dropped)}
     tower = target / "vision_tower"
     tower.mkdir(parents=True)
     config = {**model["config"], **extra_config, "mm_vision_tower": "vision_tower"}

@@ -63,19 +63,20 @@ class _Models:
         if "model" not in case.spec:
             return None
         overrides = case.spec.get("config_overrides", {})
-        key = (str(case.spec["model"]), repr(sorted(overrides.items())))
+        dropped = tuple(case.spec.get("dropped_params", ()))
+        key = (str(case.spec["model"]), repr((sorted(overrides.items()), dropped)))
         if key not in self._loaded:
-            self._loaded[key] = _load(case.needs_model(), overrides)
+            self._loaded[key] = _load(case.needs_model(), overrides, dropped)
         return self._loaded[key]
 
 
-def _load(model: dict[str, Any], overrides: dict[str, Any]) -> Any:
+def _load(model: dict[str, Any], overrides: dict[str, Any], dropped: tuple[str, ...]) -> Any:
     extra = dict(overrides)
     if "special_ids" in model:
         extra["video_token_id"] = model["special_ids"]["<visual>"]
     with tempfile.TemporaryDirectory(prefix="videoxl-parity-") as scratch:
         checkpoint = Path(scratch) / "model"
-        write_checkpoint(checkpoint, model, extra)
+        write_checkpoint(checkpoint, model, extra, dropped)
         loaded = VideoXLForConditionalGeneration.from_pretrained(checkpoint, attn_implementation="sdpa").eval()
     loaded.generation_config.eos_token_id = None  # the recorded runs never stop early
     loaded.generation_config.pad_token_id = 0
