@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "errors": set(),
 }
 """Part -> the parts it may import. What is not listed stands above all of these and may import any of them."""
+EXEMPT = {"videoxl.model.builder"}
+"""An adapter at the address the released package has it (DESIGN 6); it stands above, with mm_utils and constants."""
 REGISTRATION = "videoxl._registration"
 """Ties our classes to transformers' Auto classes, whichever of the two is imported first."""
 
@@ -54,9 +56,9 @@ def test_a_part_imports_only_what_lies_below_it(part):
     wrong = {
         f"{module} imports {name}"
         for module in MODULES
-        if part_of(module) == part
+        if part_of(module) == part and module not in EXEMPT
         for name in imports_of(module)
-        if name not in ("videoxl", REGISTRATION) and part_of(name) not in MAY_IMPORT[part]
+        if name not in ("videoxl", REGISTRATION) and (part_of(name) not in MAY_IMPORT[part] or name in EXEMPT)
     }
     assert wrong == set()
 
@@ -110,7 +112,16 @@ def test_importing_the_package_imports_no_framework():
     assert fresh(f"import sys, videoxl\nprint([m for m in {heavy!r} if m in sys.modules])") == "[]"
 
 
-FIRST = ("model.configuration", "model.videoxl", "model.tiny", "inference.released", "inference.processing", "parity")
+FIRST = (
+    "model.configuration",
+    "model.videoxl",
+    "model.tiny",
+    "inference.released",
+    "inference.processing",
+    "parity",
+    "model.builder",
+    "mm_utils",
+)
 
 
 @pytest.mark.slow

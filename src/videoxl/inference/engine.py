@@ -153,7 +153,7 @@ class VideoXL:
             span = prefill.span_of(selection.timestamps_F.tolist())
             tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
             require_fit(self.model, frames=frames, tokens=tokens)
-        resize = picture_size(source, self.config.image_size)
+        resize = picture_size(source, self.config.image_size, self.config.frame_fit)
         _reset_peak(self.device)
         filled = prefill.run(
             prefix,

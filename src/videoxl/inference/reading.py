@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 from videoxl.config import Sampling
 from videoxl.video import Resize, VideoSource, open_video
@@ -83,6 +83,6 @@ def end_of(source: VideoSource, sampling: Sampling) -> float | None:
     return duration if sampling.end is None else min(float(sampling.end), duration)
 
 
-def picture_size(source: VideoSource, side: int) -> Resize:
-    """Square pictures of ``side``: frames are stretched, a single still is padded (SPEC 3.1, 3.5)."""
-    return Resize(side, side, mode="pad" if source.is_still else "stretch")
+def picture_size(source: VideoSource, side: int, fit: Literal["crop", "stretch"] = "stretch") -> Resize:
+    """Square pictures of ``side``: frames by ``fit``; where they are stretched a single still is padded (SPEC 3.5)."""
+    return Resize(side, side, mode="pad" if source.is_still and fit == "stretch" else fit)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -226,6 +226,11 @@ class VideoXLConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         """Rows of the embedding table; released scripts take the last one as the placeholder of visual tokens."""
         return int(self.text_config.vocab_size)  # type: ignore[union-attr]
+
+    @property
+    def frame_fit(self) -> Literal["crop", "stretch"]:
+        """How a frame becomes a square: its centre is cut out (CLIP, SPEC 2.1) or it is stretched (SigLIP)."""
+        return "crop" if self.family == VIDEO_XL else "stretch"
 
     @property
     def image_size(self) -> int:
