@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -129,12 +131,54 @@ def test_room_reserved_is_made_once():
     assert cache.layers[0].keys.data_ptr() == place
 
 
-def test_a_fork_copies_nothing_until_it_grows():
-    base = filled(10)
+def where(cache) -> int:
+    return cache.layers[0].keys.data_ptr()
+
+
+def test_forks_one_after_the_other_copy_nothing():
+    base = filled(10, reserve=20)
+    before = contents(base)
+    for number in range(3):
+        fork = base.fork()
+        append(fork, tokens(number, 1, 5))
+        assert where(fork) == where(base)
+        del fork
+    assert same(contents(base), before)
+
+
+def test_a_fork_copies_while_another_holds_the_room():
+    base = filled(10, reserve=20)
+    first, second = base.fork(), base.fork()
+    append(first, tokens(1, 1, 2))
+    held = contents(first)
+    append(second, tokens(2, 1, 2))
+    append(base, tokens(3, 1, 4))
+    assert where(first) not in (where(second), where(base))
+    assert same(contents(first), held)
+
+
+def test_a_fork_that_was_cropped_leaves_the_others_content():
+    base = filled(10, reserve=20)
+    before, fork = contents(base), base.fork()
+    fork.truncate(4)
+    append(fork, tokens(1, 1, 3))
+    assert where(fork) != where(base)
+    assert same(contents(base), before)
+
+
+def test_threads_that_grow_forks_of_one_cache_do_not_meet():
+    base = filled(8, reserve=2000)
+    alone = [contents_of_growing(base, number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda number: contents_of_growing(base, number), range(4)))
+    assert all(same(a, b) for a, b in zip(alone, together))
+
+
+def contents_of_growing(base, number: int) -> list[torch.Tensor]:
     fork = base.fork()
-    assert fork.layers[0].keys.data_ptr() == base.layers[0].keys.data_ptr()
-    append(fork, tokens(1, 1, 1))
-    assert fork.layers[0].keys.data_ptr() != base.layers[0].keys.data_ptr()
+    for step in range(40):
+        append(fork, tokens(1000 * number + step, 1, 1))
+    return contents(fork)
 
 
 def test_a_failing_append_leaves_the_content():

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import Any
 
 import torch
@@ -12,17 +14,38 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 
+class _Room:
+    """Buffers with spare room at the end, shared by the layers that began with the same content."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self.keys, self.values = keys, values
+        self.layers: weakref.WeakSet[GrowingLayer] = weakref.WeakSet()
+        self.lock = threading.Lock()
+
+    def claim(self, layer: GrowingLayer, seen: int, total: int) -> bool:
+        """Whether ``layer`` may write tokens ``[seen, total)`` here: nobody else alive has any there."""
+        with self.lock:
+            free = self.keys.shape[-2] >= total and all(
+                other.claimed <= seen for other in self.layers if other is not layer
+            )
+            if free:
+                layer.claimed = total
+        return free
+
+
 class GrowingLayer(DynamicLayer):
     """A transformers cache layer that appends in place while there is room, and shares its content with its forks.
 
-    ``DynamicLayer`` copies everything it holds for every new token. Here a buffer with spare room is written in place;
-    only the layer that made a buffer writes to it, so the tensors a fork was given never change under it.
+    ``DynamicLayer`` copies everything it holds for every new token. Here a buffer with spare room is written in place.
+    Forks share the buffer: whoever comes first grows into the spare room, others copy for as long as it lives. So
+    questions asked one after the other copy nothing, and no fork ever changes what another one holds.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.reserved = 0
-        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.claimed = 0
+        self._room: _Room | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -41,25 +64,41 @@ class GrowingLayer(DynamicLayer):
     def _room_for(
         self, total: int, seen: int, like_keys: torch.Tensor, like_values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Buffers of at least ``total`` tokens that hold the first ``seen`` ones and belong to this layer alone."""
-        if self._buffers is not None and self._buffers[0].shape[-2] >= total and self._is_view_of_buffers(seen):
-            return self._buffers
+        """Buffers that hold the first ``seen`` tokens and in which ``[seen, total)`` belongs to this layer alone."""
+        held_in = self._room
+        if held_in and self._is_view_of(held_in, seen, len(like_keys)) and held_in.claim(self, seen, total):
+            return held_in.keys, held_in.values
         room = max(total, self.reserved) if self.reserved else total + max(64, total // 8)
         fresh = []
         for like, held in ((like_keys, self.keys), (like_values, self.values)):
             batch, heads, _, width = like.shape
-            buffer = like.new_empty(batch, heads, max(room, total), width)
+            buffer = self._empty(like, (batch, heads, room, width))
             if seen:
                 buffer[..., :seen, :] = held
             fresh.append(buffer)
-        self._buffers = (fresh[0], fresh[1])
-        return self._buffers
+        self._move_to(_Room(fresh[0], fresh[1]), total)
+        return fresh[0], fresh[1]
 
-    def _is_view_of_buffers(self, seen: int) -> bool:
+    def _move_to(self, room: _Room | None, claimed: int) -> None:
+        if self._room is not None:
+            self._room.layers.discard(self)
+        self._room, self.claimed = room, claimed
+        if room is not None:
+            room.layers.add(self)
+
+    def _empty(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return like.new_empty(shape)
+
+    def _is_view_of(self, room: _Room, seen: int, batch: int) -> bool:
         """False once beam search or cropping to another batch has replaced the tensors."""
-        assert self._buffers is not None
-        same_batch = not seen or self.keys.shape[0] == self._buffers[0].shape[0]
-        return same_batch and (not seen or self.keys.data_ptr() == self._buffers[0].data_ptr())
+        if len(room.keys) != batch:
+            return False
+        return not seen or (len(self.keys) == batch and self.keys.data_ptr() == room.keys.data_ptr())
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens (a negative number, as transformers wants it)."""
+        super().crop(tokens_to_remove)
+        self.claimed = self.get_seq_length()
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` tokens; does nothing to a shorter layer."""
@@ -67,11 +106,12 @@ class GrowingLayer(DynamicLayer):
             self.crop(length - self.get_seq_length())
 
     def fork(self, reserve: int = 0) -> GrowingLayer:
-        """A layer with the same content that copies it when it first grows, to ``reserve`` tokens of room."""
+        """A layer with the same content that grows on its own; copying, if it must, to ``reserve`` tokens of room."""
         other = GrowingLayer()
         if self.is_initialized:
             other.dtype, other.device, other.is_initialized = self.dtype, self.device, True
             other.keys, other.values = self.keys, self.values
+            other._move_to(self._room, self.get_seq_length())
         other.reserved = reserve
         return other
 
