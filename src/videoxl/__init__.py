@@ -13,7 +13,7 @@ from videoxl._registration import register_on_import
 from videoxl._version import __version__
 
 if TYPE_CHECKING:
-    from videoxl.config import BeaconPrefill, DenseDecode, FullPrefill, Generation, Sampling
+    from videoxl.config import BeaconPrefill, ChunkedPrefill, DenseDecode, FullPrefill, Generation, Sampling
     from videoxl.errors import (
         CheckpointError,
         DoesNotFitError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from videoxl.video import Frames, VideoLimits, open_video
 
 _HOMES = {
-    "videoxl.config": ("BeaconPrefill", "DenseDecode", "FullPrefill", "Generation", "Sampling"),
+    "videoxl.config": ("BeaconPrefill", "ChunkedPrefill", "DenseDecode", "FullPrefill", "Generation", "Sampling"),
     "videoxl.errors": (
         "CheckpointError",
         "DoesNotFitError",
@@ -53,6 +53,7 @@ __all__ = [
     "BeaconPrefill",
     "ChatSession",
     "CheckpointError",
+    "ChunkedPrefill",
     "DenseDecode",
     "DoesNotFitError",
     "Frames",

@@ -180,6 +180,64 @@ class BeaconPrefill:
         return _to_string(self)
 
 
+CHUNK_MODES = ("streaming", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkedPrefill:
+    """Video-XL-2's chunked prefill: visual tokens see only the blocks just before them (SPEC 3.6).
+
+    Units are groups of frames. A window of ``chunk_size`` groups moves on by ``step_size`` groups: the ``step_size``
+    new ones (a block) see each other, the rest of the window, the text before the video and every timestamp.
+    Timestamps see everything before them.
+    """
+
+    chunk_size: int = 16
+    """Groups in the window, the new ones included. A multiple of ``step_size``; equal to it, a block sees only itself
+    and timestamps."""
+    step_size: int = 4
+    """New groups per step of the window: a block, ``block_size_chosed`` of the released evaluations."""
+    mode: str = "streaming"
+    """``streaming`` never holds a mask of all tokens against all; ``mask`` builds it, for checking and small runs. Both
+    give the same numbers."""
+    offload: bool = False
+    """Keep keys and values of the video in host memory; what a tile or a question reads is brought back for it."""
+    vision_batch: int = 24
+    """Groups that go through the vision tower at once. Changes memory and speed, not the result."""
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_size", "step_size", "vision_batch"):
+            _check_count(name, getattr(self, name))
+        if self.chunk_size % self.step_size:
+            below = self.chunk_size // self.step_size * self.step_size
+            nearest = f"{below} or {below + self.step_size}" if below else f"{self.step_size}"
+            raise ValueError(
+                f"chunk_size={self.chunk_size} is no multiple of step_size={self.step_size}: the window moves by whole "
+                f"blocks of step_size groups; use chunk_size={nearest}, or another step_size"
+            )
+        if self.mode not in CHUNK_MODES:
+            raise ValueError(f"mode must be one of {', '.join(CHUNK_MODES)}, got {self.mode!r}")
+        if not isinstance(self.offload, bool):
+            raise ValueError(f"offload must be True or False, got {self.offload!r}")
+        if self.offload and self.mode == "mask":
+            raise ValueError("mode='mask' runs the whole video at once and cannot offload: use mode='streaming'")
+
+    @property
+    def previous_blocks(self) -> int:
+        """Blocks before its own that a visual token sees (``prev_blocks_num`` of the released evaluations)."""
+        return self.chunk_size // self.step_size - 1
+
+    @classmethod
+    def from_blocks(cls, block_size: int = 4, previous_blocks: int = 3, **others: Any) -> ChunkedPrefill:
+        """From the two numbers that the released evaluations state: ``block_size_chosed``, ``prev_blocks_num``."""
+        _check_count("block_size", block_size)
+        _check_count("previous_blocks", previous_blocks, least=0)
+        return cls(chunk_size=block_size * (previous_blocks + 1), step_size=block_size, **others)
+
+    def __str__(self) -> str:
+        return _to_string(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DenseDecode:
     """Every question reads all keys and values of the video."""
@@ -188,10 +246,14 @@ class DenseDecode:
         return _to_string(self)
 
 
-PrefillStrategy = FullPrefill | BeaconPrefill
+PrefillStrategy = FullPrefill | ChunkedPrefill | BeaconPrefill
 DecodeStrategy = DenseDecode
 
-PREFILLS: dict[str, type[PrefillStrategy]] = {"full": FullPrefill, "beacon": BeaconPrefill}
+PREFILLS: dict[str, type[PrefillStrategy]] = {
+    "full": FullPrefill,
+    "chunked": ChunkedPrefill,
+    "beacon": BeaconPrefill,
+}
 """Name -> prefill strategy. The command line, docs and tests iterate over this table."""
 DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode}
 """Name -> decode strategy."""

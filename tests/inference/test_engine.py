@@ -77,7 +77,7 @@ def tiny_resize(tiny):
 
 def test_tiles_do_not_change_the_memory(tiny, clip, monkeypatch):
     whole = tiny.encode(clip)
-    monkeypatch.setattr("videoxl.inference.engine.FRAMES_PER_TILE", 4)
+    monkeypatch.setattr("videoxl.inference.strategies.FRAMES_PER_TILE", 4)
     tiled = tiny.encode(clip)
     assert tiled.token_ids == whole.token_ids
     pairs = list(zip(cache_of(tiled), cache_of(whole)))

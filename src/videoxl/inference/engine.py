@@ -23,11 +23,11 @@ from videoxl.inference.answers import Answer, Piece, Span, Usage
 from videoxl.inference.generation import TokenStream, finish_reason, generate
 from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
 from videoxl.inference.planner import require_fit
-from videoxl.inference.prefill import FRAMES_PER_TILE, Prefill, Prefilled, tiles
+from videoxl.inference.prefill import Prefill, Prefilled, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
-from videoxl.inference.strategies import choose_prefill, make_writer
+from videoxl.inference.strategies import choose_prefill, frames_per_tile, make_writer, sampled_in_multiples_of
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import Selection, VideoLimits, VideoSource
 from videoxl.video.frames import OpenSelection
@@ -128,7 +128,11 @@ class VideoXL:
         options = {"stream": stream, "reader": reader, "strict": strict, "limits": limits or VideoLimits()}
         with open_for_model(video, fps=fps, timestamps=timestamps, **options) as source:
             wanted, whole_groups_of = choose_sampling(
-                source, given, frames=frames, sampling=sampling, frames_per_group=self.config.frames_per_group
+                source,
+                given,
+                frames=frames,
+                sampling=sampling,
+                frames_per_group=sampled_in_multiples_of(strategy, self.config),
             )
             selection = source.select(wanted, whole_groups_of=whole_groups_of)
             filled = self._read(source, selection, strategy, system, end_of(source, wanted), as_progress(progress))
@@ -157,7 +161,7 @@ class VideoXL:
         _reset_peak(self.device)
         filled = prefill.run(
             prefix,
-            tiles(source.read(selection, resize=resize), FRAMES_PER_TILE),
+            tiles(source.read(selection, resize=resize), frames_per_tile(strategy, self.config)),
             writer=make_writer(strategy, self.model, prefix, visual_tokens=visual_tokens, tokens=tokens),
             expected_frames=frames,
             end_s=end_s,

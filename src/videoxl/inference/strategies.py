@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from videoxl.config import PREFILLS, BeaconPrefill, FullPrefill, PrefillStrategy, prefill_from_string
+from videoxl.config import PREFILLS, BeaconPrefill, ChunkedPrefill, FullPrefill, PrefillStrategy, prefill_from_string
 from videoxl.inference.beacon import BeaconWriter
+from videoxl.inference.chunked import chunked_writer
+from videoxl.inference.prefill import FRAMES_PER_TILE
 from videoxl.inference.writers import CacheWriter, FullWriter
 from videoxl.model.configuration import VIDEO_XL, VIDEO_XL_2, VideoXLConfig
 
 ALLOWED: dict[str, tuple[type[PrefillStrategy], ...]] = {
     VIDEO_XL: (BeaconPrefill, FullPrefill),
-    VIDEO_XL_2: (FullPrefill,),
+    VIDEO_XL_2: (FullPrefill, ChunkedPrefill),
 }
 """Family -> strategies its weights were made for; the first is its default."""
 
@@ -48,4 +50,21 @@ def make_writer(
     """The writer of a strategy. ``visual_tokens`` and ``tokens`` are those of the video, where known (else None, 0)."""
     if isinstance(strategy, BeaconPrefill):
         return BeaconWriter(model, prefix_ids, strategy, visual_tokens=visual_tokens)
+    if isinstance(strategy, ChunkedPrefill):
+        return chunked_writer(model, prefix_ids, strategy, reserve=tokens)
     return FullWriter(model, prefix_ids, reserve=tokens)
+
+
+def frames_per_tile(strategy: PrefillStrategy, config: VideoXLConfig) -> int:
+    """Frames that go through the model together: whole groups."""
+    if isinstance(strategy, ChunkedPrefill):
+        return strategy.vision_batch * config.frames_per_group
+    return FRAMES_PER_TILE
+
+
+def sampled_in_multiples_of(strategy: PrefillStrategy, config: VideoXLConfig) -> int:
+    """What the number of frames sampled from a file must be a multiple of (SPEC 3.5).
+
+    Full prefill drops an unfilled last group, the chunked one keeps it and repeats its last frame's features.
+    """
+    return 1 if isinstance(strategy, ChunkedPrefill) else config.frames_per_group

@@ -1,0 +1,177 @@
+"""Groups of frames in a sequence of ids, and chunked prefill as bookkeeping: numbers, no tensors (SPEC 3.6).
+
+A sequence is text, then the visual span, then text. In the span every group of frames is its timestamp and its visual
+tokens. A *block* is ``block_size`` groups. A visual token sees the visual tokens of its own block and of the
+``previous_blocks`` before it; *landmarks*, the text before the video and all timestamps, are seen by every later token,
+and timestamps see everything before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """Where the groups of a sequence stand: positions in the sequence, ends exclusive."""
+
+    prefix_length: int
+    """Tokens before the visual span."""
+    starts_G: np.ndarray
+    """First token of each group: where its timestamp begins."""
+    visuals_G: np.ndarray
+    """First visual token of each group."""
+    end: int
+    """End of the visual span."""
+
+    @classmethod
+    def from_ids(
+        cls, ids: Sequence[int], prefix_length: int, video_token_id: int, end: int | None = None
+    ) -> GroupLayout:
+        """Find the groups in ``ids``: a visual token is ``video_token_id``, any other id of the span a timestamp's.
+
+        ``end``: where text goes on after the video; default the end of ``ids``. Raises ``ValueError`` when the span
+        does not consist of whole groups.
+        """
+        end = len(ids) if end is None else end
+        visual = np.asarray(ids[prefix_length:end], dtype=np.int64) == video_token_id
+        edges = np.flatnonzero(visual[1:] != visual[:-1]) + 1
+        if len(visual) and (visual[0] or not visual[-1]):
+            raise ValueError("a video begins with a timestamp and ends with a visual token; this sequence does not")
+        starts = np.concatenate([np.zeros(min(1, len(visual)), dtype=np.int64), edges[1::2]])
+        return cls(prefix_length, starts + prefix_length, edges[0::2] + prefix_length, end)
+
+    def __len__(self) -> int:
+        return len(self.starts_G)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Where each group ends."""
+        return np.concatenate([self.starts_G[1:], [self.end]])[: len(self)].astype(np.int64)
+
+    def timestamp_mask(self, length: int | None = None) -> np.ndarray:
+        """Bool per token of the first ``length`` (default: up to the end of the video)."""
+        steps = np.zeros((self.end if length is None else max(length, self.end)) + 1, dtype=np.int64)
+        steps[self.starts_G] += 1
+        steps[self.visuals_G] -= 1
+        return steps[:-1].cumsum() > 0
+
+    def groups_of_tokens(self) -> np.ndarray:
+        """Group of every token up to the end of the video; -1 before the first."""
+        group = np.full(self.end, -1, dtype=np.int64)
+        group[self.starts_G] = 1
+        group[self.prefix_length :] = group[self.prefix_length :].clip(min=0).cumsum() - 1
+        return group
+
+
+def allowed_mask(
+    layout: GroupLayout, length: int, *, block_size: int, previous_blocks: int, first_row: int = 0
+) -> np.ndarray:
+    """The rule itself, as a bool mask of rows ``first_row ..`` against all ``length`` tokens. For checking only.
+
+    ``length`` counts the text after the video, whose tokens see everything before them.
+    """
+    keys, rows = np.arange(length), np.arange(first_row, length)
+    open_key = np.ones(length, dtype=bool)
+    open_key[layout.prefix_length : layout.end] = layout.timestamp_mask()[layout.prefix_length :]
+    open_row = open_key.copy()
+    open_row[: layout.prefix_length] = False  # all they could see is open anyway
+    block = np.full(length, -1, dtype=np.int64)
+    block[: layout.end] = layout.groups_of_tokens() // block_size
+    near = block[rows, None] - block[None] <= previous_blocks
+    return (keys[None] <= rows[:, None]) & (open_row[rows, None] | open_key[None] | near)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows ``[begin, end)`` that read the same window: the first ``landmarks`` landmarks, then ``[window, end)``.
+
+    Under that order of keys the mask is causal, aligned at the end.
+    """
+
+    begin: int
+    end: int
+    window: int
+    """0: the run sees everything, and no landmarks are needed."""
+    landmarks: int
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """One forward of a chunked prefill over rows ``[begin, end)``."""
+
+    begin: int
+    end: int
+    runs: tuple[Run, ...]
+    timestamps: tuple[tuple[int, int], ...]
+    """Timestamps ``[begin, end)`` whose rows see more than their run."""
+    landmarks: np.ndarray
+    """Positions of the landmarks among the rows."""
+    keep_from: int
+    """The first token that windows of later tiles can still reach."""
+
+
+class ChunkBook:
+    """Plans the tiles of one video as its groups come in. What it knows follows from ids and settings alone."""
+
+    def __init__(self, prefix_length: int, video_token_id: int, *, block_size: int, previous_blocks: int) -> None:
+        self.prefix_length = prefix_length
+        self.video_token_id = video_token_id
+        self.block_size, self.previous_blocks = block_size, previous_blocks
+        self.starts: list[int] = []
+        self.length = prefix_length
+        """Tokens known so far: the text before the video and whole groups."""
+        self.planned = 0
+        """Rows that a tile was planned for."""
+        self._landmarks_before = [prefix_length]  # per group, and what they are now
+
+    def add(self, span_ids: Sequence[int]) -> TilePlan:
+        """The tile that holds these ids (whole groups) and whatever came before and was not planned yet."""
+        layout = GroupLayout.from_ids(span_ids, 0, self.video_token_id)
+        starts = (layout.starts_G + self.length).tolist()
+        visuals = (layout.visuals_G + self.length).tolist()
+        first_new, begin = len(self.starts), self.planned
+        for start, visual in zip(starts, visuals):
+            self._landmarks_before.append(self._landmarks_before[-1] + visual - start)
+        self.starts += starts
+        self.length += len(span_ids)
+        self.planned = self.length
+        runs = self._runs(begin, first_new)
+        narrow_from = next((run.begin for run in runs if run.window), self.length)
+        times = [np.arange(start, visual) for start, visual in zip(starts, visuals)]
+        prefix = np.arange(begin, max(begin, self.prefix_length))
+        return TilePlan(
+            begin=begin,
+            end=self.length,
+            runs=runs,
+            timestamps=tuple((s, v) for s, v in zip(starts, visuals) if s >= narrow_from),
+            landmarks=np.concatenate([prefix, *times]).astype(np.int64) - begin,
+            keep_from=self._window(len(self.starts) // self.block_size)[0],
+        )
+
+    def _runs(self, begin: int, first_group: int) -> tuple[Run, ...]:
+        """The rows from ``begin`` on, cut where the window changes; ``first_group`` is the first group among them."""
+        runs: list[Run] = []
+        groups = len(self.starts)
+        blocks = range(first_group // self.block_size, -(-groups // self.block_size))
+        for block in blocks if groups > first_group else ():
+            after = (block + 1) * self.block_size
+            end = self.starts[after] if after < groups else self.length
+            window, landmarks = self._window(block)
+            if runs and runs[-1].window == window == 0:
+                begin = runs.pop().begin
+            runs.append(Run(begin, end, window, landmarks))
+            begin = end
+        return tuple(runs) or (Run(begin, self.length, 0, 0),) * (self.length > begin)
+
+    def _window(self, block: int) -> tuple[int, int]:
+        """Where the window of a block begins, and how many landmarks stand before it; (0, 0) when it is everything."""
+        first = (block - self.previous_blocks) * self.block_size
+        if first <= 0:
+            return 0, 0
+        if first >= len(self.starts):
+            return self.length, self._landmarks_before[-1]
+        return self.starts[first], self._landmarks_before[first]
