@@ -52,7 +52,7 @@ def test_every_recorded_number_is_met():
 
 def test_what_is_recorded_is_small_and_complete():
     files = list(GOLDEN.iterdir())
-    assert sum(f.stat().st_size for f in files) < 2_000_000
+    assert sum(f.stat().st_size for f in files) < 3_000_000
     cases = json.loads((GOLDEN / "cases.json").read_text())["cases"]
     recorded = {f"{c['id']}/{name}" for c in cases for name in c["arrays"]}
     assert recorded == set(load_file(GOLDEN / "golden.safetensors"))
