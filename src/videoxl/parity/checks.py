@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videoxl.config import Generation
-from videoxl.inference.generation import generate
-from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill, Tile
+from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill
 from videoxl.inference.prompt import (
     IMAGE_TOKEN_INDEX,
     expand_placeholder,
@@ -24,8 +22,9 @@ from videoxl.inference.prompt import (
 from videoxl.model.conversion import to_native
 from videoxl.model.token_synthesis import regroup
 from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
-from videoxl.parity import beacon, v1_inputs
+from videoxl.parity import beacon, memory, v1_inputs
 from videoxl.parity.golden import Case, GoldenError, noise, picture
+from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
 from videoxl.video import Resize
 from videoxl.video.frames import ResizeMode
 from videoxl.video.preprocessing import resize_pixels
@@ -43,16 +42,6 @@ def channels_first(x_GTPC: torch.Tensor, height: int, width: int) -> torch.Tenso
     """Inverse of :func:`channels_last`."""
     G, T, _, C = x_GTPC.shape
     return x_GTPC.reshape(G, T, height, width, C).permute(0, 4, 1, 2, 3)
-
-
-def text_tokenizer(special_ids: dict[str, int]) -> Callable[[str], list[int]]:
-    """The word ``Time`` is one token, every other character of a timestamp one each."""
-
-    def tokenize(text: str) -> list[int]:
-        pieces = re.findall(r"Time|.", text)
-        return [special_ids[piece] for piece in pieces]
-
-    return tokenize
 
 
 @torch.no_grad()
@@ -131,24 +120,12 @@ def pure(case: Case, model: Any) -> None:
             tokens = model.model.get_video_features(pixels[None])[0].flatten(0, 1)
         case.compare("visual_tokens", tokens[:: case.spec.get("visual_tokens_stride", 1)])
 
-    tiles = _tiles(pixels, times, GROUPS_PER_TILE * group)
-    filled = Prefill(model, tokenize).run(prompt[:at], tiles, expected_frames=len(times))
+    parts = tiles(pixels, times, GROUPS_PER_TILE * group)
+    filled = Prefill(model, tokenize).run(prompt[:at], parts, expected_frames=len(times))
     ids = [*filled.token_ids, *prompt[at + 1 :]]
-    _compare_generated(case, model, ids, filled.cache)
+    compare_generated(case, model, ids, filled.cache)
     whole = torch.tensor([ids])
     _compare_native(case, model, whole, pixel_values_videos=pixels[None])
-
-
-def _tiles(pixels: torch.Tensor, times: list[float], size: int) -> Iterator[Tile]:
-    for first in range(0, len(times), size):
-        yield Tile(pixels[first : first + size], tuple(times[first : first + size]))
-
-
-def _compare_generated(case: Case, model: Any, ids: list[int], cache: Any) -> None:
-    settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
-    out = generate(model, ids, cache, settings, output_logits=True)
-    case.compare("generated", out.sequences[0, len(ids) :])
-    case.compare("step_logits", torch.cat(out.logits))
 
 
 def _compare_native(case: Case, model: Any, ids: torch.Tensor, **inputs: Any) -> None:
@@ -290,6 +267,8 @@ CHECKS: dict[str, Check] = {
     "v1_trace": beacon.trace,
     "v1_e2e": beacon.end_to_end,
     "v1_train": beacon.train,
+    "v2_chunk": memory.chunk,
+    "v2_chunk_mask": memory.chunk_mask,
     "v2_dts": token_synthesis,
     "v2_encode": encode,
     "v2_pure": pure,

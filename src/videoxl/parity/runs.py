@@ -1,0 +1,38 @@
+"""What checks of whole runs share: from recorded pixels to generated tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from videoxl.config import Generation
+from videoxl.inference.generation import generate
+from videoxl.inference.prefill import Tile
+from videoxl.parity.golden import Case
+
+
+def text_tokenizer(special_ids: dict[str, int]) -> Callable[[str], list[int]]:
+    """The word ``Time`` is one token, every other character of a timestamp one each."""
+
+    def tokenize(text: str) -> list[int]:
+        pieces = re.findall(r"Time|.", text)
+        return [special_ids[piece] for piece in pieces]
+
+    return tokenize
+
+
+def tiles(pixels: torch.Tensor, times: list[float], size: int) -> Iterator[Tile]:
+    """Tiles of ``size`` frames."""
+    for first in range(0, len(times), size):
+        yield Tile(pixels[first : first + size], tuple(times[first : first + size]))
+
+
+def compare_generated(case: Case, model: Any, ids: list[int], cache: Any) -> None:
+    """Answer what comes after the cache, and compare tokens and logits."""
+    settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
+    out = generate(model, ids, cache, settings, output_logits=True)
+    case.compare("generated", out.sequences[0, len(ids) :])
+    case.compare("step_logits", torch.cat(out.logits))
