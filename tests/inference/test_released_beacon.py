@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import TextIteratorStreamer
 
 import videoxl
 from tests import media
@@ -273,6 +274,16 @@ def test_stopping_criteria_see_the_prompt_as_given(loaded, model):
         loaded, pixels(2), max_new_tokens=12, stopping_criteria=[KeywordsStoppingCriteria([third], tokenizer, ids)]
     )
     assert stopped == written[:3]
+
+
+def test_beams_and_streamers_work(loaded, model):
+    model.config.beacon_ratio = [8]
+    beams = video_answer(loaded, pixels(2), num_beams=3)
+    assert len(beams) == 6
+    assert beams == video_answer(loaded, pixels(2), num_beams=3)
+    streamer = TextIteratorStreamer(loaded[0], skip_prompt=True)
+    written = video_answer(loaded, pixels(2), streamer=streamer)
+    assert "".join(streamer) == loaded[0].decode(written)
 
 
 # ------------------------------------------------------------------------------------------------------ still images

@@ -16,9 +16,10 @@ from transformers import StoppingCriteria
 from videoxl.config import BeaconPrefill
 from videoxl.inference.beacon import BeaconWriter
 from videoxl.inference.generation import generate
-from videoxl.inference.prefill import FRAMES_PER_TILE, Prefill, Tile
+from videoxl.inference.prefill import Prefill, Tile
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, Group, VisualSpan
 from videoxl.inference.released import released_generation
+from videoxl.inference.strategies import frames_per_tile
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -124,7 +125,7 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
         prompt.check_skips(beacon_skip_first, beacon_skip_last, visual_tokens)
         total = len(prompt.prefix) + visual_tokens + len(prompt.suffix)
         writer = BeaconWriter(self, prompt.prefix, strategy, visual_tokens=visual_tokens, total=total)
-        _read(self, prompt, writer, pixels, video)
+        _read(self, prompt.prefix, writer, pixels, frames_per_tile(strategy, self.config) if video else None)
         watchers = [_AsGiven(stopping_criteria, input_ids, len(writer.ids) + len(prompt.suffix))]
         new = generate(
             self,
@@ -180,10 +181,10 @@ def _visual_tokens(config: VideoXLConfig, pictures: int, video: bool) -> int:
 
 
 @torch.inference_mode()
-def _read(model: Any, prompt: _Prompt, writer: BeaconWriter, pixels: torch.Tensor, video: bool) -> None:
-    """Fill the writer's cache with prompt head and pictures."""
-    if video:
-        Prefill(model, lambda text: []).run(prompt.prefix, _tiles(pixels), writer=writer)
+def _read(model: Any, prefix: list[int], writer: BeaconWriter, pixels: torch.Tensor, tile: int | None) -> None:
+    """Fill the writer's cache with the head of the prompt and a video in tiles of so many frames, or a still image."""
+    if tile is not None:
+        Prefill(model, lambda text: []).run(prefix, _tiles(pixels, tile), writer=writer)
         return
     base = model.model
     tokens_PD = base.encode_image(pixels.to(base.vision_device, base.vision_dtype))
@@ -192,10 +193,10 @@ def _read(model: Any, prompt: _Prompt, writer: BeaconWriter, pixels: torch.Tenso
     writer.finish()
 
 
-def _tiles(pixels_FCHW: torch.Tensor) -> Iterator[Tile]:
-    """Of the engine's size, so that the answer is the engine's bit for bit; times are not told to this model."""
-    for number, part in enumerate(pixels_FCHW.split(FRAMES_PER_TILE)):
-        yield Tile(part, tuple(float(number * FRAMES_PER_TILE + i) for i in range(len(part))))
+def _tiles(pixels_FCHW: torch.Tensor, size: int) -> Iterator[Tile]:
+    """As the engine makes them, so that the answer is the engine's bit for bit; times are not told to this model."""
+    for number, part in enumerate(pixels_FCHW.split(size)):
+        yield Tile(part, tuple(float(number * size + i) for i in range(len(part))))
 
 
 def _end_ids(model: Any) -> list[int]:

@@ -79,15 +79,16 @@ def _config(folder: Path, overwrite: dict[str, Any]) -> VideoXLConfig:
     return klass.from_dict(found, name_or_path=str(folder))
 
 
-def image_processor(config: VideoXLConfig, folder: Path | None = None) -> Any:
-    """transformers' CLIP image processor, from the file beside the vision tower if there is one.
+def image_processor(config: VideoXLConfig, folder: Path) -> Any:
+    """transformers' CLIP image processor, from the file of the vision tower if the checkpoint has its folder.
 
     The one that works with Pillow: torchvision's rounds resized pixels differently than what the model was trained on.
     """
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    for place in (folder, folder and folder / "vision_tower"):
-        if place is not None and (place / PREPROCESSOR).is_file():
+    tower = Path(read_config(folder).get("mm_vision_tower", "vision_tower"))
+    for place in (tower, folder / tower.name):
+        if (place / PREPROCESSOR).is_file():
             return CLIPImageProcessorPil.from_pretrained(place)
     side = config.image_size
     return CLIPImageProcessorPil(
