@@ -8,12 +8,14 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import TextIteratorStreamer
 
 import videoxl
@@ -21,8 +23,12 @@ from tests import media
 from tests.released_v1 import FAKE_DECORD, FakeVideoReader, write_checkpoint
 from videoxl.config import BeaconPrefill
 from videoxl.constants import IMAGE_TOKEN_INDEX, TOKEN_PERFRAME
+from videoxl.inference.released_beacon import VideoXLBeaconForCausalLM
 from videoxl.mm_utils import KeywordsStoppingCriteria, process_images, tokenizer_image_token, transform_input_id
 from videoxl.model.builder import load_pretrained_model
+from videoxl.parity.golden import GoldenFolder
+from videoxl.parity.golden import noise as golden_noise
+from videoxl.parity.golden import write_checkpoint as write_golden
 
 ROOT = Path(__file__).parents[2]
 
@@ -322,6 +328,42 @@ def test_a_lone_picture_keeps_all_its_tokens(loaded, model, shape):
     ids = ask(loaded)
     out = model.generate(ids, images=[pixels(1).reshape(shape)], modalities=["image"], max_new_tokens=3)
     assert out.shape[1] == ids.shape[1] - 1 + 4 * TOKEN_PERFRAME + 3
+
+
+# ---------------------------------------------------------------------------------------------------- recorded tokens
+
+RECORDED = GoldenFolder.open(ROOT / "tests" / "fixtures" / "golden")
+RUNS = [spec for spec in RECORDED.cases if spec["kind"] == "v1_e2e" and not spec.get("quirk")]
+
+
+@pytest.mark.filterwarnings("ignore:.*has no beacon weights")
+@pytest.mark.parametrize("spec", RUNS, ids=lambda spec: spec["id"])
+def test_generate_gives_the_recorded_tokens_of_the_released_one(tmp_path, spec):
+    """Of the first run after loading; the released random mixes go on from there, here every video starts anew."""
+    case, run = RECORDED.case(spec), spec["runs"][0]
+    write_golden(tmp_path / "model", case.needs_model(), spec.get("config_overrides", {}))
+    drop_weights(tmp_path / "model", spec.get("dropped_params", ()))
+    model = VideoXLBeaconForCausalLM.from_pretrained(tmp_path / "model").eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    name = "run0/{}" if len(spec["runs"]) > 1 else "{}"
+    prompt, expected = (case.expected(name.format(array)).tolist() for array in ("prompt_ids", "generated"))
+    video = torch.from_numpy(golden_noise(case.seed, run["pixels"]["name"], run["pixels"]["shape"]))
+    out = model.generate(
+        torch.tensor([prompt]),
+        images=[video],
+        modalities=["image" if "image" in spec else "video"],
+        beacon_skip_first=run["beacon_skip_first"],
+        beacon_skip_last=run["beacon_skip_last"],
+        max_new_tokens=len(expected),
+    )
+    head = transform_input_id(torch.tensor([prompt]), run["n_visual_tokens"], model.config.vocab_size - 1)
+    assert out[0].tolist() == [*head[0].tolist(), *expected]
+
+
+def drop_weights(folder: Path, parts: Sequence[str]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not any(part in name for part in parts)}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
