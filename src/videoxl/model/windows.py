@@ -139,7 +139,11 @@ class WindowLoop:
         return self.start + self.window <= length
 
     def next(self, length: int) -> WindowStep:
-        """The next step of a sequence of ``length`` tokens; there must be tokens left."""
+        """The next step of a sequence of ``length`` tokens.
+
+        Raises ``ValueError`` when all tokens have been through, and when all there is before ``skip_last`` is part of
+        a window: how many beacons it gets shows once it is whole.
+        """
         if self.end >= length:
             raise ValueError(f"all {length} tokens have been through")
         effective = self.window
@@ -160,14 +164,18 @@ class WindowLoop:
             full = False
         else:
             kind = "window"
+            if not full:
+                raise ValueError(
+                    f"a window of {effective} tokens has only {length - self.start} so far: wait for the rest, or set "
+                    "skip_last where the visual tokens end"
+                )
             if self.full:
                 self.ratio = self.ratios.choose(effective, self.total or length, self.window)
             assert self.ratio is not None
             ratio = self.ratio
             slots = beacon_slots(stop - begin, ratio, self.remainder)
             self.remainder = (stop - begin + self.remainder) % ratio
-            if full:
-                self.start += effective
+            self.start += effective
         self._keep(stop - begin, len(slots), full)
         self.end, self.full = stop, full
         self.steps += 1
