@@ -13,7 +13,16 @@ from videoxl._registration import register_on_import
 from videoxl._version import __version__
 
 if TYPE_CHECKING:
-    from videoxl.config import BeaconPrefill, ChunkedPrefill, DenseDecode, FullPrefill, Generation, Sampling
+    from videoxl.config import (
+        BeaconPrefill,
+        BiLevelDecode,
+        ChunkedPrefill,
+        DenseDecode,
+        FullPrefill,
+        Generation,
+        Sampling,
+        SelectivePrefill,
+    )
     from videoxl.errors import (
         CheckpointError,
         DoesNotFitError,
@@ -30,7 +39,16 @@ if TYPE_CHECKING:
     from videoxl.video import Frames, VideoLimits, open_video
 
 _HOMES = {
-    "videoxl.config": ("BeaconPrefill", "ChunkedPrefill", "DenseDecode", "FullPrefill", "Generation", "Sampling"),
+    "videoxl.config": (
+        "BeaconPrefill",
+        "BiLevelDecode",
+        "ChunkedPrefill",
+        "DenseDecode",
+        "FullPrefill",
+        "Generation",
+        "Sampling",
+        "SelectivePrefill",
+    ),
     "videoxl.errors": (
         "CheckpointError",
         "DoesNotFitError",
@@ -51,6 +69,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Answer",
     "BeaconPrefill",
+    "BiLevelDecode",
     "ChatSession",
     "CheckpointError",
     "ChunkedPrefill",
@@ -64,6 +83,7 @@ __all__ = [
     "Piece",
     "Plan",
     "Sampling",
+    "SelectivePrefill",
     "Span",
     "Usage",
     "VideoError",

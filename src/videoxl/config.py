@@ -7,10 +7,11 @@ the command line, the docs and the tests share the tables :data:`PREFILLS` and :
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import unquote
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 
@@ -239,6 +240,28 @@ class ChunkedPrefill:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectivePrefill:
+    """Video-XL-Pro's selection: visual tokens are scored by the prompt, the best stay, all timestamps stay (SPEC 4)."""
+
+    keep: float = 0.85
+    """Share of the visual tokens kept, above 0 and at most 1. The released code draws it anew at every call, from 0.7
+    to 0.99, without a seed; here it is what is asked for."""
+    about: str | None = None
+    """The question whose words, with the prompt around the video, judge what is relevant. None: in ``answer`` the
+    question asked, in ``encode``, which knows none, the prompt alone. An empty text: the prompt alone."""
+
+    def __post_init__(self) -> None:
+        _check_positive("keep", self.keep)
+        if self.keep > 1:
+            raise ValueError(f"keep must be above 0 and at most 1 (the share of visual tokens kept), got {self.keep}")
+        if self.about is not None and not isinstance(self.about, str):
+            raise ValueError(f"about must be text or None, got {self.about!r}")
+
+    def __str__(self) -> str:
+        return _to_string(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DenseDecode:
     """Every question reads all keys and values of the video."""
 
@@ -246,16 +269,65 @@ class DenseDecode:
         return _to_string(self)
 
 
-PrefillStrategy = FullPrefill | ChunkedPrefill | BeaconPrefill
-DecodeStrategy = DenseDecode
+RELEVANCES = ("attention", "siglip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiLevelDecode:
+    """Each question reads the blocks that matter to it densely and the rest averaged (SPEC 3.7). Video-XL-2.
+
+    The first and the last block are always read densely, on top of ``top_k``.
+    """
+
+    top_k: int = 8
+    """How many further blocks are read densely: the most relevant ones. As many as there are: dense decoding."""
+    block_size: int = 4
+    """Groups of frames per block (``selected_chunk_size`` of the released selections)."""
+    pool: int = 4
+    """Visual tokens averaged into one in all other blocks (``compression``); timestamps stay as they are."""
+    relevance: str | tuple[int, ...] | Callable[..., Any] = "attention"
+    """How blocks are judged: ``attention`` reads the question once against the averaged memory; ``siglip`` compares
+    it with pictures. Or block numbers from 0, which are then read whatever ``top_k``; or a function of the memory and
+    the question that gives a score per block."""
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "block_size", "pool"):
+            _check_count(name, getattr(self, name))
+        chosen = self.relevance
+        if isinstance(chosen, str) and all(part.isdecimal() for part in chosen.split("+")):
+            chosen = tuple(int(part) for part in chosen.split("+"))
+        if isinstance(chosen, str) and chosen not in RELEVANCES:
+            raise ValueError(
+                f"relevance must be one of {', '.join(RELEVANCES)}, block numbers or a function, got {chosen!r}"
+            )
+        if isinstance(chosen, (list, tuple, range, set, frozenset)):
+            numbers = tuple(sorted({int(n) if str(n).isdecimal() else -1 for n in chosen}))
+            if not numbers or numbers[0] < 0:
+                raise ValueError(f"relevance must name at least one block by its number from 0, got {chosen!r}")
+            chosen = numbers
+        elif not isinstance(chosen, str) and not callable(chosen):
+            raise ValueError(f"relevance must be a name, block numbers or a function, got {type(chosen).__name__}")
+        object.__setattr__(self, "relevance", chosen)
+
+    def __str__(self) -> str:
+        if isinstance(self.relevance, (str, tuple)):
+            return _to_string(self)
+        name = getattr(self.relevance, "__name__", type(self.relevance).__name__)
+        text = _to_string(replace(self, relevance="attention"))
+        return f"{text}{',' if ':' in text else ':'}relevance={name}"
+
+
+PrefillStrategy = FullPrefill | ChunkedPrefill | BeaconPrefill | SelectivePrefill
+DecodeStrategy = DenseDecode | BiLevelDecode
 
 PREFILLS: dict[str, type[PrefillStrategy]] = {
     "full": FullPrefill,
     "chunked": ChunkedPrefill,
     "beacon": BeaconPrefill,
+    "selective": SelectivePrefill,
 }
 """Name -> prefill strategy. The command line, docs and tests iterate over this table."""
-DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode}
+DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode, "bilevel": BiLevelDecode}
 """Name -> decode strategy."""
 
 
@@ -309,8 +381,15 @@ def _to_string(strategy: Any) -> str:
     tables: dict[str, Any] = {**PREFILLS, **DECODES}
     name = next(n for n, cls in tables.items() if type(strategy) is cls)
     values = {f.name: getattr(strategy, f.name) for f in fields(strategy) if getattr(strategy, f.name) != f.default}
-    changed = [f"{k}={'+'.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in values.items()]
+    changed = [f"{k}={_value_to_string(v)}" for k, v in values.items()]
     return name + (":" + ",".join(changed) if changed else "")
+
+
+def _value_to_string(value: Any) -> str:
+    """Texts may hold anything: the comma between settings, and the sign that escapes it, are escaped."""
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    return value.replace("%", "%25").replace(",", "%2C") if isinstance(value, str) else str(value)
 
 
 def _from_string(text: str, table: Mapping[str, type[_Strategy]], what: str) -> _Strategy:
@@ -324,7 +403,8 @@ def _from_string(text: str, table: Mapping[str, type[_Strategy]], what: str) -> 
         key, eq, value = item.partition("=")
         if not eq or key not in known:
             raise ValueError(f"{what} {name!r} has no setting {item!r}; settings: {', '.join(known) or 'none'}")
-        values[key] = _parse_value(value, known[key].default)
+        is_text = str(known[key].type).startswith("str")
+        values[key] = unquote(value) if is_text else _parse_value(value, known[key].default)
     return cls(**values)
 
 

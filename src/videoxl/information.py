@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,42 @@ def _describe_video(target: str, stream: int | None, reader: str) -> dict[str, A
 def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    from videoxl.model.conversion import checkpoint_bytes, layout_of, shard_files, tensors, verify_manifest
+    from videoxl.model.conversion import (
+        checkpoint_bytes,
+        layout_of,
+        read_config,
+        shard_files,
+        tensors,
+        verify_manifest,
+    )
 
-    layout = layout_of(folder)
-    config = AutoConfig.from_pretrained(folder)
-    why = {
-        "released": "config.json is a released one (it has mm_vision_tower), and its vision tower is a SigLIP",
-        "videoxl": "config.json has our model_type 'video_xl'",
-    }[layout]
+    config, names = AutoConfig.from_pretrained(folder), tensors(folder)
     return {
         "kind": "model",
         "family": config.family,
-        "why": why,
-        "layout": layout,
+        "why": _why(config, read_config(folder), names),
+        "layout": layout_of(folder),
         **_sizes(config),
-        "tensors": len(tensors(folder)),
+        "tensors": len(names),
         "files": len(shard_files(folder)),
         "weight_bytes": checkpoint_bytes(folder),
         "verified": f"{verify_manifest(folder)} files agree with manifest.json" if verify else "not asked (--verify)",
     }
+
+
+def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
+    """What the family was recognised by: the order of things looked at is that of ``native_config_dict``."""
+    from videoxl.model.conversion import PRO_ONLY, has_pro_weights, is_released
+
+    if not is_released(found):
+        return "config.json has our model_type 'video_xl' and names the family"
+    released = "config.json is a released one (it has mm_vision_tower)"
+    if "family" in found:
+        return f"{released} and names the family"
+    if config.vision_config.model_type == "clip_vision_model":
+        return f"{released}, and its vision tower is a CLIP"
+    hold = "hold" if has_pro_weights(names) else "do not hold"
+    return f"{released}, its vision tower is a SigLIP, and the weights {hold} {PRO_ONLY[0]}*"
 
 
 def _describe_tiny() -> dict[str, Any]:

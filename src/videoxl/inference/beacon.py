@@ -11,7 +11,45 @@ from videoxl.config import BeaconPrefill
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import ratio_chooser, run_window
-from videoxl.model.windows import RatioChooser, WindowLoop
+from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
+
+
+def window_loop(
+    config: Any,
+    strategy: BeaconPrefill,
+    prefix_tokens: int,
+    visual_tokens: int | None,
+    *,
+    total: int | None = None,
+    ratios: RatioChooser | None = None,
+) -> WindowLoop:
+    """The bookkeeping of one video; arguments and errors as of :class:`BeaconWriter`."""
+    window = strategy.window or config.beacon_window
+    if window % config.tokens_per_group:
+        raise ValueError(
+            f"window={window} is no multiple of the {config.tokens_per_group} visual tokens of a frame: frames "
+            "would be cut in two"
+        )
+    if max(strategy.ratios) > window:
+        raise ValueError(f"ratio {max(strategy.ratios)} is larger than the window of {window} visual tokens")
+    if strategy.mix == "adaptive" and visual_tokens is None:
+        raise ValueError("mix='adaptive' needs to know how long the video is; an iterator does not say")
+    return WindowLoop(
+        window,
+        ratios or ratio_chooser(strategy, config),
+        skip_first=prefix_tokens,
+        total=total if total is not None else prefix_tokens + (visual_tokens or 0) or None,
+        accumulate=config.beacon_accum,
+    )
+
+
+def count_beacons(config: Any, strategy: BeaconPrefill, prefix_tokens: int, visual_tokens: int) -> int:
+    """Beacons that stand for a video in the end."""
+    loop = window_loop(config, strategy, prefix_tokens, visual_tokens)
+    loop.skip_last = length = prefix_tokens + visual_tokens
+    while loop.end < length:
+        loop.next(length)
+    return loop.beacons
 
 
 class LostWindowError(ValueError):
@@ -28,42 +66,38 @@ class BeaconWriter:
         strategy: BeaconPrefill,
         *,
         visual_tokens: int | None = None,
+        room: int = 0,
         total: int | None = None,
         ratios: RatioChooser | None = None,
+        cache: KVCache | None = None,
+        seen: int = 0,
     ) -> None:
         """
         Args:
             visual_tokens: how many will come, where known; for buffer sizes and the ``adaptive`` mix.
+            room: further tokens to leave room for in the buffers.
             total: length of the whole uncompressed prompt, question included, for the ``adaptive`` mix. Default: prefix
                 and visual tokens; what a question adds is covered by ``headroom``.
             ratios: instead of those of ``strategy``, to go on with a random stream.
+            cache, seen: what was read before: whole windows of ``seen`` visual tokens.
 
         Raises ``ValueError`` when the window is no multiple of a frame's tokens, or the length is needed and unknown.
         """
-        config = model.config
-        window = strategy.window or config.beacon_window
-        if window % config.tokens_per_group:
-            raise ValueError(
-                f"window={window} is no multiple of the {config.tokens_per_group} visual tokens of a frame: frames "
-                "would be cut in two"
-            )
-        if max(strategy.ratios) > window:
-            raise ValueError(f"ratio {max(strategy.ratios)} is larger than the window of {window} visual tokens")
-        if strategy.mix == "adaptive" and visual_tokens is None:
-            raise ValueError("mix='adaptive' needs to know how long the video is; an iterator does not say")
         self.model, self.prefix_ids = model, list(prefix_ids)
         self.ratios_used: list[int] = []
-        self._seen = 0
+        self._seen = seen
+        self._whole_beacons = 0
         self._waiting: list[torch.Tensor] = []
-        self.loop = WindowLoop(
-            window,
-            ratios or ratio_chooser(strategy, config),
-            skip_first=len(self.prefix_ids),
-            total=total if total is not None else len(self.prefix_ids) + (visual_tokens or 0) or None,
-            accumulate=config.beacon_accum,
+        prefix = len(self.prefix_ids)
+        self.loop = window_loop(model.config, strategy, prefix, visual_tokens, total=total, ratios=ratios)
+        while seen and self.loop.end < prefix + seen:
+            self._count(self.loop.next(prefix + seen))
+        reserve = prefix + (visual_tokens or 0) // min(strategy.ratios) + 2 * self.loop.window + room
+        self.cache = (
+            cache
+            if cache is not None
+            else KVCache(model.model.num_text_layers, reserve=reserve if visual_tokens else 0)
         )
-        reserve = len(self.prefix_ids) + (visual_tokens or 0) // min(strategy.ratios) + 2 * window
-        self.cache = KVCache(model.model.num_text_layers, reserve=reserve if visual_tokens else 0)
 
     @property
     def ids(self) -> list[int]:
@@ -78,6 +112,7 @@ class BeaconWriter:
 
     def finish(self) -> None:
         """The last window ends with the visual tokens and is compressed, however short (SPEC 2.3)."""
+        self._whole_beacons = self.loop.beacons
         self.loop.skip_last = self.length
         while self.loop.end < self.length:
             self._step()
@@ -99,9 +134,20 @@ class BeaconWriter:
                 "would be lost without a trace; use a smaller ratio or another number of frames"
             )
         else:
-            self.ratios_used.append(int(step.ratio or 0))
+            self._count(step)
             raw_BLD = self._take(step.end - step.begin)
         run_window(base.language_model, self.cache, step, raw_BLD)
+
+    def _count(self, step: WindowStep) -> None:
+        if step.kind == "window" and step.ratio:
+            self.ratios_used.append(step.ratio)
+
+    @property
+    def settled(self) -> tuple[int, int]:
+        """Visual tokens and cached tokens of the whole windows, which stay whatever follows."""
+        window, prefix = self.loop.window, len(self.prefix_ids)
+        whole = self._seen // window * window
+        return whole, prefix + (self._whole_beacons if whole else 0)
 
     def _take(self, count: int) -> torch.Tensor:
         """The next ``count`` visual tokens as embeddings ``[1, count, D]``."""

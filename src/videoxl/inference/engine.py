@@ -18,19 +18,17 @@ from videoxl.config import (
     Sampling,
     decode_from_string,
 )
-from videoxl.errors import VideoError
+from videoxl.inference import encoding
 from videoxl.inference.answers import Answer, Piece, Span, Usage
 from videoxl.inference.generation import TokenStream, finish_reason, generate
+from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
-from videoxl.inference.planner import require_fit
-from videoxl.inference.prefill import Prefill, Prefilled, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
-from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
-from videoxl.inference.strategies import choose_prefill, frames_per_tile, make_writer, sampled_in_multiples_of
+from videoxl.inference.reading import open_for_model
+from videoxl.inference.strategies import choose_prefill, for_question
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.video import Selection, VideoLimits, VideoSource
-from videoxl.video.frames import OpenSelection
+from videoxl.video import VideoLimits
 
 DEFAULT_GENERATION = Generation()
 
@@ -105,7 +103,7 @@ class VideoXL:
             timestamps: seconds of every picture, for inputs that are not video files.
             sampling: all of the sampling settings as one value, instead of the above.
             prefill: a strategy or its name. Default: :class:`BeaconPrefill` for Video-XL, as its config says, and
-                :class:`FullPrefill` for Video-XL-2.
+                :class:`FullPrefill` for Video-XL-2, :class:`SelectivePrefill` for Video-XL-Pro.
             system: the system prompt in front of the video.
             stream: index of the video stream in a file that has several.
             reader: ``auto``, ``pyav`` or ``torchcodec``.
@@ -127,75 +125,23 @@ class VideoXL:
         given |= {"start": start, "end": end}
         options = {"stream": stream, "reader": reader, "strict": strict, "limits": limits or VideoLimits()}
         with open_for_model(video, fps=fps, timestamps=timestamps, **options) as source:
-            wanted, whole_groups_of = choose_sampling(
-                source,
-                given,
-                frames=frames,
-                sampling=sampling,
-                frames_per_group=sampled_in_multiples_of(strategy, self.config),
-            )
-            selection = source.select(wanted, whole_groups_of=whole_groups_of)
-            filled = self._read(source, selection, strategy, system, end_of(source, wanted), as_progress(progress))
-            return self._memory(filled, strategy, source, wanted, selection.note)
+            job = encoding.open_job(source, given, self, strategy, frames=frames, sampling=sampling, system=system)
+            return encoding.encode(self, job, as_progress(progress))
 
-    def _read(
-        self,
-        source: VideoSource,
-        selection: Selection,
-        strategy: PrefillStrategy,
-        system: str,
-        end_s: float | None,
-        progress: Progress,
-    ) -> Prefilled:
-        """Decode, see and prefill, tile by tile."""
-        prefill = Prefill(self.model, self.chat_format.tokenize, progress=progress)
-        prefix = self.chat_format.prefix(system)
-        frames: int | None = None
-        tokens, visual_tokens = 0, None
-        if not isinstance(selection, OpenSelection):  # an iterator's length shows at its end
-            frames = len(selection)
-            span = prefill.span_of(selection.timestamps_F.tolist())
-            tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
-            require_fit(self.model, frames=frames, tokens=tokens)
-        resize = picture_size(source, self.config.image_size, self.config.frame_fit)
-        _reset_peak(self.device)
-        filled = prefill.run(
-            prefix,
-            tiles(source.read(selection, resize=resize), frames_per_tile(strategy, self.config)),
-            writer=make_writer(strategy, self.model, prefix, visual_tokens=visual_tokens, tokens=tokens),
-            expected_frames=frames,
-            end_s=end_s,
-        )
-        if not filled.timestamps:
-            raise VideoError(f"{source.name}: no frame could be decoded", code="undecodable")
-        return filled
+    def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None:
+        """See :meth:`VideoMemory.extend`."""
+        self._check(memory, "-")
+        encoding.extend(self, memory, video, **settings)
 
-    def _memory(
-        self, filled: Prefilled, strategy: PrefillStrategy, source: VideoSource, sampling: Sampling, note: str | None
-    ) -> VideoMemory:
-        usage = {
-            "frames": len(filled.timestamps),
-            "video_seconds": filled.span.groups[-1].end_s - filled.span.groups[0].start_s,
-            "visual_tokens": filled.span.visual_tokens,
-            "memory_tokens": len(filled.token_ids),
-            "memory_bytes": filled.cache.nbytes,
-            "peak_gpu_bytes": _peak(self.device),
-            "seconds": filled.seconds,
-            "sampling": str(sampling),
-            "source": source.name,
-            "reader": source.info.reader,
-        }
-        return VideoMemory(
-            cache=filled.cache,
-            token_ids=filled.token_ids,
-            prefix_length=filled.prefix_length,
-            groups=filled.span.groups,
-            timestamps=filled.timestamps,
-            prefill=str(strategy),
-            model_fingerprint=self.fingerprint,
-            usage=usage,
-            warnings=(*source.warnings, *([note] if note else [])),
-        )
+    def trim(self, memory: VideoMemory, *, start: float | None = None, end: float | None = None) -> None:
+        """See :meth:`VideoMemory.trim`."""
+        self._check(memory, "-")
+        encoding.trim(self, memory, start=start, end=end)
+
+    def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor:
+        """Keys of a whole cache layer as they were before their positions were rotated in."""
+        positions = torch.arange(keys_BKSE.shape[2], device=keys_BKSE.device)
+        return self.model.model.language_model.rotate(keys_BKSE, positions, back=True)
 
     # --------------------------------------------------------------------------------------------------- asking
 
@@ -277,7 +223,7 @@ class VideoXL:
             prompt_tokens=len(ids) - len(memory.token_ids),
             new_tokens=len(new_ids),
             memory_bytes=memory.nbytes,
-            peak_gpu_bytes=_peak(self.device),
+            peak_gpu_bytes=peak_bytes(self.device),
             seconds={**paid["seconds"], "generate": round(seconds, 6)},
             prefill=memory.prefill,
             decode=str(decode),
@@ -315,7 +261,10 @@ class VideoXL:
         encode: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Answer:
-        """``encode`` and ``ask`` in one call. Keywords of :meth:`encode` and of :class:`Generation` may be mixed."""
+        """``encode`` and ``ask`` in one call. Keywords of :meth:`encode` and of :class:`Generation` may be mixed.
+
+        Video-XL-Pro reads with the question in mind: what it keeps of the video is judged by its words.
+        """
         check_question(question)
         encode_settings = dict(encode or {})
         for name in list(settings):
@@ -323,7 +272,8 @@ class VideoXL:
                 encode_settings[name] = settings.pop(name)
         _generation(generation, settings)
         _decode(decode)  # a wrong setting must not cost an encoding
-        memory = self.encode(video, **encode_settings)
+        strategy = choose_prefill(encode_settings.get("prefill"), self.config)
+        memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
         return self.ask(memory, question, decode=decode, generation=generation, **settings)
 
     def continue_conversation(
@@ -393,15 +343,6 @@ def _decode(decode: DecodeStrategy | str | None) -> DecodeStrategy:
     if not isinstance(chosen, DenseDecode):
         raise ValueError(f"decode must be a decode strategy or its name, got {type(chosen).__name__}")
     return chosen
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 ENCODE_KEYWORDS = frozenset(VideoXL.encode.__kwdefaults__ or {})

@@ -95,3 +95,14 @@ def _read_number(path: str) -> int | None:
         return None
     text = file.read_text().strip()
     return int(text) if text.isdigit() else None
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin counting the peak of GPU memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Most GPU memory held since :func:`reset_peak`; None on other devices."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

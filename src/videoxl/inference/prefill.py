@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from videoxl.inference.beacon import BeaconWriter
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
 from videoxl.inference.writers import CacheWriter, FullWriter
 from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.spans import Group
+from videoxl.memory.video_memory import Tail
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
 
@@ -49,6 +53,8 @@ class Tile:
 
     pixels: torch.Tensor
     timestamps: tuple[float, ...]
+    still: bool = False
+    """These are the crops of one still picture, the whole of it first."""
 
 
 def tiles(batches: Iterable[Any], frames_per_tile: int) -> Iterator[Tile]:
@@ -80,6 +86,10 @@ class Prefilled:
     span: VisualSpan
     seconds: dict[str, float]
     """Per phase: decode, vision, prefill."""
+    tail: Tail | None = None
+    """What must be read again when more frames follow."""
+    window_ratios: tuple[int, ...] = ()
+    """The ratio of every window, where there were windows."""
 
 
 class Prefill:
@@ -104,39 +114,93 @@ class Prefill:
         stream: Iterator[Tile],
         *,
         writer: CacheWriter | None = None,
+        before: Sequence[float] = (),
         expected_frames: int | None = None,
         expected_tokens: int = 0,
         end_s: float | None = None,
     ) -> Prefilled:
         """Consume ``stream``. ``expected_*`` serve progress and buffer sizes only; ``end_s`` is the video's end.
 
-        ``writer`` says how the language model reads; default :class:`FullWriter`.
+        ``writer`` says how the language model reads; default :class:`FullWriter`. ``before``: times of frames that are
+        in its cache already.
         """
         writer = writer or FullWriter(self.model, prefix_ids, reserve=expected_tokens)
-        times: list[float] = []
+        config = self.model.config
+        times, recent, still = list(before), _Recent(writer, config), None
         begin = time.perf_counter()
         for tile in stream:
             self.clock.measure("decode", begin)
             times += tile.timestamps
             self.progress("decode", len(times), expected_frames)
             begin = time.perf_counter()
-            tokens = self._visual_tokens(tile.pixels)
+            tokens = self._image_tokens(tile.pixels) if tile.still else self._visual_tokens(tile.pixels)
+            still = still_span(config, len(tokens)) if tile.still else None
             self.clock.measure("vision", begin)
             self.progress("vision", len(times), expected_frames)
             begin = time.perf_counter()
-            writer.add(self.span_of(tile.timestamps), tokens)
+            writer.add(still or self.span_of(tile.timestamps), tokens)
+            recent.add(tile.pixels)
             self.clock.measure("prefill", begin)
             self.progress("prefill", len(times), expected_frames)
             begin = time.perf_counter()
         begin = time.perf_counter()
         writer.finish()
         self.clock.measure("prefill", begin)
-        span = self.span_of(times, end_s)
-        return Prefilled(writer.cache, tuple(writer.ids), len(prefix_ids), tuple(times), span, self.clock.rounded())
+        span = still or self.span_of(times, end_s)
+        return Prefilled(
+            cache=writer.cache,
+            token_ids=tuple(writer.ids),
+            prefix_length=len(prefix_ids),
+            timestamps=tuple(times),
+            span=span,
+            seconds=self.clock.rounded(),
+            tail=None if still else recent.tail(len(times), span, len(prefix_ids)),
+            window_ratios=tuple(writer.ratios_used) if isinstance(writer, BeaconWriter) else (),
+        )
 
     def _visual_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        config = self.model.config
-        pixels = pixels.to(self.vision_device)
+        return self.model.model.encode_frames(self._ready(pixels)).flatten(0, 1)
+
+    def _image_tokens(self, crops: torch.Tensor) -> torch.Tensor:
+        return self.model.model.encode_image(self._ready(crops))
+
+    def _ready(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``[F, 3, H, W]``, normalised, where and as the vision tower wants it."""
+        config, pixels = self.model.config, pixels.to(self.vision_device)
         if pixels.dtype == torch.uint8:
-            pixels = normalize_pixels(pixels, config.image_mean, config.image_std, self.vision_dtype)
-        return self.model.model.encode_frames(pixels.to(self.vision_dtype)).flatten(0, 1)
+            return normalize_pixels(pixels, config.image_mean, config.image_std, self.vision_dtype)
+        return pixels.to(self.vision_dtype)
+
+
+class _Recent:
+    """The last frames, as many as can be unsettled: those of a group, or of a window."""
+
+    def __init__(self, writer: CacheWriter, config: VideoXLConfig) -> None:
+        self.writer, self.config = writer, config
+        self.most = config.frames_per_group
+        if isinstance(writer, BeaconWriter):
+            self.most = writer.loop.window // config.tokens_per_group
+        self._frames: torch.Tensor | None = None
+
+    def add(self, pixels: torch.Tensor) -> None:
+        newest = pixels[-self.most :]
+        joined = newest if self._frames is None else torch.cat([self._frames, newest])
+        self._frames = joined[-self.most :].clone()  # not a view: a tile is large
+
+    def tail(self, frames: int, span: VisualSpan, prefix: int) -> Tail | None:
+        """Those of ``frames`` frames that are not settled."""
+        if isinstance(self.writer, BeaconWriter):
+            visual, tokens = self.writer.settled
+            whole = visual // self.config.tokens_per_group
+        else:
+            groups, rest = divmod(frames, self.config.frames_per_group)
+            whole = frames - rest
+            tokens = prefix + span.groups[groups].token_start if rest else len(self.writer.ids)
+        if whole == frames or self._frames is None:
+            return None
+        return Tail(self._frames[whole - frames :].numpy(), tokens)
+
+
+def still_span(config: VideoXLConfig, tokens: int) -> VisualSpan:
+    """One still picture, which has no time."""
+    return VisualSpan((config.image_token_id,) * tokens, (Group(0.0, 0.0, 0, 0, tokens),))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
+from videoxl.memory.spans import Group
 
 IMAGE_TOKEN_INDEX = -200
 """Id that stands for a whole picture or video in released prompts (`<image>`)."""
@@ -30,17 +31,6 @@ def round_time(seconds: float) -> float:
 def time_text(seconds: float, time_format: str = "Time {:.1f}s:") -> str:
     """The text in front of a group: ``Time 12.0s:``; Video-XL-Pro pads it, ``Time 0012.0s:``, Video-XL has none."""
     return time_format.format(round_time(seconds))
-
-
-@dataclass(frozen=True)
-class Group:
-    """Where one group of frames lies, in time and in the visual span (token offsets, ends exclusive)."""
-
-    start_s: float
-    end_s: float
-    token_start: int
-    visual_start: int
-    token_end: int
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,20 @@ class CacheWriter(Protocol):
 class FullWriter:
     """Plain causal attention (SPEC: "pure" mode): every tile attends to all before it."""
 
-    def __init__(self, model: Any, prefix_ids: Sequence[int], *, reserve: int = 0) -> None:
-        """``reserve``: tokens expected in the end."""
+    def __init__(
+        self,
+        model: Any,
+        prefix_ids: Sequence[int],
+        *,
+        reserve: int = 0,
+        cache: KVCache | None = None,
+        ids: Sequence[int] = (),
+    ) -> None:
+        """``reserve``: tokens expected in the end. ``cache`` and the ``ids`` in it: what was read before."""
         self.model = model
-        self.cache = KVCache(model.model.num_text_layers, reserve=reserve)
-        self.ids: list[int] = []
-        self._waiting = list(prefix_ids)
+        self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
+        self.ids: list[int] = list(ids)
+        self._waiting = [] if self.ids else list(prefix_ids)
 
     def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
         ids = [*self._waiting, *span.ids]

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
 
 from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.spans import Group
 
 
-class TimeSpan(Protocol):
-    """Anything with a begin and an end in seconds; groups of the prompt layout are."""
+class Reader(Protocol):
+    """The engine that made a memory, or that it was loaded for; what needs the model goes through it."""
 
-    @property
-    def start_s(self) -> float: ...
-    @property
-    def end_s(self) -> float: ...
+    def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None: ...
+    def trim(self, memory: VideoMemory, *, start: float | None, end: float | None) -> None: ...
+    def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
-class VideoMemory:
-    """What ``encode`` returns and every question reads. Asking never changes it.
+class Tail:
+    """The frames at the end that must be read again when more follow: an unfilled group, or an unfilled window."""
 
-    ``cache`` holds ``len(token_ids)`` tokens: the system and user head, then for every group of frames its timestamp
-    and its visual tokens.
+    pixels_FHWC: np.ndarray
+    """8-bit pictures, as the model was given them."""
+    settled_tokens: int
+    """Tokens of the cache that stay as they are whatever follows."""
+
+
+class Features(NamedTuple):
+    """One layer of a memory, for use outside: what attention reads."""
+
+    keys_KSE: torch.Tensor
+    """Before rotary position embedding, so they carry no position."""
+    values_KSE: torch.Tensor
+
+
+@dataclass
+class VideoMemory:
+    """What ``encode`` returns and every question reads. Asking never changes it; :meth:`extend` and :meth:`trim` do.
+
+    ``cache`` holds ``len(token_ids)`` tokens, keys rotated to the positions 0, 1, 2 ...: the system and user head, then
+    what was kept of the video. That is for every group of frames its timestamp and its visual tokens, or, where they
+    were compressed, the beacons.
     """
 
     cache: KVCache
     token_ids: tuple[int, ...]
-    """Ids of everything in the cache; visual tokens as placeholders."""
+    """Ids of everything in the cache; visual tokens and beacons as placeholders."""
     prefix_length: int
     """How many of them come before the video."""
-    groups: tuple[TimeSpan, ...]
-    """Time span of every group of frames, in order."""
+    groups: tuple[Group, ...]
+    """Time span of every group of frames, in order; its token offsets where they were not compressed."""
     timestamps: tuple[float, ...]
     """Time of every frame read, in seconds from the start of the video."""
     prefill: str
@@ -39,9 +61,12 @@ class VideoMemory:
     model_fingerprint: str
     """Of the model that made it; another model's questions are refused."""
     usage: dict[str, Any] = field(default_factory=dict)
-    """What reading cost: frames, seconds, tokens, bytes."""
+    """What reading cost: frames, seconds, tokens, bytes; and what was read: source, digest, sampling."""
     warnings: tuple[str, ...] = ()
     """What went wrong while reading, one sentence each."""
+    tail: Tail | None = field(default=None, repr=False, compare=False)
+    """What :meth:`extend` begins with; None where nothing is unsettled."""
+    reader: Reader | None = field(default=None, repr=False, compare=False)
 
     @property
     def frames(self) -> int:
@@ -59,8 +84,47 @@ class VideoMemory:
         return self.cache.nbytes
 
     def fork(self) -> VideoMemory:
-        """A memory that can grow on its own; keys and values are shared until it does."""
-        return replace(self, cache=self.cache.fork())
+        """A memory that grows on its own. Keys and values are shared; of two that grow one copies them."""
+        return replace(self, cache=self.cache.fork(), usage=dict(self.usage))
+
+    def extend(self, video: Any, **settings: Any) -> None:
+        """Read on: what follows is taken in as if it had been there from the start (live video).
+
+        Args:
+            video: anything ``encode`` takes. Pictures without times go on at the rate of those before; everything
+                else must begin after the last frame.
+            settings: sampling settings of ``encode``.
+
+        The same numbers as encoding the longer video at once, up to rounding. A failure leaves the memory as it was.
+        Raises ``VideoError`` for a bad video and ``ValueError`` for frames that do not come later.
+        """
+        self._needs_reader("extend").extend(self, video, **settings)
+
+    def trim(self, *, start: float | None = None, end: float | None = None) -> None:
+        """Forget the groups that end before second ``start`` or begin at second ``end`` or later.
+
+        Forgetting the end gives what would be there had it never been read. Forgetting the beginning closes the gap:
+        what is left keeps what it has seen, and moves to the positions after the prefix. Raises ``ValueError`` when
+        nothing would be left, or where groups cannot be told apart any more (after compression).
+        """
+        self._needs_reader("trim").trim(self, start=start, end=end)
+
+    def features(self, layer: int) -> Features:
+        """Keys and values of the video in one layer of the language model, ``[K, S, E]``, S after the prefix.
+
+        With beacons these are the compressed features. Raises ``ValueError`` for a layer there is not.
+        """
+        layers = self.cache.layers
+        if not -len(layers) <= layer < len(layers):
+            raise ValueError(f"layer must be between 0 and {len(layers) - 1}, or negative from the end, got {layer}")
+        held = layers[layer]
+        keys = self._needs_reader("features").rotate_back(held.keys, layer)
+        return Features(keys[0, :, self.prefix_length :], held.values[0, :, self.prefix_length :].clone())
+
+    def _needs_reader(self, what: str) -> Reader:
+        if self.reader is None:
+            raise ValueError(f"{what}() needs the model: use the memory that encode() or load(path, model) returned")
+        return self.reader
 
     def __repr__(self) -> str:
         begin, end = self.groups[0].start_s, self.groups[-1].end_s

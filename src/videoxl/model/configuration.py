@@ -300,16 +300,25 @@ def _family(tower_type: str, folder: str | Path | None) -> str:
         raise CheckpointError(
             f"the vision tower is a {tower_type!r}; known are CLIP (Video-XL) and SigLIP (Video-XL-2, Video-XL-Pro)"
         )
-    return VIDEO_XL_PRO if folder is not None and _has_pro_weights(Path(folder)) else VIDEO_XL_2
+    from videoxl.model.conversion import has_pro_weights
+
+    return VIDEO_XL_PRO if folder is not None and has_pro_weights(_weight_names(folder)) else VIDEO_XL_2
 
 
-def _has_pro_weights(folder: Path) -> bool:
-    """Whether a checkpoint has the window attention of Video-XL-Pro; its ``config.json`` is that of Video-XL-2."""
-    from videoxl.model.conversion import PRO_ONLY, tensors
+def _weight_names(name: str | Path) -> set[str]:
+    """Names of the weights of a checkpoint folder or of a Hub id; empty where they cannot be told."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-    if not any(folder.glob("*.safetensors")):
-        return False
-    return any(name.startswith(PRO_ONLY) for name in tensors(folder))
+    from videoxl.model.conversion import tensors
+
+    if Path(name).is_dir():
+        return set(tensors(Path(name))) if any(Path(name).glob("*.safetensors")) else set()
+    # its config.json has just been fetched, so the list of its weights is to be had the same way, or not at all
+    try:
+        index = cached_file(str(name), SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        return set()
+    return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]) if index else set()
 
 
 def _synthesis_family(released: dict[str, Any], vision: dict[str, Any], family: str) -> dict[str, Any]:

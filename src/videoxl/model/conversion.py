@@ -64,9 +64,19 @@ def to_released(name: str) -> str:
     return name
 
 
-def is_dropped(name: str) -> bool:
-    """Whether a released tensor is not part of the computation and left out on conversion (SPEC 3.3, 5.2)."""
-    return bool(re.search(r"text_mlp\.|vision_tower\.(.*\.)?head\.|position_ids$|rotary_emb\.inv_freq$", name))
+def is_dropped(name: str, *, pro: bool = False) -> bool:
+    """Whether a released tensor is not part of the computation and left out on conversion (SPEC 3.3, 5.2).
+
+    ``pro``: of a checkpoint of Video-XL-Pro, which computes with the ``text_mlp`` that others may carry unused.
+    """
+    if "text_mlp." in name:
+        return not pro
+    return bool(re.search(r"vision_tower\.(.*\.)?head\.|position_ids$|rotary_emb\.inv_freq$", name))
+
+
+def has_pro_weights(names: Iterable[str]) -> bool:
+    """Whether the weights are those of Video-XL-Pro; its ``config.json`` looks like that of Video-XL-2."""
+    return any(name.startswith(PRO_ONLY) for name in names)
 
 
 # ----------------------------------------------------------------------------------------------- reading the files
@@ -133,7 +143,8 @@ def tensors(folder: Path) -> dict[str, dict[str, Any]]:
 def checkpoint_bytes(folder: Path) -> int:
     """Bytes of the weights the model computes with."""
     found = tensors(folder)
-    return sum(t["data_offsets"][1] - t["data_offsets"][0] for n, t in found.items() if not is_dropped(n))
+    pro = has_pro_weights(found)
+    return sum(t["data_offsets"][1] - t["data_offsets"][0] for n, t in found.items() if not is_dropped(n, pro=pro))
 
 
 def layout_of(folder: Path) -> Layout:
@@ -179,7 +190,9 @@ def check_checkpoint_files(name_or_path: Any) -> None:
         return
     folder = Path(name_or_path)
     read_config(folder)
-    wrong = {n: t["dtype"] for n, t in tensors(folder).items() if t["dtype"] not in FLOAT_DTYPES and not is_dropped(n)}
+    found = tensors(folder)
+    pro = has_pro_weights(found)
+    wrong = {n: t["dtype"] for n, t in found.items() if t["dtype"] not in FLOAT_DTYPES and not is_dropped(n, pro=pro)}
     if wrong and "quantization_config" not in read_config(folder):
         raise CheckpointError(
             f"{folder.name} holds {len(wrong)} tensors that are not floating point "
@@ -271,13 +284,14 @@ def verify_manifest(folder: Path) -> int:
     return len(files)
 
 
-def _convert_shard(source: Path, target: Path, to: Layout) -> dict[str, str]:
+def _convert_shard(source: Path, target: Path, to: Layout, *, pro: bool) -> dict[str, str]:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     rename = to_native if to == "videoxl" else to_released
     with safe_open(source, "pt") as file:
-        converted = {rename(name): file.get_tensor(name) for name in file.keys() if not is_dropped(name)}  # noqa: SIM118
+        kept = [name for name in file.keys() if not is_dropped(name, pro=pro)]  # noqa: SIM118
+        converted = {rename(name): file.get_tensor(name) for name in kept}
     save_file(converted, target, metadata={"format": "pt"})
     os.chmod(target, 0o666 & ~_umask())  # safetensors leaves its temporary file's 0600
     return dict.fromkeys(converted, target.name)
@@ -313,8 +327,9 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], to: 
                 shutil.copyfile(path, work / path.name)
         weight_map: dict[str, str] = {}
         shards = shard_files(source)
+        pro = has_pro_weights(tensors(source))
         for shard in shards:
-            weight_map |= _convert_shard(shard, work / shard.name, to)
+            weight_map |= _convert_shard(shard, work / shard.name, to, pro=pro)
         if len(shards) > 1:
             size = sum(p.stat().st_size for p in work.glob("*.safetensors"))
             index = {"metadata": {"total_size": size}, "weight_map": weight_map}

@@ -24,10 +24,11 @@ from transformers.utils.generic import can_return_tuple
 from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
 from videoxl.model.beacon import IGNORED, initialise_beacons, make_loop, visual_range, window_loss, window_steps
-from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig
 from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.language import LanguageModel
 from videoxl.model.projector import Projector, pool_grid
+from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
@@ -130,6 +131,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
                 max_distance=config.synthesis_max_distance,
             )
         self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
+        if config.family == VIDEO_XL_PRO:
+            self.token_scores = TokenScores(text.hidden_size)
         self.language_model = (
             LanguageModel(text, config.beacon_param) if text.model_type == "qwen2" else AutoModel.from_config(text)
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from videoxl.errors import VideoError
-from videoxl.video.files import LocalFile, mp4_complaint
+from videoxl.video.files import LocalFile, file_digest, mp4_complaint
 from videoxl.video.frames import Frames, Resize, Selection
 from videoxl.video.info import VideoInfo, VideoLimits
 from videoxl.video.process import DecoderProcess
@@ -28,6 +28,7 @@ class FileSource(VideoSource):
     ) -> None:
         self.name = file.name
         self.warnings = []
+        self.digest = file_digest(file.fd)
         self._file = file
         self._strict = strict
         self._requests = OPEN_REQUEST

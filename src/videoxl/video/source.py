@@ -34,6 +34,8 @@ class VideoSource(ABC):
     """float64 [F]: when each frame is shown, in seconds from the first frame. None when not known beforehand."""
     is_still: bool = False
     """Whether this is a single still picture."""
+    digest: str | None = None
+    """Tells files apart: sha256 over size, first and last MiB. None for what is no file."""
     warnings: list[str]
     """What was found wrong so far, when opening and while reading."""
 

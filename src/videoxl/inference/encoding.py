@@ -1,0 +1,332 @@
+"""Read a video into a memory, read on where one ends, and forget parts of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from videoxl.config import (
+    DEFAULT_SYSTEM_PROMPT,
+    BeaconPrefill,
+    PrefillStrategy,
+    Sampling,
+    SelectivePrefill,
+    prefill_from_string,
+)
+from videoxl.errors import VideoError
+from videoxl.inference.hardware import peak_bytes, reset_peak
+from videoxl.inference.planner import require_fit
+from videoxl.inference.prefill import Prefill, Prefilled, Tile, tiles
+from videoxl.inference.progress import Progress, as_progress
+from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
+from videoxl.inference.strategies import Before, frames_per_tile, make_writer, memory_tokens, sampled_in_multiples_of
+from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.video_memory import Tail, VideoMemory
+from videoxl.model.configuration import VIDEO_XL
+from videoxl.video import Selection, VideoSource
+from videoxl.video.anyres import cut_crops
+from videoxl.video.frames import OpenSelection
+
+if TYPE_CHECKING:
+    from videoxl.inference.engine import VideoXL
+
+ROOM_FOR_QUESTIONS = 2048
+"""Tokens of spare room behind a video, so that questions need not copy it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One reading: what from, which frames, and how."""
+
+    source: VideoSource
+    selection: Selection
+    sampling: Sampling
+    strategy: PrefillStrategy
+    system: str = DEFAULT_SYSTEM_PROMPT
+
+
+def open_job(
+    source: VideoSource,
+    given: dict[str, Any],
+    engine: VideoXL,
+    strategy: PrefillStrategy,
+    *,
+    frames: Any = None,
+    sampling: Sampling | None = None,
+    system: str = DEFAULT_SYSTEM_PROMPT,
+) -> Job:
+    """Choose the frames."""
+    wanted, whole_groups_of = choose_sampling(
+        source,
+        given,
+        frames=frames,
+        sampling=sampling,
+        frames_per_group=sampled_in_multiples_of(strategy, engine.config),
+    )
+    return Job(source, source.select(wanted, whole_groups_of=whole_groups_of), wanted, strategy, system)
+
+
+def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
+    """Decode, see and prefill, tile by tile."""
+    prefix = engine.chat_format.prefix(job.system)
+    if job.source.is_still and engine.config.family == VIDEO_XL:
+        stream: Iterator[Tile] = iter([_still(engine, job)])
+    else:
+        stream = tiles(_batches(engine, job), frames_per_tile(job.strategy, engine.config))
+    filled = _run(engine, job, stream, prefix, progress, before=None)
+    if not filled.timestamps:
+        raise VideoError(f"{job.source.name}: no frame could be decoded", code="undecodable")
+    note = job.selection.note
+    return VideoMemory(
+        cache=filled.cache,
+        token_ids=filled.token_ids,
+        prefix_length=filled.prefix_length,
+        groups=filled.span.groups,
+        timestamps=filled.timestamps,
+        prefill=str(job.strategy),
+        model_fingerprint=engine.fingerprint,
+        usage=_usage(engine, filled, job),
+        warnings=(*job.source.warnings, *([note] if note else [])),
+        tail=None if job.source.is_still else filled.tail,
+        reader=engine,
+    )
+
+
+def _batches(engine: VideoXL, job: Job) -> Iterable[Any]:
+    config = engine.config
+    return job.source.read(job.selection, resize=picture_size(job.source, config.image_size, config.frame_fit))
+
+
+def _still(engine: VideoXL, job: Job) -> Tile:
+    """A still picture for Video-XL, cut into crops (SPEC 2.1)."""
+    (picture,) = (frame for batch in job.source.read(job.selection, resize=None) for frame in batch.pixels_FHWC)
+    config = engine.config
+    crops_NHWC = cut_crops(picture, config.image_grid_pinpoints, config.image_size)
+    return Tile(torch.from_numpy(crops_NHWC), (0.0,), still=True)
+
+
+def _run(
+    engine: VideoXL, job: Job, stream: Iterator[Tile], prefix: list[int], progress: Progress, before: Before | None
+) -> Prefilled:
+    config, prefill = engine.config, Prefill(engine.model, engine.chat_format.tokenize, progress=progress)
+    frames: int | None = None
+    tokens, visual_tokens = 0, None
+    times = list(before.timestamps) if before else []
+    if not isinstance(job.selection, OpenSelection) and not job.source.is_still:  # their length shows at the end
+        frames = len(times) + len(job.selection)
+        span = prefill.span_of([*times, *job.selection.timestamps_F.tolist()])
+        kept = memory_tokens(job.strategy, config, len(prefix), span)
+        require_fit(engine.model, frames=frames, tokens=kept)
+        tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
+    reset_peak(engine.device)
+    writer = make_writer(
+        job.strategy,
+        engine.model,
+        prefix,
+        visual_tokens=visual_tokens,
+        tokens=tokens,
+        chat_format=engine.chat_format,
+        room=ROOM_FOR_QUESTIONS,
+        before=before,
+    )
+    return prefill.run(
+        prefix,
+        stream,
+        writer=writer,
+        before=times,
+        expected_frames=frames,
+        end_s=end_of(job.source, job.sampling),
+    )
+
+
+def _usage(engine: VideoXL, filled: Prefilled, job: Job) -> dict[str, Any]:
+    return {
+        "frames": len(filled.timestamps),
+        "video_seconds": filled.span.groups[-1].end_s - filled.span.groups[0].start_s,
+        "visual_tokens": filled.span.visual_tokens,
+        "memory_tokens": len(filled.token_ids),
+        "memory_bytes": filled.cache.nbytes,
+        "window_ratios": filled.window_ratios,
+        "peak_gpu_bytes": peak_bytes(engine.device),
+        "seconds": filled.seconds,
+        "sampling": str(job.sampling),
+        "source": job.source.name,
+        "digest": job.source.digest,
+        "reader": job.source.info.reader,
+        "still": job.source.is_still,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ extend
+
+
+def extend(
+    engine: VideoXL,
+    memory: VideoMemory,
+    video: Any,
+    *,
+    fps: float | None = None,
+    timestamps: Any = None,
+    progress: bool | Progress = False,
+    **settings: Any,
+) -> None:
+    """See :meth:`VideoMemory.extend`."""
+    strategy = prefill_from_string(memory.prefill)
+    _check_extensible(memory, strategy)
+    last, step = memory.timestamps[-1], _step(memory)
+    with open_for_model(video, fps=fps or 1 / step, timestamps=timestamps) as source:
+        counted = source.info.reader == "memory" and timestamps is None  # times it was given here, from 0
+        shift = last + step if counted else 0.0
+        if not counted and source.times_F is not None and not settings.keys() & {"start", "sampling", "frames"}:
+            settings["start"] = last + step / 2
+        job = open_job(source, {"fps": None if counted else fps, **settings}, engine, strategy)
+        job = replace(job, strategy=strategy)
+        batches = chain(_tail_batch(memory), _later(_batches(engine, job), shift, last))
+        before = _settled(engine, memory, strategy)
+        with _restored_on_failure(memory.cache, before.tokens):
+            stream = tiles(batches, frames_per_tile(strategy, engine.config))
+            prefix = list(memory.token_ids[: memory.prefix_length])
+            filled = _run(engine, job, stream, prefix, as_progress(progress), before)
+        _take_over(engine, memory, filled, job)
+
+
+def _check_extensible(memory: VideoMemory, strategy: PrefillStrategy) -> None:
+    if isinstance(strategy, SelectivePrefill):
+        raise ValueError("what Video-XL-Pro keeps depends on the whole video: it cannot be extended, encode it anew")
+    if memory.usage["still"]:
+        raise ValueError("a still picture has no end to go on from: encode the video")
+
+
+def _step(memory: VideoMemory) -> float:
+    """Seconds between frames, by the median."""
+    gaps = [b - a for a, b in pairwise(memory.timestamps)]
+    return float(np.median(gaps)) if gaps and np.median(gaps) > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pixels_FHWC: np.ndarray
+    timestamps_F: np.ndarray
+
+
+def _tail_batch(memory: VideoMemory) -> Iterator[_Batch]:
+    if memory.tail is not None:
+        pixels = memory.tail.pixels_FHWC
+        yield _Batch(pixels, np.array(memory.timestamps[-len(pixels) :]))
+
+
+def _later(batches: Iterable[Any], shift: float, last: float) -> Iterator[_Batch]:
+    """The new frames, at times after the ``last`` one."""
+    for batch in batches:
+        times = np.asarray(batch.timestamps_F, dtype=np.float64) + shift
+        if len(times) and times[0] <= last:
+            raise ValueError(
+                f"new frames must come after the last one, at {last:.3f} s; got one at {times[0]:.3f} s: give their "
+                "own timestamps, or start="
+            )
+        last = float(times[-1]) if len(times) else last
+        yield _Batch(batch.pixels_FHWC, times)
+
+
+def _settled(engine: VideoXL, memory: VideoMemory, strategy: PrefillStrategy) -> Before:
+    """What stays as it is, whatever follows."""
+    tokens = memory.tail.settled_tokens if memory.tail else len(memory.token_ids)
+    frames = memory.frames - (len(memory.tail.pixels_FHWC) if memory.tail else 0)
+    return Before(memory.cache, memory.token_ids[:tokens], memory.timestamps[:frames])
+
+
+class _restored_on_failure:  # noqa: N801  (used as a statement)
+    """Cuts a cache to its first ``settled`` tokens; if the body fails, puts back what was there."""
+
+    def __init__(self, cache: KVCache, settled: int) -> None:
+        self.cache, self.settled = cache, settled
+        self.saved = [
+            (layer.keys[..., settled:, :].clone(), layer.values[..., settled:, :].clone()) for layer in cache.layers
+        ]
+
+    def __enter__(self) -> None:
+        self.cache.truncate(self.settled)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            return
+        self.cache.truncate(self.settled)
+        for number, (keys, values) in enumerate(self.saved):
+            self.cache.update(keys, values, number)
+
+
+def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job) -> None:
+    """The last step: from here on nothing can fail."""
+    paid, usage = memory.usage, _usage(engine, filled, job)
+    phases = {**paid["seconds"], **usage["seconds"]}
+    usage["seconds"] = {n: round(paid["seconds"].get(n, 0.0) + usage["seconds"].get(n, 0.0), 6) for n in phases}
+    kept = {name: paid[name] for name in ("sampling", "source", "digest", "reader", "still")}
+    memory.cache, memory.token_ids = filled.cache, filled.token_ids
+    memory.groups, memory.timestamps = filled.span.groups, filled.timestamps
+    memory.usage = {**usage, **kept, "extended": paid.get("extended", 0) + 1}
+    memory.warnings = (*memory.warnings, *job.source.warnings)
+    memory.tail = filled.tail
+
+
+# -------------------------------------------------------------------------------------------------------------- trim
+
+
+def trim(engine: VideoXL, memory: VideoMemory, *, start: float | None, end: float | None) -> None:
+    """See :meth:`VideoMemory.trim`."""
+    strategy = prefill_from_string(memory.prefill)
+    if isinstance(strategy, (BeaconPrefill, SelectivePrefill)):
+        raise ValueError(f"a memory read with {memory.prefill} has no groups left to forget: encode a part instead")
+    groups = memory.groups
+    first = sum(start is not None and group.end_s <= start for group in groups)
+    last = sum(end is None or group.start_s < end for group in groups)
+    if first >= last:
+        raise ValueError(
+            f"start={start}, end={end} leaves nothing of {groups[0].start_s:.1f} to {groups[-1].end_s:.1f} s"
+        )
+    head, moved = memory.prefix_length, groups[first].token_start
+    begin, stop = head + moved, head + groups[last - 1].token_end
+    per_group = engine.config.frames_per_group
+    cache = _without(engine, memory.cache, head, begin, stop) if moved else memory.cache.fork()
+    cache.truncate(stop - moved)
+    memory.cache = cache
+    memory.token_ids = (*memory.token_ids[:head], *memory.token_ids[begin:stop])
+    memory.groups = tuple(
+        replace(
+            group,
+            token_start=group.token_start - moved,
+            visual_start=group.visual_start - moved,
+            token_end=group.token_end - moved,
+        )
+        for group in groups[first:last]
+    )
+    memory.timestamps = memory.timestamps[first * per_group : last * per_group]
+    if last < len(groups):
+        memory.tail = None
+    elif memory.tail is not None:
+        memory.tail = Tail(memory.tail.pixels_FHWC, memory.tail.settled_tokens - moved)
+    memory.usage = {
+        **memory.usage,
+        "frames": memory.frames,
+        "video_seconds": memory.duration,
+        "visual_tokens": sum(g.token_end - g.visual_start for g in memory.groups),
+        "memory_tokens": len(memory.token_ids),
+        "memory_bytes": memory.nbytes,
+    }
+
+
+def _without(engine: VideoXL, cache: KVCache, head: int, begin: int, stop: int) -> KVCache:
+    """A cache of tokens ``[0, head)`` and ``[begin, stop)``, the latter moved to the positions after the former."""
+    rotate = engine.model.model.language_model.rotate
+    out = KVCache(len(cache.layers), reserve=head + stop - begin + ROOM_FOR_QUESTIONS)
+    for number, layer in enumerate(cache.layers):
+        distance = torch.full((stop - begin,), begin - head, device=layer.keys.device)
+        moved = rotate(layer.keys[..., begin:stop, :], distance, back=True)
+        keys = torch.cat([layer.keys[..., :head, :], moved], dim=2)
+        values = torch.cat([layer.values[..., :head, :], layer.values[..., begin:stop, :]], dim=2)
+        out.update(keys, values, number)
+    return out

@@ -1,0 +1,16 @@
+"""Where groups of frames lie: in time, and among the tokens of the video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of frames. Token offsets count from the begin of the visual span, uncompressed; ends are exclusive."""
+
+    start_s: float
+    end_s: float
+    token_start: int
+    visual_start: int
+    token_end: int
