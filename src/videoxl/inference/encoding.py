@@ -48,6 +48,14 @@ class Job:
     sampling: Sampling
     strategy: PrefillStrategy
     system: str = DEFAULT_SYSTEM_PROMPT
+    shift: float = 0.0
+    """Seconds to add to the source's times."""
+
+    @property
+    def end_s(self) -> float | None:
+        """When the last group ends, where that is known."""
+        end = end_of(self.source, self.sampling)
+        return None if end is None else end + self.shift
 
 
 def open_job(
@@ -140,7 +148,7 @@ def _run(
         writer=writer,
         before=times,
         expected_frames=frames,
-        end_s=end_of(job.source, job.sampling),
+        end_s=job.end_s,
     )
 
 
@@ -185,7 +193,7 @@ def extend(
         if not counted and source.times_F is not None and not settings.keys() & {"start", "sampling", "frames"}:
             settings["start"] = last + step / 2
         job = open_job(source, {"fps": None if counted else fps, **settings}, engine, strategy)
-        job = replace(job, strategy=strategy)
+        job = replace(job, shift=shift)
         batches = chain(_tail_batch(memory), _later(_batches(engine, job), shift, last))
         before = _settled(engine, memory, strategy)
         with _restored_on_failure(memory.cache, before.tokens):
