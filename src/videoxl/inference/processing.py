@@ -7,7 +7,7 @@ same. Lives beside the engine because it needs both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ CHAT_TEMPLATE = r"""
 """
 """The Qwen format; a video stands before the text of its turn, followed by a line break, as in released prompts."""
 
+VIDEO_TOKEN = "<|vision_pad|>"
 SAMPLING_NAMES = ("fps", "max_fps", "max_frames", "num_frames", "start", "end")
 
 
@@ -59,10 +60,14 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
     image_mean: ClassVar[list[float]] = [0.5, 0.5, 0.5]
     image_std: ClassVar[list[float]] = [0.5, 0.5, 0.5]
     frames_per_group = 4
+    frame_fit: Literal["crop", "stretch"] = "stretch"
 
-    def __init__(self, frames_per_group: int = 4, **kwargs: Any) -> None:
+    def __init__(
+        self, frames_per_group: int = 4, frame_fit: Literal["crop", "stretch"] = "stretch", **kwargs: Any
+    ) -> None:
+        """``frame_fit``: whether frames are stretched to the square or cropped to it (Video-XL)."""
         super().__init__(**kwargs)
-        self.frames_per_group = frames_per_group
+        self.frames_per_group, self.frame_fit = frames_per_group, frame_fit
 
     def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
         return self.preprocess(videos, **kwargs)
@@ -82,7 +87,8 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
         with open_for_model(video, fps=settings.get("fps")) as source:
             sampling, whole = choose_sampling(source, settings, frames_per_group=self.frames_per_group)
             selection = source.select(sampling, whole_groups_of=whole)
-            batches = list(source.read(selection, resize=picture_size(source, int(self.size["height"]))))
+            resize = picture_size(source, int(self.size["height"]), self.frame_fit)
+            batches = list(source.read(selection, resize=resize))
         pixels = torch.from_numpy(np.concatenate([b.pixels_FHWC for b in batches]))
         times = [float(t) for b in batches for t in b.timestamps_F]
         return normalize_pixels(pixels, self.image_mean, self.image_std), times
@@ -97,12 +103,16 @@ class VideoXLProcessor(ProcessorMixin):
         tokenizer: Any = None,
         chat_template: str | None = None,
         tokens_per_group: int = 144,
-        video_token: str = "<|vision_pad|>",
+        video_token: str = VIDEO_TOKEN,
+        video_token_id: int | None = None,
+        time_format: str = "Time {:.1f}s:",
         **kwargs: Any,
     ) -> None:
+        """``video_token`` stands for a video in text; ``video_token_id`` for one visual token among ids (by default the
+        id of the former, which Video-XL's tokenizer does not know)."""
         self.video_token = video_token
-        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token)
-        self.tokens_per_group = tokens_per_group
+        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token) if video_token_id is None else video_token_id
+        self.tokens_per_group, self.time_format = tokens_per_group, time_format
         super().__init__(video_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     @classmethod
@@ -110,12 +120,18 @@ class VideoXLProcessor(ProcessorMixin):
         """The processor of a model: sizes from its config."""
         video_processor = VideoXLVideoProcessor(
             frames_per_group=config.frames_per_group,
+            frame_fit=config.frame_fit,
             size={"height": config.image_size, "width": config.image_size},
             image_mean=list(config.image_mean),
             image_std=list(config.image_std),
         )
-        video_token = tokenizer.convert_ids_to_tokens(config.video_token_id)
-        return cls(video_processor, tokenizer, tokens_per_group=config.tokens_per_group, video_token=video_token)
+        return cls(
+            video_processor,
+            tokenizer,
+            tokens_per_group=config.tokens_per_group,
+            video_token_id=config.video_token_id,
+            time_format=config.time_format,
+        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -163,6 +179,7 @@ class VideoXLProcessor(ProcessorMixin):
             frames_per_group=self.video_processor.frames_per_group,
             tokens_per_group=self.tokens_per_group,
             video_token_id=self.video_token_id,
+            time_format=self.time_format,
         ).ids
 
     def _ids(self, prompt: str, spans: Any) -> list[int]:
