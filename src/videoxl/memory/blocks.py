@@ -1,8 +1,8 @@
 """Two levels of a video memory, and caches mixed from both (SPEC 3.7).
 
-The *dense* level is the cache as it was read. In the *pooled* one every group keeps its timestamp, and its visual tokens
-are averaged in runs of ``pool``: keys before rotary embedding, so that an average means something, and values. A
-question reads some blocks of groups densely and the rest pooled, at contiguous positions.
+The *dense* level is the cache as it was read. In the *pooled* one every group keeps its timestamp, and its visual
+tokens are averaged in runs of ``pool``: keys before rotary embedding, so that an average means something, and values.
+A question reads some blocks of groups densely and the rest pooled, at contiguous positions.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def make_pooled(
     plan = _plan_pooling(layout, pool)
     ids = np.full(int(plan.offsets[-1]), video_token_id)
     ids[plan.time_to] = np.asarray(token_ids)[plan.time_from]
-    keys, values = [], []
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
     for layer, device in zip(cache.layers, devices):
         for held, made, back in ((layer.keys, keys, rotate), (layer.values, values, None)):
             made.append(_pool(held, plan, len(ids), device, back))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from videoxl.memory.blocks import PooledLevel
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.spans import Group
 
@@ -67,6 +68,8 @@ class VideoMemory:
     tail: Tail | None = field(default=None, repr=False, compare=False)
     """What :meth:`extend` begins with; None where nothing is unsettled."""
     reader: Reader | None = field(default=None, repr=False, compare=False)
+    pooled: dict[int, PooledLevel] = field(default_factory=dict, repr=False, compare=False)
+    """Averages of the visual tokens, by how many went into one; made when a question first asks for them."""
 
     @property
     def frames(self) -> int:

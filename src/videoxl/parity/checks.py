@@ -267,6 +267,7 @@ CHECKS: dict[str, Check] = {
     "v1_trace": beacon.trace,
     "v1_e2e": beacon.end_to_end,
     "v1_train": beacon.train,
+    "v2_bilevel": memory.bilevel,
     "v2_chunk": memory.chunk,
     "v2_chunk_mask": memory.chunk_mask,
     "v2_dts": token_synthesis,
