@@ -85,12 +85,19 @@ def small_model(seed: int = 3, **changes) -> VideoXLForConditionalGeneration:
     return randomised(model, seed).eval()
 
 
+def pro_model(seed: int = 3, **changes) -> VideoXLForConditionalGeneration:
+    """Of the family ``video-xl-pro``: 36 visual tokens per group, timestamps padded to six characters."""
+    return small_model(seed, family="video-xl-pro", time_format="Time {:06.1f}s:", token_grid=12, **changes)
+
+
 def released_name(name: str) -> str:
     """Name in a released file of one of our weights, stated here a second time."""
     for ours, released in (
         ("vision_tower", "vision_tower.vision_tower.vision_model"),
         ("token_synthesis", "sae"),
         ("multi_modal_projector", "mm_projector"),
+        (r"token_scores\.attention", "WindowTimeToTokenAttention"),
+        (r"token_scores\.text_mlp", "text_mlp"),
     ):
         name = re.sub(rf"^model\.{ours}\.", f"model.{released}.", name)
     return name.replace("model.language_model.", "model.")

@@ -22,7 +22,7 @@ from videoxl.inference.prompt import (
 from videoxl.model.conversion import to_native
 from videoxl.model.token_synthesis import regroup
 from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
-from videoxl.parity import beacon, memory, v1_inputs
+from videoxl.parity import beacon, memory, pro, v1_inputs
 from videoxl.parity.golden import Case, GoldenError, noise, picture
 from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
 from videoxl.video import Resize
@@ -267,6 +267,7 @@ CHECKS: dict[str, Check] = {
     "v1_trace": beacon.trace,
     "v1_e2e": beacon.end_to_end,
     "v1_train": beacon.train,
+    "pro_e2e": pro.end_to_end,
     "v2_bilevel": memory.bilevel,
     "v2_chunk": memory.chunk,
     "v2_chunk_mask": memory.chunk_mask,
