@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VideoXLConfig
 from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.token_synthesis import TokenSynthesis
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -90,6 +90,54 @@ def pro_model(seed: int = 3, **changes) -> VideoXLForConditionalGeneration:
     return small_model(seed, family="video-xl-pro", time_format="Time {:06.1f}s:", token_grid=12, **changes)
 
 
+BEACON_FRAME, BEACON_WINDOW = 4, 16
+"""Visual tokens of a frame, and of a window, of :func:`small_beacon_model`."""
+
+
+def small_beacon_config(**changes) -> VideoXLConfig:
+    """Video-XL with 4 visual tokens a frame and windows of 4 frames; ``text`` and ``vision`` change the sub-configs."""
+    text = changes.pop("text", {})
+    vocabulary = text.get("vocab_size", len(tiny_tokenizer()) + 3)
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 24,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "projection_dim": 16,
+        "image_size": 28,
+        "patch_size": 7,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+    return small_config(
+        **{
+            "family": "video-xl",
+            "frames_per_group": 1,
+            "token_grid": 4,
+            "vision_select_layer": -2,
+            "time_format": "",
+            "video_token_id": vocabulary - 1,
+            "image_token_id": vocabulary - 1,
+            "beacon_param": ["q", "k", "v"],
+            "beacon_window": BEACON_WINDOW,
+            "beacon_ratio": [4],
+            "image_mean": CLIP_MEAN,
+            "image_std": CLIP_STD,
+            **changes,
+            "text": {"vocab_size": vocabulary, "num_key_value_heads": 2, **text},
+            "vision": vision | changes.get("vision", {}),
+        }
+    )
+
+
+def small_beacon_model(seed: int = 11, **changes) -> VideoXLForConditionalGeneration:
+    """Of Video-XL. Its beacon embedding has the size of other embeddings, so that nothing hides behind it."""
+    attention = changes.pop("attention", "sdpa")
+    model = VideoXLForConditionalGeneration._from_config(small_beacon_config(**changes), attn_implementation=attention)
+    return randomised(model, seed).eval()
+
+
 def released_name(name: str) -> str:
     """Name in a released file of one of our weights, stated here a second time."""
     for ours, released in (
@@ -106,6 +154,8 @@ def released_name(name: str) -> str:
 def released_config(config: VideoXLConfig) -> tuple[dict, dict]:
     """The flat ``config.json`` and the vision tower's, written by hand as the released ones are."""
     text, vision = config.text_config, config.vision_config
+    if config.family == "video-xl":
+        return _released_beacon_config(config)
     flat = {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava_qwen",
@@ -123,19 +173,7 @@ def released_config(config: VideoXLConfig) -> tuple[dict, dict]:
         "video_token_id": config.video_token_id,
         "image_token_id": config.image_token_id,
     }
-    for key in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "tie_word_embeddings",
-        "use_sliding_window",
-    ):
-        flat[key] = getattr(text, key)
+    flat |= _released_text(text)
     tower = {
         "model_type": "siglip_vision_model",
         "hidden_size": vision.hidden_size,
@@ -150,6 +188,58 @@ def released_config(config: VideoXLConfig) -> tuple[dict, dict]:
     return flat, tower
 
 
+def _released_text(text) -> dict:
+    keys = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "use_sliding_window",
+    )
+    return {key: getattr(text, key) for key in keys}
+
+
+def _released_beacon_config(config: VideoXLConfig) -> tuple[dict, dict]:
+    vision = config.vision_config
+    flat = {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "model_type": "llava_qwen",
+        "mm_vision_tower": "vision_tower",
+        "mm_vision_select_layer": config.vision_select_layer,
+        "mm_vision_select_feature": "patch",
+        "mm_spatial_pool_mode": config.pool_mode,
+        "mm_spatial_pool_stride": config.pool_stride,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_resampler_type": "spatial_pool",
+        "mm_patch_merge_type": "unires",
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "linear", "factor": 4.0},  # which the released loader ignores
+        "torch_dtype": "float32",
+        "eos_token_id": config.text_config.eos_token_id,
+        "enable_beacon": True,
+        "beacon_window": config.beacon_window,
+        "beacon_stride": config.beacon_window,
+        "beacon_attn": "full-coverage",
+        "beacon_pos": "interleave",
+        "beacon_param": list(config.beacon_param),
+        "beacon_ratio": list(config.beacon_ratio),
+        "beacon_ratio_mix": config.beacon_ratio_mix,
+        "beacon_embed_init": config.beacon_embed_init,
+        "beacon_attend_prev": True,
+        "beacon_sink_size": 0,
+        "beacon_parallel_window": 1,
+        **_released_text(config.text_config),
+    }
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim")
+    keys += ("image_size", "patch_size", "hidden_act", "layer_norm_eps")
+    return flat, {"model_type": "clip_vision_model"} | {key: getattr(vision, key) for key in keys}
+
+
 def released_tensors(model: VideoXLForConditionalGeneration) -> dict[str, torch.Tensor]:
     tied = model.config.tie_word_embeddings
     weights = {n: p.detach() for n, p in model.named_parameters() if not (tied and n == "lm_head.weight")}
@@ -157,14 +247,25 @@ def released_tensors(model: VideoXLForConditionalGeneration) -> dict[str, torch.
 
 
 def write_released(
-    folder: Path, model: VideoXLForConditionalGeneration, *, shards: int = 1, extra: dict | None = None
+    folder: Path,
+    model: VideoXLForConditionalGeneration,
+    *,
+    shards: int = 1,
+    extra: dict | None = None,
+    without: str | None = None,
+    **config,
 ) -> Path:
-    """A checkpoint folder as the released ones are laid out, with a tokenizer."""
+    """A checkpoint folder as the released ones are laid out, with a tokenizer.
+
+    ``without``: weights whose released name this pattern is found in are left out. ``config``: keys of config.json.
+    """
     flat, tower = released_config(model.config)
+    flat |= config
     (folder / "vision_tower").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(flat))
     (folder / "vision_tower" / "config.json").write_text(json.dumps(tower))
-    write_shards(folder, released_tensors(model) | (extra or {}), shards)
+    tensors = released_tensors(model) | (extra or {})
+    write_shards(folder, {n: t for n, t in tensors.items() if not without or not re.search(without, n)}, shards)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

@@ -52,10 +52,6 @@ def count_beacons(config: Any, strategy: BeaconPrefill, prefix_tokens: int, visu
     return loop.beacons
 
 
-class LostWindowError(ValueError):
-    """A last window so short that no beacon would stand for it; the released code loses it (SPEC 2.11)."""
-
-
 class BeaconWriter:
     """Keeps prefix and beacons. Holds at most one window of visual tokens beyond those it was just handed."""
 
@@ -128,11 +124,6 @@ class BeaconWriter:
         if step.kind == "prefix":
             ids_BL = torch.tensor([self.prefix_ids], device=base.text_device)
             raw_BLD = base.get_input_embeddings()(ids_BL)
-        elif not step.beacons:
-            raise LostWindowError(
-                f"the last window holds {step.end - step.begin} visual tokens, fewer than the ratio {step.ratio}: it "
-                "would be lost without a trace; use a smaller ratio or another number of frames"
-            )
         else:
             self._count(step)
             raw_BLD = self._take(step.end - step.begin)

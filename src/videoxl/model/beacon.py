@@ -22,6 +22,10 @@ from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 IGNORED = -100
 
 
+class LostWindowError(ValueError):
+    """A window so short that no beacon would stand for it; the released code loses it (SPEC 2.3)."""
+
+
 class BeaconStep:
     """One forward of the window loop on a cache (a :class:`~videoxl.model.language.Step`).
 
@@ -85,7 +89,15 @@ def step_embeddings(
 def run_window(
     language_model: LanguageModel, cache: Cache, step: WindowStep, raw_BLD: torch.Tensor
 ) -> tuple[torch.Tensor, BeaconStep]:
-    """One step over its raw embeddings ``[1, end - begin, D]``: the last hidden states ``[1, L, D]`` and the step."""
+    """One step over its raw embeddings ``[1, end - begin, D]``: the last hidden states ``[1, L, D]`` and the step.
+
+    Raises :class:`LostWindowError` for a window without a beacon.
+    """
+    if step.kind == "window" and not step.beacons:
+        raise LostWindowError(
+            f"the last window holds {step.end - step.begin} visual tokens, fewer than the ratio {step.ratio}: it would "
+            "be lost without a trace; use a smaller ratio or another number of frames"
+        )
     running = BeaconStep(language_model, cache, step, device=raw_BLD.device)
     embeds = step_embeddings(language_model, step, raw_BLD, running.slots)
     return language_model.run_step(embeds, running), running
@@ -136,12 +148,21 @@ def visual_range(ids_L: torch.Tensor, placeholder: int) -> tuple[int, int]:
     """
     places = (ids_L == placeholder).nonzero().squeeze(1)
     if len(places) == 0:
-        raise ValueError(f"the prompt has no visual token (id {placeholder}) to put the pictures in")
+        raise ValueError(
+            f"the prompt has 0 placeholders (id {placeholder}) to put the pictures in: build it with the processor, or "
+            "give as many placeholders as there are visual tokens"
+        )
     first, last = int(places[0]), int(places[-1]) + 1
     if last - first != len(places):
-        raise ValueError("the visual tokens must stand together: Video-XL takes one video or picture per prompt")
+        raise ValueError(
+            "the prompt has visual tokens in several places, and they must stand together: Video-XL takes one video or "
+            "picture per prompt; give several pictures as the frames of one video"
+        )
     if first == 0:
-        raise ValueError("the visual tokens must come after some text: Video-XL keeps what comes first uncompressed")
+        raise ValueError(
+            "the prompt begins with visual tokens, and they must come after some text, which Video-XL keeps "
+            "uncompressed; put a system prompt in front"
+        )
     return first, last
 
 
