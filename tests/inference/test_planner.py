@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 import videoxl
-from tests.model.builders import small_model, write_released
+from tests.model.builders import pro_model, randomised, small_config, small_model, write_released
 from videoxl import CheckpointError, DoesNotFitError, Sampling
+from videoxl.config import prefill_from_string
 from videoxl.inference import planner
+from videoxl.inference.engine import VideoXL
 from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
 from videoxl.inference.planner import kv_bytes, plan
 from videoxl.inference.specification import specification
+from videoxl.model.tiny import tiny_tokenizer
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 GB = 10**9
 
@@ -62,6 +66,56 @@ def test_a_folder_is_planned_by_its_own_config(clip, tmp_path):
     assert planned.weight_bytes == sum(p.numel() * 4 for p in model.parameters())
 
 
+@pytest.mark.parametrize("prefill", [None, "selective:keep=0.4", "full"])
+def test_video_xl_pro_is_planned_by_what_it_keeps(clip, tmp_path, prefill):
+    model = pro_model()
+    folder = write_released(tmp_path / "pro", model)
+    planned = plan(clip, model=str(folder), device="cpu", prefill=prefill)
+    memory = videoxl.load(str(folder), device="cpu").encode(clip, prefill=prefill)
+    assert planned.prefill == memory.prefill
+    assert (planned.memory_tokens, planned.memory_bytes) == (len(memory.token_ids), memory.nbytes)
+    assert planned.visual_tokens == memory.usage["visual_tokens"] == 2 * 36
+    assert planned.weight_bytes == sum(p.numel() * 4 for p in model.parameters())
+
+
+@pytest.mark.parametrize("settings", [{}, {"fps": 5}, {"num_frames": 7}], ids=str)
+@pytest.mark.parametrize(
+    "prefill", ["beacon", "beacon:ratio=3", "beacon:ratio=2+4+8,mix=random,seed=5", "beacon:ratio=2+8,mix=adaptive"]
+)
+def test_video_xl_is_planned_by_its_beacons(clip, settings, prefill):
+    config = small_config(
+        family="video-xl",
+        vision={"model_type": "clip_vision_model", "patch_size": 7},
+        frames_per_group=1,
+        token_grid=4,
+        vision_select_layer=-2,
+        time_format="",
+        beacon_param=("q", "k", "v"),
+        beacon_window=16,
+        beacon_ratio=(4,),
+    )
+    engine = VideoXL(randomised(VideoXLForConditionalGeneration(config)).eval(), tiny_tokenizer())
+    memory = engine.encode(clip, prefill=prefill, **settings)
+    strategy = prefill_from_string(prefill)
+    made = planner.make_plan(
+        config,
+        engine.chat_format,
+        list(memory.timestamps),
+        frames_decoded=0,
+        where=KNOWN["h200"],
+        weights=0,
+        itemsize=4,
+        prefill=strategy,
+    )
+    assert (made.memory_tokens, made.memory_bytes) == (len(memory.token_ids), memory.nbytes)
+
+
+def test_a_strategy_changes_what_fits_and_how_long_it_takes():
+    plans = {name: made(20_000, KNOWN["rtx-4090"], prefill=name) for name in ("full", "chunked")}
+    assert plans["chunked"].seconds["prefill"] < plans["full"].seconds["prefill"] / 4
+    assert plans["chunked"].memory_tokens == plans["full"].memory_tokens
+
+
 def test_the_released_model_on_a_named_gpu(clip):
     planned = plan(clip, model="BAAI/Video-XL-2", device="h200")
     assert planned.weight_bytes == 2 * (8_136_720_160 - 12_848_640)
@@ -74,11 +128,18 @@ def test_the_released_model_on_a_named_gpu(clip):
     assert "sizes of the released model" in planned.notes[0]
 
 
-def made(seconds: int, where: planner.Hardware, weights: int = 16 * GB) -> planner.Plan:
+def made(seconds: int, where: planner.Hardware, weights: int = 16 * GB, prefill: str = "full") -> planner.Plan:
     """A plan for the released model, one frame a second."""
     spec, times = specification("BAAI/Video-XL-2"), [float(t) for t in range(seconds)]
     return planner.make_plan(
-        spec.config, spec.chat_format, times, frames_decoded=0, where=where, weights=weights, itemsize=2
+        spec.config,
+        spec.chat_format,
+        times,
+        frames_decoded=0,
+        where=where,
+        weights=weights,
+        itemsize=2,
+        prefill=prefill_from_string(prefill),
     )
 
 

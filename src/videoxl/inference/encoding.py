@@ -105,9 +105,10 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
     )
 
 
-def _batches(engine: VideoXL, job: Job) -> Iterable[Any]:
+def _batches(engine: VideoXL, job: Job) -> Iterator[Any]:
+    """The frames; nothing is opened before the first is asked for."""
     config = engine.config
-    return job.source.read(job.selection, resize=picture_size(job.source, config.image_size, config.frame_fit))
+    yield from job.source.read(job.selection, resize=picture_size(job.source, config.image_size, config.frame_fit))
 
 
 def _still(engine: VideoXL, job: Job) -> Tile:
@@ -129,7 +130,7 @@ def _run(
         frames = len(times) + len(job.selection)
         span = prefill.span_of([*times, *job.selection.timestamps_F.tolist()])
         kept = memory_tokens(job.strategy, config, len(prefix), span)
-        require_fit(engine.model, frames=frames, tokens=kept)
+        require_fit(engine.model, frames=frames, tokens=kept, prefill=job.strategy)
         tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
     reset_peak(engine.device)
     writer = make_writer(

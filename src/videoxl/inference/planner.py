@@ -8,11 +8,20 @@ from typing import Any
 
 import torch
 
-from videoxl.config import DEFAULT_SYSTEM_PROMPT, FullPrefill, PrefillStrategy, Sampling, prefill_from_string
+from videoxl.config import (
+    DEFAULT_SYSTEM_PROMPT,
+    BeaconPrefill,
+    ChunkedPrefill,
+    PrefillStrategy,
+    Sampling,
+    SelectivePrefill,
+    prefill_from_string,
+)
 from videoxl.errors import DoesNotFitError
 from videoxl.inference.hardware import Hardware, free_host_bytes, hardware
 from videoxl.inference.prefill import GROUPS_PER_TILE
-from videoxl.inference.prompt import ChatFormat, span_for
+from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
+from videoxl.inference.strategies import choose_prefill, frames_per_tile, memory_tokens, sampled_in_multiples_of
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -41,6 +50,8 @@ class Plan:
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
     """Rough estimate per phase, from operation counts and the device's rate; a factor of two off is normal."""
+    prefill: str = "full"
+    """How the video is read."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,6 +85,7 @@ class Plan:
             f"frames      {self.frames:,} over {self.video_seconds:,.1f} s of video",
             f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps)"
             f" + {self.question_tokens} question + up to {self.max_new_tokens} answer",
+            f"prefill     {self.prefill}",
             f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}, video "
             f"{gigabytes(self.memory_bytes)}, question {gigabytes(self.question_bytes)}, "
             f"working about {gigabytes(self.working_bytes)}",
@@ -91,11 +103,11 @@ def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
     return 2 * tokens * text.num_hidden_layers * text.num_key_value_heads * width * itemsize
 
 
-def working_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
+def working_bytes(config: VideoXLConfig, tokens: int, itemsize: int, strategy: PrefillStrategy | None = None) -> int:
     """Estimate of the activations at their peak: the vision batch or a tile of the language model, and its mask."""
     vision: Any = config.vision_config
     text: Any = config.text_config
-    frames = GROUPS_PER_TILE * config.frames_per_group
+    frames = frames_per_tile(choose_prefill(strategy, config), config)
     patches = (vision.image_size // vision.patch_size) ** 2
     seeing = frames * patches * (vision.intermediate_size + 6 * vision.hidden_size) * itemsize
     tile = min(tokens, GROUPS_PER_TILE * (config.tokens_per_group + 10))
@@ -103,28 +115,67 @@ def working_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
     return max(seeing, reading + tile * tokens * (1 + itemsize))
 
 
-def run_bytes(config: VideoXLConfig, memory_tokens: int, further_tokens: int, itemsize: int) -> int:
-    """Everything but the weights: the video's keys and values, those of one question, and activations."""
-    longest = memory_tokens + further_tokens
-    kept = kv_bytes(config, memory_tokens, itemsize) + kv_bytes(config, longest, itemsize)
-    return kept + working_bytes(config, longest, itemsize)
+def held_bytes(strategy: PrefillStrategy, config: VideoXLConfig, frames: int, itemsize: int) -> int:
+    """Visual tokens that a strategy holds until the last has been seen."""
+    if not isinstance(strategy, SelectivePrefill):
+        return 0
+    groups = -(-frames // config.frames_per_group)
+    return groups * config.tokens_per_group * config.text_config.hidden_size * itemsize  # type: ignore[union-attr]
+
+
+def run_bytes(
+    config: VideoXLConfig,
+    frames: int,
+    tokens: int,
+    further_tokens: int,
+    itemsize: int,
+    strategy: PrefillStrategy | None = None,
+) -> int:
+    """Everything but the weights: keys and values of a video of ``tokens``, those of one question, and activations."""
+    chosen = choose_prefill(strategy, config)
+    longest = tokens + further_tokens
+    kept = kv_bytes(config, tokens, itemsize) + kv_bytes(config, longest, itemsize)
+    return kept + working_bytes(config, longest, itemsize, chosen) + held_bytes(chosen, config, frames, itemsize)
 
 
 def frames_that_fit(
-    config: VideoXLConfig, frames: int, memory_tokens: int, further_tokens: int, itemsize: int, room: int
+    config: VideoXLConfig,
+    frames: int,
+    tokens: int,
+    further_tokens: int,
+    itemsize: int,
+    room: int,
+    strategy: PrefillStrategy | None = None,
 ) -> int:
-    """Most frames, in whole groups, of a video that takes ``memory_tokens`` for ``frames``, within ``room`` bytes."""
+    """Most frames, in whole groups, of a video that takes ``tokens`` for ``frames``, within ``room`` bytes."""
 
     def fits(count: int) -> bool:
-        tokens = -(-memory_tokens * count // frames)
-        return run_bytes(config, tokens, further_tokens, itemsize) <= room
+        share = -(-tokens * count // frames)
+        return run_bytes(config, count, share, further_tokens, itemsize, strategy) <= room
 
     group = config.frames_per_group
     return bisect_left(range(group, frames + 1, group), True, key=lambda count: not fits(count)) * group
 
 
-def model_flops(config: VideoXLConfig, frames: int, tokens: int) -> dict[str, float]:
-    """Floating-point operations of the vision side and of a full causal prefill."""
+def prefill_work(
+    strategy: PrefillStrategy, config: VideoXLConfig, prefix_tokens: int, span: VisualSpan
+) -> tuple[int, float]:
+    """Tokens that go through the language model, and about how many pairs of them attend to one another."""
+    kept, visual = memory_tokens(strategy, config, prefix_tokens, span), span.visual_tokens
+    if isinstance(strategy, BeaconPrefill):  # what is kept are beacons, each window sees those before it
+        return kept + visual, (kept + visual) * (kept + (strategy.window or config.beacon_window)) / 2
+    if isinstance(strategy, ChunkedPrefill):  # a window, and the timestamps before it; timestamps see everything
+        times, groups = len(span.ids) - visual, len(span.groups)
+        window = (strategy.chunk_size - strategy.step_size / 2) * len(span.ids) / groups
+        return kept, kept * min(window + times / 2, kept / 2) + times * kept / 2
+    return kept, kept**2 / 2
+
+
+def model_flops(config: VideoXLConfig, frames: int, tokens: int, pairs: float | None = None) -> dict[str, float]:
+    """Floating-point operations of the vision side and of a prefill of ``tokens``, of which ``pairs`` see each other.
+
+    Default: a full causal prefill.
+    """
     v: Any = config.vision_config
     t: Any = config.text_config
     patches, grid, c = (v.image_size // v.patch_size) ** 2, config.token_grid**2, v.hidden_size
@@ -136,7 +187,7 @@ def model_flops(config: VideoXLConfig, frames: int, tokens: int) -> dict[str, fl
     synthesis = per_group / config.frames_per_group
     kv_share = t.num_key_value_heads / t.num_attention_heads
     linear = t.num_hidden_layers * (4 * t.hidden_size**2 * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size)
-    attention = 2 * t.num_hidden_layers * t.hidden_size * float(tokens) ** 2
+    attention = 4 * t.num_hidden_layers * t.hidden_size * (float(tokens) ** 2 / 2 if pairs is None else pairs)
     return {"vision": frames * (tower + synthesis), "prefill": tokens * linear + attention}
 
 
@@ -160,50 +211,57 @@ def make_plan(
     max_new_tokens: int = 256,
     video_end: float | None = None,
     system: str = DEFAULT_SYSTEM_PROMPT,
+    prefill: PrefillStrategy | None = None,
     notes: tuple[str, ...] = (),
 ) -> Plan:
     """Put the numbers together. ``weights`` is 0 when they are already on the device."""
+    strategy, frames = choose_prefill(prefill, config), len(timestamps)
     span = span_for(config, timestamps, chat_format.tokenize, video_end)
-    memory_tokens = len(chat_format.prefix(system)) + len(span.ids)
+    prefix_tokens = len(chat_format.prefix(system))
+    kept = memory_tokens(strategy, config, prefix_tokens, span)
     question_tokens = len(chat_format.suffix(question)) if question else 0
     further = question_tokens + max_new_tokens
-    longest = memory_tokens + further
-    fitting = frames_that_fit(config, len(timestamps), memory_tokens, further, itemsize, where.free_bytes - weights)
-    flops = model_flops(config, len(timestamps), memory_tokens)
+    longest = kept + further
+    room = where.free_bytes - weights
+    flops = model_flops(config, frames, *prefill_work(strategy, config, prefix_tokens, span))
     widths = {"vision": config.vision_config.hidden_size, "prefill": config.text_config.hidden_size}  # type: ignore[union-attr]
     seconds = {"decode": frames_decoded / where.decode_fps}
     # matrices narrower than about a thousand do not reach the device's rate, in proportion
     seconds |= {name: value / where.flops / min(1.0, widths[name] / 1024) for name, value in flops.items()}
     return Plan(
-        frames=len(timestamps),
+        frames=frames,
         video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
         visual_tokens=span.visual_tokens,
         timestamp_tokens=len(span.ids) - span.visual_tokens,
-        memory_tokens=memory_tokens,
+        memory_tokens=kept,
         question_tokens=question_tokens,
         max_new_tokens=max_new_tokens,
         weight_bytes=weights,
-        memory_bytes=kv_bytes(config, memory_tokens, itemsize),
+        memory_bytes=kv_bytes(config, kept, itemsize),
         question_bytes=kv_bytes(config, longest, itemsize),
-        working_bytes=working_bytes(config, longest, itemsize),
+        working_bytes=working_bytes(config, longest, itemsize, strategy)
+        + held_bytes(strategy, config, frames, itemsize),
         available_bytes=where.free_bytes,
-        frames_that_fit=fitting,
+        frames_that_fit=frames_that_fit(config, frames, kept, further, itemsize, room, strategy),
         device=where.name,
         seconds={name: round(value, 3) for name, value in seconds.items()},
+        prefill=str(strategy),
         notes=notes,
     )
 
 
-def require_fit(model: Any, *, frames: int, tokens: int, max_new_tokens: int = 256) -> None:
-    """Raise :class:`DoesNotFitError` when a video of ``tokens`` tokens would not fit beside the loaded ``model``."""
+def require_fit(
+    model: Any, *, frames: int, tokens: int, max_new_tokens: int = 256, prefill: PrefillStrategy | None = None
+) -> None:
+    """Raise :class:`DoesNotFitError` when a video that leaves ``tokens`` tokens would not fit beside ``model``."""
     device = model.model.text_device
     if device.type == "mps":
         return  # shared memory: the system pages instead of failing, and reports nothing to compare with
     itemsize = model.dtype.itemsize
-    needed = run_bytes(model.config, tokens, max_new_tokens, itemsize)
+    needed = run_bytes(model.config, frames, tokens, max_new_tokens, itemsize, prefill)
     free = free_device_bytes(device)
     if needed > free:
-        rest = frames_that_fit(model.config, frames, tokens, max_new_tokens, itemsize, free)
+        rest = frames_that_fit(model.config, frames, tokens, max_new_tokens, itemsize, free, prefill)
         advice = (
             f"about {rest:,} frames fit: lower max_frames or fps, or read a part with end="
             if rest
@@ -244,7 +302,7 @@ def plan(
         video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
         model: a folder, ``"tiny"``, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
-        frames, timestamps: as in :meth:`VideoXL.encode`.
+        prefill, frames, timestamps: as in :meth:`VideoXL.encode`.
         settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
 
     Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
@@ -254,15 +312,18 @@ def plan(
     from videoxl.inference.specification import specification
 
     if isinstance(prefill, str):
-        prefill_from_string(prefill)
-    elif prefill is not None and not isinstance(prefill, FullPrefill):
-        raise ValueError(f"prefill must be a prefill strategy or its name, got {type(prefill).__name__}")
+        prefill = prefill_from_string(prefill)
     spec = specification(model, dtype, on_cpu=device == "cpu")
+    strategy = choose_prefill(prefill, spec.config)
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
         wanted, whole_groups_of = choose_sampling(
-            source, settings, frames=frames, sampling=sampling, frames_per_group=spec.config.frames_per_group
+            source,
+            settings,
+            frames=frames,
+            sampling=sampling,
+            frames_per_group=sampled_in_multiples_of(strategy, spec.config),
         )
         selection = source.select(wanted, whole_groups_of=whole_groups_of)
         notes = tuple(source.warnings) + ((selection.note,) if selection.note else ())
@@ -280,5 +341,6 @@ def plan(
         question=question,
         max_new_tokens=max_new_tokens,
         video_end=end_s,
+        prefill=strategy,
         notes=notes + spec.notes,
     )
