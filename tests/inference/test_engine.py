@@ -272,7 +272,7 @@ def test_an_answer_cut_off_is_closed_before_the_next_question(tiny, memory):
     assert chat.ask("One?", max_new_tokens=2).usage.finish_reason == "length"
     chat.ask("Two?", max_new_tokens=2)
     end = tiny.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert chat._ids.count(end) == 1 + 1 + 1 + 1  # system, question, answer, question
+    assert [*memory.token_ids, *chat._tail].count(end) == 1 + 1 + 1 + 1  # system, question, answer, question
 
 
 def test_an_answer_ends_with_the_end_token(tiny, memory, monkeypatch):

@@ -24,6 +24,8 @@ class Usage:
     video_seconds: float
     visual_tokens: int
     memory_tokens: int
+    read_tokens: int
+    """Of the memory, as the question read it: fewer than ``memory_tokens`` where parts were averaged."""
     prompt_tokens: int
     new_tokens: int
     memory_bytes: int

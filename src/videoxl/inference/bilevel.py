@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode
+from videoxl.config import DECODES, BiLevelDecode, DecodeStrategy, DenseDecode, decode_from_string
 from videoxl.inference.answers import Span
 from videoxl.inference.relevance import attention_scores
 from videoxl.inference.selections import ReleasedUnits
@@ -17,7 +18,7 @@ from videoxl.memory.blocks import PooledLevel, blocks_of, make_pooled, mix, plan
 from videoxl.memory.chunks import GroupLayout
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.configuration import VIDEO_XL_2
+from videoxl.model.configuration import VIDEO_XL_2, VideoXLConfig
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class Start:
     cache: KVCache
     ids: tuple[int, ...]
     spans: tuple[Span, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What choosing and mixing took."""
+
+
+def choose_decode(decode: DecodeStrategy | str | None, config: VideoXLConfig) -> DecodeStrategy:
+    """The strategy asked for, by value or by name; default :class:`DenseDecode`.
+
+    Raises ``ValueError`` for what is none, or not for this model.
+    """
+    chosen = decode_from_string(decode) if isinstance(decode, str) else (decode or DenseDecode())
+    if not isinstance(chosen, tuple(DECODES.values())):
+        raise ValueError(f"decode must be a decode strategy or its name, got {type(chosen).__name__}")
+    if isinstance(chosen, BiLevelDecode) and config.family != VIDEO_XL_2:
+        raise ValueError(f"bi-level decoding is {VIDEO_XL_2}'s, this model is of {config.family}: use DenseDecode()")
+    return chosen
 
 
 def start_from(
@@ -52,7 +68,7 @@ def start_from(
     """
     if isinstance(decode, DenseDecode):
         return _dense(memory)
-    require_two_levels(model)
+    begin = time.perf_counter()
     blocks = blocks_of(len(memory.groups), decode.block_size)
     named = named_blocks(decode, len(blocks))
     if named is None and len(blocks) - 2 <= decode.top_k:
@@ -76,19 +92,12 @@ def start_from(
     spans = tuple(
         Span(groups[blocks[n].start].start_s, groups[blocks[n].stop - 1].end_s, judged[n]) for n in sorted(chosen)
     )
-    return Start(cache, plan.ids, spans)
+    return Start(cache, plan.ids, spans, {"select": round(time.perf_counter() - begin, 6)})
 
 
 def _dense(memory: VideoMemory) -> Start:
     whole = Span(memory.groups[0].start_s, memory.groups[-1].end_s, 1.0)
     return Start(memory.cache, memory.token_ids, (whole,))
-
-
-def require_two_levels(model: Any) -> None:
-    """Raise ``ValueError`` for a model whose memories have no groups to average."""
-    family = model.config.family
-    if family != VIDEO_XL_2:
-        raise ValueError(f"bi-level decoding is Video-XL-2's; this model is of {family}: use DenseDecode()")
 
 
 def pooled_level(model: Any, memory: VideoMemory, pool: int) -> PooledLevel:

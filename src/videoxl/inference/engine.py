@@ -16,10 +16,10 @@ from videoxl.config import (
     Generation,
     PrefillStrategy,
     Sampling,
-    decode_from_string,
 )
 from videoxl.inference import encoding
-from videoxl.inference.answers import Answer, Piece, Span, Usage
+from videoxl.inference.answers import Answer, Piece, Usage
+from videoxl.inference.bilevel import Question, Start, choose_decode, start_from
 from videoxl.inference.generation import TokenStream, finish_reason, generate
 from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
@@ -27,6 +27,7 @@ from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import open_for_model
 from videoxl.inference.strategies import choose_prefill, for_question
+from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import VideoLimits
 
@@ -162,10 +163,11 @@ class VideoXL:
 
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
-        chosen, strategy = _generation(generation, settings), _decode(decode)
+        chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
         self._check(memory, question)
-        ids = [*memory.token_ids, *self.chat_format.suffix(question)]
-        return self._answer(memory, ids, memory.cache, chosen, strategy, as_progress(progress))[0]
+        tail = self.chat_format.suffix(question)
+        start = self._start(memory, strategy, question, tail, chosen)
+        return self._answer(memory, start, tail, chosen, strategy, progress=as_progress(progress))[0]
 
     def stream(
         self,
@@ -180,39 +182,66 @@ class VideoXL:
 
         Arguments are checked at the call, not at the first piece. Leaving the loop early stops the generation.
         """
-        chosen, strategy = _generation(generation, settings), _decode(decode)
+        chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
         self._check(memory, question)
-        ids = [*memory.token_ids, *self.chat_format.suffix(question)]
-        return self._pieces(memory, ids, chosen, strategy)
+        tail = self.chat_format.suffix(question)
+        start = self._start(memory, strategy, question, tail, chosen)
+        return self._pieces(memory, start, tail, chosen, strategy)
+
+    def _start(
+        self,
+        memory: VideoMemory,
+        decode: DecodeStrategy,
+        question: str,
+        tail: list[int],
+        generation: Generation,
+        own: int | None = None,
+    ) -> Start:
+        """What an answer starts from. ``tail``: the ids after the video, the last ``own`` of which are the question."""
+        asked = Question(question, tail, own or len(tail), self.chat_format.suffix(""))
+        return start_from(self.model, memory, decode, asked, reserve=len(tail) + generation.max_new_tokens)
 
     def _pieces(
-        self, memory: VideoMemory, ids: list[int], generation: Generation, decode: DecodeStrategy
+        self, memory: VideoMemory, start: Start, tail: list[int], generation: Generation, decode: DecodeStrategy
     ) -> Iterator[Piece]:
         begin = time.perf_counter()
-        cache = memory.cache.fork(reserve=len(ids) + generation.max_new_tokens)
+        ids = [*start.ids, *tail]
+        cache = start.cache.fork(reserve=len(ids) + generation.max_new_tokens)
         tokens = TokenStream(self.model, self.tokenizer, ids, cache, generation, self.end_ids)
         for text in tokens:
             yield Piece(text)
-        answer = self._finish(memory, ids, tokens.new_ids, decode, time.perf_counter() - begin)
+        answer = self._finish(memory, start, len(tail), tokens.new_ids, decode, time.perf_counter() - begin)
         yield Piece("", answer)
 
     def _answer(
         self,
         memory: VideoMemory,
-        ids: list[int],
-        cache: Any,
+        start: Start,
+        tail: list[int],
         generation: Generation,
         decode: DecodeStrategy,
+        *,
+        cache: KVCache | None = None,
         progress: Progress | None = None,
-    ) -> tuple[Answer, Any]:
-        """The answer, and the cache that now also holds question and answer."""
+    ) -> tuple[Answer, KVCache]:
+        """The answer, and the cache that now also holds question and answer.
+
+        ``cache``: one that begins with ``start`` and already holds the begin of ``tail`` too.
+        """
         begin = time.perf_counter()
-        grown = cache.fork(reserve=len(ids) + generation.max_new_tokens)
+        ids = [*start.ids, *tail]
+        grown = (cache or start.cache).fork(reserve=len(ids) + generation.max_new_tokens)
         new_ids = generate(self.model, ids, grown, generation, progress=progress, end_ids=self.end_ids)
-        return self._finish(memory, ids, new_ids, decode, time.perf_counter() - begin), grown
+        return self._finish(memory, start, len(tail), new_ids, decode, time.perf_counter() - begin), grown
 
     def _finish(
-        self, memory: VideoMemory, ids: list[int], new_ids: list[int], decode: DecodeStrategy, seconds: float
+        self,
+        memory: VideoMemory,
+        start: Start,
+        prompt_tokens: int,
+        new_ids: list[int],
+        decode: DecodeStrategy,
+        seconds: float,
     ) -> Answer:
         paid = memory.usage
         usage = Usage(
@@ -220,11 +249,12 @@ class VideoXL:
             video_seconds=memory.duration,
             visual_tokens=paid["visual_tokens"],
             memory_tokens=len(memory.token_ids),
-            prompt_tokens=len(ids) - len(memory.token_ids),
+            read_tokens=len(start.ids),
+            prompt_tokens=prompt_tokens,
             new_tokens=len(new_ids),
             memory_bytes=memory.nbytes,
             peak_gpu_bytes=peak_bytes(self.device),
-            seconds={**paid["seconds"], "generate": round(seconds, 6)},
+            seconds={**paid["seconds"], **start.seconds, "generate": round(seconds, 6)},
             prefill=memory.prefill,
             decode=str(decode),
             sampling=paid["sampling"],
@@ -233,8 +263,7 @@ class VideoXL:
             finish_reason=finish_reason(new_ids, self.end_ids),
         )
         text = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
-        spans = (Span(memory.groups[0].start_s, memory.groups[-1].end_s, 1.0),)
-        return Answer(text, spans, usage, memory.warnings, tuple(new_ids))
+        return Answer(text, start.spans, usage, memory.warnings, tuple(new_ids))
 
     def _check(self, memory: Any, question: Any) -> None:
         if not isinstance(memory, VideoMemory):
@@ -271,48 +300,61 @@ class VideoXL:
             if name in ENCODE_KEYWORDS:
                 encode_settings[name] = settings.pop(name)
         _generation(generation, settings)
-        _decode(decode)  # a wrong setting must not cost an encoding
+        choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
         strategy = choose_prefill(encode_settings.get("prefill"), self.config)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
         return self.ask(memory, question, decode=decode, generation=generation, **settings)
 
     def continue_conversation(
-        self, memory: VideoMemory, history: list[tuple[str, str]], question: str, generation: Generation
+        self,
+        memory: VideoMemory,
+        history: list[tuple[str, str]],
+        question: str,
+        generation: Generation,
+        decode: DecodeStrategy | str | None = None,
     ) -> Answer:
         """The next answer of a conversation given as text: ``history`` holds (question, answer) pairs."""
+        strategy = choose_decode(decode, self.config)
         self._check(memory, question)
-        ids = list(memory.token_ids)
+        tail: list[int] = []
         for number, (asked, answered) in enumerate(history):
-            ids += self.chat_format.closed_turn(asked, answered, first=number == 0)
-        ids += (
-            self.chat_format.next_turn(question, answer_closed=True) if history else self.chat_format.suffix(question)
-        )
-        return self._answer(memory, ids, memory.cache, generation, DenseDecode())[0]
+            tail += self.chat_format.closed_turn(asked, answered, first=number == 0)
+        own = self.chat_format.next_turn(question, answer_closed=True) if history else self.chat_format.suffix(question)
+        tail += own
+        start = self._start(memory, strategy, question, tail, generation, len(own))
+        return self._answer(memory, start, tail, generation, strategy)[0]
 
     def chat_session(self, memory: VideoMemory, *, decode: DecodeStrategy | str | None = None) -> ChatSession:
         """A conversation about one memory in which each turn sees those before it."""
         self._check(memory, "-")
-        return ChatSession(self, memory, _decode(decode))
+        return ChatSession(self, memory, choose_decode(decode, self.config))
 
 
 class ChatSession:
-    """Several turns about one video. The memory it started from stays as it was."""
+    """Several turns about one video. The memory it started from stays as it was.
+
+    With :class:`BiLevelDecode` every turn chooses blocks anew and reads the turns before it again: what one question
+    found relevant does not bind the next.
+    """
 
     def __init__(self, engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> None:
         self.engine = engine
         self.memory = memory
         self.decode = decode
         self.history: list[tuple[str, Answer]] = []
-        self._cache: Any = memory.cache
-        self._ids: list[int] = list(memory.token_ids)
+        self._cache: KVCache | None = None
+        self._tail: list[int] = []
 
     def ask(self, question: str, *, generation: Generation | None = None, **settings: Any) -> Answer:
         """The next turn. A turn that fails leaves the session as it was."""
         chosen = _generation(generation, settings)
         check_question(question)
-        ids = [*self._ids, *self._turn_ids(question)]
-        answer, cache = self.engine._answer(self.memory, ids, self._cache, chosen, self.decode)
-        self._ids, self._cache = [*ids, *answer.token_ids], cache
+        own = self._turn_ids(question)
+        tail = [*self._tail, *own]
+        start = self.engine._start(self.memory, self.decode, question, tail, chosen, len(own))
+        answer, cache = self.engine._answer(self.memory, start, tail, chosen, self.decode, cache=self._cache)
+        self._tail = [*tail, *answer.token_ids]
+        self._cache = cache if isinstance(self.decode, DenseDecode) else None
         self.history.append((question, answer))
         return answer
 
@@ -321,7 +363,7 @@ class ChatSession:
         if not self.history:
             return layout.suffix(question)
         closing = layout.tokenize("<|im_end|>")
-        closed = self._ids[-len(closing) :] == closing
+        closed = self._tail[-len(closing) :] == closing
         return layout.next_turn(question, answer_closed=closed)
 
 
@@ -336,13 +378,6 @@ def _generation(generation: Generation | None, settings: dict[str, Any]) -> Gene
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(known)}")
     return replace(generation or DEFAULT_GENERATION, **settings)
-
-
-def _decode(decode: DecodeStrategy | str | None) -> DecodeStrategy:
-    chosen = decode_from_string(decode) if isinstance(decode, str) else (decode or DenseDecode())
-    if not isinstance(chosen, DenseDecode):
-        raise ValueError(f"decode must be a decode strategy or its name, got {type(chosen).__name__}")
-    return chosen
 
 
 ENCODE_KEYWORDS = frozenset(VideoXL.encode.__kwdefaults__ or {})
