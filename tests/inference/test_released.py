@@ -179,12 +179,100 @@ def test_calls_that_cannot_be_are_refused(clip, model, tokenizer, given, message
         model.chat(str(clip), tokenizer, **{"user_prompt": "What?", **given})
 
 
-@pytest.mark.parametrize(
-    ("switch", "mode"), [("enable_sparse", "bi-level decoding"), ("enable_chunk_prefill", "chunked prefill")]
+CHUNKS = {
+    "chunk_prefill_mode": "streaming",
+    "chunk_size": 4,
+    "step_size": 1,
+    "offload": True,
+    "chunk_size_for_vision_tower": 24,
+}
+SECOND_CARD = (
+    CARD[: CARD.index("model.config.enable_sparse = False")]
+    + """
+model.config.enable_chunk_prefill = True
+prefill_config = {{
+    'chunk_prefill_mode': 'streaming',
+    'chunk_size': 4,
+    'step_size': 1,
+    'offload': True,
+    'chunk_size_for_vision_tower': 24,
+}}
+model.config.prefill_config = prefill_config
+
+max_num_frames = 1300
+sample_fps = None  # uniform sampling
+max_sample_fps = None
+
+with torch.inference_mode():
+    response = model.chat(
+        video_path,
+        tokenizer,
+        "What is happening in this video?",
+        chat_history=None,
+        return_history=False,
+        max_num_frames=max_num_frames,
+        sample_fps=sample_fps,
+        max_sample_fps=max_sample_fps,
+        generation_config=gen_kwargs,
+    )
+print(ascii(response))
+"""
 )
-def test_modes_that_are_not_there_are_refused_not_ignored(clip, model, tokenizer, monkeypatch, switch, mode):
-    monkeypatch.setattr(model.config, switch, True, raising=False)
-    with pytest.raises(ValueError, match=f"{switch} asks for {mode}, which this version lacks"):
+
+
+def test_the_second_script_of_the_model_card_runs(folder, clip):
+    script = SECOND_CARD.format(model_path=str(folder), video_path=str(clip))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    engine = videoxl.load(str(folder), device="cpu", dtype=torch.float16)
+    prefill = videoxl.ChunkedPrefill(chunk_size=4, step_size=1, offload=True)
+    memory = engine.encode(clip, num_frames=15, prefill=prefill)
+    assert memory.frames == 15  # all there are; the unfilled last group is kept
+    wanted = engine.ask(memory, "What is happening in this video?", max_new_tokens=12)
+    assert done.stdout.strip() == ascii(wanted.text)
+
+
+def test_switches_of_the_config_choose_the_modes(clip, model, tokenizer, monkeypatch):
+    """Each call follows the config as it is then, and leaves it alone."""
+    seen = []
+    encode, go_on = videoxl.VideoXL.encode, videoxl.VideoXL.continue_conversation
+
+    def spy_encode(engine, video, **settings):
+        seen.append(settings["prefill"])
+        return encode(engine, video, **settings)
+
+    def spy_go_on(engine, memory, history, question, generation, decode):
+        seen.append(decode)
+        return go_on(engine, memory, history, question, generation, decode)
+
+    monkeypatch.setattr(videoxl.VideoXL, "encode", spy_encode)
+    monkeypatch.setattr(videoxl.VideoXL, "continue_conversation", spy_go_on)
+    call = {"generation_config": {"max_new_tokens": 2}, "max_num_frames": 4}
+    model.chat(str(clip), tokenizer, "What?", **call)
+    monkeypatch.setattr(model.config, "enable_chunk_prefill", True, raising=False)
+    monkeypatch.setattr(model.config, "enable_sparse", True, raising=False)
+    model.chat(str(clip), tokenizer, "What?", **call)
+    monkeypatch.setattr(model.config, "prefill_config", dict(CHUNKS), raising=False)
+    model.chat(str(clip), tokenizer, "What?", **call)
+    assert seen[:2] == [videoxl.FullPrefill(), videoxl.DenseDecode()]
+    assert seen[2:4] == [videoxl.ChunkedPrefill(), videoxl.BiLevelDecode()]
+    assert seen[4] == videoxl.ChunkedPrefill(chunk_size=4, step_size=1, offload=True)
+    assert model.config.prefill_config == CHUNKS
+
+
+@pytest.mark.parametrize(
+    ("prefill_config", "message"),
+    [
+        ({**CHUNKS, "chunks": 3}, "has unknown keys chunks; it is a dict of chunk_prefill_mode, chunk_size, step_size"),
+        ([4, 1], r"prefill_config is \[4, 1\]; it is a dict of"),
+        ({**CHUNKS, "step_size": 3}, "chunk_size=4 is no multiple of step_size=3"),
+        ({**CHUNKS, "chunk_prefill_mode": "fast"}, "mode must be one of streaming, mask, got 'fast'"),
+    ],
+)
+def test_a_prefill_config_that_cannot_be_is_refused(clip, model, tokenizer, monkeypatch, prefill_config, message):
+    monkeypatch.setattr(model.config, "enable_chunk_prefill", True, raising=False)
+    monkeypatch.setattr(model.config, "prefill_config", prefill_config, raising=False)
+    with pytest.raises(ValueError, match=message):
         model.chat(str(clip), tokenizer, "What?")
 
 

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from videoxl.config import Generation, Sampling
+from videoxl.config import (
+    BiLevelDecode,
+    ChunkedPrefill,
+    DecodeStrategy,
+    DenseDecode,
+    FullPrefill,
+    Generation,
+    PrefillStrategy,
+    Sampling,
+)
 from videoxl.inference.engine import VideoXL, check_question
+from videoxl.inference.reading import open_for_model
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.video import VideoSource
 
 Turn = dict[str, str]
 
 IGNORED_WHEN_GREEDY = ("temperature", "top_p", "top_k")
+PREFILL_CONFIG = {
+    "chunk_prefill_mode": "mode",
+    "chunk_size": "chunk_size",
+    "step_size": "step_size",
+    "offload": "offload",
+    "chunk_size_for_vision_tower": "vision_batch",
+}
+"""Key of the card's ``prefill_config`` -> setting of :class:`ChunkedPrefill`."""
 
 
 class VideoXLForCausalLM(VideoXLForConditionalGeneration):
@@ -25,7 +44,7 @@ class VideoXLForCausalLM(VideoXLForConditionalGeneration):
         chat_history: list[Turn] | None = None,
         return_history: bool = True,
         max_num_frames: int = 512,
-        sample_fps: float = 1.0,
+        sample_fps: float | None = 1.0,
         max_sample_fps: float | None = 4.0,
         generation_config: dict[str, Any] | None = None,
     ) -> str | tuple[str, list[Turn]]:
@@ -34,21 +53,24 @@ class VideoXLForCausalLM(VideoXLForConditionalGeneration):
         Args:
             chat_history: what an earlier call returned; not changed.
             return_history: also return the history with this turn: ``[{"role", "content"}, ...]``.
-            max_num_frames, sample_fps, max_sample_fps: SPEC 3.5.
+            max_num_frames, sample_fps, max_sample_fps: SPEC 3.5. ``sample_fps=None``: ``max_num_frames`` frames spread
+                evenly, or every frame of a video that has fewer.
             generation_config: ``do_sample``, ``temperature``, ``top_p``, ``num_beams``, ``max_new_tokens`` ... as a
                 dict. The card passes ``temperature`` with ``do_sample=False``; it has no effect there, nor here.
 
-        Every call reads the video anew and leaves nothing behind. Raises ``ValueError`` for a bad question, history
-        or setting, ``VideoError`` for a bad video.
+        ``self.config`` may switch on chunked prefill (``enable_chunk_prefill``, ``prefill_config``) and bi-level
+        decoding (``enable_sparse``): docs/memory.md. Every call reads the video anew and leaves nothing behind. Raises
+        ``ValueError`` for a bad question, history or setting, ``VideoError`` for a bad video.
         """
         check_question(user_prompt)
-        require_dense(self.config)
+        prefill, decode = released_prefill(self.config), released_decode(self.config)
         history = check_history(chat_history)
         generation = released_generation(generation_config)
         engine = VideoXL(self, tokenizer)
-        sampling = Sampling(fps=sample_fps, max_fps=max_sample_fps, max_frames=max_num_frames)
-        memory = engine.encode(video_path, sampling=sampling)
-        answer = engine.continue_conversation(memory, history, user_prompt, generation)
+        with open_for_model(video_path) as source:
+            sampling = released_sampling(source, max_num_frames, sample_fps, max_sample_fps)
+            memory = engine.encode(source, sampling=sampling, prefill=prefill)
+        answer = engine.continue_conversation(memory, history, user_prompt, generation, decode)
         if not return_history:
             return answer.text
         turn: list[Turn] = [{"role": "user", "content": user_prompt}, {"role": "assistant", "content": answer.text}]
@@ -81,8 +103,28 @@ def released_generation(settings: dict[str, Any] | None) -> Generation:
     return Generation(**given)
 
 
-def require_dense(config: VideoXLConfig) -> None:
-    """Refuse the released switches for modes this version does not have, rather than ignore them."""
-    for switch, mode in (("enable_sparse", "bi-level decoding"), ("enable_chunk_prefill", "chunked prefill")):
-        if getattr(config, switch, False):
-            raise ValueError(f"model.config.{switch} asks for {mode}, which this version lacks: set it to False")
+def released_sampling(source: VideoSource, most: int, fps: float | None, max_fps: float | None) -> Sampling:
+    """The frames that the card's numbers ask for."""
+    if fps is not None:
+        return Sampling(fps=fps, max_fps=max_fps, max_frames=most)
+    checked = Sampling(num_frames=most)
+    return checked if source.times_F is None else Sampling(num_frames=min(most, len(source.times_F)))
+
+
+def released_prefill(config: VideoXLConfig) -> PrefillStrategy:
+    """What ``config.enable_chunk_prefill`` and ``config.prefill_config`` ask for at this moment.
+
+    Without a ``prefill_config``: :class:`ChunkedPrefill` as it stands. Raises ``ValueError`` for settings it cannot be.
+    """
+    if not getattr(config, "enable_chunk_prefill", False):
+        return FullPrefill()
+    given = getattr(config, "prefill_config", None) or {}
+    if not isinstance(given, dict) or (unknown := given.keys() - PREFILL_CONFIG.keys()):
+        what = f"has unknown keys {', '.join(sorted(unknown))}" if isinstance(given, dict) else f"is {given!r}"
+        raise ValueError(f"model.config.prefill_config {what}; it is a dict of {', '.join(PREFILL_CONFIG)}")
+    return ChunkedPrefill(**{PREFILL_CONFIG[key]: value for key, value in given.items()})
+
+
+def released_decode(config: VideoXLConfig) -> DecodeStrategy:
+    """What ``config.enable_sparse`` asks for: blocks chosen by the question's attention, where the card chose none."""
+    return BiLevelDecode() if getattr(config, "enable_sparse", False) else DenseDecode()
