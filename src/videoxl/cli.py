@@ -38,7 +38,10 @@ MaxFrames = Annotated[int | None, typer.Option(help="Read at most this many fram
 NumFrames = Annotated[int | None, typer.Option(help="Read exactly this many frames, evenly spread.")]
 Start = Annotated[float | None, typer.Option(help="Begin at this second.")]
 End = Annotated[float | None, typer.Option(help="Stop at this second.")]
-Prefill = Annotated[str, typer.Option(help="How the video is read: full.")]
+Prefill = Annotated[
+    str | None,
+    typer.Option(help="How the video is read: full, chunked, beacon or selective, with settings (beacon:ratio=16)."),
+]
 Decode = Annotated[str, typer.Option(help="How questions read it: dense.")]
 Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
@@ -75,7 +78,7 @@ def ask(
     num_frames: NumFrames = None,
     start: Start = None,
     end: End = None,
-    prefill: Prefill = "full",
+    prefill: Prefill = None,
     decode: Decode = "dense",
     stream: Stream = None,
     reader: Reader = "auto",
@@ -92,19 +95,24 @@ def ask(
     from videoxl.config import Generation, decode_from_string, prefill_from_string
     from videoxl.inference.engine import check_question
     from videoxl.inference.reading import open_for_model
+    from videoxl.inference.strategies import choose_prefill, for_question
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
     generation = Generation(
         max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
     )
     sampling = _sampling(fps, max_fps, max_frames, num_frames, start, end)
-    prefill_from_string(prefill)
+    if prefill is not None:
+        prefill_from_string(prefill)
     decode_from_string(decode)
     for text in question:
         check_question(text)
     with open_for_model(video, fps=fps, stream=stream, reader=reader, strict=strict) as source:
         engine = _load(model, device, dtype, quantization)
-        memory = engine.encode(source, **sampling, prefill=prefill, progress=not quiet)
+        strategy = choose_prefill(prefill, engine.config)
+        if len(question) == 1:  # several are to be answered from one reading
+            strategy = for_question(strategy, question[0])
+        memory = engine.encode(source, **sampling, prefill=strategy, progress=not quiet)
     answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
     if as_json:
         results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
@@ -127,7 +135,7 @@ def chat(
     num_frames: NumFrames = None,
     start: Start = None,
     end: End = None,
-    prefill: Prefill = "full",
+    prefill: Prefill = None,
     decode: Decode = "dense",
     strict: Strict = False,
     max_new_tokens: MaxNewTokens = 256,
@@ -178,7 +186,7 @@ def plan(
     num_frames: NumFrames = None,
     start: Start = None,
     end: End = None,
-    prefill: Prefill = "full",
+    prefill: Prefill = None,
     stream: Stream = None,
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,

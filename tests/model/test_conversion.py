@@ -8,10 +8,11 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.model.builders import (
     noise,
+    pro_model,
     released_name,
     released_tensors,
     small_config,
@@ -25,6 +26,7 @@ from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig, native_c
 from videoxl.model.conversion import convert, to_native, to_released, verify_manifest
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
+KINDS = ("weight", "bias")
 # Released names and shapes: D hidden, I intermediate, V vocabulary, C vision width, W vision intermediate, n layers.
 RELEASED_SHAPES = {
     "model.embed_tokens.weight": "V D",
@@ -323,3 +325,71 @@ def test_a_tower_of_another_family_is_refused(tmp_path):
 def test_sizes_that_cannot_be_are_refused(changes, message):
     with pytest.raises(CheckpointError, match=message):
         small_config(**changes)
+
+
+# ----------------------------------------------------------------------------------------------------- Video-XL-Pro
+
+
+@pytest.fixture(scope="module")
+def pro(tmp_path_factory):
+    """A model of Video-XL-Pro and its released folder, in two files."""
+    model = pro_model()
+    return model, write_released(tmp_path_factory.mktemp("pro") / "released", model, shards=2)
+
+
+def test_video_xl_pro_is_known_by_its_weights_and_loads_exactly(pro):
+    model, folder = pro
+    assert {n for n in released_tensors(model) if "text_mlp" in n or "WindowTime" in n} == {
+        *(f"model.WindowTimeToTokenAttention.{p}_proj.{kind}" for p in ("q", "k", "v", "out") for kind in KINDS),
+        *(f"model.text_mlp.0.{kind}" for kind in KINDS),
+    }
+    loaded = VideoXLForConditionalGeneration.from_pretrained(folder)
+    assert (loaded.config.family, loaded.config.time_format) == ("video-xl-pro", "Time {:06.1f}s:")
+    weights = dict(loaded.named_parameters())
+    assert weights.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(weights[name], p) for name, p in model.named_parameters())
+    assert conversion.checkpoint_bytes(folder) == sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_video_xl_pro_converts_both_ways(pro, tmp_path):
+    model, folder = pro
+    convert(folder, tmp_path / "ours", "videoxl")
+    convert(tmp_path / "ours", tmp_path / "again", "released")
+    ours = {n: t for f in (tmp_path / "ours").glob("*.safetensors") for n, t in load_file(f).items()}
+    again = {n: t for f in (tmp_path / "again").glob("*.safetensors") for n, t in load_file(f).items()}
+    assert ours.keys() == dict(model.named_parameters()).keys()
+    assert again.keys() == released_tensors(model).keys()
+    assert all(torch.equal(t, released_tensors(model)[name]) for name, t in again.items())
+    for name in ("ours", "again"):
+        assert VideoXLForConditionalGeneration.from_pretrained(tmp_path / name).config.family == "video-xl-pro"
+
+
+def test_text_mlp_alone_is_dropped_and_makes_no_video_xl_pro(tmp_path):
+    extra = {f"model.text_mlp.0.{kind}": torch.zeros(48, 48)[0 if kind == "bias" else slice(None)] for kind in KINDS}
+    folder = write_released(tmp_path / "two", small_model(), extra={n: t.contiguous() for n, t in extra.items()})
+    assert VideoXLForConditionalGeneration.from_pretrained(folder).config.family == "video-xl-2"
+    convert(folder, tmp_path / "ours", "videoxl")
+    assert not any("text_mlp" in name for name in load_file(tmp_path / "ours" / "model.safetensors"))
+
+
+def test_half_a_video_xl_pro_is_refused(pro, tmp_path):
+    folder = shutil.copytree(pro[1], tmp_path / "half")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    path = folder / index["model.text_mlp.0.weight"]
+    tensors = load_file(path)
+    del tensors["model.text_mlp.0.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 weights missing: model\.token_scores\.text_mlp\.0\.weight"):
+        VideoXLForConditionalGeneration.from_pretrained(folder)
+
+
+def test_a_hub_name_is_judged_by_the_list_of_its_weights(tmp_path, monkeypatch):
+    listed = tmp_path / "model.safetensors.index.json"
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *given, **kwargs: found)
+    released = {key: value for key, value in RELEASED["BAAI/Video-XL-2"].items() if key != "family"}
+    found = str(listed)
+    for weight, family in (("model.WindowTimeToTokenAttention.q_proj.bias", "pro"), ("lm_head.weight", "2")):
+        listed.write_text(json.dumps({"weight_map": {weight: "a.safetensors"}}))
+        assert native_config_dict(released, "somebody/a-model")["family"] == f"video-xl-{family}"
+    found = None
+    assert native_config_dict(released, "somebody/a-model")["family"] == "video-xl-2"

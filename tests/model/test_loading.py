@@ -193,7 +193,7 @@ CONFIG_FAULTS = {
     "none": (lambda f: (f / "config.json").unlink(), r"has no config\.json"),
     "another kind": (
         lambda f: set_config(f, model_type="llama", mm_vision_tower=None),
-        r"'llama' model; known are released Video-XL-2 folders",
+        r"'llama' model; known are released folders of Video-XL",
     ),
     "no kind": (lambda f: set_config(f, model_type=None, mm_vision_tower=None), r"is a None model"),
     "unknown tower": (lambda f: set_config(f, mm_vision_tower="eva/9"), r"vision tower 'eva/9'"),

@@ -77,3 +77,17 @@ def test_planned_bytes_and_operations(config: VideoXLConfig) -> None:
     flops = model_flops(config, frames=1, tokens=1)
     assert flops["vision"] == pytest.approx(693e9, rel=0.02)
     assert flops["prefill"] == pytest.approx(13.05e9, rel=0.01)
+
+
+def test_video_xl_pro_at_its_size() -> None:
+    config = VideoXLConfig.from_dict(native_config_dict(RELEASED["MINT-SJTU/Video-XL-Pro-3B"], None))
+    with torch.device("meta"):
+        shapes = {to_released(n): p.shape for n, p in VideoXLForConditionalGeneration(config).named_parameters()}
+    assert count(shapes, "model.WindowTimeToTokenAttention.") == 4 * (2048 * 2048 + 2048)
+    assert count(shapes, "model.text_mlp.") == 2048 * 2048 + 2048
+    assert count(shapes, "model.sae.") == SYNTHESIS_WEIGHTS
+    assert count(shapes, "model.vision_tower.") == TOWER_WEIGHTS
+    text = sum(count(shapes, prefix) for prefix in ("model.embed_tokens.", "model.layers.", "model.norm."))
+    assert text == 3_085_938_688  # Qwen2.5-3B, whose head is its embedding
+    assert weight_bytes(config, 2) == 2 * count(shapes)
+    assert kv_bytes(config, 1, 2) == 2 * 36 * 2 * 128 * 2

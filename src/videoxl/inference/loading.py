@@ -18,7 +18,13 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 TINY = "tiny"
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
-NOT_QUANTIZED = ("model.vision_tower", "model.token_synthesis", "model.multi_modal_projector", "lm_head")
+NOT_QUANTIZED = (
+    "model.vision_tower",
+    "model.token_synthesis",
+    "model.multi_modal_projector",
+    "model.token_scores",
+    "lm_head",
+)
 
 
 @dataclass(frozen=True)

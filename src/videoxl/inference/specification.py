@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import TINY, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
 from videoxl.inference.prompt import ChatFormat
-from videoxl.model.configuration import VideoXLConfig, native_config_dict
+from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig, native_config_dict
 from videoxl.model.tiny import tiny_config, tiny_tokenizer
 
 # SPEC 5.2; what a released config.json states about sizes
@@ -33,7 +33,24 @@ RELEASED: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "torch_dtype": "float16",
     },
+    "MINT-SJTU/Video-XL-Pro-3B": {  # built on Qwen2.5-3B, whose sizes these are
+        "family": VIDEO_XL_PRO,
+        "mm_vision_tower": "siglip-so400m-patch14-384",
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1e6,
+        "rms_norm_eps": 1e-6,
+        "use_sliding_window": False,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float16",
+    },
 }
+RELEASED["lxr2003/Video-XL-Pro-3B"] = RELEASED["MINT-SJTU/Video-XL-Pro-3B"]  # the name in the released README
 
 
 @dataclass(frozen=True)

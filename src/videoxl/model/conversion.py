@@ -170,7 +170,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or (found.get("model_type") != "video_xl" and not is_released(found)):
         kind = found.get("model_type") if isinstance(found, dict) else type(found).__name__
         raise CheckpointError(
-            f"{folder.name} is a {kind!r} model; known are released Video-XL-2 folders, whose config.json has an "
+            f"{folder.name} is a {kind!r} model; known are released folders of Video-XL, whose config.json has an "
             "'mm_vision_tower', and our 'video_xl'"
         )
     return found
