@@ -10,7 +10,7 @@ import torch
 from videoxl.config import BeaconPrefill
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model.beacon import ratio_chooser, run_window
+from videoxl.model.beacon import ratio_chooser, require_beacons, run_window
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
 
@@ -27,13 +27,19 @@ def window_loop(
     window = strategy.window or config.beacon_window
     if window % config.tokens_per_group:
         raise ValueError(
-            f"window={window} is no multiple of the {config.tokens_per_group} visual tokens of a frame: frames "
-            "would be cut in two"
+            f"window={window} is no multiple of the {config.tokens_per_group} visual tokens of a frame: frames would "
+            f"be cut in two; the checkpoint's window is {config.beacon_window}"
         )
     if max(strategy.ratios) > window:
-        raise ValueError(f"ratio {max(strategy.ratios)} is larger than the window of {window} visual tokens")
+        raise ValueError(
+            f"ratio {max(strategy.ratios)} is larger than the window of {window} visual tokens: no beacon would be "
+            f"left; use a ratio of at most {window}, or a larger window"
+        )
     if strategy.mix == "adaptive" and visual_tokens is None:
-        raise ValueError("mix='adaptive' needs to know how long the video is; an iterator does not say")
+        raise ValueError(
+            "mix='adaptive' needs to know how long the video is, and an iterator does not say: use another mix, or "
+            "hand over all pictures at once"
+        )
     return WindowLoop(
         window,
         ratios or ratio_chooser(strategy, config),
@@ -44,11 +50,11 @@ def window_loop(
 
 
 def count_beacons(config: Any, strategy: BeaconPrefill, prefix_tokens: int, visual_tokens: int) -> int:
-    """Beacons that stand for a video in the end."""
+    """Beacons that stand for a video in the end. Raises ``ValueError`` where a window could not be compressed."""
     loop = window_loop(config, strategy, prefix_tokens, visual_tokens)
     loop.skip_last = length = prefix_tokens + visual_tokens
     while loop.end < length:
-        loop.next(length)
+        require_beacons(loop.next(length))
     return loop.beacons
 
 

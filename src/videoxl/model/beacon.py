@@ -86,6 +86,15 @@ def step_embeddings(
     return out.index_copy(1, raw_slots.nonzero().squeeze(1), raw_BLD)
 
 
+def require_beacons(step: WindowStep) -> None:
+    """Raise :class:`LostWindowError` for a window without a beacon."""
+    if step.kind == "window" and not step.beacons:
+        raise LostWindowError(
+            f"the last window holds {step.end - step.begin} visual tokens, fewer than the ratio {step.ratio}: it would "
+            "be lost without a trace; use a smaller ratio or another number of frames"
+        )
+
+
 def run_window(
     language_model: LanguageModel, cache: Cache, step: WindowStep, raw_BLD: torch.Tensor
 ) -> tuple[torch.Tensor, BeaconStep]:
@@ -93,11 +102,7 @@ def run_window(
 
     Raises :class:`LostWindowError` for a window without a beacon.
     """
-    if step.kind == "window" and not step.beacons:
-        raise LostWindowError(
-            f"the last window holds {step.end - step.begin} visual tokens, fewer than the ratio {step.ratio}: it would "
-            "be lost without a trace; use a smaller ratio or another number of frames"
-        )
+    require_beacons(step)
     running = BeaconStep(language_model, cache, step, device=raw_BLD.device)
     embeds = step_embeddings(language_model, step, raw_BLD, running.slots)
     return language_model.run_step(embeds, running), running
