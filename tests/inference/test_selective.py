@@ -66,7 +66,7 @@ def test_what_is_read_is_what_a_plain_statement_says(engine, keep, kept):
         wanted = plain_reading(engine, pixels, times, keep, QUESTION)
         ids = torch.tensor([engine.chat_format.suffix(QUESTION)])
         got = engine.model(input_ids=ids, past_key_values=memory.cache.fork(), logits_to_keep=1).logits[0, -1]
-    assert difference(got, wanted) < 1e-4  # measured: 1.5e-6
+    assert difference(got, wanted) < 1e-4  # measured: 6.9e-7
 
 
 def test_all_timestamps_stay_and_the_ids_stand_for_the_cache(engine):
@@ -122,7 +122,7 @@ def test_tiles_do_not_change_what_is_kept(engine):
         ids, cache = read(size)
         assert ids == whole_ids
         pairs = [(a.keys, b.keys) for a, b in zip(cache.layers, whole.layers)]
-        assert max(difference(a, b) for a, b in pairs) < 1e-4  # measured: 2.1e-6
+        assert max(difference(a, b) for a, b in pairs) < 1e-4  # measured: 1.6e-6
 
 
 def test_full_prefill_and_still_pictures(engine):
@@ -132,6 +132,18 @@ def test_full_prefill_and_still_pictures(engine):
     picture = engine.answer(ODD[:1], "What is this?", generation=SHORT)
     assert picture.usage.frames == 1
     assert picture.usage.memory_tokens == full.prefix_length + 10 + 16  # of 36 visual tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_half_precision_keeps_mostly_the_same(engine, dtype, attention):
+    model = pro_model().to(dtype)
+    model.set_attn_implementation(attention)
+    half, whole = VideoXL(model, tiny_tokenizer()).encode(ODD, fps=2), engine.encode(ODD, fps=2)
+    assert len(half.token_ids) == len(whole.token_ids)
+    assert half.cache.layers[0].keys.dtype == dtype
+    agree = sum(a == b for a, b in zip(half.token_ids, whole.token_ids)) / len(whole.token_ids)
+    assert agree > 0.7  # measured: 0.86 in bf16, 1.0 in fp16; a timestamp moves by one where another token is kept
 
 
 def test_a_video_over_ten_thousand_seconds_has_timestamps_of_two_lengths(engine):

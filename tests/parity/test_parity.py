@@ -46,7 +46,7 @@ def test_every_recorded_number_is_met():
     results = list(run_parity(GOLDEN))
     assert [str(r) for r in results if not r.passed] == []
     assert {r.kind for r in results} == set(CHECKS)
-    assert max(r.error for r in results) < 1e-4  # measured: 2.0e-5
+    assert max(r.error for r in results) < 1e-4  # measured: 5.1e-5, in pro_e2e_8f
     assert all(r.compared >= 1 for r in results)
 
 
