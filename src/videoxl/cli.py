@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from videoxl._version import __version__
+from videoxl.config import EMBEDDED
 from videoxl.errors import VideoXLError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="'tiny' (embedded), a model folder, or a Hub id.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantization = Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")]
@@ -161,7 +162,7 @@ def chat(
 
 @app.command()
 def info(
-    target: Annotated[str, typer.Argument(help="A video, a model folder, or 'tiny'.")],
+    target: Annotated[str, typer.Argument(help="A video, a model folder, or 'tiny'/'tiny-v1'.")],
     stream: Stream = None,
     reader: Reader = "auto",
     verify: Annotated[bool, typer.Option("--verify", help="Compare a model folder with its sha256 manifest.")] = False,
@@ -215,7 +216,7 @@ def plan(
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="A model folder in either layout, or 'tiny'.")],
+    source: Annotated[str, typer.Argument(help="A model folder in either layout, or 'tiny'/'tiny-v1'.")],
     target: Annotated[str, typer.Argument(help="A folder that does not exist yet.")],
     to: Annotated[str, typer.Option(help="videoxl or released.")] = "videoxl",
     as_json: Json = False,
@@ -290,8 +291,9 @@ def _load(model: str, device: str, dtype: str, quantization: str | None) -> Any:
     from videoxl.inference.engine import load
 
     engine = load(model, device=device, dtype=dtype, quantization=quantization)
-    if model == "tiny":
-        print("note: the embedded model 'tiny' is untrained; its answers mean nothing (use --model)", file=sys.stderr)
+    if model in EMBEDDED:
+        note = f"note: the embedded model {model!r} is untrained; its answers mean nothing (use --model)"
+        print(note, file=sys.stderr)
     return engine
 
 

@@ -14,6 +14,9 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import unquote
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
+TINY, TINY_V1 = "tiny", "tiny-v1"
+EMBEDDED = (TINY, TINY_V1)
+"""Models that :func:`videoxl.load` knows without any file: Video-XL-2 and Video-XL, very small."""
 
 
 def _check_positive(name: str, value: float | None) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from videoxl.config import EMBEDDED
+
 WIDTH, HEIGHT, FPS, SECONDS = 320, 240, 25, 12
 COLOURS = {"red": (220, 50, 40), "green": (40, 180, 70), "blue": (50, 80, 220)}
 QUESTIONS = ("What colour is the ball at first?", "When does the ball turn green?")
@@ -61,7 +63,8 @@ def run_demo(
 
         engine = timed("load", lambda: videoxl.load(model, device=device))
         tell(f"loaded {engine}  ({seconds['load']} s)")
-        if model == "tiny":
+        untrained = model in EMBEDDED
+        if untrained:
             tell("  this model is UNTRAINED (random weights): it shows that everything runs, its words mean nothing")
         plan = videoxl.plan(str(path), model=model, fps=2)
         tell(f"planned {plan.frames} frames, {plan.memory_tokens} tokens, {plan.memory_bytes / 1e3:.1f} kB of memory")
@@ -77,4 +80,4 @@ def run_demo(
             tell(f"  answer: {answer.text!r}")
     exact = plan.memory_tokens == len(memory.token_ids) and plan.memory_bytes == memory.nbytes
     tell(f"the plan's tokens and bytes were {'exact' if exact else 'WRONG'}")
-    return {"model": model, "untrained": model == "tiny", "seconds": seconds, "plan_exact": exact, "answers": answers}
+    return {"model": model, "untrained": untrained, "seconds": seconds, "plan_exact": exact, "answers": answers}

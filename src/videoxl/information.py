@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from videoxl.config import EMBEDDED
+
 
 def describe(target: str, *, stream: int | None = None, reader: str = "auto", verify: bool = False) -> dict[str, Any]:
-    """Facts about a video, a model folder or ``"tiny"``, ready for JSON.
+    """Facts about a video, a model folder or an embedded model, ready for JSON.
 
     Raises ``VideoError`` or ``CheckpointError`` for what can be neither read nor loaded.
     """
-    if target == "tiny" and not Path(target).exists():
-        return _describe_tiny()
+    if target in EMBEDDED and not Path(target).exists():
+        return _describe_tiny(target)
     if (Path(target) / "config.json").is_file():
         return _describe_model(Path(target), verify)
     if verify:
@@ -69,11 +71,11 @@ def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
     return f"{released}, its vision tower is a SigLIP, and the weights {hold} {PRO_ONLY[0]}*"
 
 
-def _describe_tiny() -> dict[str, Any]:
+def _describe_tiny(name: str) -> dict[str, Any]:
     from videoxl.inference.planner import weight_bytes
     from videoxl.model.tiny import TINY_SEED, tiny_config, tiny_tokenizer
 
-    config = tiny_config(tiny_tokenizer())
+    config = tiny_config(tiny_tokenizer(), name)
     return {
         "kind": "model",
         "family": config.family,

@@ -34,6 +34,8 @@ class Usage:
     prefill: str
     decode: str
     sampling: str
+    window_ratios: tuple[int, ...]
+    """Visual tokens per beacon in every window of Video-XL; empty for others."""
     device: str
     dtype: str
     finish_reason: FinishReason

@@ -48,14 +48,15 @@ class Job:
     sampling: Sampling
     strategy: PrefillStrategy
     system: str = DEFAULT_SYSTEM_PROMPT
-    shift: float = 0.0
-    """Seconds to add to the source's times."""
+    goes_on: bool = False
+    """Whether this is more of a video that was read before."""
 
     @property
     def end_s(self) -> float | None:
         """When the last group ends, where that is known."""
-        end = end_of(self.source, self.sampling)
-        return None if end is None else end + self.shift
+        if self.goes_on and self.source.info.reader == "memory":
+            return None  # a few pictures do not know their own rate
+        return end_of(self.source, self.sampling)
 
 
 def open_job(
@@ -189,12 +190,14 @@ def extend(
     _check_extensible(memory, strategy)
     last, step = memory.timestamps[-1], _step(memory)
     with open_for_model(video, fps=fps or 1 / step, timestamps=timestamps) as source:
-        counted = source.info.reader == "memory" and timestamps is None  # times it was given here, from 0
+        pictures = source.info.reader == "memory"
+        counted = pictures and timestamps is None  # the times it has were given here, from 0
         shift = last + step if counted else 0.0
-        if not counted and source.times_F is not None and not settings.keys() & {"start", "sampling", "frames"}:
-            settings["start"] = last + step / 2
-        job = open_job(source, {"fps": None if counted else fps, **settings}, engine, strategy)
-        job = replace(job, shift=shift)
+        if not pictures and source.times_F is not None and not settings.keys() & {"start", "sampling", "frames"}:
+            between = 0.5 / source.info.fps if source.info.fps else 0.0
+            settings["start"] = max(last + step - between, 0.0)  # the frame due next, not one just before it
+        job = open_job(source, {"fps": None if pictures else fps or 1 / step, **settings}, engine, strategy)
+        job = replace(job, goes_on=True)
         batches = chain(_tail_batch(memory), _later(_batches(engine, job), shift, last))
         before = _settled(engine, memory, strategy)
         with _restored_on_failure(memory.cache, before.tokens):
@@ -207,6 +210,10 @@ def extend(
 def _check_extensible(memory: VideoMemory, strategy: PrefillStrategy) -> None:
     if isinstance(strategy, SelectivePrefill):
         raise ValueError("what Video-XL-Pro keeps depends on the whole video: it cannot be extended, encode it anew")
+    if isinstance(strategy, BeaconPrefill) and strategy.mix == "adaptive":
+        raise ValueError(
+            "mix='adaptive' chose its ratio for the length the video had: encode the longer one, or use a fixed ratio"
+        )
     if memory.usage["still"]:
         raise ValueError("a still picture has no end to go on from: encode the video")
 
@@ -261,6 +268,7 @@ class _restored_on_failure:  # noqa: N801  (used as a statement)
     def __enter__(self) -> None:
         self.cache.truncate(self.settled)
 
+    @torch.inference_mode()  # the buffers were made in it, and only in it may they be written to
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is None:
             return
@@ -285,6 +293,7 @@ def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job
 # -------------------------------------------------------------------------------------------------------------- trim
 
 
+@torch.inference_mode()
 def trim(engine: VideoXL, memory: VideoMemory, *, start: float | None, end: float | None) -> None:
     """See :meth:`VideoMemory.trim`."""
     strategy = prefill_from_string(memory.prefill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,8 +28,10 @@ from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import open_for_model
 from videoxl.inference.strategies import choose_prefill, for_question
+from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.model.configuration import VIDEO_XL_2
 from videoxl.video import VideoLimits
 
 DEFAULT_GENERATION = Generation()
@@ -139,10 +142,34 @@ class VideoXL:
         self._check(memory, "-")
         encoding.trim(self, memory, start=start, end=end)
 
+    def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
+        """Put positions into keys, or take them out."""
+        return self.model.model.language_model.rotate(states_BKLE, positions_L, back=back)
+
     def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor:
         """Keys of a whole cache layer as they were before their positions were rotated in."""
-        positions = torch.arange(keys_BKSE.shape[2], device=keys_BKSE.device)
-        return self.model.model.language_model.rotate(keys_BKSE, positions, back=True)
+        return self.rotate(keys_BKSE, torch.arange(keys_BKSE.shape[2], device=keys_BKSE.device), back=True)
+
+    @property
+    def card(self) -> ModelCard:
+        """What a memory file says about the model that made it; of a folder only its own name."""
+        text = self.config.text_config
+        return ModelCard(
+            name=os.path.basename(os.path.normpath(self.name)) if os.path.isdir(self.name) else self.name,
+            family=self.config.family,
+            dtype=self.dtype,
+            fingerprint=self.fingerprint,
+            layers=text.num_hidden_layers,
+            heads=text.num_key_value_heads,
+            head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            video_token_id=self.config.video_token_id,
+            two_levels=self.config.family == VIDEO_XL_2,
+        )
+
+    @property
+    def layer_devices(self) -> list[torch.device]:
+        """Where each layer of the language model is."""
+        return [layer.input_layernorm.weight.device for layer in self.model.model.language_model.layers]
 
     # --------------------------------------------------------------------------------------------------- asking
 
@@ -258,6 +285,7 @@ class VideoXL:
             prefill=memory.prefill,
             decode=str(decode),
             sampling=paid["sampling"],
+            window_ratios=tuple(paid["window_ratios"]),
             device=str(self.device),
             dtype=self.dtype,
             finish_reason=finish_reason(new_ids, self.end_ids),
@@ -339,7 +367,7 @@ class ChatSession:
 
     def __init__(self, engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> None:
         self.engine = engine
-        self.memory = memory
+        self.memory = memory.fork()  # what others read on or forget does not reach into a conversation
         self.decode = decode
         self.history: list[tuple[str, Answer]] = []
         self._cache: KVCache | None = None
@@ -391,10 +419,10 @@ def load(
     attention: str = "auto",
     quantization: Any = None,
 ) -> VideoXL:
-    """Load a model by Hub id, by folder (released or our layout), or ``"tiny"``, the embedded one.
+    """Load a model by Hub id, by folder (released or our layout), or by the name of an embedded one.
 
     Args:
-        name: ``"tiny"``, a folder, or a Hub id such as ``"BAAI/Video-XL-2"``.
+        name: ``"tiny"`` (Video-XL-2) or ``"tiny-v1"`` (Video-XL), a folder, or a Hub id such as ``"BAAI/Video-XL-2"``.
         device: ``auto`` (a GPU if there is one), a torch device, or an accelerate ``device_map``.
         dtype: ``auto`` (the checkpoint's on a GPU, float32 on a CPU if it fits), or a torch dtype or its name.
         attention: ``auto`` (sdpa) or any ``attn_implementation`` of transformers.

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError, MissingDependencyError
 from videoxl.inference.hardware import free_host_bytes
 from videoxl.model.conversion import checkpoint_bytes, plain_values, read_config
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
-TINY = "tiny"
+_EITHER = " or ".join(map(repr, EMBEDDED))
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
 NOT_QUANTIZED = (
@@ -38,12 +39,12 @@ class LoadedModel:
 def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantization: Any) -> LoadedModel:
     """See :func:`videoxl.load`."""
     target = pick_device(device)
-    if name == TINY:
+    if name in EMBEDDED:
         from videoxl.model.tiny import tiny_model, tiny_tokenizer
 
         if quantization is not None:
-            raise ValueError("the embedded model 'tiny' is built from a seed and cannot be quantised; load a folder")
-        model = tiny_model(dtype=parse_dtype(dtype) or torch.float32)
+            raise ValueError(f"the embedded model {name!r} is built from a seed and cannot be quantised; load a folder")
+        model = tiny_model(dtype=parse_dtype(dtype) or torch.float32, name=name)
         model.set_attn_implementation(_attention(attention))
         return LoadedModel(model.to(target), tiny_tokenizer())
     folder = resolve(name)
@@ -65,7 +66,7 @@ def resolve(name: str) -> Path:
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or 'tiny'")
+        raise CheckpointError(f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}")
     from huggingface_hub import snapshot_download
 
     try:

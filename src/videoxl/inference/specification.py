@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import TINY, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
+from videoxl.inference.loading import is_model_folder, load_tokenizer, parse_dtype, pick_dtype
 from videoxl.inference.prompt import ChatFormat
 from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig, native_config_dict
 from videoxl.model.tiny import tiny_config, tiny_tokenizer
@@ -64,11 +65,11 @@ class Specification:
 
 
 def specification(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> Specification:
-    """Of ``"tiny"``, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
+    """Of an embedded model, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
     chosen = parse_dtype(dtype)
-    if model == TINY:
+    if model in EMBEDDED:
         tokenizer = tiny_tokenizer()
-        return Specification(tiny_config(tokenizer), _chat_format(tokenizer), chosen or torch.float32)
+        return Specification(tiny_config(tokenizer, model), _chat_format(tokenizer), chosen or torch.float32)
     if is_model_folder(model):
         folder = Path(model)
         config = AutoConfig.from_pretrained(folder)
@@ -79,7 +80,7 @@ def specification(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> S
         note = "sizes of the released model; question tokens are estimated at four characters each"
         return Specification(config, ChatFormat(_qwen2_like, _qwen2_like), chosen or torch.float16, (note,))
     raise CheckpointError(
-        f"{model}: not a model folder, and not a model whose sizes are known ({', '.join(['tiny', *RELEASED])})"
+        f"{model}: not a model folder, and not a model whose sizes are known ({', '.join([*EMBEDDED, *RELEASED])})"
     )
 
 

@@ -1,15 +1,18 @@
-"""The embedded model ``"tiny"``: the Video-XL-2 architecture at a size that runs anywhere in seconds.
+"""The embedded models: ``"tiny"`` (Video-XL-2) and ``"tiny-v1"`` (Video-XL), at a size that runs anywhere in seconds.
 
-Its weights are random, drawn from a seed: it exercises every part of the system and cannot answer anything.
+Their weights are random, drawn from a seed: they exercise every part of the system and cannot answer anything.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from videoxl.model.configuration import VideoXLConfig
+from videoxl.config import TINY, TINY_V1
+from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 TINY_SEED = 20250601
@@ -44,26 +47,68 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(tokenizer: PreTrainedTokenizerFast) -> VideoXLConfig:
-    """Sizes of ``"tiny"``: 96-pixel pictures, 16 tokens per group of 4 frames, a 2-layer language model."""
+def _text_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> dict[str, Any]:
+    return {
+        "model_type": "qwen2",
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "rms_norm_eps": 1e-6,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def tiny_config(tokenizer: PreTrainedTokenizerFast, name: str = TINY) -> VideoXLConfig:
+    """Sizes of an embedded model."""
+    return _beacon_config(tokenizer) if name == TINY_V1 else _synthesis_config(tokenizer)
+
+
+def _beacon_config(tokenizer: PreTrainedTokenizerFast) -> VideoXLConfig:
+    """56-pixel frames of 16 tokens, windows of 10 frames, ratio 8: two beacons a frame."""
+    vocabulary = len(tokenizer) + 1  # the last id stands for visual tokens
     return VideoXLConfig(
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
+        family=VIDEO_XL,
+        text_config=_text_config(tokenizer, vocabulary),
+        vision_config={
+            "model_type": "clip_vision_model",
             "hidden_size": 64,
-            "intermediate_size": 160,
-            "num_hidden_layers": 2,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
             "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 131072,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-            "rms_norm_eps": 1e-6,
-            "use_sliding_window": False,
-            "tie_word_embeddings": False,
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
+            "image_size": 56,
+            "patch_size": 7,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
         },
+        frames_per_group=1,
+        token_grid=8,
+        vision_select_layer=-2,
+        time_format="",
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+        video_token_id=vocabulary - 1,
+        image_token_id=vocabulary - 1,
+        beacon_param=("q", "k", "v"),
+        beacon_window=160,
+        beacon_ratio=(8,),
+        image_aspect_ratio="anyres",
+        image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
+    )
+
+
+def _synthesis_config(tokenizer: PreTrainedTokenizerFast) -> VideoXLConfig:
+    """96-pixel pictures, 16 tokens per group of 4 frames, a 2-layer language model."""
+    return VideoXLConfig(
+        text_config=_text_config(tokenizer, len(tokenizer)),
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": 64,
@@ -82,9 +127,11 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> VideoXLConfig:
     )
 
 
-def tiny_model(seed: int = TINY_SEED, dtype: torch.dtype = torch.float32) -> VideoXLForConditionalGeneration:
+def tiny_model(
+    seed: int = TINY_SEED, dtype: torch.dtype = torch.float32, name: str = TINY
+) -> VideoXLForConditionalGeneration:
     """The same weights every time, whatever the global random state, which is left as it was."""
-    config = tiny_config(tiny_tokenizer())
+    config = tiny_config(tiny_tokenizer(), name)
     model = VideoXLForConditionalGeneration(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
