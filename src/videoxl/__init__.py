@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from videoxl.errors import (
         CheckpointError,
         DoesNotFitError,
+        MemoryFileError,
         MissingDependencyError,
         PartialVideoWarning,
         VideoError,
@@ -52,6 +53,7 @@ _HOMES = {
     "videoxl.errors": (
         "CheckpointError",
         "DoesNotFitError",
+        "MemoryFileError",
         "MissingDependencyError",
         "PartialVideoWarning",
         "VideoError",
@@ -78,6 +80,7 @@ __all__ = [
     "Frames",
     "FullPrefill",
     "Generation",
+    "MemoryFileError",
     "MissingDependencyError",
     "PartialVideoWarning",
     "Piece",

@@ -30,6 +30,19 @@ VideoErrorCode = Literal[
 ]
 
 
+MemoryFileErrorCode = Literal[
+    "memory_not_found",
+    "memory_unreadable",
+    "not_a_memory",
+    "memory_corrupt",
+    "memory_version",
+    "memory_mismatch",
+    "memory_pooled_only",
+    "memory_not_written",
+    "disk_full",
+]
+
+
 class VideoXLError(Exception):
     """Base of every error this package raises on purpose."""
 
@@ -63,6 +76,17 @@ class CheckpointError(VideoXLError):
 
     exit_code = 2
     code = "checkpoint_invalid"
+
+
+class MemoryFileError(VideoXLError):
+    """A memory file cannot be read or written: missing, damaged, of another model or version, or the disk is full."""
+
+    exit_code = 2
+    code: MemoryFileErrorCode
+
+    def __init__(self, message: str, *, code: MemoryFileErrorCode) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DoesNotFitError(VideoXLError):

@@ -88,9 +88,9 @@ class ScoringStep:
         new, total = queries_BNLE.shape[2], self.prefix + len(self.level) + queries_BNLE.shape[2]
         own, held = torch.arange(total - new, total), self.cache.layers[layer]
         pooled = rotate(self.level.keys[layer], torch.arange(self.prefix, total - new))
-        q, prefix = rotate(queries_BNLE, own), slice(0, self.prefix)
-        k = torch.cat([held.keys[:, :, prefix].to(device), pooled, rotate(keys_BKLE, own)], dim=2)
-        v = torch.cat([held.values[:, :, prefix].to(device), self.level.values[layer], values_BKLE], dim=2)
+        q, prefix = rotate(queries_BNLE, own), torch.arange(self.prefix)
+        k = torch.cat([held.select("keys", prefix).to(device), pooled, rotate(keys_BKLE, own)], dim=2)
+        v = torch.cat([held.select("values", prefix).to(device), self.level.values[layer], values_BKLE], dim=2)
         if layer < self.first_layer:
             return causal_attention(module, q, k, v, end_aligned_mask(module.config, new, total, device))
         return self._noted(q, k, v, module.scaling)

@@ -7,7 +7,7 @@ A question reads some blocks of groups densely and the rest pooled, at contiguou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from videoxl.memory.chunks import GroupLayout
-from videoxl.memory.kv_cache import GrowingLayer, KVCache
+from videoxl.memory.kv_cache import GrowingLayer, KVCache, Tier, Which
 
 Rotate = Callable[..., torch.Tensor]
 """``rotate(states_BKLE, positions_L, back=False)`` of the language model: rotary embedding in fp32."""
@@ -39,9 +39,9 @@ class PooledLevel:
     offsets: np.ndarray
     """``[G + 1]``: where each group begins."""
     ids: tuple[int, ...]
-    keys: tuple[torch.Tensor, ...]
+    keys: Sequence[torch.Tensor]
     """Per layer ``[1, K, M, E]``."""
-    values: tuple[torch.Tensor, ...]
+    values: Sequence[torch.Tensor]
     reference: dict[Any, Any] = field(default_factory=dict)
     """What is compared with for every question, made once."""
 
@@ -49,6 +49,15 @@ class PooledLevel:
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def tiers(self) -> Iterator[tuple[Tier, int]]:
+        """Where its parts are, and their bytes there."""
+        for states in (self.keys, self.values):
+            if hasattr(states, "tiers"):  # in a file, or partly
+                yield from states.tiers()
+            else:
+                for t in states:
+                    yield ("host" if t.device.type == "cpu" else "device"), t.numel() * t.element_size()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,35 +102,53 @@ def make_pooled(
     video_token_id: int,
 ) -> PooledLevel:
     """Pool a whole memory, layer by layer; ``devices`` says where each layer's level is made and kept."""
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    level = level_of(token_ids, layout, pool, keys, values, video_token_id=video_token_id)
+    plan = _plan_pooling(layout, pool)
+    for layer, device in zip(cache.layers, devices):
+        keys.append(_pool(layer, "keys", plan, len(level), device, rotate))
+        values.append(_pool(layer, "values", plan, len(level), device, None))
+    return level
+
+
+def level_of(
+    token_ids: Sequence[int],
+    layout: GroupLayout,
+    pool: int,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    *,
+    video_token_id: int,
+) -> PooledLevel:
+    """The pooled level of a memory with these keys and values, which may come later."""
     plan = _plan_pooling(layout, pool)
     ids = np.full(int(plan.offsets[-1]), video_token_id)
     ids[plan.time_to] = np.asarray(token_ids)[plan.time_from]
-    keys: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
-    for layer, device in zip(cache.layers, devices):
-        for held, made, back in ((layer.keys, keys, rotate), (layer.values, values, None)):
-            made.append(_pool(held, plan, len(ids), device, back))
-    return PooledLevel(pool, token_ids, layout, plan.offsets, tuple(ids.tolist()), tuple(keys), tuple(values))
+    return PooledLevel(pool, token_ids, layout, plan.offsets, tuple(ids.tolist()), keys, values)
 
 
 def _pool(
-    states_1KSE: torch.Tensor, plan: _PoolPlan, length: int, device: torch.device, rotate: Rotate | None
+    layer: GrowingLayer, which: Which, plan: _PoolPlan, length: int, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
     """One layer's keys (un-rotated by ``rotate``) or values, pooled: ``[1, K, length, E]``."""
-    out = torch.empty((*states_1KSE.shape[:2], length, states_1KSE.shape[3]), dtype=states_1KSE.dtype, device=device)
-    out[:, :, _index(plan.time_to, device)] = take(states_1KSE, plan.time_from, device, rotate).to(out.dtype)
+    times = take(layer, which, plan.time_from, device, rotate)
+    out = torch.empty((*times.shape[:2], length, times.shape[3]), dtype=layer.dtype, device=device)
+    out[:, :, _index(plan.time_to, device)] = times.to(out.dtype)
     pool = plan.visual_from.shape[1]
     step = max(1, TOKENS_AT_ONCE // pool)
     for first in range(0, len(plan.visual_to), step):
         runs, to = plan.visual_from[first : first + step], plan.visual_to[first : first + step]
-        dense = take(states_1KSE, runs.reshape(-1), device, rotate)
+        dense = take(layer, which, runs.reshape(-1), device, rotate)
         out[:, :, _index(to, device)] = dense.unflatten(2, (-1, pool)).mean(3).to(out.dtype)
     return out
 
 
-def take(states_1KSE: torch.Tensor, positions: np.ndarray, device: torch.device, rotate: Rotate | None) -> torch.Tensor:
-    """States of some tokens in fp32 on ``device``; keys un-rotated by ``rotate``."""
-    chosen = states_1KSE.index_select(2, _index(positions, states_1KSE.device)).to(device).float()
+def take(
+    layer: GrowingLayer, which: Which, positions: np.ndarray, device: torch.device, rotate: Rotate | None
+) -> torch.Tensor:
+    """Keys or values of some tokens in fp32 on ``device``; keys un-rotated by ``rotate``."""
+    chosen = layer.select(which, _index(positions, layer.device)).to(device).float()
     return chosen if rotate is None else rotate(chosen, _index(positions, device), back=True)
 
 
@@ -173,10 +200,10 @@ def mix(cache: KVCache, level: PooledLevel, plan: MixPlan, rotate: Rotate, *, re
         device, made = keys.device, GrowingLayer()
         made.reserved = reserve
         positions = torch.arange(len(plan), device=device)
-        unrotated = _merge(take(layer.keys, plan.dense_from, device, rotate), keys, plan)
+        unrotated = _merge(take(layer, "keys", plan.dense_from, device, rotate), keys, plan)
         made.update(
             rotate(unrotated, positions).to(keys.dtype),
-            _merge(take(layer.values, plan.dense_from, device, None), values, plan).to(values.dtype),
+            _merge(take(layer, "values", plan.dense_from, device, None), values, plan).to(values.dtype),
         )
         mixed.layers.append(made)
     return mixed

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
+
+Which = Literal["keys", "values"]
+Tier = Literal["device", "host", "disk"]
 
 
 class _Room:
@@ -115,12 +118,32 @@ class GrowingLayer(DynamicLayer):
         other.reserved = reserve
         return other
 
+    @classmethod
+    def holding(cls, keys: torch.Tensor, values: torch.Tensor, length: int) -> GrowingLayer:
+        """A layer of the first ``length`` tokens of two buffers, which it grows into."""
+        layer = cls()
+        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+        layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
+        layer._move_to(_Room(keys, values), length)
+        return layer
+
+    def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
+        """Keys or values of some tokens, ``[1, K, len(positions), E]``, on the device that holds them."""
+        held: torch.Tensor = getattr(self, which)
+        return held.index_select(2, positions.to(held.device))
+
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and values held (not of spare room)."""
         if not self.is_initialized:
             return 0
         return self.keys.numel() * self.keys.element_size() + self.values.numel() * self.values.element_size()
+
+    @property
+    def tier(self) -> tuple[Tier, int]:
+        """Where the content is, and its bytes there."""
+        on_host = not self.is_initialized or self.keys.device.type == "cpu"
+        return "host" if on_host else "device", self.nbytes
 
 
 class KVCache(Cache):

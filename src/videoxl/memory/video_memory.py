@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from videoxl.memory.blocks import PooledLevel
+from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.spans import Group
 
@@ -19,6 +22,11 @@ class Reader(Protocol):
     def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None: ...
     def trim(self, memory: VideoMemory, *, start: float | None, end: float | None) -> None: ...
     def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor: ...
+    def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor: ...
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def layer_devices(self) -> Sequence[torch.device]: ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,52 @@ class VideoMemory:
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return self.cache.nbytes
+
+    @property
+    def tiers(self) -> dict[str, int]:
+        """Bytes by where they are, averages included: ``device`` (a GPU), ``host``, or ``disk`` while nobody read them.
+
+        On disk they may be smaller than :attr:`nbytes`, which counts them as they are once read.
+        """
+        found = {"device": 0, "host": 0, "disk": 0}
+        levels = [level for level in self.pooled.values() if level.token_ids is self.token_ids]
+        for tier, nbytes in [*(layer.tier for layer in self.cache.layers), *(p for v in levels for p in v.tiers())]:
+            found[tier] += nbytes
+        return found
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dtype: Literal["auto", "bf16", "int8", "fp8"] = "auto",
+        level: Literal["dense", "pooled"] = "dense",
+    ) -> None:
+        """Write everything to one file, which takes the place of ``path`` when it is complete.
+
+        Args:
+            path: ``film.vxl``, say. The file is a safetensors file.
+            dtype: ``auto`` writes keys and values as they are held, and what is loaded is the same bit for bit.
+                ``bf16`` halves a memory held in float32. ``int8`` and ``fp8`` halve that again, with an error
+                (see :mod:`videoxl.memory.quantisation`).
+            level: ``pooled`` writes the averages of Video-XL-2's visual tokens, and in detail only the first and the
+                last block: a quarter of the size, for ``BiLevelDecode(relevance=(0,))`` alone.
+
+        Raises :class:`MemoryFileError` when it cannot be written; what was at ``path`` is then still there.
+        """
+        from videoxl.memory.storage import save_memory
+
+        save_memory(self, path, dtype=dtype, level=level)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Reader) -> VideoMemory:
+        """The memory in a file that :meth:`save` wrote; keys and values stay in it until a question reads them.
+
+        ``model``: what :func:`videoxl.load` returned, the model that made it. Raises :class:`MemoryFileError` for a
+        file that is damaged, of another model, or of another version; a block damaged since then is found when read.
+        """
+        from videoxl.memory.storage import load_memory
+
+        return load_memory(path, model)
 
     def fork(self) -> VideoMemory:
         """A memory that grows on its own. Keys and values are shared; of two that grow one copies them."""

@@ -1,0 +1,134 @@
+"""Replace a file whole or not at all.
+
+The new content goes to a temporary name in the same folder, is forced to the disk, and takes the place of the old file
+in one step: whenever the process dies, one of the two is there, complete. Who has the old file open keeps reading it.
+
+A writer holds a lock on its temporary file, which the kernel drops when it dies, however it dies. So leftovers tell
+themselves apart from the files of writers at work, and the next save of the same path removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from videoxl.errors import MemoryFileError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room on the disk, in the quota, or under the limit of file sizes."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], size: int) -> Iterator[int]:
+    """A descriptor to write ``size`` bytes to. After the block they stand at ``path``; after an error, what was there.
+
+    The mode is what the umask says. Raises :class:`MemoryFileError` with the code ``disk_full`` or
+    ``memory_not_written``.
+    """
+    target = Path(os.path.realpath(path))  # of a link, what it points to is replaced
+    if target.is_dir():
+        raise MemoryFileError(f"{path} is a folder: give the name of a file", code="memory_not_written")
+    try:
+        remove_leftovers(target)
+        _require_space(target.parent, size)
+        descriptor, temporary = _create(target)
+        try:
+            yield descriptor
+            os.fsync(descriptor)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _explained(error, path, target.parent, size) from error
+
+
+def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
+    """All of ``data``, wherever in the file."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove temporary files of dead writers of ``target``."""
+    for name in os.listdir(target.parent):
+        if not _pattern(target).fullmatch(name):
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile, not ours, or held by a writer at work
+            descriptor = os.open(target.parent / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(target.parent / name)
+            finally:
+                os.close(descriptor)
+
+
+def _stem(target: Path) -> str:
+    """Short enough for any file system; two names with the same stem only clean up after each other."""
+    return f".{os.fsencode(target.name)[:200].decode(errors='ignore')}."
+
+
+def _pattern(target: Path) -> re.Pattern[str]:
+    return re.compile(re.escape(_stem(target)) + r"[0-9a-f]{16}\.tmp")
+
+
+def _create(target: Path) -> tuple[int, Path]:
+    """A new locked file beside ``target``."""
+    while True:
+        temporary = target.parent / f"{_stem(target)}{secrets.token_hex(8)}.tmp"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if _locked(descriptor):
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file just made. False when somebody took it for a leftover before it was locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody can take it for a leftover there
+        return True
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Say at once what a full disk would say after minutes of writing. The old file stays until the new is whole."""
+    found = os.statvfs(folder)
+    if found.f_blocks and found.f_bavail * found.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the new name to the disk; some file systems cannot."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explained(error: OSError, path: str | os.PathLike[str], folder: Path, size: int) -> MemoryFileError:
+    what = f"{path} was not written ({error.strerror}); what was there before is untouched"
+    if error.errno not in FULL:
+        return MemoryFileError(f"{what}: check that {folder} exists and may be written to", code="memory_not_written")
+    free = ""
+    with contextlib.suppress(OSError):
+        found = os.statvfs(folder)
+        free = f", {found.f_bavail * found.f_frsize / 1e6:,.1f} MB are free"
+    hint = "make room, or save with dtype='int8' or level='pooled'"
+    return MemoryFileError(f"{what}: it needs {size / 1e6:,.1f} MB{free}; {hint}", code="disk_full")

@@ -1,0 +1,316 @@
+"""The container of a memory: a safetensors file whose metadata say what it is, with a checksum for every piece.
+
+Any safetensors reader opens it. What this one adds:
+
+* Tensors are read in *pieces*, the entries along their first dimension, and every piece is checked (CRC-32) before
+  anybody sees it. The header has a SHA-256 of its own; sizes and places of all tensors are checked against the file.
+* Pieces are read with ``pread``, not mapped. Checking reads every byte anyway, and a mapped file that is cut short
+  kills the process with SIGBUS where a short read is an error with a message. The open descriptor keeps the file as it
+  was, if another takes its name.
+
+The checksums find accidents, not forgeries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import struct
+import threading
+import weakref
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from videoxl.errors import MemoryFileError
+from videoxl.memory.atomic import write_at
+
+FORMAT = "videoxl-memory"
+VERSION = 1
+MAGIC = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
+"""How the header begins, eight bytes into the file."""
+LARGEST_HEADER = 100_000_000
+"""As safetensors has it."""
+DTYPES = {
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_DIGEST = re.compile(rb'"header_sha256":"([0-9a-f]{64})"')
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of the file. Its pieces are ``tensor[0], tensor[1] ...`` where its name has a dot, else all of it."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        return "." not in self.name
+
+    @property
+    def pieces(self) -> int:
+        return 1 if self.whole else self.shape[0]
+
+    @property
+    def piece_shape(self) -> tuple[int, ...]:
+        return self.shape if self.whole else self.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def piece_bytes(self) -> int:
+        return math.prod(self.piece_shape) * self.dtype.itemsize
+
+
+def is_memory_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a memory, by how it begins."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError, TypeError):
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.pread(descriptor, len(MAGIC), 8) == MAGIC
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+class MemoryFileWriter:
+    """Writes the pieces of a file in any order, and its header last: until then it is no safetensors file."""
+
+    def __init__(self, specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> None:
+        """Larger items come first in the file, so that every tensor is aligned to its own."""
+        self.specs = {s.name: s for s in sorted(specs, key=lambda s: -s.dtype.itemsize)}
+        self.metadata = dict(metadata)
+        self._checksums = {s.name: ["0" * 8] * s.pieces for s in self.specs.values()}
+        self._left = sum(s.pieces for s in self.specs.values())
+        self._offsets: dict[str, int] = {}
+        end = 0
+        for spec in self.specs.values():
+            self._offsets[spec.name], end = end, end + spec.nbytes
+        self._data = len(self._header())
+        self.size = self._data + end
+
+    def put(self, descriptor: int, name: str, piece: int, content: torch.Tensor) -> None:
+        """Write one piece."""
+        spec = self.specs[name]
+        assert (content.dtype, tuple(content.shape)) == (spec.dtype, spec.piece_shape), (name, content.shape)
+        data = memoryview(content.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+        write_at(descriptor, data, self._data + self._offsets[name] + piece * spec.piece_bytes)
+        self._checksums[name][piece] = f"{zlib.crc32(data):08x}"
+        self._left -= 1
+
+    def finish(self, descriptor: int) -> None:
+        """Write the header. All pieces must have been put."""
+        assert self._left == 0, f"{self._left} pieces are missing"
+        write_at(descriptor, self._header(), 0)
+
+    def _header(self) -> bytes:
+        """Length and header, padded to eight bytes; its length does not depend on what the checksums are."""
+        checksums = {name: "".join(sums) for name, sums in self._checksums.items()}
+        metadata = {"format": FORMAT, "version": str(VERSION), **self.metadata, "checksums": _json(checksums)}
+        header: dict[str, Any] = {"__metadata__": {**metadata, "header_sha256": "0" * 64}}
+        for name, spec in self.specs.items():
+            begin = self._offsets[name]
+            header[name] = {
+                "dtype": _NAMES[spec.dtype],
+                "shape": list(spec.shape),
+                "data_offsets": [begin, begin + spec.nbytes],
+            }
+        text = _json(header).encode()
+        text += b" " * (-len(text) % 8)
+        whole = struct.pack("<Q", len(text)) + text
+        assert whole[8:].startswith(MAGIC)
+        return whole.replace(b'"header_sha256":"' + b"0" * 64, b'"header_sha256":"' + _digest(whole), 1)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+
+
+def _digest(header: bytes) -> bytes:
+    """Of length and header, its own place filled with zeros."""
+    return hashlib.sha256(_DIGEST.sub(b'"header_sha256":"' + b"0" * 64 + b'"', header, count=1)).hexdigest().encode()
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+class MemoryFile:
+    """A memory file opened for reading; its header has been checked, its pieces are when they are read."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises :class:`MemoryFileError` for whatever is not a whole memory file of a version that is known."""
+        self.path = os.fspath(path)
+        self._descriptor = _open(self.path)
+        weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+        self.bytes_read = 0
+        self._lock = threading.Lock()
+        header, self._data = self._read_header()
+        self.metadata: dict[str, str] = header.pop("__metadata__")
+        try:
+            self._places = {name: self._place(name, entry) for name, entry in header.items()}
+            self._checksums: dict[str, str] = json.loads(self.metadata["checksums"])
+            self._check_coverage()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self.corrupt(f"its header does not hold together ({type(error).__name__}: {error})") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def spec(self, name: str) -> TensorSpec:
+        """What a tensor is. Raises :class:`MemoryFileError` when there is none of that name."""
+        if name not in self._places:
+            raise self.corrupt(f"{name} is missing")
+        return self._places[name][0]
+
+    def read(self, name: str, piece: int = 0) -> torch.Tensor:
+        """One piece of a tensor, checked. Raises :class:`MemoryFileError` when it is damaged."""
+        spec, begin = self.spec(name), self._places[name][1]
+        data = self._read_at(begin + piece * spec.piece_bytes, spec.piece_bytes, name)
+        if f"{zlib.crc32(data):08x}" != self._checksums[name][8 * piece : 8 * piece + 8]:
+            raise self.corrupt(f"{name}[{piece}] is not what was written")
+        if not data:
+            return torch.empty(spec.piece_shape, dtype=spec.dtype)
+        return torch.frombuffer(data, dtype=spec.dtype).reshape(spec.piece_shape)
+
+    def verify(self) -> int:
+        """Read and check every piece; how many there are."""
+        pieces = [(name, piece) for name, (spec, _) in self._places.items() for piece in range(spec.pieces)]
+        for name, piece in pieces:
+            self.read(name, piece)
+        return len(pieces)
+
+    def corrupt(self, what: str) -> MemoryFileError:
+        return MemoryFileError(
+            f"{self.path} is damaged: {what}; fetch it again, or encode the video again", code="memory_corrupt"
+        )
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    def _read_at(self, offset: int, length: int, what: str) -> bytearray:
+        data = bytearray(length)
+        view, done = memoryview(data), 0
+        while done < length:
+            try:
+                got = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise MemoryFileError(
+                    f"{self.path} cannot be read at {what} ({error.strerror}): check the disk, or encode the video "
+                    "again",
+                    code="memory_unreadable",
+                ) from error
+            if got == 0:
+                raise self.corrupt(f"it ends in {what}, {length - done:,} bytes short")
+            done += got
+        with self._lock:
+            self.bytes_read += length
+        return data
+
+    def _read_header(self) -> tuple[dict[str, Any], int]:
+        """The header, and where the data begin."""
+        if self.size == 0:
+            raise MemoryFileError(f"{self.path} is empty: encode the video again", code="memory_corrupt")
+        head = bytes(self._read_at(0, min(self.size, 8 + len(MAGIC)), "its beginning"))
+        length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
+        ours = head[8:] == MAGIC
+        if not (ours or head[8:9] == b"{") or not 2 <= length <= LARGEST_HEADER:
+            raise (
+                self.corrupt("its beginning is not what was written") if ours else self._foreign("no safetensors file")
+            )
+        if 8 + length > self.size:
+            raise self.corrupt(f"it ends in its header, {8 + length - self.size:,} bytes short")
+        whole = bytes(self._read_at(0, 8 + length, "its header"))
+        try:
+            header = json.loads(whole[8:])
+            metadata = header.get("__metadata__", {})
+            named = metadata.get("format") == FORMAT
+        except (ValueError, AttributeError, RecursionError):
+            raise self.corrupt("its header cannot be read") if ours else self._foreign("no safetensors file") from None
+        if not named:
+            raise self._foreign("a safetensors file of something else")
+        self._check_digest(whole)
+        self._check_version(metadata)
+        return header, 8 + length
+
+    def _foreign(self, what: str) -> MemoryFileError:
+        return MemoryFileError(
+            f"{self.path} is not a memory but {what}: give a file that VideoMemory.save or 'videoxl encode' wrote",
+            code="not_a_memory",
+        )
+
+    def _check_digest(self, whole: bytes) -> None:
+        found = _DIGEST.search(whole)
+        if found is None or found[1] != _digest(whole):
+            raise self.corrupt("its header is not what was written")
+
+    def _check_version(self, metadata: dict[str, str]) -> None:
+        version, writer = metadata.get("version", "?"), metadata.get("videoxl", "unknown")
+        if version == str(VERSION):
+            return
+        newer = version.isdecimal() and int(version) > VERSION
+        todo = "update videoxl, or encode the video again" if newer else "encode the video again"
+        raise MemoryFileError(
+            f"{self.path} has format version {version} (written by videoxl {writer}), this videoxl reads version "
+            f"{VERSION}: {todo}",
+            code="memory_version",
+        )
+
+    def _place(self, name: str, entry: dict[str, Any]) -> tuple[TensorSpec, int]:
+        begin, end = (int(at) for at in entry["data_offsets"])
+        shape = tuple(int(n) for n in entry["shape"])
+        spec = TensorSpec(name, DTYPES[entry["dtype"]], shape)
+        if min(shape, default=0) < 0 or not shape or end - begin != spec.nbytes:
+            raise ValueError(f"{name} has {end - begin} bytes for shape {shape}")
+        return spec, self._data + begin
+
+    def _check_coverage(self) -> None:
+        """The tensors must fill the file, one behind the other, and each piece must have a checksum."""
+        at = self._data
+        for name, (spec, begin) in sorted(self._places.items(), key=lambda item: (item[1][1], item[1][0].nbytes)):
+            if begin != at:
+                raise ValueError(f"{name} begins at {begin} instead of {at}")
+            if len(self._checksums[name]) != 8 * spec.pieces:
+                raise ValueError(f"{name} has no checksum for each of its {spec.pieces} pieces")
+            at += spec.nbytes
+        if at != self.size:
+            raise self.corrupt(f"it is truncated or padded: {self.size:,} bytes, its header needs {at:,}")
+
+
+def _open(path: str) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
+    except FileNotFoundError:
+        raise MemoryFileError(f"{path}: no such file", code="memory_not_found") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise MemoryFileError(
+            f"{path} cannot be opened ({why}): check its permissions", code="memory_unreadable"
+        ) from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    kind = "a folder" if os.path.isdir(path) else "not a regular file"
+    raise MemoryFileError(f"{path} is {kind}: give a file that VideoMemory.save wrote", code="not_a_memory")

@@ -1,0 +1,103 @@
+"""How keys and values are written: as they are, rounded to bfloat16, or in eight bits with scales.
+
+In eight bits, keys are taken *before* rotary embedding and scaled per channel: for every block of tokens, head and
+channel the middle of the range is subtracted and its half width is the scale. Values are scaled per token and head.
+
+Why so: key projections of Qwen2 have large biases in a few channels. Before rotation they are constants, which the
+offsets take away. Rotation turns them into waves along the fast channels, which no scale fits: with biases of 20 (keys
+are of size 1) the error of attention logits under int8 is 0.007 un-rotated, 0.018 rotated, and 0.064 with one scale per
+token; with biases of 100 it is 0.007, 0.084 and 0.31. Without biases all are alike (0.0065 to 0.0071).
+
+Measured on the embedded models, 256 frames, as relative errors of attention outputs and of logits of the question's
+tokens: see :data:`ACCURACY`, made by ``benchmarks/memory_file.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Which = Literal["keys", "values"]
+Parts = dict[str, torch.Tensor]
+"""What stands for one layer of one block, by name."""
+
+PLAIN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
+"""Name -> dtype and its largest number."""
+SAVE_DTYPES = ("auto", "bf16", "int8", "fp8")
+SMALLEST_SCALE = 1e-12
+
+
+@dataclass(frozen=True)
+class Codec:
+    """``name``: one of :data:`PLAIN` or :data:`EIGHT_BITS`. Keys and values are ``[K, T, E]``."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in PLAIN and self.name not in EIGHT_BITS:
+            raise ValueError(f"unknown dtype {self.name!r}; allowed: {', '.join((*PLAIN, *EIGHT_BITS))}")
+
+    @property
+    def rotated(self) -> bool:
+        """Whether keys are written after rotary embedding."""
+        return self.name in PLAIN
+
+    def layout(self, heads: int, tokens: int, width: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and shape of every part of one layer of a block."""
+        whole = (heads, tokens, width)
+        if self.name in PLAIN:
+            return {"keys": (PLAIN[self.name], whole), "values": (PLAIN[self.name], whole)}
+        packed = EIGHT_BITS[self.name][0]
+        channels = (torch.float32, (heads, width))
+        return {
+            "keys": (packed, whole),
+            "key_offsets": channels,
+            "key_scales": channels,
+            "values": (packed, whole),
+            "value_scales": (torch.float32, (heads, tokens)),
+        }
+
+    def encode(self, which: Which, states_KTE: torch.Tensor) -> Parts:
+        """Keys or values to parts. Keys are un-rotated where :attr:`rotated` is False."""
+        if self.name in PLAIN:
+            return {which: states_KTE.to(PLAIN[self.name])}
+        states = states_KTE.float()
+        if which == "values":
+            scales = states.abs().amax(2, keepdim=True)
+            return {"values": self._pack(states, scales), "value_scales": scales[:, :, 0]}
+        low, high = states.aminmax(dim=1, keepdim=True)
+        offsets, scales = (low + high) / 2, (high - low) / 2
+        packed = self._pack(states - offsets, scales)
+        return {"keys": packed, "key_offsets": offsets[:, 0], "key_scales": scales[:, 0]}
+
+    def decode(self, which: Which, parts: Parts) -> torch.Tensor:
+        """Parts to keys or values; in fp32 from eight bits, else as written."""
+        if self.name in PLAIN:
+            return parts[which]
+        states = parts[which].float().div_(EIGHT_BITS[self.name][1])
+        if which == "values":
+            return states.mul_(parts["value_scales"][:, :, None])
+        return states.mul_(parts["key_scales"][:, None]).add_(parts["key_offsets"][:, None])
+
+    def names(self, which: Which) -> tuple[str, ...]:
+        """The parts that :meth:`decode` needs."""
+        if self.name in PLAIN:
+            return (which,)
+        return ("keys", "key_offsets", "key_scales") if which == "keys" else ("values", "value_scales")
+
+    def _pack(self, states: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        dtype, largest = EIGHT_BITS[self.name]
+        scaled = states * (largest / scales.clamp_min(SMALLEST_SCALE))
+        return (scaled.round() if dtype == torch.int8 else scaled).clamp(-largest, largest).to(dtype)
+
+
+def codec_for(dtype: str | None, held: torch.dtype) -> Codec:
+    """The codec of a ``dtype`` of :meth:`VideoMemory.save`; ``auto``: as the memory is held."""
+    if dtype is None or dtype == "auto":
+        return Codec(str(held).removeprefix("torch."))
+    if dtype not in SAVE_DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; allowed: {', '.join(SAVE_DTYPES)}")
+    return Codec("bfloat16" if dtype == "bf16" else dtype)
