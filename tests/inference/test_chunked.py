@@ -165,11 +165,12 @@ def test_kernels_without_masks_get_timestamps_in_causal_pieces(model, monkeypatc
     assert worst(got, want) < TOLERANCE
 
 
-def test_large_masks_of_timestamps_are_made_in_pieces(model, monkeypatch):
+def test_masks_are_made_in_pieces(model, monkeypatch):
     span, tokens = video(model, 10)
     strategy = ChunkedPrefill.from_blocks(2, 1)
     want = filled(chunked_writer(model, [40], strategy), (span, tokens))
-    monkeypatch.setattr(chunked, "MASK_ELEMENTS", 700)
+    monkeypatch.setattr(chunked, "MASK_ELEMENTS", {"cpu": 700, "cuda": 700})
+    monkeypatch.setattr(chunked, "ROWS_ON_CPU", 5)
     assert worst(filled(chunked_writer(model, [40], strategy), (span, tokens)), want) < TOLERANCE
 
 

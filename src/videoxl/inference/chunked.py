@@ -30,8 +30,10 @@ from videoxl.model.language import LanguageModel, StepAttention, causal_attentio
 
 GROUPS_PER_TILE = 24
 """Groups per forward of the language model, at most: about 3,700 tokens at true size."""
-MASK_ELEMENTS = 1 << 26
-"""Largest mask of timestamps by tokens that is made at once."""
+ROWS_ON_CPU = 256
+"""Rows of a block that attend at once on a CPU, whose kernel wants a mask; it bounds the mask and skips some of it."""
+MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Largest mask of timestamps by tokens that is made at once; a GPU needs many rows to be busy."""
 
 
 class ChunkedWriter:
@@ -138,9 +140,14 @@ class TileStep:
 
     def _run(self, module: StepAttention, run: Run, q_BNLE: torch.Tensor) -> torch.Tensor:
         k, v = self.store.read(module.layer_idx, run)
-        new, total = q_BNLE.shape[2], k.shape[2]
-        mask = self._once((new, total), q_BNLE.device, partial(end_aligned_mask, module.config, new, total))
-        return causal_attention(module, q_BNLE, k, v, mask)
+        pieces = []
+        later = q_BNLE.shape[2]
+        for q in q_BNLE.split(later if q_BNLE.is_cuda else ROWS_ON_CPU, dim=2):
+            later -= q.shape[2]
+            keys = k.shape[2] - later
+            mask = end_aligned_mask(module.config, q.shape[2], keys, q.device)
+            pieces.append(causal_attention(module, q, k[:, :, :keys], v[:, :, :keys], mask))
+        return torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0]
 
     def _timestamps(self, module: StepAttention, q_BNLE: torch.Tensor, out_BNLE: torch.Tensor) -> None:
         """Replace the rows of timestamps in ``out``: they see everything before them."""
@@ -151,14 +158,14 @@ class TileStep:
                 rows = slice(first - begin, stop - begin)
                 out_BNLE[:, :, rows] = causal_attention(module, q_BNLE[:, :, rows], k[:, :, :stop], v[:, :, :stop])
             return
-        for number, positions in enumerate(self._timestamp_rows(end)):
+        for number, positions in enumerate(self._timestamp_rows(end, q_BNLE.device)):
             rows, mask = self._once(("rows", number), q_BNLE.device, partial(rows_and_mask, positions, end))
             out_BNLE[:, :, rows - begin] = rows_attention(module, q_BNLE[:, :, rows - begin], k, v, mask)
 
-    def _timestamp_rows(self, keys: int) -> Sequence[torch.Tensor]:
+    def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
         """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
         rows = torch.cat([torch.arange(*bounds) for bounds in self.plan.timestamps])
-        return rows.split(max(1, MASK_ELEMENTS // keys))
+        return rows.split(max(1, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys))
 
     def _once(self, name: Any, device: torch.device, make: Callable[[torch.device], Any]) -> Any:
         """Something made once per device, for all layers."""

@@ -81,8 +81,11 @@ def allowed_mask(
     open_row[: layout.prefix_length] = False  # all they could see is open anyway
     block = np.full(length, -1, dtype=np.int64)
     block[: layout.end] = layout.groups_of_tokens() // block_size
-    near = block[rows, None] - block[None] <= previous_blocks
-    return (keys[None] <= rows[:, None]) & (open_row[rows, None] | open_key[None] | near)
+    allowed = block[None] >= (block[rows] - previous_blocks)[:, None]
+    allowed |= open_key[None]
+    allowed |= open_row[rows, None]
+    allowed &= keys[None] <= rows[:, None]
+    return allowed
 
 
 @dataclass(frozen=True)
