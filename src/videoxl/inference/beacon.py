@@ -87,6 +87,7 @@ class BeaconWriter:
         """
         self.model, self.prefix_ids = model, list(prefix_ids)
         self.ratios_used: list[int] = []
+        self.notes: list[str] = []
         self._seen = seen
         self._whole_beacons = 0
         self._waiting: list[torch.Tensor] = []

@@ -147,6 +147,8 @@ def block_scores(
     relevance = decode.relevance
     if callable(relevance):
         scores = np.asarray(relevance(memory, asked.text), dtype=np.float64)
+        if scores.shape == (len(memory.groups),):  # a block is as relevant as its best group
+            scores = np.maximum.reduceat(scores, [block.start for block in blocks])
         if scores.shape != (len(blocks),) or not np.isfinite(scores).all():
             raise ValueError(
                 f"relevance(memory, question) must give a finite number for each of the {len(blocks)} blocks of "

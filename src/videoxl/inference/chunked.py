@@ -13,16 +13,16 @@ for either, ``eager`` materialises all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import VisualSpan
+from videoxl.inference.writers import TiledWriter
 from videoxl.memory.chunks import ChunkBook, GroupLayout, Run, TilePlan, allowed_mask
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.stores import DeviceStore, HostStore
@@ -36,8 +36,8 @@ MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Largest mask of timestamps by tokens that is made at once; a GPU needs many rows to be busy."""
 
 
-class ChunkedWriter:
-    """What both modes share: the settings, what was read before, and the ids."""
+class StreamingWriter(TiledWriter):
+    """Tile by tile; neither the number of groups handed over at once nor that of a forward changes the numbers."""
 
     def __init__(
         self,
@@ -45,66 +45,39 @@ class ChunkedWriter:
         prefix_ids: Sequence[int],
         strategy: ChunkedPrefill,
         *,
-        reserve: int = 0,
-        cache: KVCache | None = None,
-        ids: Sequence[int] = (),
+        tile_groups: int = GROUPS_PER_TILE,
+        **before: Any,
     ) -> None:
-        """``reserve``: tokens expected in the end.
-
-        To go on with a video that was read before: its ``cache`` (which will grow: hand over a fork) and the ``ids``
-        in it, which begin with ``prefix_ids``. Everything else follows from them.
-        """
-        self.model, self.strategy, self.prefix_ids = model, strategy, list(prefix_ids)
-        self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
-        self.ids: list[int] = list(ids)
-        self._waiting = [] if self.ids else list(prefix_ids)
-
-    def embed(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.model.model.embed_span(ids, tokens_PD))
-
-
-class StreamingWriter(ChunkedWriter):
-    """Tile by tile; neither the number of groups handed over at once nor that of a forward changes the numbers."""
-
-    def __init__(self, *args: Any, tile_groups: int = GROUPS_PER_TILE, **kwargs: Any) -> None:
-        """``tile_groups``: most groups per forward, in either direction a matter of speed and memory only."""
-        super().__init__(*args, **kwargs)
-        self.tile_groups = tile_groups
+        """``before``: see :class:`TiledWriter`; of a video that was read before, everything follows from its ids."""
+        super().__init__(model, prefix_ids, tile_groups=tile_groups, **before)
         self.book = ChunkBook(
             len(self.prefix_ids),
-            self.model.config.video_token_id,
-            block_size=self.strategy.step_size,
-            previous_blocks=self.strategy.previous_blocks,
+            model.config.video_token_id,
+            block_size=strategy.step_size,
+            previous_blocks=strategy.previous_blocks,
         )
-        before = self.book.add(self.ids[len(self.prefix_ids) :]) if self.ids else None
-        landmarks = before.landmarks.tolist() if before else ()
-        if self.strategy.offload:
-            tail_from = before.keep_from if before else 0
+        read = self.book.add(self.ids[len(self.prefix_ids) :]) if self.ids else None
+        landmarks = read.landmarks.tolist() if read else ()
+        if strategy.offload:
+            tail_from = read.keep_from if read else 0
             self.store: DeviceStore = HostStore(self.cache, landmarks, tail_from=tail_from)
             self.cache = self.store.cache
         else:
             self.store = DeviceStore(self.cache, landmarks)
 
-    def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
-        taken = 0
-        for part in self._tiles(span):
-            visual = part.count(self.model.config.video_token_id)
-            self._forward(part, tokens_PD[taken : taken + visual])
-            taken += visual
-
-    def _tiles(self, span: VisualSpan) -> Iterator[tuple[int, ...]]:
-        firsts = [group.token_start for group in span.groups[:: self.tile_groups]]
-        for begin, end in pairwise([*firsts, len(span.ids)]):
-            yield span.ids[begin:end]
-
-    def _forward(self, span_ids: tuple[int, ...], tokens_PD: torch.Tensor) -> None:
-        plan = self.book.add(span_ids)
-        ids = [*self._waiting, *span_ids]
-        self._waiting = []
-        step = TileStep(self.model.model.language_model, self.store, plan)
-        self.model.model.language_model.run_step(self.embed(ids, tokens_PD), step)
+    def read(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> None:
+        self._mark = self.book.mark()
+        plan = self.book.add(ids)
+        new = [*(() if self.ids else self.prefix_ids), *ids]
+        base = self.model.model
+        step = TileStep(base.language_model, self.store, plan)
+        base.language_model.run_step(base.embed_span(new, tokens_PD), step)
         self.store.forget_before(plan.keep_from)
-        self.ids += ids
+        self.ids += new
+
+    def take_back(self) -> None:
+        self.book.rewind(self._mark)
+        self.store.rewind(len(self.ids), self.book.landmarks if self.ids else 0)
 
     def finish(self) -> None:
         self.store.finish()
@@ -118,7 +91,6 @@ class TileStep:
     def __init__(self, language_model: LanguageModel, store: DeviceStore, plan: TilePlan) -> None:
         self.language_model, self.store, self.plan = language_model, store, plan
         self.last_layer = len(language_model.layers) - 1
-        self.positions = torch.arange(plan.begin, plan.end)
         self._made: dict[Any, Any] = {}
 
     def attend(
@@ -126,12 +98,13 @@ class TileStep:
     ) -> torch.Tensor:
         """Un-rotated queries, keys and values of the tile; they join the store, rotated."""
         layer, plan, rotate = module.layer_idx, self.plan, self.language_model.rotate
-        keys_BKLE = rotate(keys_BKLE, self.positions)
+        positions = self._once("positions", keys_BKLE.device, torch.arange(plan.begin, plan.end).to)
+        keys_BKLE = rotate(keys_BKLE, positions)
         landmarks = self._once("landmarks", keys_BKLE.device, torch.from_numpy(plan.landmarks).to)
         self.store.append(layer, keys_BKLE, values_BKLE, landmarks)
         if layer == self.last_layer:  # what comes out of it is read by nobody
             return torch.zeros_like(queries_BNLE)
-        q = rotate(queries_BNLE, self.positions)
+        q = rotate(queries_BNLE, positions)
         parts = [self._run(module, run, q[:, :, run.begin - plan.begin : run.end - plan.begin]) for run in plan.runs]
         out_BNLE = torch.cat(parts, dim=2)
         if plan.timestamps:
@@ -207,11 +180,25 @@ def heads_as_batch(
     return out_RKLE.transpose(0, 1).flatten(0, 1)[None]
 
 
-class MaskWriter(ChunkedWriter):
+class MaskWriter:
     """All groups in one forward, under the whole mask: memory grows with the square of the length."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: Any,
+        prefix_ids: Sequence[int],
+        strategy: ChunkedPrefill,
+        *,
+        reserve: int = 0,
+        cache: KVCache | None = None,
+        ids: Sequence[int] = (),
+    ) -> None:
+        """As :class:`TiledWriter`."""
+        self.model, self.strategy, self.prefix_ids = model, strategy, list(prefix_ids)
+        self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
+        self.ids: list[int] = list(ids)
+        self.notes: list[str] = []
+        self._waiting = [] if self.ids else list(prefix_ids)
         self._spans: list[tuple[int, ...]] = []
         self._tokens: list[torch.Tensor] = []
 
@@ -225,7 +212,7 @@ class MaskWriter(ChunkedWriter):
         seen, model = len(self.ids), self.model.model
         new = [*self._waiting, *(token for ids in self._spans for token in ids)]
         self.ids += new
-        embeds_BLD = self.embed(new, torch.cat(self._tokens))
+        embeds_BLD = model.embed_span(new, torch.cat(self._tokens))
         layout = GroupLayout.from_ids(self.ids, len(self.prefix_ids), self.model.config.video_token_id)
         allowed = allowed_mask(
             layout,
@@ -254,6 +241,6 @@ def attention_mask(config: Any, allowed_LS: torch.Tensor, dtype: torch.dtype) ->
 def chunked_writer(
     model: Any, prefix_ids: Sequence[int], strategy: ChunkedPrefill, **before: Any
 ) -> StreamingWriter | MaskWriter:
-    """The writer of a strategy's ``mode``. ``before``: see :class:`ChunkedWriter`."""
+    """The writer of a strategy's ``mode``. ``before``: see :class:`TiledWriter`."""
     kind = MaskWriter if strategy.mode == "mask" else StreamingWriter
     return kind(model, prefix_ids, strategy, **before)

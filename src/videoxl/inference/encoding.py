@@ -100,7 +100,7 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
         prefill=str(job.strategy),
         model_fingerprint=engine.fingerprint,
         usage=_usage(engine, filled, job),
-        warnings=(*job.source.warnings, *([note] if note else [])),
+        warnings=(*job.source.warnings, *([note] if note else []), *filled.notes),
         tail=None if job.source.is_still else filled.tail,
         reader=engine,
     )
@@ -286,7 +286,7 @@ def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job
     memory.cache, memory.token_ids = filled.cache, filled.token_ids
     memory.groups, memory.timestamps = filled.span.groups, filled.timestamps
     memory.usage = {**usage, **kept, "extended": paid.get("extended", 0) + 1}
-    memory.warnings = (*memory.warnings, *job.source.warnings)
+    memory.warnings = (*memory.warnings, *job.source.warnings, *filled.notes)
     memory.tail = filled.tail
 
 

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from videoxl.config import Generation
+from videoxl.errors import DoesNotFitError
 from videoxl.inference.progress import Progress
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -120,15 +121,21 @@ def generate(
     if progress:
         watchers.append(_Reported(progress, len(ids), settings.max_new_tokens))
     processors = LogitsProcessorList([SeededSampler(settings, device)] if settings.do_sample else [])
-    out = model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        past_key_values=cache,
-        generation_config=generation_config(model, settings, end_ids, output_logits),
-        logits_processor=processors,
-        streamer=streamer,
-        stopping_criteria=watchers,
-    )
+    try:
+        out = model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            past_key_values=cache,
+            generation_config=generation_config(model, settings, end_ids, output_logits),
+            logits_processor=processors,
+            streamer=streamer,
+            stopping_criteria=watchers,
+        )
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFitError(
+            f"the GPU ran out of memory at a prompt of {len(ids):,} tokens and up to {settings.max_new_tokens} new "
+            "ones; the memory is unharmed: ask for fewer tokens, or with decode='bilevel', which reads less of the video"
+        ) from error
     return out if output_logits else out.sequences[0, len(ids) :].tolist()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from videoxl.errors import DoesNotFitError
 from videoxl.inference.beacon import BeaconWriter
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
@@ -88,6 +89,8 @@ class Prefilled:
     """Per phase: decode, vision, prefill."""
     tail: Tail | None = None
     """What must be read again when more frames follow."""
+    notes: tuple[str, ...] = ()
+    """What was done differently than asked, one sentence each."""
     window_ratios: tuple[int, ...] = ()
     """The ratio of every window, where there were windows."""
 
@@ -103,6 +106,9 @@ class Prefill:
         self.progress = progress or (lambda phase, done, total: None)
         self.vision_device, self.vision_dtype = model.model.vision_device, model.model.vision_dtype
         self.clock = Clock(self.vision_device)
+        self.vision_frames: int | None = None
+        """Most frames at once, where the GPU's memory did not suffice for more."""
+        self.notes: list[str] = []
 
     def span_of(self, timestamps: Sequence[float], end_s: float | None = None) -> VisualSpan:
         return span_for(self.model.config, timestamps, self.tokenize, end_s)
@@ -155,11 +161,26 @@ class Prefill:
             span=span,
             seconds=self.clock.rounded(),
             tail=None if still else recent.tail(len(times), span, len(prefix_ids)),
+            notes=(*self.notes, *writer.notes),
             window_ratios=tuple(writer.ratios_used) if isinstance(writer, BeaconWriter) else (),
         )
 
     def _visual_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model.model.encode_frames(self._ready(pixels)).flatten(0, 1)
+        """Of whole groups of frames; in halves when the GPU's memory does not suffice, which changes nothing."""
+        group = self.model.config.frames_per_group
+        most = self.vision_frames or len(pixels)
+        try:
+            parts = [self.model.model.encode_frames(self._ready(part)) for part in pixels.split(most)]
+        except torch.OutOfMemoryError:
+            if most <= group:
+                raise DoesNotFitError(
+                    f"the GPU ran out of memory on {most} frames at once: use a smaller or quantised model"
+                ) from None
+            self.vision_frames = max(group, min(most, len(pixels)) // 2 // group * group)
+            self.notes.append(f"the GPU ran out of memory; went on with {self.vision_frames} frames at a time")
+            torch.cuda.empty_cache()
+            return self._visual_tokens(pixels)
+        return torch.cat(parts).flatten(0, 1)
 
     def _image_tokens(self, crops: torch.Tensor) -> torch.Tensor:
         return self.model.model.encode_image(self._ready(crops))

@@ -74,12 +74,14 @@ class ScoringStep:
         self.language_model, self.cache, self.level, self.rows = language_model, cache, level, rows
         self.first_layer = int(FIRST_LAYER * len(language_model.layers))
         self.prefix = level.layout.prefix_length
+        self._members: dict[torch.device | None, torch.Tensor]
         self.masses: list[torch.Tensor] = []
         """Per layer looked at ``[N, G]``."""
         sizes = np.diff(level.offsets)
         steps = np.arange(sizes.max())
         inside = steps < sizes[:, None]
-        self._members = torch.from_numpy(np.where(inside, level.offsets[:-1, None] + steps, len(level)))
+        members = torch.from_numpy(np.where(inside, level.offsets[:-1, None] + steps, len(level)))
+        self._members = {None: members}
 
     def attend(
         self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
@@ -113,4 +115,6 @@ class ScoringStep:
         """Sums over each group's tokens, mean over rows: ``[R, G]``. By gathering: sums in a fixed order."""
         video = weights_RLS.mean(1)[:, self.prefix : self.prefix + len(self.level)]
         padded = torch.nn.functional.pad(video, (0, 1))
-        return padded[:, self._members.to(video.device)].sum(-1)
+        if video.device not in self._members:
+            self._members[video.device] = self._members[None].to(video.device)
+        return padded[:, self._members[video.device]].sum(-1)

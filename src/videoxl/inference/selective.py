@@ -51,6 +51,7 @@ class SelectiveWriter:
         reserve = tokens - visual_tokens + kept_count(visual_tokens, strategy.keep) if visual_tokens else 0
         self.cache = KVCache(model.model.num_text_layers, reserve=reserve)
         self.ids: list[int] = []
+        self.notes: list[str] = []
         self._prefix = list(prefix_ids)
         self._tiles: list[_Tile] = []
 

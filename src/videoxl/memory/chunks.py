@@ -155,6 +155,20 @@ class ChunkBook:
             keep_from=self._window(len(self.starts) // self.block_size)[0],
         )
 
+    @property
+    def landmarks(self) -> int:
+        """How many there are so far."""
+        return self._landmarks_before[-1]
+
+    def mark(self) -> tuple[int, int, int]:
+        """What :meth:`rewind` takes to forget the tiles added after this."""
+        return len(self.starts), self.length, self.planned
+
+    def rewind(self, mark: tuple[int, int, int]) -> None:
+        """Forget what was added after :meth:`mark`."""
+        groups, self.length, self.planned = mark
+        del self.starts[groups:], self._landmarks_before[groups + 1 :]
+
     def _runs(self, begin: int, first_group: int) -> tuple[Run, ...]:
         """The rows from ``begin`` on, cut where the window changes; ``first_group`` is the first group among them."""
         runs: list[Run] = []

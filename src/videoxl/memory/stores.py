@@ -106,6 +106,12 @@ class DeviceStore:
     def forget_before(self, position: int) -> None:
         """No window will reach back behind ``position``."""
 
+    def rewind(self, length: int, landmarks: int) -> None:
+        """Forget all but the first ``length`` tokens and ``landmarks`` landmarks, in whatever layers have more."""
+        self.cache.truncate(length)
+        for kept in self._landmarks:
+            kept.truncate(landmarks)
+
     def finish(self) -> None:
         """Nothing is under way any more when this returns."""
 
@@ -160,6 +166,13 @@ class HostStore(DeviceStore):
             if tail is not None:
                 self._tails[layer] = (tail[0][..., drop:, :].clone(), tail[1][..., drop:, :].clone())
         self._tail_from = position
+
+    def rewind(self, length: int, landmarks: int) -> None:
+        super().rewind(length, landmarks)
+        keep = length - self._tail_from
+        for layer, tail in enumerate(self._tails):
+            if tail is not None:
+                self._tails[layer] = (tail[0][..., :keep, :], tail[1][..., :keep, :]) if keep else None
 
     def finish(self) -> None:
         if torch.cuda.is_available():

@@ -11,12 +11,12 @@ import torch
 
 from videoxl.config import ChunkedPrefill, Generation
 from videoxl.inference.bilevel import Question, Start, pooled_level, start_from
-from videoxl.inference.chunked import ChunkedWriter, MaskWriter, StreamingWriter
+from videoxl.inference.chunked import MaskWriter, StreamingWriter
 from videoxl.inference.generation import generate
 from videoxl.inference.prefill import GROUPS_PER_TILE, Prefill
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, span_for
 from videoxl.inference.selections import decode_of
-from videoxl.inference.writers import FullWriter
+from videoxl.inference.writers import CacheWriter, FullWriter
 from videoxl.memory.blocks import blocks_of
 from videoxl.memory.chunks import GroupLayout, allowed_mask
 from videoxl.memory.video_memory import VideoMemory
@@ -89,7 +89,7 @@ class Recorded:
         Prefill(self.model, self.tokenize).run(self.prefix, tiles(self.pixels, self.times, size), writer=writer)
         return writer
 
-    def chunked(self) -> Iterator[ChunkedWriter]:
+    def chunked(self) -> Iterator[CacheWriter]:
         """The chunked prefill in every way it can run."""
         blocks, given = _blocks(self.case), (self.model, self.prefix)
         yield self.filled(MaskWriter(*given, ChunkedPrefill.from_blocks(**blocks, mode="mask")))
