@@ -65,6 +65,13 @@ def test_a_question_reads_first_last_and_best_blocks(tiny, memory):
     assert len(level) == sum(g.visual_start - g.token_start + 4 for g in memory.groups)
 
 
+def test_a_function_may_judge_groups(tiny, memory):
+    per_group = [0.0] * 5 + [3.0] + [2.0] * 6
+    decode = BiLevelDecode(block_size=2, top_k=1, relevance=lambda memory, question: per_group)
+    answer = tiny.ask(memory, QUESTION, decode=decode, generation=SHORT)
+    assert [(s.start, s.relevance) for s in answer.spans] == [(0, 0.0), (8, 1.0), (20, pytest.approx(2 / 3))]
+
+
 def test_named_blocks_are_read_whatever_their_number(tiny, memory):
     answer = tiny.ask(memory, QUESTION, decode=BiLevelDecode(block_size=2, top_k=1, relevance=[2, 3]), generation=SHORT)
     assert [(s.start, s.relevance) for s in answer.spans] == [(0, 0.0), (8, 1.0), (12, 1.0), (20, 0.0)]

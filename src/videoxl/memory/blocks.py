@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,24 +132,24 @@ def _pool(
     layer: GrowingLayer, which: Which, plan: _PoolPlan, length: int, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
     """One layer's keys (un-rotated by ``rotate``) or values, pooled: ``[1, K, length, E]``."""
-    times = take(layer, which, plan.time_from, device, rotate)
+    times = take(layer, which, _index(plan.time_from, device), device, rotate)
     out = torch.empty((*times.shape[:2], length, times.shape[3]), dtype=layer.dtype, device=device)
     out[:, :, _index(plan.time_to, device)] = times.to(out.dtype)
     pool = plan.visual_from.shape[1]
     step = max(1, TOKENS_AT_ONCE // pool)
     for first in range(0, len(plan.visual_to), step):
         runs, to = plan.visual_from[first : first + step], plan.visual_to[first : first + step]
-        dense = take(layer, which, runs.reshape(-1), device, rotate)
+        dense = take(layer, which, _index(runs.reshape(-1), device), device, rotate)
         out[:, :, _index(to, device)] = dense.unflatten(2, (-1, pool)).mean(3).to(out.dtype)
     return out
 
 
 def take(
-    layer: GrowingLayer, which: Which, positions: np.ndarray, device: torch.device, rotate: Rotate | None
+    layer: GrowingLayer, which: Which, positions: torch.Tensor, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
-    """Keys or values of some tokens in fp32 on ``device``; keys un-rotated by ``rotate``."""
-    chosen = layer.select(which, _index(positions, layer.device)).to(device).float()
-    return chosen if rotate is None else rotate(chosen, _index(positions, device), back=True)
+    """Keys or values of some tokens in fp32 on ``device``; keys un-rotated by ``rotate``. A file is read in parts."""
+    chosen = layer.select(which, positions).to(device).float()
+    return chosen if rotate is None else rotate(chosen, positions.to(device), back=True)
 
 
 def _index(positions: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -167,9 +167,26 @@ class MixPlan:
     """And where they go."""
     pooled_from: np.ndarray
     pooled_to: np.ndarray
+    _on: dict[torch.device, MixIndex] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def on(self, device: torch.device) -> MixIndex:
+        """The positions as tensors; copied to a device once, for all its layers."""
+        if device not in self._on:
+            arrays = (self.dense_from, self.dense_to, self.pooled_from, self.pooled_to)
+            self._on[device] = MixIndex(*(_index(array, device) for array in arrays))
+        return self._on[device]
+
+
+class MixIndex(NamedTuple):
+    """The positions of a :class:`MixPlan` on a device."""
+
+    dense_from: torch.Tensor
+    dense_to: torch.Tensor
+    pooled_from: torch.Tensor
+    pooled_to: torch.Tensor
 
 
 def plan_mix(level: PooledLevel, dense_G: np.ndarray) -> MixPlan:
@@ -198,22 +215,18 @@ def mix(cache: KVCache, level: PooledLevel, plan: MixPlan, rotate: Rotate, *, re
     mixed = KVCache(0)
     for layer, keys, values in zip(cache.layers, level.keys, level.values):
         device, made = keys.device, GrowingLayer()
+        chosen = plan.on(layer.device).dense_from  # where the dense level is: it may be in host memory
         made.reserved = reserve
-        positions = torch.arange(len(plan), device=device)
-        unrotated = _merge(take(layer, "keys", plan.dense_from, device, rotate), keys, plan)
-        made.update(
-            rotate(unrotated, positions).to(keys.dtype),
-            _merge(take(layer, "values", plan.dense_from, device, None), values, plan).to(values.dtype),
-        )
+        unrotated = _merge(take(layer, "keys", chosen, device, rotate), keys, plan)
+        rotated = rotate(unrotated, torch.arange(len(plan), device=device)).to(keys.dtype)
+        made.update(rotated, _merge(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
         mixed.layers.append(made)
     return mixed
 
 
 def _merge(dense: torch.Tensor, pooled: torch.Tensor, plan: MixPlan) -> torch.Tensor:
     """Put both in their places, in fp32."""
-    device = pooled.device
-    out = torch.empty((*dense.shape[:2], len(plan), dense.shape[3]), dtype=torch.float32, device=device)
-    out.index_copy_(2, _index(plan.dense_to, device), dense)
-    return out.index_copy_(
-        2, _index(plan.pooled_to, device), pooled.index_select(2, _index(plan.pooled_from, device)).float()
-    )
+    index = plan.on(pooled.device)
+    out = torch.empty((*dense.shape[:2], len(plan), dense.shape[3]), dtype=torch.float32, device=pooled.device)
+    out.index_copy_(2, index.dense_to, dense)
+    return out.index_copy_(2, index.pooled_to, pooled.index_select(2, index.pooled_from).float())
