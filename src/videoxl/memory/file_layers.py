@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from videoxl.errors import MemoryFileError
+from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import GrowingLayer, Tier, Which
 from videoxl.memory.memory_file import MemoryFile, TensorSpec
 from videoxl.memory.quantisation import Codec
@@ -26,6 +27,9 @@ SPARE_TOKENS = 2048
 """Room behind what is read from a file, so that questions need not copy it."""
 THREADS = min(4, os.cpu_count() or 1)
 """Blocks read at once: reading and checking release the interpreter."""
+DENSE, POOLED = "dense", "pooled"
+"""Names of levels; behind the second stands how many tokens went into one."""
+Ranges = tuple[tuple[int, int], ...]
 BOTH: tuple[Which, Which] = ("keys", "values")
 
 
@@ -39,11 +43,16 @@ class LevelLayout:
     """How one level lies in a file: per block the tokens ``[begin, end)``, ascending, and the sizes of a layer."""
 
     name: str
-    ranges: tuple[tuple[int, int], ...]
+    ranges: Ranges
     codec: Codec
     layers: int
     heads: int
     width: int
+
+    @classmethod
+    def of(cls, card: ModelCard, codec: Codec, name: str, ranges: Ranges) -> LevelLayout:
+        """Of a model's memories."""
+        return cls(name, ranges, codec, card.layers, card.heads, card.head_width)
 
     def specs(self) -> Iterator[TensorSpec]:
         """Its tensors, each with a piece per layer."""

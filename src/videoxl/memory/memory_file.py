@@ -13,6 +13,7 @@ The checksums find accidents, not forgeries.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -23,14 +24,13 @@ import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from videoxl.errors import MemoryFileError
-from videoxl.memory.atomic import write_at
 
 FORMAT = "videoxl-memory"
 VERSION = 1
@@ -48,8 +48,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "U8": torch.uint8,
 }
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_DIGEST = re.compile(rb'"header_sha256":"([0-9a-f]{64})"')
+SEAL = re.compile(rb'"header_sha256":"([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True)
@@ -93,68 +92,9 @@ def is_memory_file(path: str | os.PathLike[str]) -> bool:
         os.close(descriptor)
 
 
-# ------------------------------------------------------------------------------------------------------------ writing
-
-
-class MemoryFileWriter:
-    """Writes the pieces of a file in any order, and its header last: until then it is no safetensors file."""
-
-    def __init__(self, specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> None:
-        """Larger items come first in the file, so that every tensor is aligned to its own."""
-        self.specs = {s.name: s for s in sorted(specs, key=lambda s: -s.dtype.itemsize)}
-        self.metadata = dict(metadata)
-        self._checksums = {s.name: ["0" * 8] * s.pieces for s in self.specs.values()}
-        self._left = sum(s.pieces for s in self.specs.values())
-        self._offsets: dict[str, int] = {}
-        end = 0
-        for spec in self.specs.values():
-            self._offsets[spec.name], end = end, end + spec.nbytes
-        self._data = len(self._header())
-        self.size = self._data + end
-
-    def put(self, descriptor: int, name: str, piece: int, content: torch.Tensor) -> None:
-        """Write one piece."""
-        spec = self.specs[name]
-        assert (content.dtype, tuple(content.shape)) == (spec.dtype, spec.piece_shape), (name, content.shape)
-        data = memoryview(content.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
-        write_at(descriptor, data, self._data + self._offsets[name] + piece * spec.piece_bytes)
-        self._checksums[name][piece] = f"{zlib.crc32(data):08x}"
-        self._left -= 1
-
-    def finish(self, descriptor: int) -> None:
-        """Write the header. All pieces must have been put."""
-        assert self._left == 0, f"{self._left} pieces are missing"
-        write_at(descriptor, self._header(), 0)
-
-    def _header(self) -> bytes:
-        """Length and header, padded to eight bytes; its length does not depend on what the checksums are."""
-        checksums = {name: "".join(sums) for name, sums in self._checksums.items()}
-        metadata = {"format": FORMAT, "version": str(VERSION), **self.metadata, "checksums": _json(checksums)}
-        header: dict[str, Any] = {"__metadata__": {**metadata, "header_sha256": "0" * 64}}
-        for name, spec in self.specs.items():
-            begin = self._offsets[name]
-            header[name] = {
-                "dtype": _NAMES[spec.dtype],
-                "shape": list(spec.shape),
-                "data_offsets": [begin, begin + spec.nbytes],
-            }
-        text = _json(header).encode()
-        text += b" " * (-len(text) % 8)
-        whole = struct.pack("<Q", len(text)) + text
-        assert whole[8:].startswith(MAGIC)
-        return whole.replace(b'"header_sha256":"' + b"0" * 64, b'"header_sha256":"' + _digest(whole), 1)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
-
-
-def _digest(header: bytes) -> bytes:
+def digest_of(header: bytes) -> bytes:
     """Of length and header, its own place filled with zeros."""
-    return hashlib.sha256(_DIGEST.sub(b'"header_sha256":"' + b"0" * 64 + b'"', header, count=1)).hexdigest().encode()
-
-
-# ------------------------------------------------------------------------------------------------------------ reading
+    return hashlib.sha256(SEAL.sub(b'"header_sha256":"' + b"0" * 64 + b'"', header, count=1)).hexdigest().encode()
 
 
 class MemoryFile:
@@ -170,12 +110,10 @@ class MemoryFile:
         self._lock = threading.Lock()
         header, self._data = self._read_header()
         self.metadata: dict[str, str] = header.pop("__metadata__")
-        try:
+        with self.must_hold_together():
             self._places = {name: self._place(name, entry) for name, entry in header.items()}
             self._checksums: dict[str, str] = json.loads(self.metadata["checksums"])
             self._check_coverage()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self.corrupt(f"its header does not hold together ({type(error).__name__}: {error})") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -208,6 +146,14 @@ class MemoryFile:
             f"{self.path} is damaged: {what}; fetch it again, or encode the video again", code="memory_corrupt"
         )
 
+    @contextlib.contextmanager
+    def must_hold_together(self) -> Iterator[None]:
+        """Whatever goes wrong while the header is taken apart means that it is damaged."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+            raise self.corrupt(f"its header does not hold together ({type(error).__name__}: {error})") from None
+
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _read_at(self, offset: int, length: int, what: str) -> bytearray:
@@ -235,7 +181,7 @@ class MemoryFile:
             raise MemoryFileError(f"{self.path} is empty: encode the video again", code="memory_corrupt")
         head = bytes(self._read_at(0, min(self.size, 8 + len(MAGIC)), "its beginning"))
         length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
-        ours = head[8:] == MAGIC
+        ours = len(head) > 8 and MAGIC.startswith(head[8:])
         if not (ours or head[8:9] == b"{") or not 2 <= length <= LARGEST_HEADER:
             raise (
                 self.corrupt("its beginning is not what was written") if ours else self._foreign("no safetensors file")
@@ -262,8 +208,8 @@ class MemoryFile:
         )
 
     def _check_digest(self, whole: bytes) -> None:
-        found = _DIGEST.search(whole)
-        if found is None or found[1] != _digest(whole):
+        found = SEAL.search(whole)
+        if found is None or found[1] != digest_of(whole):
             raise self.corrupt("its header is not what was written")
 
     def _check_version(self, metadata: dict[str, str]) -> None:
@@ -303,7 +249,9 @@ def _open(path: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
     except FileNotFoundError:
-        raise MemoryFileError(f"{path}: no such file", code="memory_not_found") from None
+        raise MemoryFileError(
+            f"{path}: no such file; 'videoxl encode' or VideoMemory.save writes memories", code="memory_not_found"
+        ) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise MemoryFileError(

@@ -1,4 +1,4 @@
-"""A whole memory in one file, and back (the format: docs/memory.md).
+"""A whole memory into one file (the format: docs/memory.md). :mod:`videoxl.memory.stored` reads it.
 
 Keys and values are written level by level in blocks of tokens (:mod:`videoxl.memory.file_layers`), everything else in a
 few small tensors and in the metadata.
@@ -9,30 +9,28 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 
 from videoxl.config import BiLevelDecode
-from videoxl.errors import MemoryFileError
 from videoxl.memory.atomic import replacing
-from videoxl.memory.blocks import PooledLevel, level_of, make_pooled
+from videoxl.memory.blocks import PooledLevel, make_pooled
 from videoxl.memory.card import ModelCard
 from videoxl.memory.chunks import GroupLayout
-from videoxl.memory.file_layers import BOTH, FileLayer, LevelLayout, StoredLevel, StoredTensors, part_name
-from videoxl.memory.kv_cache import KVCache, Which
-from videoxl.memory.memory_file import MemoryFile, MemoryFileWriter, TensorSpec
-from videoxl.memory.quantisation import PLAIN, Codec, codec_for
-from videoxl.memory.spans import Group
+from videoxl.memory.file_layers import BOTH, DENSE, POOLED, LevelLayout, Ranges, part_name
+from videoxl.memory.file_writer import MemoryFileWriter
+from videoxl.memory.kv_cache import Which
+from videoxl.memory.memory_file import TensorSpec
+from videoxl.memory.quantisation import Codec, codec_for
 from videoxl.memory.stores import HostLayer
-from videoxl.memory.video_memory import Reader, Tail, VideoMemory
+from videoxl.memory.video_memory import Reader, VideoMemory
 
-DENSE = "dense"
 BLOCK_GROUPS = BiLevelDecode().block_size
 """Groups in a block of the dense level: what a bi-level question reads in one piece."""
 BLOCK_TOKENS = 1024
@@ -40,8 +38,7 @@ BLOCK_TOKENS = 1024
 POOLED_TOKENS = 4096
 """Tokens in a block of the averaged level, which is always read whole."""
 POOL = BiLevelDecode().pool
-SMALL = ("token_ids", "timestamps", "group_seconds", "group_tokens", "tail_pixels")
-"""Tensors that are not keys or values."""
+"""Tokens averaged into one."""
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
@@ -85,7 +82,7 @@ def save_memory(
 
 def _parts(memory: VideoMemory, reader: Reader, codec: Codec, level: str) -> list[_Part]:
     layers, ranges = memory.cache.layers, dense_ranges(memory)
-    layout = _layouts(reader.card, codec)
+    layout = partial(LevelLayout.of, reader.card, codec)
 
     def dense(which: Which, layer: int, begin: int, end: int) -> torch.Tensor:
         return layers[layer].select(which, torch.arange(begin, end))
@@ -105,16 +102,11 @@ def _parts(memory: VideoMemory, reader: Reader, codec: Codec, level: str) -> lis
     edges = tuple((a, min(a + POOLED_TOKENS, len(pooled))) for a in range(0, len(pooled), POOLED_TOKENS))
     return [
         _Part(layout(DENSE, ranges), dense, positions=True),
-        _Part(layout(f"pooled{POOL}", edges), averages, positions=False),
+        _Part(layout(f"{POOLED}{POOL}", edges), averages, positions=False),
     ]
 
 
-def _layouts(card: ModelCard, codec: Codec) -> Callable[[str, tuple[tuple[int, int], ...]], LevelLayout]:
-    """What makes a level's layout of its name and ranges."""
-    return partial(LevelLayout, codec=codec, layers=card.layers, heads=card.heads, width=card.head_width)
-
-
-def dense_ranges(memory: VideoMemory) -> tuple[tuple[int, int], ...]:
+def dense_ranges(memory: VideoMemory) -> Ranges:
     """Tokens of each block: the prefix, then a few groups each, or as many tokens where groups are not apart."""
     head, length = memory.prefix_length, len(memory.token_ids)
     ends = [head + group.token_end for group in memory.groups]
@@ -136,16 +128,12 @@ def _pooled(memory: VideoMemory, reader: Reader) -> PooledLevel | None:
         return make_pooled(
             memory.cache,
             memory.token_ids,
-            _layout(memory.token_ids, memory.prefix_length, reader.card),
+            GroupLayout.from_ids(memory.token_ids, memory.prefix_length, reader.card.video_token_id),
             POOL,
             rotate=reader.rotate,
             devices=reader.layer_devices,
             video_token_id=reader.card.video_token_id,
         )
-
-
-def _layout(token_ids: Sequence[int], prefix_length: int, card: ModelCard) -> GroupLayout:
-    return GroupLayout.from_ids(token_ids, prefix_length, card.video_token_id)
 
 
 def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, reader: Reader) -> None:
@@ -200,134 +188,3 @@ def _version() -> str:
         return importlib.metadata.version("videoxl")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-# ------------------------------------------------------------------------------------------------------------ loading
-
-
-@dataclass(frozen=True)
-class StoredMemory:
-    """What a memory file says, keys and values aside."""
-
-    file: MemoryFile
-    card: ModelCard
-    fields: dict[str, Any]
-    dtype: str
-    """Of keys and values in the file."""
-    layouts: dict[str, LevelLayout]
-    token_ids: tuple[int, ...]
-    timestamps: tuple[float, ...]
-    groups: tuple[Group, ...]
-    tail: Tail | None
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> StoredMemory:
-        """Raises :class:`MemoryFileError` for a file that is none, or damaged."""
-        file = MemoryFile(path)
-        try:
-            return cls._from(file)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise file.corrupt(f"its header does not hold together ({type(error).__name__}: {error})") from None
-
-    @classmethod
-    def _from(cls, file: MemoryFile) -> StoredMemory:
-        fields, storage = json.loads(file.metadata["memory"]), json.loads(file.metadata["storage"])
-        card = _card(json.loads(file.metadata["model"]))
-        layout = _layouts(card, Codec(storage["dtype"]))
-        layouts = {
-            name: layout(name, _ascending((int(a), int(b)) for a, b in ranges))
-            for name, ranges in storage["levels"].items()
-        }
-        small = {name: file.read(name) for name in SMALL if name in file}
-        seconds, tokens = small["group_seconds"].tolist(), small["group_tokens"].tolist()
-        token_ids = tuple(int(i) for i in small["token_ids"].tolist())
-        if layouts[DENSE].ranges[-1][1] != len(token_ids) or not 0 <= fields["prefix_length"] <= len(token_ids):
-            raise ValueError(f"levels and ids disagree about the {len(token_ids)} tokens")
-        tail = None
-        if "tail_pixels" in small:
-            tail = Tail(small["tail_pixels"].numpy(), int(fields["settled_tokens"]))
-        return cls(
-            file=file,
-            card=card,
-            fields={**fields, "usage": _tuples(fields["usage"])},
-            dtype=storage["dtype"],
-            layouts=layouts,
-            token_ids=token_ids,
-            timestamps=tuple(small["timestamps"].tolist()),
-            groups=tuple(Group(*times, *places) for times, places in zip(seconds, tokens, strict=True)),
-            tail=tail,
-        )
-
-
-def load_memory(path: str | os.PathLike[str], model: Reader) -> VideoMemory:
-    """See :meth:`VideoMemory.load`."""
-    stored = StoredMemory.open(path)
-    card = model.card
-    if replace(stored.card, name=card.name) != card:
-        raise MemoryFileError(
-            f"{stored.file.path} was made by {stored.card}, this model is {card}: load the one that made it, or encode "
-            "the video again",
-            code="memory_mismatch",
-        )
-    fields, devices = stored.fields, model.layer_devices
-    held = PLAIN[fields["held_dtype"]]
-    dense = StoredLevel(stored.file, stored.layouts[DENSE], len(stored.token_ids), held, model.rotate)
-    cache = KVCache(0)
-    cache.layers = [
-        FileLayer(dense, number, device, host=bool(fields["offloaded"])) for number, device in enumerate(devices)
-    ]
-    return VideoMemory(
-        cache=cache,
-        token_ids=stored.token_ids,
-        prefix_length=fields["prefix_length"],
-        groups=stored.groups,
-        timestamps=stored.timestamps,
-        prefill=fields["prefill"],
-        model_fingerprint=stored.card.fingerprint,
-        usage=fields["usage"],
-        warnings=tuple(fields["warnings"]),
-        tail=stored.tail,
-        reader=model,
-        pooled=dict(_stored_pooled(stored, held, devices)),
-    )
-
-
-def _stored_pooled(
-    stored: StoredMemory, held: torch.dtype, devices: Sequence[torch.device]
-) -> Iterator[tuple[int, PooledLevel]]:
-    for name, layout in stored.layouts.items():
-        if name == DENSE:
-            continue
-        pool = int(name.removeprefix("pooled"))
-        level = StoredLevel(stored.file, layout, layout.tokens, held, None)
-        made = level_of(
-            stored.token_ids,
-            _layout(stored.token_ids, stored.fields["prefix_length"], stored.card),
-            pool,
-            StoredTensors(level, "keys", devices),
-            StoredTensors(level, "values", devices),
-            video_token_id=stored.card.video_token_id,
-        )
-        if len(made) != layout.tokens:
-            raise stored.file.corrupt(f"{name} has {layout.tokens} tokens, the ids ask for {len(made)}")
-        yield pool, made
-
-
-def _card(found: dict[str, Any]) -> ModelCard:
-    """Fields that a later writer added are ignored."""
-    return ModelCard(**{name: found[name] for name in ModelCard.__dataclass_fields__})
-
-
-def _ascending(ranges: Iterator[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    found = tuple(ranges)
-    flat = [place for pair in found for place in pair]
-    if not found or flat[0] < 0 or flat != sorted(flat) or any(a == b for a, b in found):
-        raise ValueError("blocks are not in order")
-    return found
-
-
-def _tuples(value: Any) -> Any:
-    """JSON knows no tuples; a memory's usage holds no lists."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -136,7 +136,7 @@ class VideoMemory:
         ``model``: what :func:`videoxl.load` returned, the model that made it. Raises :class:`MemoryFileError` for a
         file that is damaged, of another model, or of another version; a block damaged since then is found when read.
         """
-        from videoxl.memory.storage import load_memory
+        from videoxl.memory.stored import load_memory
 
         return load_memory(path, model)
 

@@ -1,0 +1,86 @@
+"""Memories to be written, files to be damaged."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videoxl.memory import memory_file
+from videoxl.memory.video_memory import VideoMemory
+
+QUESTION, BILEVEL = "What is it?", "bilevel:relevance=0"
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 40, 50, 3), dtype=np.uint8)
+
+
+def seconds(count: int, first: float = 0.0) -> list[float]:
+    return [first + 0.5 * i for i in range(count)]
+
+
+def encoded(engine, count: int = 38, seed: int = 0, **settings) -> VideoMemory:
+    return engine.encode(frames=pictures(count, seed), timestamps=seconds(count), **settings)
+
+
+def answer(engine, memory: VideoMemory, **settings) -> tuple[int, ...]:
+    return engine.ask(memory, QUESTION, **{"max_new_tokens": 3, **settings}).token_ids
+
+
+def assert_same(a: VideoMemory, b: VideoMemory) -> None:
+    """The same memory, bit for bit."""
+    for name in ("token_ids", "prefix_length", "groups", "timestamps", "prefill", "model_fingerprint", "warnings"):
+        assert getattr(a, name) == getattr(b, name), name
+    assert {**a.usage, "seconds": 0} == {**b.usage, "seconds": 0}
+    assert (a.tail is None) == (b.tail is None)
+    if a.tail is not None and b.tail is not None:
+        assert a.tail.settled_tokens == b.tail.settled_tokens
+        assert np.array_equal(a.tail.pixels_FHWC, b.tail.pixels_FHWC)
+    assert a.nbytes == b.nbytes
+    assert same_states(a, b)
+
+
+def same_states(a: VideoMemory, b: VideoMemory) -> bool:
+    pairs = list(zip(a.cache.layers, b.cache.layers, strict=True))
+    return all(torch.equal(x.keys, y.keys) and torch.equal(x.values, y.values) for x, y in pairs)
+
+
+def read_all(memory: VideoMemory) -> None:
+    """Everything that a question could read."""
+    for layer in memory.cache.layers:
+        assert layer.keys is not None
+    for level in memory.pooled.values():
+        assert len([*level.keys, *level.values]) == 2 * len(memory.cache.layers)
+
+
+def header_of(path: Path) -> dict:
+    data = path.read_bytes()
+    return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+
+
+def data_begin(path: Path) -> int:
+    return 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
+
+
+def with_header(path: Path, target: Path, change) -> Path:
+    """A copy whose header went through ``change``, sealed again: what a forger, or another version, would write."""
+    header, data = header_of(path), path.read_bytes()[data_begin(path) :]
+    change(header)
+    header["__metadata__"]["header_sha256"] = "0" * 64
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    whole = struct.pack("<Q", len(text)) + text
+    seal = b'"header_sha256":"'
+    target.write_bytes(whole.replace(seal + b"0" * 64, seal + memory_file.digest_of(whole)) + data)
+    return target
+
+
+def flipped(path: Path, target: Path, offset: int, bit: int = 0) -> Path:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    target.write_bytes(data)
+    return target
