@@ -13,8 +13,9 @@ from videoxl import CheckpointError, DoesNotFitError, Sampling
 from videoxl.config import prefill_from_string
 from videoxl.inference import planner
 from videoxl.inference.engine import VideoXL
+from videoxl.inference.footprint import kv_bytes
 from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
-from videoxl.inference.planner import kv_bytes, plan
+from videoxl.inference.planner import plan
 from videoxl.inference.specification import specification
 from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -38,8 +39,37 @@ def test_tokens_and_bytes_are_those_of_the_run(tiny, clip, settings):
     assert planned.timestamp_tokens == len(memory.token_ids) - memory.prefix_length - planned.visual_tokens
     assert planned.question_tokens == answer.usage.prompt_tokens
     assert planned.video_seconds == pytest.approx(memory.duration)
-    longest = planned.memory_tokens + planned.question_tokens + 9
-    assert planned.question_bytes == kv_bytes(tiny.config, longest, 4)
+    room = memory.cache.layers[0].reserved - len(memory.token_ids)
+    assert planned.room_bytes == kv_bytes(tiny.config, room, 4)
+    assert planned.question_bytes == 0  # the question went into the room
+
+
+def test_an_answer_longer_than_the_room_is_a_copy(tiny, clip):
+    planned = plan(clip, device="cpu", question="What?", max_new_tokens=3000)
+    assert planned.question_bytes == kv_bytes(tiny.config, planned.memory_tokens + planned.question_tokens + 3000, 4)
+
+
+@pytest.mark.parametrize("decode", ["bilevel:top_k=1,block_size=2", "bilevel:top_k=2,block_size=1,pool=2"])
+def test_what_a_mixed_question_takes_is_what_it_holds(tiny, decode):
+    pictures, times = np.zeros((67, 30, 40, 3), np.uint8), list(range(67))
+    planned = plan(pictures, timestamps=times, device="cpu", prefill="chunked", decode=decode, max_new_tokens=5)
+    memory = tiny.encode(frames=pictures, timestamps=times, prefill="chunked")
+    start = tiny._start(memory, tiny_decode(decode), "Q", tiny.chat_format.suffix("Q"), videoxl.Generation())
+    (level,) = memory.pooled.values()
+    held = level.nbytes + start.cache.nbytes + kv_bytes(tiny.config, planned.question_tokens + 5, 4)
+    assert planned.question_bytes == pytest.approx(held, rel=0.02)
+
+
+def tiny_decode(text):
+    return videoxl.config.decode_from_string(text)
+
+
+def test_what_is_offloaded_is_on_the_host(tiny):
+    pictures = np.zeros((40, 30, 40, 3), np.uint8)
+    planned = plan(pictures, device="cpu", prefill="chunked:offload=True")
+    memory = tiny.encode(frames=pictures, prefill="chunked:offload=True")
+    assert planned.host_bytes == planned.memory_bytes == memory.nbytes
+    assert "host        " in str(planned)
 
 
 def test_weights_are_counted_exactly(tiny, clip):
@@ -128,7 +158,9 @@ def test_the_released_model_on_a_named_gpu(clip):
     assert "sizes of the released model" in planned.notes[0]
 
 
-def made(seconds: int, where: planner.Hardware, weights: int = 16 * GB, prefill: str = "full") -> planner.Plan:
+def made(
+    seconds: int, where: planner.Hardware, weights: int = 16 * GB, prefill: str = "full", decode: str = "dense"
+) -> planner.Plan:
     """A plan for the released model, one frame a second."""
     spec, times = specification("BAAI/Video-XL-2"), [float(t) for t in range(seconds)]
     return planner.make_plan(
@@ -140,6 +172,7 @@ def made(seconds: int, where: planner.Hardware, weights: int = 16 * GB, prefill:
         weights=weights,
         itemsize=2,
         prefill=prefill_from_string(prefill),
+        decode=tiny_decode(decode),
     )
 
 
@@ -150,6 +183,17 @@ def test_hours_of_video_on_a_small_gpu_do_not_fit_and_the_advice_does():
     assert too_long.advice.startswith(f"at most {frames:,} frames fit: lower max_frames")
     assert made(frames, KNOWN["rtx-4090"]).fits
     assert not made(frames + 40, KNOWN["rtx-4090"]).fits
+
+
+def test_ways_to_read_all_of_it_are_named():
+    two_hours = made(7_200, KNOWN["rtx-4090"])
+    assert not two_hours.fits
+    assert two_hours.advice.endswith(
+        "all of them fit with prefill='chunked:offload=True,vision_batch=6' and decode='bilevel:pool=12'"
+    )
+    offloaded = made(7_200, KNOWN["rtx-4090"], prefill="chunked:offload=True,vision_batch=6", decode="bilevel:pool=12")
+    assert offloaded.fits
+    assert offloaded.host_bytes == offloaded.memory_bytes > 15 * GB
 
 
 def test_weights_that_leave_no_room_are_told_apart():
@@ -164,10 +208,8 @@ def test_a_plan_reads_as_text_and_as_data(clip):
     assert "fits        yes" in text
     assert "note        10 frames at 1.0 fps exceed max_frames=4" in text
     data = json.loads(json.dumps(planned.to_dict()))
-    assert (
-        data["total_bytes"]
-        == planned.weight_bytes + planned.memory_bytes + planned.question_bytes + planned.working_bytes
-    )
+    kept = planned.weight_bytes + planned.memory_bytes + planned.room_bytes
+    assert data["total_bytes"] == kept + max(planned.question_bytes, planned.working_bytes)
     assert (data["fits"], data["advice"]) == (True, None)
 
 
@@ -198,9 +240,8 @@ def test_an_iterator_cannot_be_planned():
 
 
 def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(tiny, clip, monkeypatch):
-    memory = tiny.encode(clip)
-    needed = 2 * kv_bytes(tiny.config, len(memory.token_ids) + 256, 4)
-    room = planner.working_bytes(tiny.config, len(memory.token_ids) + 256, 4) + needed // 2
+    planned = plan(clip, device="cpu")
+    room = planned.room_bytes + planned.working_bytes + planned.memory_bytes // 2
     monkeypatch.setattr(planner, "free_device_bytes", lambda device: room)
     monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)
     with pytest.raises(

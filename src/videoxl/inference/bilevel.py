@@ -156,7 +156,10 @@ def block_scores(
             )
         return scores
     if relevance == "siglip":
-        raise ValueError("relevance='siglip' needs picture features: pass a SiglipRelevance instead of its name")
+        raise ValueError(
+            "relevance='siglip' needs to see the video, which a memory does not keep: use "
+            "BiLevelDecode(relevance=SiglipRelevance().watch(memory, video)), or answer(video, question)"
+        )
     return attention_scores(model, memory.cache, level, blocks, asked.ids, rows=asked.own, bare_ids=asked.bare_ids)
 
 

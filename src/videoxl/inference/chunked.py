@@ -32,8 +32,10 @@ GROUPS_PER_TILE = 24
 """Groups per forward of the language model, at most: about 3,700 tokens at true size."""
 ROWS_ON_CPU = 256
 """Rows of a block that attend at once on a CPU, whose kernel wants a mask; it bounds the mask and skips some of it."""
+LEAST_ROWS = 64
+"""Timestamp rows that attend at once, at least: every piece reads all keys."""
 MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Largest mask of timestamps by tokens that is made at once; a GPU needs many rows to be busy."""
+"""Largest mask of timestamps by tokens that is made at once, beyond that; a GPU needs many rows to be busy."""
 
 
 class StreamingWriter(TiledWriter):
@@ -138,7 +140,7 @@ class TileStep:
     def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
         """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
         rows = torch.cat([torch.arange(*bounds) for bounds in self.plan.timestamps])
-        return rows.split(max(1, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys))
+        return rows.split(max(LEAST_ROWS, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys))
 
     def _once(self, name: Any, device: torch.device, make: Callable[[torch.device], Any]) -> Any:
         """Something made once per device, for all layers."""

@@ -19,12 +19,13 @@ from videoxl.config import (
     prefill_from_string,
 )
 from videoxl.errors import VideoError
+from videoxl.inference.footprint import ROOM_FOR_QUESTIONS, Sizes
 from videoxl.inference.hardware import peak_bytes, reset_peak
 from videoxl.inference.planner import require_fit
 from videoxl.inference.prefill import Prefill, Prefilled, Tile, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
-from videoxl.inference.strategies import Before, frames_per_tile, make_writer, memory_tokens, sampled_in_multiples_of
+from videoxl.inference.strategies import Before, frames_per_tile, make_writer, sampled_in_multiples_of
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import Tail, VideoMemory
 from videoxl.model.configuration import VIDEO_XL
@@ -34,9 +35,6 @@ from videoxl.video.frames import OpenSelection
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
-
-ROOM_FOR_QUESTIONS = 2048
-"""Tokens of spare room behind a video, so that questions need not copy it."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ def _run(
     if not isinstance(job.selection, OpenSelection) and not job.source.is_still:  # their length shows at the end
         frames = len(times) + len(job.selection)
         span = prefill.span_of([*times, *job.selection.timestamps_F.tolist()])
-        kept = memory_tokens(job.strategy, config, len(prefix), span)
-        require_fit(engine.model, frames=frames, tokens=kept, prefill=job.strategy)
+        require_fit(engine.model, Sizes.of(job.strategy, config, frames, len(prefix), span), job.strategy)
         tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
     reset_peak(engine.device)
     writer = make_writer(

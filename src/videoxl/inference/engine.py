@@ -27,6 +27,7 @@ from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import open_for_model
+from videoxl.inference.siglip import watching
 from videoxl.inference.strategies import choose_prefill, for_question
 from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import KVCache
@@ -328,10 +329,11 @@ class VideoXL:
             if name in ENCODE_KEYWORDS:
                 encode_settings[name] = settings.pop(name)
         _generation(generation, settings)
-        choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
+        reading = choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
         strategy = choose_prefill(encode_settings.get("prefill"), self.config)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
-        return self.ask(memory, question, decode=decode, generation=generation, **settings)
+        reading = watching(reading, memory, video, encode_settings)
+        return self.ask(memory, question, decode=reading, generation=generation, **settings)
 
     def continue_conversation(
         self,

@@ -134,7 +134,7 @@ def generate(
     except torch.OutOfMemoryError as error:
         raise DoesNotFitError(
             f"the GPU ran out of memory at a prompt of {len(ids):,} tokens and up to {settings.max_new_tokens} new "
-            "ones; the memory is unharmed: ask for fewer tokens, or with decode='bilevel', which reads less of the video"
+            "ones; the memory is unharmed: ask for fewer tokens, or with decode='bilevel', which reads less of it"
         ) from error
     return out if output_logits else out.sequences[0, len(ids) :].tolist()
 

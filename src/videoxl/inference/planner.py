@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,17 +10,19 @@ import torch
 from videoxl.config import (
     DEFAULT_SYSTEM_PROMPT,
     BeaconPrefill,
+    BiLevelDecode,
     ChunkedPrefill,
+    DecodeStrategy,
+    DenseDecode,
     PrefillStrategy,
     Sampling,
-    SelectivePrefill,
-    prefill_from_string,
 )
 from videoxl.errors import DoesNotFitError
+from videoxl.inference.bilevel import choose_decode
+from videoxl.inference.footprint import Sizes, footprint, frames_that_fit, settings_that_fit
 from videoxl.inference.hardware import Hardware, free_host_bytes, hardware
-from videoxl.inference.prefill import GROUPS_PER_TILE
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
-from videoxl.inference.strategies import choose_prefill, frames_per_tile, memory_tokens, sampled_in_multiples_of
+from videoxl.inference.strategies import choose_prefill, memory_tokens, sampled_in_multiples_of
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -40,10 +41,14 @@ class Plan:
     weight_bytes: int
     memory_bytes: int
     """Keys and values of the video, which ``encode`` keeps."""
+    host_bytes: int
+    """As much of them as is kept in host memory (``offload``)."""
+    room_bytes: int
+    """Spare room behind them, for questions."""
     question_bytes: int
-    """Keys and values while one question is answered: those of the memory once more, and its own."""
+    """Keys and values that a question takes beyond both."""
     working_bytes: int
-    """Estimate of activations at their peak."""
+    """Estimate of what reading takes beyond both: activations, and copies that are gone when it is done."""
     available_bytes: int
     frames_that_fit: int
     """Most frames of such a video that would fit, in whole groups; no more than ``frames``."""
@@ -52,12 +57,17 @@ class Plan:
     """Rough estimate per phase, from operation counts and the device's rate; a factor of two off is normal."""
     prefill: str = "full"
     """How the video is read."""
+    decode: str = "dense"
+    """How questions read it."""
+    fitting: str | None = None
+    """Settings with which all of the frames fit, where these do not."""
     notes: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
-        """Peak of everything together."""
-        return self.weight_bytes + self.memory_bytes + self.question_bytes + self.working_bytes
+        """Peak on the device: of reading or of asking, which come one after the other."""
+        kept = self.memory_bytes - self.host_bytes + self.room_bytes
+        return self.weight_bytes + kept + max(self.question_bytes, self.working_bytes)
 
     @property
     def fits(self) -> bool:
@@ -71,7 +81,8 @@ class Plan:
         if self.frames_that_fit == 0:
             need = (self.total_bytes - self.available_bytes) / 1e9
             return f"the weights leave no room: use a quantised model or a device with {need:.1f} GB more"
-        return f"at most {self.frames_that_fit:,} frames fit: lower max_frames or fps, or read a part with end="
+        fewer = f"at most {self.frames_that_fit:,} frames fit: lower max_frames or fps, or read a part with end="
+        return f"{fewer}; all of them fit with {self.fitting}" if self.fitting else fewer
 
     def to_dict(self) -> dict[str, Any]:
         derived = {"total_bytes": self.total_bytes, "fits": self.fits, "advice": self.advice}
@@ -85,76 +96,16 @@ class Plan:
             f"frames      {self.frames:,} over {self.video_seconds:,.1f} s of video",
             f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps)"
             f" + {self.question_tokens} question + up to {self.max_new_tokens} answer",
-            f"prefill     {self.prefill}",
+            f"prefill     {self.prefill}, decode {self.decode}",
             f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}, video "
-            f"{gigabytes(self.memory_bytes)}, question {gigabytes(self.question_bytes)}, "
-            f"working about {gigabytes(self.working_bytes)}",
+            f"{gigabytes(self.memory_bytes - self.host_bytes)}, room {gigabytes(self.room_bytes)}, and then reading "
+            f"about {gigabytes(self.working_bytes)} or asking {gigabytes(self.question_bytes)}",
+            *([f"host        {gigabytes(self.host_bytes)} of the video"] if self.host_bytes else []),
             f"device      {self.device}, {gigabytes(self.available_bytes)} free",
             "time        about " + ", ".join(f"{name} {value:,.1f} s" for name, value in self.seconds.items()),
             f"fits        {'yes' if self.fits else f'no: {self.advice}'}",
         ]
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
-
-
-def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
-    """Bytes of the keys and values of ``tokens`` tokens, exactly."""
-    text: Any = config.text_config
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * tokens * text.num_hidden_layers * text.num_key_value_heads * width * itemsize
-
-
-def working_bytes(config: VideoXLConfig, tokens: int, itemsize: int, strategy: PrefillStrategy | None = None) -> int:
-    """Estimate of the activations at their peak: the vision batch or a tile of the language model, and its mask."""
-    vision: Any = config.vision_config
-    text: Any = config.text_config
-    frames = frames_per_tile(choose_prefill(strategy, config), config)
-    patches = (vision.image_size // vision.patch_size) ** 2
-    seeing = frames * patches * (vision.intermediate_size + 6 * vision.hidden_size) * itemsize
-    tile = min(tokens, GROUPS_PER_TILE * (config.tokens_per_group + 10))
-    reading = tile * (3 * text.intermediate_size + 8 * text.hidden_size) * itemsize
-    return max(seeing, reading + tile * tokens * (1 + itemsize))
-
-
-def held_bytes(strategy: PrefillStrategy, config: VideoXLConfig, frames: int, itemsize: int) -> int:
-    """Visual tokens that a strategy holds until the last has been seen."""
-    if not isinstance(strategy, SelectivePrefill):
-        return 0
-    groups = -(-frames // config.frames_per_group)
-    return groups * config.tokens_per_group * config.text_config.hidden_size * itemsize  # type: ignore[union-attr]
-
-
-def run_bytes(
-    config: VideoXLConfig,
-    frames: int,
-    tokens: int,
-    further_tokens: int,
-    itemsize: int,
-    strategy: PrefillStrategy | None = None,
-) -> int:
-    """Everything but the weights: keys and values of a video of ``tokens``, those of one question, and activations."""
-    chosen = choose_prefill(strategy, config)
-    longest = tokens + further_tokens
-    kept = kv_bytes(config, tokens, itemsize) + kv_bytes(config, longest, itemsize)
-    return kept + working_bytes(config, longest, itemsize, chosen) + held_bytes(chosen, config, frames, itemsize)
-
-
-def frames_that_fit(
-    config: VideoXLConfig,
-    frames: int,
-    tokens: int,
-    further_tokens: int,
-    itemsize: int,
-    room: int,
-    strategy: PrefillStrategy | None = None,
-) -> int:
-    """Most frames, in whole groups, of a video that takes ``tokens`` for ``frames``, within ``room`` bytes."""
-
-    def fits(count: int) -> bool:
-        share = -(-tokens * count // frames)
-        return run_bytes(config, count, share, further_tokens, itemsize, strategy) <= room
-
-    group = config.frames_per_group
-    return bisect_left(range(group, frames + 1, group), True, key=lambda count: not fits(count)) * group
 
 
 def prefill_work(
@@ -212,17 +163,19 @@ def make_plan(
     video_end: float | None = None,
     system: str = DEFAULT_SYSTEM_PROMPT,
     prefill: PrefillStrategy | None = None,
+    decode: DecodeStrategy | None = None,
     notes: tuple[str, ...] = (),
 ) -> Plan:
     """Put the numbers together. ``weights`` is 0 when they are already on the device."""
     strategy, frames = choose_prefill(prefill, config), len(timestamps)
     span = span_for(config, timestamps, chat_format.tokenize, video_end)
     prefix_tokens = len(chat_format.prefix(system))
-    kept = memory_tokens(strategy, config, prefix_tokens, span)
+    sizes = Sizes.of(strategy, config, frames, prefix_tokens, span)
     question_tokens = len(chat_format.suffix(question)) if question else 0
     further = question_tokens + max_new_tokens
-    longest = kept + further
     room = where.free_bytes - weights
+    needed = footprint(config, sizes, further, itemsize, strategy, decode)
+    thrifty = None if needed.device <= room else settings_that_fit(config, sizes, further, itemsize, room)
     flops = model_flops(config, frames, *prefill_work(strategy, config, prefix_tokens, span))
     widths = {"vision": config.vision_config.hidden_size, "prefill": config.text_config.hidden_size}  # type: ignore[union-attr]
     seconds = {"decode": frames_decoded / where.decode_fps}
@@ -233,43 +186,57 @@ def make_plan(
         video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
         visual_tokens=span.visual_tokens,
         timestamp_tokens=len(span.ids) - span.visual_tokens,
-        memory_tokens=kept,
+        memory_tokens=sizes.kept,
         question_tokens=question_tokens,
         max_new_tokens=max_new_tokens,
         weight_bytes=weights,
-        memory_bytes=kv_bytes(config, kept, itemsize),
-        question_bytes=kv_bytes(config, longest, itemsize),
-        working_bytes=working_bytes(config, longest, itemsize, strategy)
-        + held_bytes(strategy, config, frames, itemsize),
+        memory_bytes=needed.memory,
+        host_bytes=needed.host,
+        room_bytes=needed.room,
+        question_bytes=needed.question,
+        working_bytes=needed.working,
         available_bytes=where.free_bytes,
-        frames_that_fit=frames_that_fit(config, frames, kept, further, itemsize, room, strategy),
+        frames_that_fit=frames_that_fit(config, sizes, further, itemsize, room, strategy, decode),
         device=where.name,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         prefill=str(strategy),
+        decode=str(decode or DenseDecode()),
+        fitting=_spoken(thrifty),
         notes=notes,
     )
 
 
-def require_fit(
-    model: Any, *, frames: int, tokens: int, max_new_tokens: int = 256, prefill: PrefillStrategy | None = None
-) -> None:
-    """Raise :class:`DoesNotFitError` when a video that leaves ``tokens`` tokens would not fit beside ``model``."""
+def _spoken(settings: tuple[PrefillStrategy, DecodeStrategy] | None) -> str | None:
+    return None if settings is None else f"prefill={str(settings[0])!r} and decode={str(settings[1])!r}"
+
+
+def require_fit(model: Any, sizes: Sizes, prefill: PrefillStrategy, *, further_tokens: int = 256) -> None:
+    """Raise :class:`DoesNotFitError` when a video of these sizes would not fit beside ``model``, or on the host."""
     device = model.model.text_device
     if device.type == "mps":
         return  # shared memory: the system pages instead of failing, and reports nothing to compare with
-    itemsize = model.dtype.itemsize
-    needed = run_bytes(model.config, frames, tokens, max_new_tokens, itemsize, prefill)
+    config, itemsize = model.config, model.dtype.itemsize
+    # what is offloaded is there to be read in part
+    decode = BiLevelDecode() if isinstance(prefill, ChunkedPrefill) and prefill.offload else DenseDecode()
     free = free_device_bytes(device)
+    found = footprint(config, sizes, further_tokens, itemsize, prefill, decode)
+    needed = found.device + (found.host if device.type == "cpu" else 0)
     if needed > free:
-        rest = frames_that_fit(model.config, frames, tokens, max_new_tokens, itemsize, free, prefill)
+        fitting = frames_that_fit(config, sizes, further_tokens, itemsize, free, prefill, decode)
+        thrifty = _spoken(settings_that_fit(config, sizes, further_tokens, itemsize, free))
         advice = (
-            f"about {rest:,} frames fit: lower max_frames or fps, or read a part with end="
-            if rest
-            else ("nothing fits: free memory or use a quantised model")
+            f"about {fitting:,} frames fit: lower max_frames or fps, or read a part with end="
+            if fitting
+            else "nothing fits: free memory or use a quantised model"
         )
         raise DoesNotFitError(
-            f"{frames:,} frames are {tokens:,} tokens and need {needed / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB "
-            f"are free; {advice}"
+            f"{sizes.frames:,} frames are {sizes.kept:,} tokens and need {needed / 1e9:.2f} GB on {device}, "
+            f"{free / 1e9:.2f} GB are free; {advice}" + (f"; all of them fit with {thrifty}" if thrifty else "")
+        )
+    if device.type != "cpu" and found.host > free_host_bytes():
+        raise DoesNotFitError(
+            f"{sizes.frames:,} frames take {found.host / 1e9:.2f} GB of host memory with offload=True, "
+            f"{free_host_bytes() / 1e9:.2f} GB are free: read fewer frames"
         )
 
 
@@ -288,6 +255,7 @@ def plan(
     question: str = "",
     max_new_tokens: int = 256,
     prefill: PrefillStrategy | str | None = None,
+    decode: DecodeStrategy | str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     sampling: Sampling | None = None,
@@ -303,6 +271,7 @@ def plan(
         model: a folder, ``"tiny"``, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
         prefill, frames, timestamps: as in :meth:`VideoXL.encode`.
+        decode: as in :meth:`VideoXL.ask`.
         settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
 
     Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
@@ -311,10 +280,8 @@ def plan(
     from videoxl.inference.reading import choose_sampling, end_of, open_for_model
     from videoxl.inference.specification import specification
 
-    if isinstance(prefill, str):
-        prefill = prefill_from_string(prefill)
     spec = specification(model, dtype, on_cpu=device == "cpu")
-    strategy = choose_prefill(prefill, spec.config)
+    strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
@@ -342,5 +309,6 @@ def plan(
         max_new_tokens=max_new_tokens,
         video_end=end_s,
         prefill=strategy,
+        decode=reading,
         notes=notes + spec.notes,
     )
