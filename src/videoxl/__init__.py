@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from videoxl.inference.answers import Answer, Piece, Span, Usage
     from videoxl.inference.engine import ChatSession, VideoXL, load
     from videoxl.inference.planner import Plan, plan
+    from videoxl.inference.selections import released_selection
+    from videoxl.inference.siglip import SiglipRelevance
     from videoxl.memory.video_memory import VideoMemory
     from videoxl.video import Frames, VideoLimits, open_video
 
@@ -63,6 +65,8 @@ _HOMES = {
     "videoxl.inference.answers": ("Answer", "Piece", "Span", "Usage"),
     "videoxl.inference.engine": ("ChatSession", "VideoXL", "load"),
     "videoxl.inference.planner": ("Plan", "plan"),
+    "videoxl.inference.selections": ("released_selection",),
+    "videoxl.inference.siglip": ("SiglipRelevance",),
     "videoxl.memory.video_memory": ("VideoMemory",),
     "videoxl.video": ("Frames", "VideoLimits", "open_video"),
 }
@@ -87,6 +91,7 @@ __all__ = [
     "Plan",
     "Sampling",
     "SelectivePrefill",
+    "SiglipRelevance",
     "Span",
     "Usage",
     "VideoError",
@@ -99,6 +104,7 @@ __all__ = [
     "load",
     "open_video",
     "plan",
+    "released_selection",
 ]
 
 

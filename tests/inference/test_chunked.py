@@ -170,6 +170,7 @@ def test_masks_are_made_in_pieces(model, monkeypatch):
     strategy = ChunkedPrefill.from_blocks(2, 1)
     want = filled(chunked_writer(model, [40], strategy), (span, tokens))
     monkeypatch.setattr(chunked, "MASK_ELEMENTS", {"cpu": 700, "cuda": 700})
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
     monkeypatch.setattr(chunked, "ROWS_ON_CPU", 5)
     assert worst(filled(chunked_writer(model, [40], strategy), (span, tokens)), want) < TOLERANCE
 
