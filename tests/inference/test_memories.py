@@ -221,3 +221,61 @@ def test_several_pictures_are_read_in_order(engines, tmp_path):
         Image.fromarray(picture).save(paths[-1])
     engine = engines["tiny-v1"]
     alike(engine.encode(paths), engine.encode(frames=pictures(3)))
+
+
+# --------------------------------------------------------------------------------------------------------- sharing
+
+WAYS = {
+    "tiny": ("dense", "bilevel:top_k=1,block_size=1", "bilevel:top_k=2,block_size=2,pool=2"),
+    "tiny-v1": ("dense",),
+}
+SAMPLED = {"do_sample": True, "temperature": 1.5, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def expected(engines):
+    """Answers of memories that nobody else asks, by model, prefill and what is asked."""
+    known = {}
+
+    def answers(name: str, prefill: str, decode: str, questions: tuple[str, ...], sampled: bool) -> tuple:
+        key = (name, prefill, decode, questions, sampled)
+        if key not in known:
+            memory = engines[name].encode(frames=pictures(29), timestamps=seconds(29), prefill=prefill)
+            chat = engines[name].chat_session(memory, decode=decode)
+            settings = SAMPLED if sampled else {}
+            known[key] = tuple(chat.ask(text, max_new_tokens=3, **settings).token_ids for text in questions)[-1]
+        return known[key]
+
+    return answers
+
+
+@pytest.mark.parametrize(("name", "prefill"), [case for case in CASES if "random" not in case[1]])
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_questions_in_any_order_are_those_asked_alone(engines, expected, name, prefill, data):
+    """Bit for bit: questions, streams left early, and two conversations, woven into one another on one memory."""
+    engine = engines[name]
+    memory = engine.encode(frames=pictures(29), timestamps=seconds(29), prefill=prefill)
+    chats = [(engine.chat_session(memory, decode=decode), decode) for decode in (WAYS[name][0], WAYS[name][-1])]
+    asked: list[tuple[str, ...]] = [(), ()]
+    operations = st.sampled_from(["ask", "stream", "leave", "chat 0", "chat 1"])
+    for number in range(data.draw(st.integers(2, 6), label="operations")):
+        operation, text = data.draw(operations), data.draw(st.sampled_from(["What?", "When, then?"]))
+        decode, sampled = data.draw(st.sampled_from(WAYS[name])), data.draw(st.booleans())
+        how = SAMPLED if sampled else {}
+        if operation.startswith("chat"):
+            which = int(operation[-1])
+            chat, decode = chats[which]
+            asked[which] = (*asked[which], f"{text} {number}")
+            got = chat.ask(asked[which][-1], max_new_tokens=3).token_ids
+            assert got == expected(name, prefill, decode, asked[which], False)
+        elif operation == "ask":
+            got = engine.ask(memory, text, decode=decode, max_new_tokens=3, **how).token_ids
+            assert got == expected(name, prefill, decode, (text,), sampled)
+        else:
+            pieces = engine.stream(memory, text, decode=decode, max_new_tokens=3, **how)
+            if operation == "leave":
+                next(pieces)
+                pieces.close()
+            else:
+                assert list(pieces)[-1].answer.token_ids == expected(name, prefill, decode, (text,), sampled)
