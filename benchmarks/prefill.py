@@ -3,10 +3,12 @@
     python benchmarks/prefill.py --json benchmarks/results/prefill-cpu2.json
 
 A language model of tiny widths (two heads of 64) reads synthetic visual tokens of true number: 144 per group of four
-frames. Measured is processor time on one thread, the least of several rounds, and the peak of resident memory in a
-process of its own. Equality of the results is checked before anything is timed. ``attention`` is one layer: rotation,
-caching, gathering and attention here; rotation and ``scaled_dot_product_attention`` under a ready bool mask there.
-The mask is built twice: as this package does it where asked to, and plainly, in 64 bits and added to the logits.
+frames. Measured is processor time on one thread, the least of several rounds (a busy machine disturbs it little, but
+does: its load is noted), and the peak of resident memory in a process of its own. Equality of the results is checked
+before anything is timed. ``attention`` is one layer: rotation, caching, gathering and attention here; rotation and
+``scaled_dot_product_attention`` under a ready bool mask there. The mask is built twice: as this package does it where
+asked to, and plainly, in 64 bits and added to the logits. ``pairs`` counts what the rule allows: at 2,048 frames two
+thirds of it are rows and columns of timestamps, which grow with the square of the length.
 """
 
 from __future__ import annotations
@@ -270,6 +272,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    load = [os.getloadavg()[0]]
     if arguments.child:
         child(arguments.child)
         return
@@ -302,6 +305,7 @@ def main() -> None:
         "model": "3 layers, 2 heads of 64, 1 key/value head, float32; chunked as by default",
         "strategy": repr(strategy),
         "rounds": arguments.rounds,
+        "load_average_before_and_after": [*load, os.getloadavg()[0]],
         "results": results,
     }
     if arguments.json:

@@ -34,7 +34,7 @@ import transformers
 import videoxl
 from videoxl import BiLevelDecode, ChunkedPrefill, DenseDecode
 from videoxl.inference.bilevel import pooled_level
-from videoxl.inference.relevance import group_masses
+from videoxl.inference.relevance import LEAST_MASS, group_masses
 from videoxl.memory.blocks import blocks_of
 
 COLOURS = {
@@ -115,14 +115,14 @@ def ways(engine: videoxl.VideoXL, settings: dict[str, int], seed: int) -> dict[s
             **settings, relevance=lambda memory, q: source.random(len(blocks_of(len(memory.groups), size)))
         )
 
-    def of_masses(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> BiLevelDecode:
-        """Attention without a part of the default's recipe: ``score`` of masses per head and group, asked and bare."""
+    def of_masses(score: Callable[[np.ndarray, np.ndarray], np.ndarray], compared: str = "") -> BiLevelDecode:
+        """Attention by another recipe: ``score`` of masses per head and block, of the question and of ``compared``."""
 
         def relevance(memory: Any, question: str) -> np.ndarray:
             level = pooled_level(engine.model, memory, settings["pool"])
             masses = [
                 group_masses(engine.model, memory.cache, level, ids, len(ids))
-                for ids in (engine.chat_format.suffix(question), engine.chat_format.suffix(""))
+                for ids in (engine.chat_format.suffix(question), engine.chat_format.suffix(compared))
             ]
             firsts = [block.start for block in blocks_of(len(memory.groups), size)]
             return score(*(np.add.reduceat(mass, firsts, axis=1) for mass in masses))
@@ -136,9 +136,17 @@ def ways(engine: videoxl.VideoXL, settings: dict[str, int], seed: int) -> dict[s
         "attention, without comparison": lambda task: of_masses(lambda asked, bare: asked.mean(0)),
         "attention, largest head": lambda task: of_masses(lambda asked, bare: asked.max(0)),
         "attention, difference": lambda task: of_masses(lambda asked, bare: (asked - bare).mean(0)),
+        "attention, to a plain question": lambda task: of_masses(surprise, "What is shown in the video?"),
         "random": random,
         "none": lambda task: BiLevelDecode(**settings, relevance=[0]),
     }
+
+
+def surprise(asked: np.ndarray, bare: np.ndarray) -> np.ndarray:
+    """The default's score (``videoxl.inference.relevance``)."""
+    asked, bare = asked + LEAST_MASS, bare + LEAST_MASS
+    shares = asked / asked.sum(1, keepdims=True), bare / bare.sum(1, keepdims=True)
+    return (asked * (np.log(shares[0]) - np.log(shares[1]))).mean(0)
 
 
 def measure(engine: videoxl.VideoXL, frames: int, videos: int, settings: dict[str, int], seed: int) -> dict:
