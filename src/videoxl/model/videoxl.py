@@ -1,114 +1,34 @@
-"""The model: vision tower, token synthesis, projector, language model (SPEC 3).
+"""The model: vision tower, token synthesis, projector, language model (SPEC 2, 3).
 
-Built from transformers' own SigLIP and Qwen2; written here is only what lies between. Released checkpoints load
+Built from transformers' own CLIP, SigLIP and Qwen2; written here is only what lies between. Released checkpoints load
 through the renames of :mod:`videoxl.model.conversion`.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from transformers import AutoModel, Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
-from videoxl.model.beacon import IGNORED, initialise_beacons, make_loop, visual_range, window_loss, window_steps
+from videoxl.model.beacon import IGNORED, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig
-from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.language import LanguageModel
+from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_scores import TokenScores
-from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis, regroup
+from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
 
 PICTURE_INPUTS = ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image")
-
-# How transformers finds our weights in a released file
-register_checkpoint_conversion_mapping(
-    VideoXLConfig.model_type,
-    [WeightRenaming("^" + re.escape(released), native) for released, native in RENAMES],
-    overwrite=True,
-)
-
-
-class VideoXLPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation shared by the base model and the one that generates."""
-
-    config: VideoXLConfig
-    config_class = VideoXLConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "video", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "TokenSynthesis")
-    _skip_keys_device_placement = ("past_key_values",)
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    # Parts of released files that the model does not compute with (SPEC 3.3, 5.2).
-    _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (
-        r"text_mlp\.",
-        r"vision_tower\.(.*\.)?head\.",
-        r"position_ids$",
-        r"rotary_emb\.inv_freq$",
-    )
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv1d):  # the projections of temporal attention start as the identity block
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, RelativePosition):
-            init.xavier_uniform_(module.embeddings_table)
-        elif isinstance(module, TokenSynthesis):
-            init.normal_(module.temporal_encoding, std=0.02)
-        else:
-            super()._init_weights(module)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but incomplete, superfluous, misshapen or non-finite weights are errors.
-
-        Raises :class:`CheckpointError` listing the names. ``strict=False`` gives transformers' tolerance back.
-        """
-        strict = kwargs.pop("strict", True)
-        want_info = kwargs.pop("output_loading_info", False)
-        if strict:
-            check_checkpoint_files(pretrained_model_name_or_path)
-            kwargs.setdefault("use_safetensors", True)
-            kwargs["ignore_mismatched_sizes"] = True  # so that every misshapen tensor is named, not just the first
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
-        missing = [name for name in info["missing_keys"] if ".beacon_" in name]
-        if missing and len(missing) == sum(".beacon_" in name for name, _ in model.named_parameters()):
-            initialise_beacons(model)
-            info["missing_keys"] = type(info["missing_keys"])(set(info["missing_keys"]) - set(missing))
-            warnings.warn(
-                f"{pretrained_model_name_or_path} has no beacon weights: they start as copies of the ordinary "
-                "projections (SPEC 2.8), as before training",
-                stacklevel=2,
-            )
-        if strict:
-            check_weights(model, info, str(pretrained_model_name_or_path))
-        return (model, info) if want_info else model
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Write our own layout (``save_original_format=True`` keeps that of the file loaded) and a sha256 manifest."""
-        kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
-        write_manifest(save_directory)
 
 
 class VideoXLModel(VideoXLPreTrainedModel):
