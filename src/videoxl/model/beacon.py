@@ -81,9 +81,9 @@ def step_embeddings(
     if not step.beacons:
         return raw_BLD
     beacon = language_model.beacon_embed_tokens.weight.to(raw_BLD)
-    raw_slots = torch.ones(step.tokens, dtype=torch.bool, device=raw_BLD.device).index_fill_(0, slots, False)
-    out = beacon.expand(1, step.tokens, -1).clone()
-    return out.index_copy(1, raw_slots.nonzero().squeeze(1), raw_BLD)
+    is_raw = torch.ones(step.tokens, dtype=torch.long, device=raw_BLD.device).index_fill_(0, slots, 0)
+    source = (is_raw.cumsum(0) - 1).index_fill_(0, slots, raw_BLD.shape[1])  # where in raw, the beacon behind it
+    return torch.cat([raw_BLD, beacon[None]], dim=1).index_select(1, source)
 
 
 def require_beacons(step: WindowStep) -> None:
