@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
@@ -116,7 +117,8 @@ def generate(
     transformers' output object with ``output_logits``.
     """
     device = model.model.text_device
-    input_ids = torch.tensor([list(ids)], device=device)
+    # through numpy: torch reads a list number by number, ten times as slowly, and a memory has tens of thousands
+    input_ids = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None].to(device)
     watchers = StoppingCriteriaList([*stopping_criteria, *([_Cancelled(cancelled)] if cancelled else [])])
     if progress:
         watchers.append(_Reported(progress, len(ids), settings.max_new_tokens))
