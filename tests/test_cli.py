@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -197,6 +198,82 @@ def test_a_partial_video_is_a_warning_and_strict_an_error(videoxl: Run, film: Pa
     strict = videoxl("ask", cut, "What?", "--strict")
     assert strict.returncode == 2
     assert "cut.mp4" in one_line(strict)
+
+
+def test_a_memory_is_taken_wherever_a_video_is(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.memory"
+    made = json.loads(videoxl("encode", film, "-o", target, "--fps", 4, "--json", "-q").stdout)
+    assert made["memory"] == str(target)
+    assert made["file_bytes"] == target.stat().st_size
+    assert made["frames"] == 48
+    for options in ((), ("--decode", "bilevel:relevance=0"), ("--do-sample", "--seed", 5)):
+        settings = ("What?", "--max-new-tokens", 4, "--json", "-q", *options)
+        fresh, kept = (
+            json.loads(videoxl("ask", *video, *settings).stdout) for video in ((film, "--fps", 4), (target,))
+        )
+        for varying in ("seconds", "peak_gpu_bytes"):
+            fresh["usage"].pop(varying), kept["usage"].pop(varying)
+        assert kept == fresh
+    talked = videoxl("chat", target, "--max-new-tokens", 3, stdin="What?\n")
+    assert talked.stdout == videoxl("ask", film, "What?", "--fps", 4, "--max-new-tokens", 3, "-q").stdout
+    assert "was made by tiny in float32" in talked.stderr
+
+
+def test_encode_prints_a_line_and_replaces_memories_only(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.vxl"
+    for options in ((), ("--save-dtype", "int8"), ("--level", "pooled", "--prefill", "chunked")):
+        result = videoxl("encode", film, "-o", target, "-q", *options)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(f"{target}: VideoMemory(0:00:00-0:00:12, 12 frames")
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path / "notes.txt", film, tmp_path, tmp_path / "nowhere" / "film.vxl"):
+        refused = videoxl("encode", film, "-o", place)
+        assert refused.returncode == 2
+        assert str(place) in one_line(refused)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for wrong in (("--save-dtype", "int4"), ("--level", "sparse"), ("--fps", 1, "--num-frames", 3)):
+        assert videoxl("encode", film, "-o", target, *wrong).returncode == 2
+    assert videoxl("encode", film).returncode == 2
+
+
+def test_info_of_a_memory(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.vxl"
+    videoxl("encode", film, "-o", target, "--fps", 2, "--save-dtype", "int8", "-q")
+    facts = json.loads(videoxl("info", target, "--json").stdout)
+    assert {
+        k: facts[k] for k in ("kind", "model", "frames", "groups", "held_in", "stored_in", "levels", "prefill")
+    } == {
+        "kind": "memory",
+        "model": "tiny",
+        "frames": 24,
+        "groups": 6,
+        "held_in": "float32",
+        "stored_in": "int8",
+        "levels": ["dense", "pooled"],
+        "prefill": "full",
+    }
+    assert sum(column["frames"] for column in facts["timeline"]) == 24
+    table = videoxl("info", target, "--verify").stdout
+    assert "pieces agree with their checksums" in table
+    marks, clock = table.splitlines()[-2:]
+    assert re.fullmatch(r"\|[+#]{6}\|", marks)
+    assert clock.split() == ["0:00:00", "0:00:12"]
+
+
+def test_a_memory_that_cannot_be_used(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.vxl"
+    videoxl("encode", film, "-o", target, "-q")
+    again = videoxl("ask", target, "What?", "--fps", 2, "--strict")
+    assert again.returncode == 2
+    assert "leave out --fps, --strict" in one_line(again)
+    other = videoxl("ask", target, "What?", "--dtype", "bfloat16")
+    assert other.returncode == 2
+    assert "was made by tiny (video-xl-2, float32" in one_line(other)
+    target.write_bytes(target.read_bytes()[:-10])
+    for command in (("ask", target, "What?"), ("chat", target), ("info", target)):
+        broken = videoxl(*command)
+        assert broken.returncode == 2
+        assert "is damaged: it is truncated" in one_line(broken)
 
 
 def test_usage_errors_exit_2_and_debug_raises(videoxl: Run, tmp_path: Path) -> None:

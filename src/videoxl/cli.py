@@ -16,7 +16,19 @@ from typing import Annotated, Any
 import typer
 
 from videoxl._version import __version__
-from videoxl.config import EMBEDDED
+from videoxl.cli_options import (
+    Device,
+    Dtype,
+    LoadOptions,
+    Model,
+    OpenOptions,
+    Reader,
+    SamplingOptions,
+    Stream,
+    encode_or_load,
+    grouped,
+)
+from videoxl.cli_options import encode as encode_video
 from videoxl.errors import VideoXLError
 
 app = typer.Typer(
@@ -29,26 +41,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Quantization = Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")]
-Fps = Annotated[float | None, typer.Option(help="Frames per second of video to read. Default 1.")]
-MaxFps = Annotated[float | None, typer.Option(help="Read more densely, up to this rate, if max-frames allows.")]
-MaxFrames = Annotated[int | None, typer.Option(help="Read at most this many frames. Default 2048.")]
-NumFrames = Annotated[int | None, typer.Option(help="Read exactly this many frames, evenly spread.")]
-Start = Annotated[float | None, typer.Option(help="Begin at this second.")]
-End = Annotated[float | None, typer.Option(help="Stop at this second.")]
-Prefill = Annotated[
-    str | None,
-    typer.Option(help="How the video is read: full, chunked, beacon or selective, with settings (beacon:ratio=16)."),
-]
-Decode = Annotated[str, typer.Option(help="How questions read it: dense.")]
-Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
-Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a video that can only be read in part.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
+VideoOrMemory = Annotated[
+    str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -66,54 +65,36 @@ def _options(
 
 
 @app.command()
+@grouped
 def ask(
-    video: Video,
+    video: VideoOrMemory,
     question: Annotated[list[str], typer.Argument(help="One or more questions; the video is read once.")],
-    model: Model = "tiny",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantization: Quantization = None,
-    fps: Fps = None,
-    max_fps: MaxFps = None,
-    max_frames: MaxFrames = None,
-    num_frames: NumFrames = None,
-    start: Start = None,
-    end: End = None,
-    prefill: Prefill = None,
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
     decode: Decode = "dense",
-    stream: Stream = None,
-    reader: Reader = "auto",
-    strict: Strict = False,
     max_new_tokens: MaxNewTokens = 256,
     do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False,
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Answer questions about a video."""
-    from videoxl.config import Generation, decode_from_string, prefill_from_string
+    """Answer questions about a video, or about a memory of one."""
+    from videoxl.config import Generation, decode_from_string
     from videoxl.inference.engine import check_question
-    from videoxl.inference.reading import open_for_model
-    from videoxl.inference.strategies import choose_prefill, for_question
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
     generation = Generation(
         max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
     )
-    sampling = _sampling(fps, max_fps, max_frames, num_frames, start, end)
-    if prefill is not None:
-        prefill_from_string(prefill)
+    frames.check()
     decode_from_string(decode)
     for text in question:
         check_question(text)
-    with open_for_model(video, fps=fps, stream=stream, reader=reader, strict=strict) as source:
-        engine = _load(model, device, dtype, quantization)
-        strategy = choose_prefill(prefill, engine.config)
-        if len(question) == 1:  # several are to be answered from one reading
-            strategy = for_question(strategy, question[0])
-        memory = engine.encode(source, **sampling, prefill=strategy, progress=not quiet)
+    only = question[0] if len(question) == 1 else None  # several are to be answered from one reading
+    engine, memory = encode_or_load(video, loading, frames, opening, question=only, progress=not quiet)
     answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
     if as_json:
         results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
@@ -124,30 +105,53 @@ def ask(
 
 
 @app.command()
-def chat(
+@grouped
+def encode(
     video: Video,
-    model: Model = "tiny",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantization: Quantization = None,
-    fps: Fps = None,
-    max_fps: MaxFps = None,
-    max_frames: MaxFrames = None,
-    num_frames: NumFrames = None,
-    start: Start = None,
-    end: End = None,
-    prefill: Prefill = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="The memory file to write: film.vxl, say.")],
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    save_dtype: Annotated[
+        str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")
+    ] = "auto",
+    level: Annotated[
+        str, typer.Option(help="dense, or pooled: averages alone, for --decode bilevel:relevance=0.")
+    ] = "dense",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read a video once and keep the memory in a file, which ask, chat and info take in its place."""
+    from videoxl.memory.storage import check_save, check_target
+
+    frames.check()
+    check_save(save_dtype, level)
+    check_target(output)
+    _, memory = encode_video(video, loading, frames, opening, progress=not quiet)
+    memory.save(output, dtype=save_dtype, level=level)
+    facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage}
+    if as_json:
+        _print_json(facts)
+    else:
+        print(f"{output}: {memory}, {facts['file_bytes'] / 1e6:,.1f} MB on disk")
+
+
+@app.command()
+@grouped
+def chat(
+    video: VideoOrMemory,
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
     decode: Decode = "dense",
-    strict: Strict = False,
     max_new_tokens: MaxNewTokens = 256,
 ) -> None:
     """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
-    from videoxl.inference.reading import open_for_model
+    from videoxl.config import decode_from_string
 
-    sampling = _sampling(fps, max_fps, max_frames, num_frames, start, end)
-    with open_for_model(video, fps=fps, strict=strict) as source:
-        engine = _load(model, device, dtype, quantization)
-        memory = engine.encode(source, **sampling, prefill=prefill, progress=True)
+    frames.check()
+    decode_from_string(decode)
+    engine, memory = encode_or_load(video, loading, frames, opening)
     print(memory, file=sys.stderr)
     session = engine.chat_session(memory, decode=decode)
     prompt = "> " if sys.stdin.isatty() else ""
@@ -162,39 +166,40 @@ def chat(
 
 @app.command()
 def info(
-    target: Annotated[str, typer.Argument(help="A video, a model folder, or 'tiny'/'tiny-v1'.")],
+    target: Annotated[str, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")],
     stream: Stream = None,
     reader: Reader = "auto",
-    verify: Annotated[bool, typer.Option("--verify", help="Compare a model folder with its sha256 manifest.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare a model folder, or a memory, with its checksums.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a video or a model folder is."""
-    from videoxl.information import describe
+    """Say what a video, a memory or a model folder is."""
+    from videoxl.information import describe, draw_timeline
 
-    _print_facts(describe(target, stream=stream, reader=reader, verify=verify), as_json)
+    facts = describe(target, stream=stream, reader=reader, verify=verify)
+    timeline = None if as_json else facts.pop("timeline", None)
+    _print_facts(facts, as_json)
+    if timeline:
+        print(draw_timeline(timeline))
 
 
 @app.command()
+@grouped
 def plan(
     video: Video,
+    frames: SamplingOptions,
     model: Model = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
     dtype: Dtype = "auto",
     question: Annotated[str, typer.Option(help="Counted exactly when given.")] = "",
-    fps: Fps = None,
-    max_fps: MaxFps = None,
-    max_frames: MaxFrames = None,
-    num_frames: NumFrames = None,
-    start: Start = None,
-    end: End = None,
-    prefill: Prefill = None,
-    stream: Stream = None,
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
 ) -> None:
     """Predict tokens, memory and time of a run; nothing is decoded. Exits with 2 when it would not fit."""
     from videoxl.inference.planner import plan as make_plan
 
+    frames.check()
     made = make_plan(
         video,
         model=model,
@@ -202,9 +207,9 @@ def plan(
         dtype=dtype,
         question=question,
         max_new_tokens=max_new_tokens,
-        prefill=prefill,
-        stream=stream,
-        **_sampling(fps, max_fps, max_frames, num_frames, start, end),
+        prefill=frames.prefill,
+        stream=frames.stream,
+        **frames.sampling,
     )
     if as_json:
         _print_json(made.to_dict())
@@ -268,33 +273,6 @@ def demo(
     result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
     if as_json:
         _print_json(result)
-
-
-def _sampling(
-    fps: float | None,
-    max_fps: float | None,
-    max_frames: int | None,
-    num_frames: int | None,
-    start: float | None,
-    end: float | None,
-) -> dict[str, Any]:
-    """The sampling settings by name, checked before anything slow begins."""
-    from videoxl.config import Sampling
-
-    settings: dict[str, Any] = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames, "num_frames": num_frames}
-    settings |= {"start": start, "end": end}
-    Sampling(**settings)
-    return settings
-
-
-def _load(model: str, device: str, dtype: str, quantization: str | None) -> Any:
-    from videoxl.inference.engine import load
-
-    engine = load(model, device=device, dtype=dtype, quantization=quantization)
-    if model in EMBEDDED:
-        note = f"note: the embedded model {model!r} is untrained; its answers mean nothing (use --model)"
-        print(note, file=sys.stderr)
-    return engine
 
 
 def _print_json(value: Any) -> None:

@@ -14,3 +14,9 @@ class Group:
     token_start: int
     visual_start: int
     token_end: int
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03``, whole seconds."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"

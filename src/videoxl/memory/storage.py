@@ -26,7 +26,7 @@ from videoxl.memory.chunks import GroupLayout
 from videoxl.memory.file_layers import BOTH, DENSE, POOLED, LevelLayout, Ranges, part_name
 from videoxl.memory.file_writer import MemoryFileWriter
 from videoxl.memory.kv_cache import Which
-from videoxl.memory.memory_file import TensorSpec
+from videoxl.memory.memory_file import TensorSpec, is_memory_file
 from videoxl.memory.quantisation import Codec, codec_for
 from videoxl.memory.stores import HostLayer
 from videoxl.memory.video_memory import Reader, VideoMemory
@@ -59,8 +59,7 @@ def save_memory(
     memory: VideoMemory, path: str | os.PathLike[str], *, dtype: str = "auto", level: str = "dense"
 ) -> None:
     """See :meth:`VideoMemory.save`."""
-    if level not in ("dense", "pooled"):
-        raise ValueError(f"unknown level {level!r}; allowed: dense, pooled")
+    check_save(dtype, level)
     reader = memory._needs_reader("save")
     memory = memory.fork()  # what it holds now, whoever reads on meanwhile
     held = memory.cache.layers[0].dtype
@@ -80,6 +79,21 @@ def save_memory(
         writer.finish(descriptor)
 
 
+def check_save(dtype: str, level: str) -> None:
+    """Raise ``ValueError`` for what :meth:`VideoMemory.save` does not know."""
+    codec_for(dtype, torch.float32)
+    if level not in (DENSE, POOLED):
+        raise ValueError(f"unknown level {level!r}; allowed: {DENSE}, {POOLED}")
+
+
+def check_target(path: str) -> None:
+    """Raise ``ValueError`` for a place where a memory would not be written, or would replace something else."""
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"{path} is no place for a file: give a name in a folder that exists")
+    if os.path.exists(path) and not is_memory_file(path):
+        raise ValueError(f"{path} exists and is no memory: give another name, or remove it")
+
+
 def _parts(memory: VideoMemory, reader: Reader, codec: Codec, level: str) -> list[_Part]:
     layers, ranges = memory.cache.layers, dense_ranges(memory)
     layout = partial(LevelLayout.of, reader.card, codec)
@@ -89,10 +103,10 @@ def _parts(memory: VideoMemory, reader: Reader, codec: Codec, level: str) -> lis
 
     pooled = _pooled(memory, reader)
     if pooled is None:
-        if level == "pooled":
+        if level == POOLED:
             raise ValueError("only Video-XL-2's memories have a pooled level: save this one with level='dense'")
         return [_Part(layout(DENSE, ranges), dense, positions=True)]
-    if level == "pooled":
+    if level == POOLED:
         ranges = tuple(sorted({*ranges[:2], ranges[-1]}))
     states = {"keys": pooled.keys, "values": pooled.values}
 

@@ -86,6 +86,11 @@ class StoredMemory:
             tail=None if pixels is None else Tail(pixels.numpy(), int(said["settled_tokens"])),
         )
 
+    @property
+    def complete(self) -> bool:
+        """Whether every token is there in detail."""
+        return self.dense.tokens == len(self.token_ids)
+
     def memory(self, model: Reader) -> VideoMemory:
         """As a memory of ``model``, with keys and values left in the file."""
         devices = model.layer_devices

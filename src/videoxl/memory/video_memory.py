@@ -13,7 +13,7 @@ import torch
 from videoxl.memory.blocks import PooledLevel
 from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.spans import Group
+from videoxl.memory.spans import Group, clock
 
 
 class Reader(Protocol):
@@ -186,11 +186,6 @@ class VideoMemory:
     def __repr__(self) -> str:
         begin, end = self.groups[0].start_s, self.groups[-1].end_s
         return (
-            f"VideoMemory({_clock(begin)}-{_clock(end)}, {self.frames:,} frames, {len(self.token_ids):,} tokens, "
+            f"VideoMemory({clock(begin)}-{clock(end)}, {self.frames:,} frames, {len(self.token_ids):,} tokens, "
             f"{self.nbytes / 1e6:,.1f} MB, prefill={self.prefill})"
         )
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
