@@ -95,7 +95,7 @@ def test_a_mix_with_everything_dense_is_the_memory(tiny, memory):
     assert plan.ids == memory.token_ids
     for made, held in zip(mixed.layers, memory.cache.layers):
         assert torch.equal(made.values, held.values)
-        assert difference(made.keys, held.keys) < 1e-5  # measured: 4e-7; keys are turned back and forth
+        assert difference(made.keys, held.keys) < 1e-5  # measured: 1.2e-7; keys are turned back and forth
 
 
 def test_asking_leaves_the_memory_alone(tiny, memory):
