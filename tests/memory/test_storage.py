@@ -159,8 +159,8 @@ def test_bilevel_questions_about_a_file(tiny, tmp_path, decode):
 
 # ------------------------------------------------------------------------------------------------- dtypes and levels
 
-WORST = {"bf16": 0.004, "int8": 0.005, "fp8": 0.04}
-"""Largest relative error of keys and values; measured 0.0017, 0.0044 and 0.024."""
+WORST = {"bf16": 0.004, "int8": 0.008, "fp8": 0.04}
+"""Largest relative error of keys and values; measured 0.0020, 0.0046 and 0.024."""
 
 
 @pytest.mark.parametrize("dtype", WORST)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from videoxl.errors import MemoryFileError
 from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import GrowingLayer, Tier, Which
 from videoxl.memory.memory_file import MemoryFile, TensorSpec
-from videoxl.memory.quantisation import Codec
+from videoxl.memory.quantisation import Codec, Parts
 
 Rotate = Callable[..., torch.Tensor]
 """``rotate(states_BKLE, positions_L, back=False)`` of the language model."""
@@ -99,12 +100,14 @@ class StoredLevel:
         """Bytes of one layer in the file."""
         return sum(spec.piece_bytes for spec in self.layout.specs())
 
-    def read(self, which: Which, layer: int, block: int, device: torch.device) -> torch.Tensor:
-        """Keys or values of one layer of one block, ``[K, T, E]``."""
-        codec = self.layout.codec
-        names = codec.names(which)
-        parts = {n: self.file.read(part_name(self.layout.name, block, n), layer).to(device) for n in names}
-        states = codec.decode(which, parts)
+    def _read(self, which: Which, layer: int, block: int) -> Parts:
+        """What is written of one layer of one block."""
+        names = self.layout.codec.names(which)
+        return {name: self.file.read(part_name(self.layout.name, block, name), layer) for name in names}
+
+    def _decode(self, which: Which, block: int, parts: Parts, device: torch.device) -> torch.Tensor:
+        """Keys or values, ``[K, T, E]``."""
+        states = self.layout.codec.decode(which, {name: part.to(device) for name, part in parts.items()})
         if which == "keys" and self.rotate is not None:
             begin, end = self.layout.ranges[block]
             states = self.rotate(states[None], torch.arange(begin, end, device=device))[0]
@@ -120,20 +123,19 @@ class StoredLevel:
         for block in np.unique(blocks).tolist():
             places = torch.from_numpy(np.flatnonzero(blocks == block)).to(device)
             inside = torch.from_numpy(wanted[blocks == block] - self._begins[block]).to(device)
-            out[0].index_copy_(1, places, self.read(which, layer, block, device).index_select(1, inside))
+            states = self._decode(which, block, self._read(which, layer, block), device)
+            out[0].index_copy_(1, places, states.index_select(1, inside))
         return out
 
     def read_into(self, which: Which, layer: int, buffer_1KSE: torch.Tensor) -> None:
         """All tokens of a layer, to the places they have. Raises :class:`MemoryFileError` where some are missing."""
         if not self.complete:
             raise self.incomplete()
-
-        def fill(block: int) -> None:
-            begin, end = self.layout.ranges[block]
-            buffer_1KSE[0, :, begin:end].copy_(self.read(which, layer, block, buffer_1KSE.device))
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(fill, range(len(self.layout.ranges))))
+        ranges, device = self.layout.ranges, buffer_1KSE.device
+        with ThreadPoolExecutor(THREADS) as pool:  # for the file alone: torch brings threads of its own to the rest
+            for block, parts in enumerate(pool.map(partial(self._read, which, layer), range(len(ranges)))):
+                begin, end = ranges[block]
+                buffer_1KSE[0, :, begin:end].copy_(self._decode(which, block, parts, device))
 
     def incomplete(self) -> MemoryFileError:
         return MemoryFileError(
