@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from tests.memory.stored import BILEVEL, answer, assert_same, encoded, pictures,
 from tests.model.builders import pro_model, small_beacon_model
 from videoxl.errors import MemoryFileError
 from videoxl.inference.engine import VideoXL
-from videoxl.memory.file_layers import FileLayer
+from videoxl.memory.file_layers import FileLayer, StoredLevel
+from videoxl.memory.stored import StoredMemory
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.tiny import tiny_tokenizer
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PREFILLS = {
     "tiny": ("full", "chunked:chunk_size=4,step_size=2", "chunked:chunk_size=2,step_size=1,offload=True"),
     "v1": ("beacon:ratio=4", "beacon:ratio=2+4,mix=random", "full"),
@@ -40,9 +43,14 @@ def engines(tiny):
 
 
 @pytest.fixture(scope="module")
-def film(tiny):
-    """Twelve groups of Video-XL-2: three blocks."""
-    return encoded(tiny, 46)
+def films(engines):
+    """46 frames, of Video-XL-2 twelve groups and three blocks."""
+    return {name: encoded(engines[name], 46) for name in ("tiny", "v1")}
+
+
+@pytest.fixture
+def film(films):
+    return films["tiny"]
 
 
 def loaded(memory: VideoMemory, path, **how) -> VideoMemory:
@@ -149,7 +157,7 @@ def test_only_what_a_question_reads_is_read(tiny, tmp_path):
 
 @pytest.mark.parametrize("decode", ["bilevel:top_k=1", "bilevel:top_k=2,block_size=3", "bilevel:pool=2,relevance=1"])
 def test_bilevel_questions_about_a_file(tiny, tmp_path, decode):
-    memory = encoded(tiny, 100)
+    memory = encoded(tiny, 64)
     again = loaded(memory, tmp_path / "film.vxl")
     both = [tiny.ask(m, "What is it?", decode=decode, max_new_tokens=4) for m in (memory, again)]
     assert both[0].token_ids == both[1].token_ids
@@ -165,8 +173,8 @@ WORST = {"bf16": 0.004, "int8": 0.008, "fp8": 0.04}
 
 @pytest.mark.parametrize("dtype", WORST)
 @pytest.mark.parametrize("name", ["tiny", "v1"])
-def test_smaller_dtypes_stay_close(engines, tmp_path, name, dtype):
-    memory = encoded(engines[name], 46)
+def test_smaller_dtypes_stay_close(films, tmp_path, name, dtype):
+    memory = films[name]
     again = loaded(memory, tmp_path / "film.vxl", dtype=dtype)
     for a, b in zip(again.cache.layers, memory.cache.layers):
         for x, y in ((a.keys, b.keys), (a.values, b.values)):
@@ -199,7 +207,7 @@ def test_bf16_of_bf16_is_exact(tmp_path):
 
 
 def test_the_averages_alone_answer_what_reads_averages(tiny, tmp_path):
-    memory = encoded(tiny, 200)
+    memory = encoded(tiny, 96)
     again = loaded(memory, tmp_path / "film.vxl", level="pooled")
     assert answer(tiny, again, decode=BILEVEL) == answer(tiny, memory, decode=BILEVEL)
     for wrong in ({}, {"decode": "bilevel:top_k=2"}, {"decode": "bilevel:relevance=3"}):
@@ -221,9 +229,9 @@ def test_a_short_memory_is_whole_on_either_level(tiny, tmp_path):
     assert_same(loaded(memory, tmp_path / "film.vxl", level="pooled"), memory)
 
 
-def test_what_cannot_be_written_says_so(engines, film, tmp_path):
+def test_what_cannot_be_written_says_so(films, film, tmp_path):
     with pytest.raises(ValueError, match="only Video-XL-2's memories have a pooled level"):
-        encoded(engines["v1"]).save(tmp_path / "film.vxl", level="pooled")
+        films["v1"].save(tmp_path / "film.vxl", level="pooled")
     with pytest.raises(ValueError, match="unknown dtype 'int4'; allowed: auto, bf16, int8, fp8"):
         film.save(tmp_path / "film.vxl", dtype="int4")
     with pytest.raises(ValueError, match="unknown level 'sparse'"):
@@ -242,6 +250,31 @@ def test_any_safetensors_reader_opens_it(film, tmp_path):
         assert tuple(file.get_tensor("token_ids").tolist()) == film.token_ids
     for layer, held in zip(keys, film.cache.layers, strict=True):
         assert torch.equal(layer, held.keys[0])
+
+
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
+def test_files_of_version_1_stay_readable(dtype):
+    """Written when the format was new; read by its description (docs/memory.md), and by the package."""
+    path = FIXTURES / f"memory-1-{dtype}.vxl"
+    stored = StoredMemory.open(path)
+    assert (len(stored.token_ids), stored.prefix_length, len(stored.timestamps)) == (90, 44, 5)
+    assert [(g.start_s, g.end_s) for g in stored.groups] == [(0.0, 2.0), (2.0, 2.5)]
+    assert (stored.card.name, stored.prefill, stored.usage["frames"]) == ("tiny", "full", 5)
+    assert stored.tail is not None
+    assert stored.tail.pixels_FHWC.shape == (1, 96, 96, 3)
+    level = StoredLevel(stored.file, stored.pooled[4], stored.pooled[4].tokens, torch.float32, None)
+    with safe_open(path, "pt") as file:
+        names = [name for name in sorted(file.keys()) if name.startswith("pooled4")]
+        raw = {name.removeprefix("pooled4.00000."): file.get_tensor(name) for name in names}
+    keys, values = raw["keys"].float(), raw["values"].float()
+    if dtype == "int8":
+        keys = keys / 127 * raw["key_scales"][:, :, None] + raw["key_offsets"][:, :, None]
+        values = values / 127 * raw["value_scales"][..., None]
+    for layer in range(2):
+        for which, described in (("keys", keys), ("values", values)):
+            read = level.select(which, layer, torch.arange(level.length), torch.device("cpu"))
+            assert float((read[0] - described[layer]).abs().max()) <= 1e-6
+    assert stored.file.verify() == {"auto": 5 + 8 + 4, "int8": 5 + 20 + 10}[dtype]
 
 
 def test_another_process_answers_the_same(tiny, film, tmp_path):
