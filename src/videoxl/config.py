@@ -147,7 +147,7 @@ class BeaconPrefill:
     """With ``mix="adaptive"``: tokens to leave room for."""
 
     def __post_init__(self) -> None:
-        ratios = (self.ratio,) if isinstance(self.ratio, int) else tuple(self.ratio)
+        ratios = tuple(self.ratio) if isinstance(self.ratio, (tuple, list)) else (self.ratio,)
         if not ratios:
             raise ValueError("ratio is empty: give one or several whole numbers of at least 2")
         for ratio in ratios:

@@ -17,6 +17,7 @@ from videoxl.inference.prompt import VisualSpan, span_for
 from videoxl.inference.writers import FullWriter
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.stores import HostLayer, HostStore
+from videoxl.model import language
 from videoxl.model.tiny import tiny_tokenizer
 
 TOLERANCE = 1e-5  # measured: 9e-7
@@ -171,7 +172,7 @@ def test_masks_are_made_in_pieces(model, monkeypatch):
     want = filled(chunked_writer(model, [40], strategy), (span, tokens))
     monkeypatch.setattr(chunked, "MASK_ELEMENTS", {"cpu": 700, "cuda": 700})
     monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
-    monkeypatch.setattr(chunked, "ROWS_ON_CPU", 5)
+    monkeypatch.setattr(language, "ROWS_ON_CPU", 5)
     assert worst(filled(chunked_writer(model, [40], strategy), (span, tokens)), want) < TOLERANCE
 
 

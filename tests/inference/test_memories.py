@@ -64,6 +64,13 @@ def test_reading_on_in_any_split_is_reading_at_once(engines, name, prefill, data
     alike(memory, whole)
 
 
+def test_tokens_behind_the_last_beacon_are_named(engines):
+    memory = engines["tiny-v1"].encode(frames=pictures(4), prefill="beacon:ratio=12")  # 64 tokens, five beacons
+    assert memory.warnings[0].startswith("not kept are the last 4 visual tokens, which are fewer than the ratio 12")
+    memory.extend(pictures(2, seed=1))
+    assert memory.warnings == ()
+
+
 def test_pictures_without_times_go_on_at_the_rate_of_those_before(engines):
     memory = engines["tiny"].encode(frames=pictures(6), timestamps=seconds(6, first=2.0))
     memory.extend(pictures(3, seed=1))

@@ -58,6 +58,10 @@ def count_beacons(config: Any, strategy: BeaconPrefill, prefix_tokens: int, visu
     return loop.beacons
 
 
+UNKEPT = "not kept are"
+"""How the note begins on tokens without a beacon; it is outdated when more frames follow."""
+
+
 class BeaconWriter:
     """Keeps prefix and beacons. Holds at most one window of visual tokens beyond those it was just handed."""
 
@@ -119,6 +123,12 @@ class BeaconWriter:
         self.loop.skip_last = self.length
         while self.loop.end < self.length:
             self._step()
+        if rest := self.loop.remainder:
+            ratio = self.ratios_used[-1]
+            self.notes.append(
+                f"{UNKEPT} the last {rest} visual tokens, which are fewer than the ratio {ratio} and have no beacon "
+                "behind them (as released); a ratio that divides the tokens of a frame keeps all"
+            )
 
     @property
     def length(self) -> int:

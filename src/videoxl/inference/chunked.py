@@ -26,12 +26,10 @@ from videoxl.inference.writers import TiledWriter
 from videoxl.memory.chunks import ChunkBook, GroupLayout, Run, TilePlan, allowed_mask
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.stores import DeviceStore, HostStore
-from videoxl.model.language import LanguageModel, StepAttention, causal_attention, end_aligned_mask, masked_attention
+from videoxl.model.language import LanguageModel, StepAttention, causal_attention, masked_attention
 
 GROUPS_PER_TILE = 24
 """Groups per forward of the language model, at most: about 3,700 tokens at true size."""
-ROWS_ON_CPU = 256
-"""Rows of a block that attend at once on a CPU, whose kernel wants a mask; it bounds the mask and skips some of it."""
 LEAST_ROWS = 64
 """Timestamp rows that attend at once, at least: every piece reads all keys."""
 MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -114,15 +112,7 @@ class TileStep:
         return out_BNLE
 
     def _run(self, module: StepAttention, run: Run, q_BNLE: torch.Tensor) -> torch.Tensor:
-        k, v = self.store.read(module.layer_idx, run)
-        pieces = []
-        later = q_BNLE.shape[2]
-        for q in q_BNLE.split(later if q_BNLE.is_cuda else ROWS_ON_CPU, dim=2):
-            later -= q.shape[2]
-            keys = k.shape[2] - later
-            mask = end_aligned_mask(module.config, q.shape[2], keys, q.device)
-            pieces.append(causal_attention(module, q, k[:, :, :keys], v[:, :, :keys], mask))
-        return torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0]
+        return causal_attention(module, q_BNLE, *self.store.read(module.layer_idx, run))
 
     def _timestamps(self, module: StepAttention, q_BNLE: torch.Tensor, out_BNLE: torch.Tensor) -> None:
         """Replace the rows of timestamps in ``out``: they see everything before them."""

@@ -19,6 +19,7 @@ from videoxl.config import (
     prefill_from_string,
 )
 from videoxl.errors import VideoError
+from videoxl.inference.beacon import UNKEPT
 from videoxl.inference.footprint import ROOM_FOR_QUESTIONS, Sizes
 from videoxl.inference.hardware import peak_bytes, reset_peak
 from videoxl.inference.planner import require_fit
@@ -283,7 +284,8 @@ def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job
     memory.cache, memory.token_ids = filled.cache, filled.token_ids
     memory.groups, memory.timestamps = filled.span.groups, filled.timestamps
     memory.usage = {**usage, **kept, "extended": paid.get("extended", 0) + 1}
-    memory.warnings = (*memory.warnings, *job.source.warnings, *filled.notes)
+    lasting = (text for text in memory.warnings if not text.startswith(UNKEPT))
+    memory.warnings = (*lasting, *job.source.warnings, *filled.notes)
     memory.tail = filled.tail
 
 

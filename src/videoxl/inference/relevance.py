@@ -20,7 +20,7 @@ import torch
 
 from videoxl.memory.blocks import PooledLevel
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model.language import LanguageModel, StepAttention, causal_attention, end_aligned_mask
+from videoxl.model.language import LanguageModel, StepAttention, causal_attention
 
 FIRST_LAYER = 1 / 3
 """Layers from this share of the depth on are looked at; those before mostly attend to near tokens and to form."""
@@ -94,7 +94,7 @@ class ScoringStep:
         k = torch.cat([held.select("keys", prefix).to(device), pooled, rotate(keys_BKLE, own)], dim=2)
         v = torch.cat([held.select("values", prefix).to(device), self.level.values[layer], values_BKLE], dim=2)
         if layer < self.first_layer:
-            return causal_attention(module, q, k, v, end_aligned_mask(module.config, new, total, device))
+            return causal_attention(module, q, k, v)
         return self._noted(q, k, v, module.scaling)
 
     def _noted(self, q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, scale: float) -> torch.Tensor:

@@ -16,7 +16,7 @@ from transformers import Cache
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
-from videoxl.model.language import LanguageModel, StepAttention, causal_attention, end_aligned_mask
+from videoxl.model.language import LanguageModel, StepAttention, causal_attention
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
 IGNORED = -100
@@ -40,7 +40,6 @@ class BeaconStep:
         self.beacons_L: torch.Tensor | None = None
         if step.beacons:
             self.beacons_L = torch.zeros(step.tokens, dtype=torch.bool, device=device).index_fill_(0, self.slots, True)
-        self._mask = end_aligned_mask(language_model.config, step.tokens, step.past + step.tokens, device)
 
     def attend(
         self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
@@ -50,8 +49,7 @@ class BeaconStep:
         positions = self.positions_L.to(keys_BKLE.device)
         self._truncate(number, past)
         keys, values = self.cache.update(rotate(keys_BKLE, positions), values_BKLE, number)
-        mask = self._mask.to(keys.device) if isinstance(self._mask, torch.Tensor) else self._mask
-        out = causal_attention(module, rotate(queries_BNLE, positions), keys, values, mask)
+        out = causal_attention(module, rotate(queries_BNLE, positions), keys, values)
         if self.step.full and self.step.kind == "window":
             self._compress(number, keys_BKLE, values_BKLE)
         return out

@@ -19,6 +19,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, eager_attention_forward, rotate_half
 
 PROJECTIONS = ("q", "k", "v")
+ROWS_ON_CPU = 256
+"""Queries that attend together on a CPU."""
 
 
 class Step(Protocol):
@@ -120,22 +122,29 @@ class LanguageModel(Qwen2Model):
 
 
 def causal_attention(
-    module: StepAttention, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, mask: Any = None
+    module: StepAttention, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor
 ) -> torch.Tensor:
     """Attention of the last ``L`` of ``S`` tokens, causal and aligned at the end: ``[B, N, L, E]``.
 
-    ``mask``: what :func:`end_aligned_mask` gave for this ``L`` and ``S``; made once, it serves all layers.
+    On a CPU a few rows at a time, over the keys they see: the kernel there computes what a mask hides, too.
     """
-    new, total = q_BNLE.shape[2], k_BKSE.shape[2]
-    return masked_attention(module, q_BNLE, k_BKSE, v_BKSE, mask, causal=1 < new == total)
+    rows = ROWS_ON_CPU if q_BNLE.device.type == "cpu" else q_BNLE.shape[2]
+    pieces, later = [], q_BNLE.shape[2]
+    for q in q_BNLE.split(rows, dim=2):
+        later -= q.shape[2]
+        keys = k_BKSE.shape[2] - later
+        mask = _end_aligned_mask(module.config, q.shape[2], keys, q.device)
+        causal = 1 < q.shape[2] == keys
+        pieces.append(masked_attention(module, q, k_BKSE[:, :, :keys], v_BKSE[:, :, :keys], mask, causal=causal))
+    return torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0]
 
 
-def end_aligned_mask(module_or_config: Any, new: int, total: int, device: torch.device) -> Any:
+def _end_aligned_mask(config: Any, new: int, total: int, device: torch.device) -> Any:
     """What ``new`` tokens at the end of ``total`` may see, in the form the attention in use is fastest with.
 
     None where no mask is needed: one new token, nothing before the new ones, or a kernel with a flag for it.
     """
-    kernel = module_or_config._attn_implementation or "eager"
+    kernel = config._attn_implementation or "eager"
     if new in (1, total) or "flash" in kernel:
         return None
     if kernel != "eager" and device.type == "cuda":
