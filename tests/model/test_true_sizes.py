@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from videoxl.inference.footprint import kv_bytes, model_flops, weight_bytes
+from videoxl.inference.footprint import kv_bytes
+from videoxl.inference.planner import model_flops, weight_bytes
 from videoxl.inference.specification import RELEASED
 from videoxl.model.configuration import VideoXLConfig, native_config_dict
 from videoxl.model.conversion import to_native, to_released
