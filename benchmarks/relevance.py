@@ -34,7 +34,7 @@ import transformers
 import videoxl
 from videoxl import BiLevelDecode, ChunkedPrefill, DenseDecode
 from videoxl.inference.bilevel import pooled_level
-from videoxl.inference.relevance import LEAST_MASS, group_masses
+from videoxl.inference.relevance import group_masses
 from videoxl.memory.blocks import blocks_of
 
 COLOURS = {
@@ -133,18 +133,19 @@ def ways(engine: videoxl.VideoXL, settings: dict[str, int], seed: int) -> dict[s
         "all dense": lambda task: DenseDecode(),
         "oracle": oracle,
         "attention": lambda task: BiLevelDecode(**settings, relevance="attention"),
-        "attention, without comparison": lambda task: of_masses(lambda asked, bare: asked.mean(0)),
+        "attention, sum of groups": lambda task: of_masses(lambda asked, bare: asked.mean(0)),
         "attention, largest head": lambda task: of_masses(lambda asked, bare: asked.max(0)),
         "attention, difference": lambda task: of_masses(lambda asked, bare: (asked - bare).mean(0)),
-        "attention, to a plain question": lambda task: of_masses(surprise, "What is shown in the video?"),
+        "attention, surprise": lambda task: of_masses(surprise),
+        "attention, surprise to a plain question": lambda task: of_masses(surprise, "What is shown in the video?"),
         "random": random,
         "none": lambda task: BiLevelDecode(**settings, relevance=[0]),
     }
 
 
 def surprise(asked: np.ndarray, bare: np.ndarray) -> np.ndarray:
-    """The default's score (``videoxl.inference.relevance``)."""
-    asked, bare = asked + LEAST_MASS, bare + LEAST_MASS
+    """Attention times the log of how much larger its share is than without the question."""
+    asked, bare = asked + 1e-9, bare + 1e-9
     shares = asked / asked.sum(1, keepdims=True), bare / bare.sum(1, keepdims=True)
     return (asked * (np.log(shares[0]) - np.log(shares[1]))).mean(0)
 

@@ -30,8 +30,6 @@ class Question:
     """Everything to be read after the video: earlier turns, then this question."""
     own: int
     """How many of ``ids`` are this question, at the end."""
-    bare_ids: Sequence[int]
-    """The chat template around a question, with none in it."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def block_scores(
             "relevance='siglip' needs to see the video, which a memory does not keep: use "
             "BiLevelDecode(relevance=SiglipRelevance().watch(memory, video)), or answer(video, question)"
         )
-    return attention_scores(model, memory.cache, level, blocks, asked.ids, rows=asked.own, bare_ids=asked.bare_ids)
+    return attention_scores(model, memory.cache, level, blocks, asked.ids, rows=asked.own)
 
 
 def best_blocks(scores: np.ndarray, top_k: int) -> list[int]:

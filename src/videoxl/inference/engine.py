@@ -226,7 +226,7 @@ class VideoXL:
         own: int | None = None,
     ) -> Start:
         """What an answer starts from. ``tail``: the ids after the video, the last ``own`` of which are the question."""
-        asked = Question(question, tail, own or len(tail), self.chat_format.suffix(""))
+        asked = Question(question, tail, own or len(tail))
         return start_from(self.model, memory, decode, asked, reserve=len(tail) + generation.max_new_tokens)
 
     def _pieces(

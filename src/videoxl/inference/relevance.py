@@ -1,17 +1,22 @@
 """Which blocks of a video matter to a question, judged by the model that will answer it.
 
-The question is read once against the pooled memory (SPEC 3.7), and what its tokens attend to is summed up per block.
-Attention alone is no measure: some places draw it whatever is asked (the first tokens, the last ones, long blocks). So
-every head is compared with itself: with what it attends to when the same chat template holds no question. A block's
-score is the sum over heads of ``m log(p / r)``, where ``m`` is the attention it draws, ``p`` its share of what the head
-gives to the video, and ``r`` that share without a question. A head that looks the same either way adds nothing, and one
-that finds a single block outweighs many that spread theirs: heads need not be chosen beforehand.
+The question is read once against the pooled memory (SPEC 3.7). A group of frames is as relevant as the attention that
+the question's tokens give to its visual tokens, the mean over all heads of all layers; a block is as relevant as its
+best group. What makes that a good measure:
 
-``benchmarks/relevance.py`` compares this with its parts left out.
+- Timestamps are left out. They are landmarks that every question attends to, whatever it looks for.
+- An average of ``n`` visual tokens weighs as much as ``n`` tokens like it would (``log n`` is added to its logit). Or
+  timestamps, which are not averaged, and the question's own words would draw what the video is due.
+
+Nothing is compared with a prompt without a question. It attends to what stands out in the video, which is mostly what
+questions are about: comparing with it takes away what is looked for. ``benchmarks/relevance_ablation.py``
+measured these choices on a model trained to find needles; docs/memory.md has its table. Which layers and heads count
+made little difference there, so none are chosen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +25,7 @@ import torch
 
 from videoxl.memory.blocks import PooledLevel
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model.language import LanguageModel, StepAttention, causal_attention
-
-FIRST_LAYER = 1 / 3
-"""Layers from this share of the depth on are looked at; those before mostly attend to near tokens and to form."""
-LEAST_MASS = 1e-9
-"""Added to masses so that a share is never zero."""
+from videoxl.model.language import LanguageModel, StepAttention
 
 
 def attention_scores(
@@ -36,28 +36,24 @@ def attention_scores(
     ids: Sequence[int],
     *,
     rows: int,
-    bare_ids: Sequence[int],
 ) -> np.ndarray:
-    """A score per block, in no unit; higher is more relevant.
+    """A score per block: the share of the question's attention that its best group gets.
 
     Args:
         model: a :class:`VideoXLForConditionalGeneration`.
         cache: the memory's, for the prefix.
         ids: everything to be read after the video, the last ``rows`` of which are the question.
-        bare_ids: the same template without a question, to compare with.
     """
-    if "bare" not in level.reference:
-        level.reference["bare"] = group_masses(model, cache, level, bare_ids, len(bare_ids))
-    firsts = [block.start for block in blocks]
-    asked = np.add.reduceat(group_masses(model, cache, level, ids, rows), firsts, axis=1) + LEAST_MASS
-    bare = np.add.reduceat(level.reference["bare"], firsts, axis=1) + LEAST_MASS
-    surprise = np.log(asked / asked.sum(1, keepdims=True)) - np.log(bare / bare.sum(1, keepdims=True))
-    return (asked * surprise).mean(axis=0)
+    masses = group_masses(model, cache, level, ids, rows)
+    return np.maximum.reduceat(masses.mean(axis=0), [block.start for block in blocks])
 
 
 @torch.inference_mode()
 def group_masses(model: Any, cache: KVCache, level: PooledLevel, ids: Sequence[int], rows: int) -> np.ndarray:
-    """Attention of the last ``rows`` tokens of ``ids`` to each group, averaged over them: ``[heads looked at, G]``."""
+    """Attention of the last ``rows`` tokens of ``ids`` to each group's visual tokens, their mean: ``[heads, G]``.
+
+    Heads of all layers, one layer after the other.
+    """
     base = model.model
     step = ScoringStep(base.language_model, cache, level, rows)
     ids_BL = torch.tensor([list(ids)], device=base.text_device)
@@ -72,16 +68,16 @@ class ScoringStep:
 
     def __init__(self, language_model: LanguageModel, cache: KVCache, level: PooledLevel, rows: int) -> None:
         self.language_model, self.cache, self.level, self.rows = language_model, cache, level, rows
-        self.first_layer = int(FIRST_LAYER * len(language_model.layers))
         self.prefix = level.layout.prefix_length
-        self._members: dict[torch.device | None, torch.Tensor]
         self.masses: list[torch.Tensor] = []
-        """Per layer looked at ``[N, G]``."""
-        sizes = np.diff(level.offsets)
+        """Per layer ``[N, G]``."""
+        times = level.layout.visuals_G - level.layout.starts_G
+        sizes = np.diff(level.offsets) - times
         steps = np.arange(sizes.max())
-        inside = steps < sizes[:, None]
-        members = torch.from_numpy(np.where(inside, level.offsets[:-1, None] + steps, len(level)))
-        self._members = {None: members}
+        first = (level.offsets[:-1] + times)[:, None]
+        members_GP = torch.from_numpy(np.where(steps < sizes[:, None], first + steps, len(level)))
+        bias_M = torch.zeros(len(level) + 1).index_fill_(0, members_GP.flatten(), math.log(level.pool))[:-1]
+        self._made: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {torch.device("cpu"): (members_GP, bias_M)}
 
     def attend(
         self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
@@ -93,28 +89,29 @@ class ScoringStep:
         q, prefix = rotate(queries_BNLE, own), torch.arange(self.prefix)
         k = torch.cat([held.select("keys", prefix).to(device), pooled, rotate(keys_BKLE, own)], dim=2)
         v = torch.cat([held.select("values", prefix).to(device), self.level.values[layer], values_BKLE], dim=2)
-        if layer < self.first_layer:
-            return causal_attention(module, q, k, v)
         return self._noted(q, k, v, module.scaling)
 
     def _noted(self, q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, scale: float) -> torch.Tensor:
         """Attention written out, a key/value head at a time, so that its weights can be summed per group."""
         new, heads = q_1NLE.shape[2], k_1KSE.shape[1]
         later = torch.ones(new, new, dtype=torch.bool, device=q_1NLE.device).triu_(1)
+        members_GP, bias_M = self._on(q_1NLE.device)
         outputs, masses = [], []
         for q_RLE, k_SE, v_SE in zip(q_1NLE[0].unflatten(0, (heads, -1)), k_1KSE[0], v_1KSE[0]):
             logits_RLS = (q_RLE.float() @ k_SE.float().T) * scale
+            logits_RLS[..., self.prefix : -new] += bias_M
             logits_RLS[..., -new:].masked_fill_(later, -torch.inf)
             weights_RLS = logits_RLS.softmax(-1)
             outputs.append((weights_RLS @ v_SE.float()).to(q_1NLE.dtype))
-            masses.append(self._per_group(weights_RLS[:, -self.rows :]))
+            video_RM = weights_RLS[:, -self.rows :, self.prefix : -new].mean(1)
+            # by gathering, a zero behind: sums in a fixed order
+            masses.append(torch.nn.functional.pad(video_RM, (0, 1))[:, members_GP].sum(-1))
         self.masses.append(torch.cat(masses))
         return torch.cat(outputs)[None]
 
-    def _per_group(self, weights_RLS: torch.Tensor) -> torch.Tensor:
-        """Sums over each group's tokens, mean over rows: ``[R, G]``. By gathering: sums in a fixed order."""
-        video = weights_RLS.mean(1)[:, self.prefix : self.prefix + len(self.level)]
-        padded = torch.nn.functional.pad(video, (0, 1))
-        if video.device not in self._members:
-            self._members[video.device] = self._members[None].to(video.device)
-        return padded[:, self._members[video.device]].sum(-1)
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each group's visual tokens stand in the level, padded with its length; what is added per token."""
+        if device not in self._made:
+            members_GP, bias_M = self._made[torch.device("cpu")]
+            self._made[device] = members_GP.to(device), bias_M.to(device)
+        return self._made[device]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,8 +42,6 @@ class PooledLevel:
     keys: Sequence[torch.Tensor]
     """Per layer ``[1, K, M, E]``."""
     values: Sequence[torch.Tensor]
-    reference: dict[Any, Any] = field(default_factory=dict)
-    """What is compared with for every question, made once."""
 
     @property
     def nbytes(self) -> int:

@@ -128,7 +128,7 @@ def bilevel(case: Case, model: Any) -> None:
         compare_generated(case, model, [*writer.ids, *run.suffix], writer.cache)
         return
     decode = decode_of(selected, case.spec["selected_config"])
-    question = Question("", run.suffix, len(run.suffix), ())
+    question = Question("", run.suffix, len(run.suffix))
     for number, writer in enumerate(run.chunked()):
         memory = run.memory(writer)
         start = start_from(model, memory, decode, question)
