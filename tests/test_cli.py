@@ -106,6 +106,9 @@ def test_plan_is_exact_and_refuses_what_cannot_fit(videoxl: Run, film: Path) -> 
     big = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "h200", "--json")
     assert big.returncode == 0
     assert json.loads(big.stdout)["weight_bytes"] > 16e9
+    ways = ("--prefill", "chunked:offload=True", "--decode", "bilevel:pool=12")
+    thrifty = json.loads(videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "h200", "--json", *ways).stdout)
+    assert (thrifty["decode"], thrifty["host_bytes"]) == ("bilevel:pool=12", thrifty["memory_bytes"])
     small = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "rtx-4090", "--dtype", "float32")
     assert small.returncode == 2
     assert "fits        no: the weights leave no room" in small.stdout

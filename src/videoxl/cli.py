@@ -193,6 +193,7 @@ def plan(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
     dtype: Dtype = "auto",
     question: Annotated[str, typer.Option(help="Counted exactly when given.")] = "",
+    decode: Decode = "dense",
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
 ) -> None:
@@ -208,6 +209,7 @@ def plan(
         question=question,
         max_new_tokens=max_new_tokens,
         prefill=frames.prefill,
+        decode=decode,
         stream=frames.stream,
         **frames.sampling,
     )
