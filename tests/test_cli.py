@@ -107,7 +107,8 @@ def test_plan_is_exact_and_refuses_what_cannot_fit(videoxl: Run, film: Path) -> 
     assert big.returncode == 0
     assert json.loads(big.stdout)["weight_bytes"] > 16e9
     ways = ("--prefill", "chunked:offload=True", "--decode", "bilevel:pool=12")
-    thrifty = json.loads(videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "h200", "--json", *ways).stdout)
+    found = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "h200", "--json", *ways)
+    thrifty = json.loads(found.stdout)
     assert (thrifty["decode"], thrifty["host_bytes"]) == ("bilevel:pool=12", thrifty["memory_bytes"])
     small = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "rtx-4090", "--dtype", "float32")
     assert small.returncode == 2
