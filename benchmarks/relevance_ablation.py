@@ -378,11 +378,11 @@ def answer(model: Any, memory: VideoMemory, question: Asked, choice: tuple[int, 
 # --------------------------------------------------------------------------------------------------------- report
 
 
-def rate(outcomes: Sequence[bool]) -> dict[str, float]:
-    """Share, and half the width of its 95 % interval (Wilson's)."""
+def rate(outcomes: Sequence[bool]) -> list[float]:
+    """The share, and half the width of its 95 % interval (Wilson's)."""
     n, p, z = len(outcomes), float(np.mean(outcomes)), 1.96
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {"share": round(p, 4), "ci95": round(float(half), 4)}
+    return [round(p, 4), round(float(half), 4)]
 
 
 def summary(tally: Tally) -> dict:
@@ -392,7 +392,7 @@ def summary(tally: Tally) -> dict:
         hits[name][str(k)] = rate(outcomes)
     right: dict[str, dict] = defaultdict(dict)
     for (name, k), outcomes in tally.right.items():
-        right[name][str(k)] = {**rate(outcomes), "read": round(float(np.mean(tally.read[name, k])), 4)}
+        right[name][str(k)] = [*rate(outcomes), round(float(np.mean(tally.read[name, k])), 4)]
     kinds = np.array(tally.kinds)
     by_kind = {
         f"{name}, {k}" if k else name: {
@@ -477,6 +477,10 @@ def main() -> None:
             "clips": arguments.clips,
             "seed": arguments.seed,
         },
+        "columns": {
+            "recall": "per top_k: share of questions with all blocks read, half of its 95 % interval",
+            "right": "per top_k (0: none to choose): share answered right, half of its interval, share of tokens read",
+        },
         "rules": {name: vars(rule) for name, rule in RULES.items()},
         "training": json.loads(arguments.training.read_text(encoding="utf-8")) if arguments.training else None,
         "results": {},
@@ -497,9 +501,9 @@ def show(groups: int, name: str, found: dict, seconds: float) -> None:
     differs = found["questions the product scored otherwise"]
     print(f"{groups} groups, {name}: {found['questions']} questions, {seconds:.0f} s; scored otherwise: {differs}")
     for rule, by_k in found["recall"].items():
-        print(f"  {rule:<42}" + "".join(f"{by_k[str(k)]['share']:7.3f}" for k in TOP_K), flush=True)
+        print(f"  {rule:<42}" + "".join(f"{by_k[str(k)][0]:7.3f}" for k in TOP_K), flush=True)
     for rule, by_k in found["right"].items():
-        print(f"  right: {rule:<35}" + "".join(f"{k:>4}: {row['share']:.3f}" for k, row in by_k.items()), flush=True)
+        print(f"  right: {rule:<35}" + "".join(f"{k:>4}: {row[0]:.3f}" for k, row in by_k.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ The question is read once against the pooled memory (SPEC 3.7). A group of frame
 the question's tokens give to its visual tokens, the mean over all heads of all layers; a block is as relevant as its
 best group. What makes that a good measure:
 
-- Timestamps are left out. They are landmarks that every question attends to, whatever it looks for.
-- An average of ``n`` visual tokens weighs as much as ``n`` tokens like it would (``log n`` is added to its logit). Or
-  timestamps, which are not averaged, and the question's own words would draw what the video is due.
+- Timestamps are left out. They draw attention that says nothing about what is looked for.
+- An average of ``n`` visual tokens weighs as much as ``n`` tokens like it would (``log n`` is added to its logit): the
+  video keeps its weight against what is not averaged, timestamps and the question's own words.
+- Nothing is compared with a prompt without a question. That attends to what stands out in the video, which is mostly
+  what questions are about, and comparing takes away what is looked for.
+- No layers and no heads are chosen: without the first layers it was no better, with the last alone it was worse.
 
-Nothing is compared with a prompt without a question. It attends to what stands out in the video, which is mostly what
-questions are about: comparing with it takes away what is looked for. ``benchmarks/relevance_ablation.py``
-measured these choices on a model trained to find needles; docs/memory.md has its table. Which layers and heads count
-made little difference there, so none are chosen.
+``benchmarks/relevance_ablation.py`` measured this on a small model trained to find needles; docs/memory.md has the
+table, and what it cannot tell.
 """
 
 from __future__ import annotations
