@@ -323,6 +323,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "model": "width 64, 2 layers, 4 heads of 16, 2 key/value heads, float32; 144 visual tokens per group",
         "rounds": arguments.rounds,
+        "question_tokens": [len(engines[VIDEO_XL].chat_format.suffix(question)) for question in QUESTIONS],
         "target": {"frames": TARGET[0], "times_as_fast": TARGET[1], "reached": reached},
         "results": results,
     }
