@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "model": {"model", "config", "errors"},
     "memory": {"memory", "config", "errors"},
     "inference": {"inference", "video", "model", "memory", "config", "errors"},
+    "training": {"training", "inference", "video", "model", "memory", "config", "errors"},
     "parity": {"parity", "inference", "video", "model", "memory", "config", "errors"},
     "config": {"errors"},
     "errors": set(),

@@ -96,6 +96,29 @@ class DoesNotFitError(VideoXLError):
     code = "does_not_fit"
 
 
+class TrainingDataError(VideoXLError):
+    """Training data cannot be used: a file of records, one record of it, or too many of them."""
+
+    exit_code = 2
+    code = "training_data"
+
+
+class TrainingError(VideoXLError):
+    """A training run cannot go on: steps that are not finite, a checkpoint that could not be written or resumed."""
+
+    code = "training_failed"
+
+
+class TrainingInterruptedError(TrainingError):
+    """A signal ended a training run, after a checkpoint had been saved."""
+
+    code = "training_interrupted"
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 class MissingDependencyError(VideoXLError, ImportError):
     """An optional part is not installed; the message names the extra that brings it."""
 

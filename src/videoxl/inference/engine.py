@@ -48,10 +48,7 @@ class VideoXL:
         self.name = name
         self.config = model.config
         self.fingerprint = model_fingerprint(model)
-        self.chat_format = ChatFormat(
-            lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-            lambda text: list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)),
-        )
+        self.chat_format = ChatFormat.of(tokenizer)
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.model.parameters())

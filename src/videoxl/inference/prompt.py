@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.memory.spans import Group
@@ -114,6 +115,12 @@ class ChatFormat:
     tokenize: Tokenize
     tokenize_user: Tokenize
 
+    @classmethod
+    def of(cls, tokenizer: Any) -> ChatFormat:
+        """With a transformers tokenizer; can be pickled if it can."""
+        encode = partial(tokenizer.encode, add_special_tokens=False)
+        return cls(encode, partial(encode, split_special_tokens=True))
+
     def prefix(self, system: str = DEFAULT_SYSTEM_PROMPT) -> list[int]:
         """Everything before the visual span: system turn and the head of the user turn (14 ids by default)."""
         return (
@@ -122,36 +129,65 @@ class ChatFormat:
             + self.tokenize(f"{IM_END}\n{IM_START}user\n")
         )
 
+    def said(self, *parts: str) -> list[int]:
+        """What a user says. Between two parts stands a picture, as -200."""
+        ids: list[int] = []
+        for number, part in enumerate(parts):
+            ids += [IMAGE_TOKEN_INDEX] * (number > 0) + self.tokenize_user(part)
+        return ids
+
+    def asked(self, *parts: str) -> list[int]:
+        """What a user says and the head of the assistant's turn."""
+        return self.said(*parts) + self.tokenize(f"{IM_END}\n{IM_START}assistant\n")
+
     def suffix(self, question: str) -> list[int]:
         """Everything after the visual span: the question and the head of the assistant's turn."""
-        return self.tokenize_user(f"\n{question}") + self._answer_head()
+        return self.asked(f"\n{question}")
+
+    def turn_head(self, *, answer_closed: bool = True) -> list[int]:
+        """The head of a further user's turn; ``answer_closed``: the answer before it ended with ``<|im_end|>``."""
+        return self.tokenize(f"\n{IM_START}user\n" if answer_closed else f"{IM_END}\n{IM_START}user\n")
 
     def next_turn(self, question: str, *, answer_closed: bool) -> list[int]:
         """A further question; ``answer_closed`` says whether the answer before it ended with ``<|im_end|>``."""
-        head = f"\n{IM_START}user\n" if answer_closed else f"{IM_END}\n{IM_START}user\n"
-        return self.tokenize(head) + self.tokenize_user(question) + self._answer_head()
+        return self.turn_head(answer_closed=answer_closed) + self.asked(question)
 
     def closed_turn(self, question: str, answer: str, *, first: bool) -> list[int]:
         """A finished turn of an earlier conversation, ending with ``<|im_end|>``."""
         asked = self.suffix(question) if first else self.next_turn(question, answer_closed=True)
-        return asked + self.tokenize_user(answer) + self.tokenize(IM_END)
+        return asked + self.answered(answer)
 
-    def _answer_head(self) -> list[int]:
-        return self.tokenize(f"{IM_END}\n{IM_START}assistant\n")
+    def answered(self, answer: str) -> list[int]:
+        """An answer with the ``<|im_end|>`` that closes it."""
+        return self.tokenize_user(answer) + self.tokenize(IM_END)
 
 
 def expand_placeholder(
     ids: Sequence[int], span_ids: Sequence[int], labels: Sequence[int] | None = None
 ) -> tuple[list[int], list[int] | None]:
     """Put a visual span in the place of the one -200 of a released prompt; its labels are -100 (SPEC 3.4, 3.8)."""
+    count = list(ids).count(IMAGE_TOKEN_INDEX)
+    if count != 1:
+        raise ValueError(f"the prompt must hold the placeholder {IMAGE_TOKEN_INDEX} exactly once, found {count}")
+    expanded, kept = expand_placeholders(ids, [span_ids], ids if labels is None else labels)
+    return expanded, None if labels is None else kept
+
+
+def expand_placeholders(
+    ids: Sequence[int], spans: Sequence[Sequence[int]], labels: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Put visual spans, in order, in the places of as many -200. Raises ``ValueError`` when the numbers differ."""
     places = [i for i, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX]
-    if len(places) != 1:
-        raise ValueError(f"the prompt must hold the placeholder {IMAGE_TOKEN_INDEX} exactly once, found {len(places)}")
-    at = places[0]
-    expanded = [*ids[:at], *span_ids, *ids[at + 1 :]]
-    if labels is None:
-        return expanded, None
-    return expanded, [*labels[:at], *[IGNORE_INDEX] * len(span_ids), *labels[at + 1 :]]
+    if len(places) != len(spans):
+        raise ValueError(f"the prompt holds {len(places)} placeholders for {len(spans)} pictures")
+    expanded: list[int] = []
+    kept: list[int] = []
+    begin = 0
+    for at, span in zip(places, spans):
+        expanded += [*ids[begin:at], *span]
+        kept += [*labels[begin:at], *[IGNORE_INDEX] * len(span)]
+        begin = at + 1
+    return expanded + list(ids[begin:]), kept + list(labels[begin:])
 
 
 def times_to_seconds(prompt: str) -> str:

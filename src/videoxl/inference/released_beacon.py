@@ -173,11 +173,7 @@ def _check_pixels(pixels: torch.Tensor, side: int) -> None:
 
 def _visual_tokens(config: VideoXLConfig, pictures: int, video: bool) -> int:
     """How many visual tokens frames, or the crops of a still image, become (SPEC 2.1)."""
-    if video:
-        return pictures * config.tokens_per_group
-    if config.patch_merge_type == "unires" and pictures > 1:
-        return (pictures - 1) * (config.token_grid // 2) ** 2
-    return pictures * config.token_grid**2
+    return pictures * config.tokens_per_group if video else config.image_tokens(pictures)
 
 
 @torch.inference_mode()

@@ -204,6 +204,12 @@ class VideoXLConfig(PreTrainedConfig):
         """Whether groups of frames are merged by token synthesis."""
         return self.family != VIDEO_XL
 
+    def image_tokens(self, crops: int) -> int:
+        """Visual tokens of a still image cut into ``crops``, the whole of it among them (SPEC 2.1)."""
+        if self.patch_merge_type == "unires" and crops > 1:
+            return (crops - 1) * (self.token_grid // 2) ** 2
+        return int(crops * self.token_grid**2)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """As in transformers; a released flat ``config.json`` is translated."""
