@@ -1,0 +1,92 @@
+"""Our settings in the Trainer's terms."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from videoxl.errors import MissingDependencyError
+from videoxl.training.config import TrainingConfig
+
+OPTIMISERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+"""Our names of optimisers where the Trainer has another one."""
+LAYERS = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer", "TokenSynthesis")
+"""What FSDP divides by."""
+NEEDED = {"tensorboard": "tensorboard", "trackio": "trackio"}
+
+
+def training_arguments(config: TrainingConfig, output: Path, steps: int) -> TrainingArguments:
+    """For a run of ``steps`` optimiser steps. Making them connects the processes, if there are several.
+
+    Raises :class:`MissingDependencyError` for what is asked for and not installed.
+    """
+    for name in config.log_to:
+        _require(NEEDED[name], f"log_to={name}", "videoxl[train]")
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if "tensorboard" in config.log_to:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
+    return TrainingArguments(
+        output_dir=str(output),
+        run_name=config.name,
+        project=config.name,
+        max_steps=steps,
+        per_device_train_batch_size=config.batch,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=max(config.learning_rates.values()),
+        optim=OPTIMISERS.get(config.optimiser, config.optimiser),
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=int(config.warmup) if config.warmup >= 1 else math.ceil(config.warmup * steps),
+        max_grad_norm=math.inf if config.clip is None else config.clip,
+        bf16=config.precision == "bf16",
+        save_strategy="steps",
+        save_steps=config.save_every,
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=True,  # a NaN would stay in the average for good; the guard counts it
+        report_to=list(config.log_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        seed=config.seed,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        # a batch of text leaves the vision side out; the last layer's beacon queries never get a gradient
+        ddp_find_unused_parameters=True,
+        **_sharding(config, on_cpu),
+    )
+
+
+def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, Any]:
+    if config.sharding == "none":
+        return {}
+    if on_cpu:
+        raise ValueError(f"sharding={config.sharding!r} needs GPUs: on a CPU the Trainer quietly trains without")
+    if config.sharding == "fsdp2":
+        return {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": LAYERS}}
+    _require("deepspeed", f"sharding={config.sharding}", "deepspeed")
+    return {"deepspeed": deepspeed_settings(int(config.sharding[-1]))}
+
+
+def deepspeed_settings(stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings for a ZeRO stage; what the Trainer knows it fills in itself."""
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "train_batch_size": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+    }
+
+
+def _require(module: str, what: str, package: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingDependencyError(f"{what} needs {module}: pip install '{package}'")

@@ -1,0 +1,70 @@
+"""The samples that failed: counted, listed in a file, and the end of a run when there are too many."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from videoxl.errors import TrainingDataError
+
+LEAST = 100
+"""The share is judged as if at least this many had been read, so that one among the first does not end a run."""
+NAMED = 3
+"""How many of them an error names."""
+
+
+class BadSampleLog:
+    """Of one process: of several, each counts what it reads and appends its lines to the same file."""
+
+    def __init__(self, path: Path, *, limit: float, rank: int = 0) -> None:
+        """``limit``: the largest share of bad samples among those read."""
+        self.path, self.limit, self.rank = path, limit, rank
+        self.read = self.bad = self.empty_batches = 0
+        self.first: list[str] = []
+
+    def count(self, read: int, bad: Iterable[Any], *, step: int) -> None:
+        """Of a batch: how many samples were asked for, and those that failed as ``(id, reason)``.
+
+        Raises :class:`TrainingDataError` above the limit.
+        """
+        self.read += read
+        for sample in bad:
+            name, reason = (str(part) for part in tuple(sample)[:2])
+            self.bad += 1
+            self.first = [*self.first, f"{name} ({reason})"][:NAMED]
+            self._append({"step": step, "id": name, "reason": reason, "rank": self.rank})
+        if self.bad > self.limit * max(self.read, LEAST):
+            raise TrainingDataError(
+                f"{self.bad} of the first {self.read} samples failed, more than bad_samples={self.limit:g} allows; the "
+                f"first: {'; '.join(self.first)}. All are listed in {self.path}; mend or remove them, or raise "
+                "data.bad_samples"
+            )
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, text.encode())  # in one piece, so that lines of several processes do not mix
+        finally:
+            os.close(descriptor)
+
+    def state(self) -> dict[str, Any]:
+        """Counts, to be kept with a checkpoint."""
+        return {"read": self.read, "bad": self.bad, "empty_batches": self.empty_batches, "first": self.first}
+
+    def restore(self, state: dict[str, Any], *, step: int) -> None:
+        """Counts of a checkpoint after ``step``; the file loses the lines written since, which will come again."""
+        for name in ("read", "bad", "empty_batches"):
+            setattr(self, name, int(state.get(name, 0)))
+        self.first = list(state.get("first", []))
+        if self.rank or not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        replacement = self.path.with_suffix(".tmp")
+        replacement.write_text("".join(kept), encoding="utf-8")
+        os.replace(replacement, self.path)

@@ -1,0 +1,90 @@
+"""The batches of a whole run in one row, so that a run can start anywhere in it without reading what lies before.
+
+To the Trainer the run is a single pass over this row. Every sample is asked for by its epoch and its number: what a
+sample is does not depend on which worker reads it, or when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Key = tuple[int, int]
+"""Epoch and number of a sample."""
+EpochOrder = Callable[[int], Iterable[Sequence[int]]]
+"""The batches of one process in an epoch: numbers of samples. The same number of batches in every process."""
+
+
+class RunOrder(Sampler[list[Key]]):
+    """``batches`` batches of keys, from as many epochs as that takes."""
+
+    def __init__(self, order: EpochOrder, batches: int, *, per_epoch: int) -> None:
+        self.order, self.batches, self.per_epoch = order, batches, per_epoch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        left, epoch = self.batches, 0
+        while left:
+            before = left
+            for batch in self.order(epoch):
+                if not left:
+                    return
+                yield [(epoch, int(number)) for number in batch]
+                left -= 1
+            if left == before:
+                raise ValueError("the data holds less than one batch for every process: use a smaller batch")
+            epoch += 1
+
+
+class KeyedDataset(Dataset[tuple[Key, Any]]):
+    """A map-style dataset asked by key. One that depends on the epoch has ``set_epoch``."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self._epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> tuple[Key, Any]:
+        epoch, number = key
+        if epoch != self._epoch and hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        self._epoch = epoch
+        return key, self.dataset[number]
+
+
+class KeyedCollator:
+    """A collator whose batches carry the keys of their samples under ``keys``."""
+
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, items: list[tuple[Key, Any]]) -> dict[str, Any]:
+        return {**self.collator([sample for _, sample in items]), "keys": [key for key, _ in items]}
+
+
+def data_loader(
+    dataset: Any,
+    collator: Callable[[list[Any]], dict[str, Any]],
+    order: RunOrder,
+    *,
+    workers: int = 0,
+    prefetch: int | None = None,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Reads batches in the order given; nothing in it draws from a global random state."""
+    return DataLoader(
+        KeyedDataset(dataset),
+        batch_sampler=order,
+        collate_fn=KeyedCollator(collator),
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),  # otherwise every iterator draws from the global one
+    )

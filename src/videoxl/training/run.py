@@ -1,0 +1,217 @@
+"""From a config to a trained model: weights, data and Trainer put together, and going on after an interruption."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from videoxl.errors import TrainingError, TrainingInterruptedError
+from videoxl.training.arguments import training_arguments
+from videoxl.training.batches import RunOrder
+from videoxl.training.callbacks import LogFile, ProgressLine, Stop, StopOnSignal, stopping_on_signals
+from videoxl.training.checkpoints import STAGING, Found, find, publish, remove_leftovers
+from videoxl.training.config import TrainingConfig
+from videoxl.training.parts import enable_checkpointing, freeze
+from videoxl.training.settings import differences, plain
+from videoxl.training.starting import Data, Start, merge_adapters, read_data, starting_model
+from videoxl.training.trainer import VideoXLTrainer
+
+MODEL, ADAPTERS = "model", "adapters"
+"""Folders of the trained model, and of adapters by themselves, in the output folder."""
+FREE_TO_CHANGE = (
+    "name",
+    "save_every",
+    "keep",
+    "log_every",
+    "log_to",
+    "skipped_in_a_row",
+    "skipped_share",
+    "device",
+    "data.workers",
+    "data.prefetch",
+    "data.bad_samples",
+    "data.feature_cache",
+)
+"""Settings that a run may be resumed with changed: they do not change what is computed."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run leaves."""
+
+    model: Path
+    """The trained model: a folder for :func:`videoxl.load`."""
+    steps: int
+    loss: float | None
+    """The last one in the log."""
+    log: list[dict[str, Any]] = field(repr=False)
+    """All entries of ``log.jsonl``."""
+    trained: tuple[str, ...] = field(repr=False)
+    """Names of the weights that were trained."""
+    skipped_steps: int = 0
+    bad_samples: int = 0
+    passed_over: tuple[str, ...] = ()
+    """Checkpoints that were not complete when the run was resumed, with reasons."""
+
+
+def run(
+    config: TrainingConfig,
+    *,
+    output: str | os.PathLike[str],
+    resume: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] | None = None,
+    start: Start | None = None,
+    data: Data | None = None,
+) -> TrainingResult:
+    """Train, and write ``output/model``.
+
+    The same call runs on a CPU, on a GPU, and in every process of ``torchrun``.
+
+    Args:
+        resume: go on from the newest complete checkpoint in ``output``; where there is none, begin.
+        say: is told what a person should know, such as a checkpoint that was passed over. Default: stderr.
+        start, data: instead of what ``config.model`` and ``config.data`` name.
+
+    Raises :class:`TrainingError` (a run that cannot go on, a checkpoint that could not be written or is of another
+    run), :class:`TrainingDataError`, :class:`TrainingInterruptedError` after a signal, ``ValueError`` for settings that
+    contradict one another.
+    """
+    return _Run(config, Path(output), resume, say or _say).train(start, data, progress)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class _Run:
+    def __init__(self, config: TrainingConfig, output: Path, resume: bool, say: Callable[[str], None]) -> None:
+        self.config, self.output = config, output
+        self.arguments = training_arguments(config, output, steps=1)
+        self.world, self.rank = self.arguments.world_size, self.arguments.process_index
+        self.say = say if self.rank == 0 else _silent
+        self.found = self._find(resume)
+
+    def _find(self, resume: bool) -> Found:
+        """What there is to go on from. Raises :class:`TrainingError` when that is another run, or not asked for."""
+        with self.arguments.main_process_first(local=False):
+            if self.rank == 0:
+                self.output.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self.output)
+            found = find(self.output)
+        if not resume and (found.newest or found.passed_over or (self.output / MODEL).exists()):
+            raise TrainingError(
+                f"{self.output} holds a run already: go on with it with --resume, or name another folder with --output"
+            )
+        for message in found.passed_over:
+            self.say(f"passed over {message}")
+        if found.newest is not None:
+            self._check_same_run(found.newest, found.facts)
+        return found
+
+    def _check_same_run(self, checkpoint: Path, facts: dict[str, Any]) -> None:
+        changed = differences(facts["config"], plain(self.config))
+        changed = {name: values for name, values in changed.items() if name not in FREE_TO_CHANGE}
+        if changed:
+            listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
+            raise TrainingError(
+                f"{checkpoint} is of a run with other settings: {listed}. Give it the settings it had, or begin a new "
+                f"run from its weights: --set model={checkpoint} with another --output"
+            )
+        if facts["processes"] != self.world:
+            raise TrainingError(
+                f"{checkpoint} is of a run on {facts['processes']} processes and this one has {self.world}: samples "
+                "would come in another order"
+            )
+
+    def train(self, start: Start | None, data: Data | None, progress: bool) -> TrainingResult:
+        torch.manual_seed(self.config.seed)  # of fresh weights, such as adapters
+        start = start or starting_model(self.config)
+        if self.config.gradient_checkpointing:
+            enable_checkpointing(start.model)
+        trained = freeze(start.module, self.config.learning_rates, adapters=self.config.lora is not None)
+        trainer = self._trainer(start, data or read_data(self.config, start), progress)
+        with stopping_on_signals() as stop:
+            trainer.add_callback(StopOnSignal(stop, trainer.accelerator.gather))
+            trainer.train(resume_from_checkpoint=self._resumed(trainer))
+            self._check_finished(trainer, stop)
+            self._save(trainer, start)
+        return self._result(trainer, trained)
+
+    def _trainer(self, start: Start, data: Data, progress: bool) -> VideoXLTrainer:
+        config, per_epoch = self.config, len(data.order(0, self.rank, self.world))
+        batches = math.ceil(config.epochs * per_epoch) if config.steps is None else config.steps * config.accumulation
+        trainer = VideoXLTrainer(
+            start.module,
+            training_arguments(config, self.output, math.ceil(batches / config.accumulation)),
+            config,
+            dataset=data.dataset,
+            collator=data.collator,
+            order=RunOrder(lambda epoch: data.order(epoch, self.rank, self.world), batches, per_epoch=per_epoch),
+            processor=start.processor,
+            facts={"config": plain(config)},
+        )
+        for callback in (ProgressCallback, PrinterCallback):  # they print to stdout
+            trainer.remove_callback(callback)
+        trainer.add_callback(LogFile(self.output / "log.jsonl"))
+        if progress:
+            trainer.add_callback(ProgressLine())
+        return trainer
+
+    def _resumed(self, trainer: VideoXLTrainer) -> str | None:
+        if self.found.newest is None:
+            return None
+        trainer.go_on_from(self.found.facts)
+        self.say(f"going on from {self.found.newest.name}")
+        return str(self.found.newest)
+
+    def _check_finished(self, trainer: VideoXLTrainer, stop: Stop) -> None:
+        step, steps = trainer.state.global_step, trainer.state.max_steps
+        if stop.signal is not None and step < steps:
+            raise TrainingInterruptedError(
+                f"{signal.Signals(stop.signal).name} came: stopped after step {step} of {steps}, saved in "
+                f"checkpoint-{step}; go on with --resume",
+                signal=stop.signal,
+            )
+
+    def _save(self, trainer: VideoXLTrainer, start: Start) -> None:
+        """The trained model, whole and under its name in one step; adapters also by themselves."""
+        name = MODEL if self.config.lora is None else ADAPTERS
+        staged = self.output / f"{STAGING}{name}"
+        with trainer.writing(name):
+            trainer.save_model(str(staged))
+            trainer.accelerator.wait_for_everyone()
+            if self.rank == 0:
+                publish(staged, self.output / name, {"steps": trainer.state.global_step, "config": plain(self.config)})
+        if self.config.lora is not None and self.rank == 0:
+            staged = self.output / f"{STAGING}{MODEL}"
+            with trainer.writing(MODEL):
+                merge_adapters(self.config, self.output / ADAPTERS, staged, start)
+                publish(staged, self.output / MODEL, {"steps": trainer.state.global_step, "config": plain(self.config)})
+        trainer.accelerator.wait_for_everyone()
+
+    def _result(self, trainer: VideoXLTrainer, trained: list[str]) -> TrainingResult:
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        return TrainingResult(
+            model=self.output / MODEL,
+            steps=trainer.state.global_step,
+            loss=losses[-1] if losses else None,
+            log=list(trainer.state.log_history),
+            trained=tuple(trained),
+            skipped_steps=trainer.guard.skipped,
+            bad_samples=trainer.bad_samples.bad,
+            passed_over=self.found.passed_over,
+        )
+
+
+def _silent(message: str) -> None:
+    pass
