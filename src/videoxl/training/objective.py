@@ -1,0 +1,70 @@
+"""What objectives other than the next token have in common: a module around the model, with weights of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+PREFIX = "model."
+"""Of the model's weights among an objective's."""
+
+
+class Objective(nn.Module):
+    """Trains ``model`` in its own way: ``forward`` takes a batch and returns a ``ModelOutput`` with ``loss``.
+
+    What it has beyond the model, such as a decoder, is kept for resuming a run and is no part of the trained model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._logged: dict[str, list[torch.Tensor]] = {}
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self.model.config
+
+    def noted(self, output: Any) -> Any:
+        """``output``, its numbers kept for the log."""
+        for name, value in output.items():
+            if name != "loss" and isinstance(value, torch.Tensor) and value.ndim == 0:
+                self._logged.setdefault(name, []).append(value.detach())
+        return output
+
+    def pop_logged(self) -> dict[str, float]:
+        """Mean of each number noted since the last call."""
+        means = {name: float(torch.stack(values).float().mean()) for name, values in self._logged.items()}
+        self._logged.clear()
+        return means
+
+    def no_loss(self) -> torch.Tensor:
+        """A loss of 0 that every trained weight is part of, for a batch without a usable sample: with several processes
+        all have to take part in every backward pass."""
+        sums = [parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack([s.float() for s in sums]).sum()
+
+    def objective_state(self) -> dict[str, torch.Tensor]:
+        """Everything that is not the model's, for :meth:`load_objective_state`."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(PREFIX)}
+
+    def load_objective_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what :meth:`objective_state` gave. Raises ``ValueError`` when it is another objective's."""
+        own = self.objective_state()
+        if own.keys() != state.keys():
+            raise ValueError(
+                f"this state is of another objective: it holds {', '.join(sorted(state)) or 'nothing'}, not "
+                f"{', '.join(sorted(own)) or 'nothing'}"
+            )
+        self.load_state_dict(state, strict=False)
+
+    def save_pretrained(
+        self, save_directory: Any, state_dict: dict[str, torch.Tensor] | None = None, **kwargs: Any
+    ) -> None:
+        """Write the model alone, as it writes itself. ``state_dict``: weights to write, under this module's names."""
+        if state_dict is not None:
+            weights = state_dict.items()
+            kwargs["state_dict"] = {n.removeprefix(PREFIX): w for n, w in weights if n.startswith(PREFIX)}
+        self.model.save_pretrained(save_directory, **kwargs)
