@@ -28,7 +28,7 @@ from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
 
-PICTURE_INPUTS = ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image")
+PICTURE_INPUTS = ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image", "video_features")
 
 
 class VideoXLModel(VideoXLPreTrainedModel):
@@ -107,7 +107,10 @@ class VideoXLModel(VideoXLPreTrainedModel):
 
         A last group that is not full repeats the features of its last frame (SPEC 3.2.2).
         """
-        features = self.grid_features(pixels_FCHW)
+        return self.encode_features(self.grid_features(pixels_FCHW))
+
+    def encode_features(self, features: torch.Tensor) -> torch.Tensor:
+        """:meth:`encode_frames` from the features of the vision tower on, ``[F, token_grid^2, C]``."""
         missing = -features.shape[0] % self.config.frames_per_group
         if missing:
             features = torch.cat([features, features[-1:].expand(missing, -1, -1)])
@@ -131,27 +134,36 @@ class VideoXLModel(VideoXLPreTrainedModel):
     def _pool_mode(self) -> Literal["average", "max"]:
         return cast(Literal["average", "max"], self.config.pool_mode)
 
-    def _batched_frames(self, pixels_FCHW: torch.Tensor, groups: int) -> Iterator[torch.Tensor]:
-        for batch in pixels_FCHW.split(groups * self.config.frames_per_group):
-            yield self.encode_frames(batch)
+    def _batched_frames(self, frames: torch.Tensor, groups: int) -> Iterator[torch.Tensor]:
+        """Visual tokens of a video's pixels or features, a few groups at a time."""
+        encode = self.encode_frames if frames.ndim == 4 else self.encode_features
+        for batch in frames.split(groups * self.config.frames_per_group):
+            yield encode(batch)
 
     def get_video_features(
-        self, pixel_values_videos: torch.Tensor, frames_per_video: torch.Tensor | None = None, vision_batch: int = 24
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        frames_per_video: torch.Tensor | None = None,
+        vision_batch: int = 24,
+        video_features: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Visual tokens of each video: a list of ``[groups, tokens_per_group, D]``.
 
         ``pixel_values_videos``: ``[videos, F, 3, H, W]``, or ``[sum of frames, 3, H, W]`` with ``frames_per_video``.
+        ``video_features`` instead: what :meth:`grid_features` gives for them, ``[sum of frames, token_grid^2, C]``.
         ``vision_batch`` is the number of groups encoded at once; it bounds memory and does not change the result.
         """
-        pixels = pixel_values_videos.to(self.dtype)
-        if pixels.ndim == 5:
-            videos = list(pixels)
+        if (pixel_values_videos is None) == (video_features is None):
+            raise ValueError("give exactly one of pixel_values_videos and video_features")
+        frames = cast(torch.Tensor, pixel_values_videos if video_features is None else video_features).to(self.dtype)
+        if frames.ndim == 5:
+            videos = list(frames)
         elif frames_per_video is not None:
-            videos = list(pixels.split(frames_per_video.tolist()))
+            videos = list(frames.split(frames_per_video.tolist()))
         else:
             raise ValueError(
-                f"pixel_values_videos of shape {tuple(pixels.shape)} holds the frames of all videos in a row: "
-                "frames_per_video must say how many belong to each"
+                f"pixel_values_videos or video_features of shape {tuple(frames.shape)} holds the frames of all videos "
+                "in a row: frames_per_video must say how many belong to each"
             )
         return [torch.cat(list(self._batched_frames(video, vision_batch))) for video in videos]
 
@@ -193,21 +205,17 @@ class VideoXLModel(VideoXLPreTrainedModel):
         frames_per_video: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         crops_per_image: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Text embeddings ``[B, L, D]`` with visual tokens in the places of their ids."""
         config = self.config
         embeds = self.get_input_embeddings()(input_ids)
-        if (
-            pixel_values is not None
-            and pixel_values_videos is not None
-            and config.image_token_id == config.video_token_id
-        ):
+        videos = pixel_values_videos is not None or video_features is not None
+        if pixel_values is not None and videos and config.image_token_id == config.video_token_id:
             raise ValueError("this model has one placeholder id for both: give images or videos in a prompt, not both")
-        if pixel_values_videos is not None:
-            tokens = torch.cat(
-                [t.flatten(0, 1) for t in self.get_video_features(pixel_values_videos, frames_per_video)]
-            )
-            embeds = self.place_video(embeds, input_ids, tokens)
+        if videos:
+            seen = self.get_video_features(pixel_values_videos, frames_per_video, video_features=video_features)
+            embeds = self.place_video(embeds, input_ids, torch.cat([tokens.flatten(0, 1) for tokens in seen]))
         if pixel_values is not None:
             tokens = torch.cat(self.get_image_features(pixel_values, crops_per_image))
             embeds = self._place(embeds, input_ids, config.image_token_id, tokens, "images")
@@ -226,14 +234,16 @@ class VideoXLModel(VideoXLPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        video_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]`` -> ``last_hidden_state`` ``[B, L, D]``."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
+            ids = cast(torch.Tensor, input_ids)
             inputs_embeds = self.embed(
-                cast(torch.Tensor, input_ids), pixel_values_videos, frames_per_video, pixel_values, crops_per_image
+                ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features
             )
         return self.language_model(
             inputs_embeds=inputs_embeds,
@@ -286,16 +296,21 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        video_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> VideoXLOutput:
         """Logits of the last ``logits_to_keep`` positions (0: all); with ``labels`` also the next-token loss.
 
         ``labels`` ``[B, L]``, -100 where no loss is wanted; they align with ``input_ids`` and are shifted here.
-        With a Video-XL model, pictures are compressed window by window (:meth:`forward_windows`).
+        ``video_features`` replace ``pixel_values_videos`` where the vision tower's work is already done
+        (:meth:`VideoXLModel.get_video_features`). With a Video-XL model, pictures are compressed window by window
+        (:meth:`forward_windows`).
         """
-        pictures = pixel_values_videos if pixel_values is None else pixel_values
-        if self.config.beacon_param and pictures is not None and input_ids is not None:
-            embeds = self.model.embed(input_ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image)
+        pictures = any(given is not None for given in (pixel_values_videos, pixel_values, video_features))
+        if self.config.beacon_param and pictures and input_ids is not None:
+            embeds = self.model.embed(
+                input_ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features
+            )
             return self.forward_windows(input_ids, embeds, attention_mask, labels, past_key_values, **kwargs)
         outputs = self.model(
             input_ids=input_ids,
@@ -308,6 +323,7 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            video_features=video_features,
             **kwargs,
         )
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep

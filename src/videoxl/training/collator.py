@@ -99,19 +99,26 @@ class Collator:
 
     def _pictures(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         batch: dict[str, torch.Tensor] = {}
-        names = {False: ("pixel_values_videos", "frames_per_video"), True: ("pixel_values", "crops_per_image")}
-        for crops, (pixels, counts) in names.items():
-            chosen = [e for e in examples if e.pixels_FHWC is not None and e.crops == crops]
-            if chosen:
-                batch[pixels] = torch.cat([self._normalized(e.pixels_FHWC) for e in chosen])
-                batch[counts] = torch.tensor([count for e in chosen for count in e.counts])
-        if self.config.image_token_id == self.config.video_token_id and len(batch) > 2:
+        images = [e for e in examples if e.counts and e.crops]
+        videos = [e for e in examples if e.counts and not e.crops]
+        if images and videos and self.config.image_token_id == self.config.video_token_id:
             raise ValueError("this model takes batches of images or of videos: order examples with their kinds")
+        if images:
+            batch["pixel_values"] = self._normalized(images)
+            batch["crops_per_image"] = torch.tensor([count for e in images for count in e.counts])
+        if videos:
+            features = [e.features_FPC for e in videos if e.features_FPC is not None]
+            if features and len(features) < len(videos):
+                raise ValueError("a batch holds videos with and without features: give all of them from the cache")
+            name = "video_features" if features else "pixel_values_videos"
+            batch[name] = torch.cat(features).to(self.dtype) if features else self._normalized(videos)
+            batch["frames_per_video"] = torch.tensor([count for e in videos for count in e.counts])
         return batch
 
-    def _normalized(self, pixels_FHWC: torch.Tensor | None) -> torch.Tensor:
-        assert pixels_FHWC is not None
-        return normalize_pixels(pixels_FHWC, self.config.image_mean, self.config.image_std, self.dtype)
+    def _normalized(self, examples: Sequence[Example]) -> torch.Tensor:
+        """``[sum of pictures, 3, H, W]`` in the model's dtype."""
+        config, pixels = self.config, [e.pixels_FHWC for e in examples if e.pixels_FHWC is not None]
+        return torch.cat([normalize_pixels(p, config.image_mean, config.image_std, self.dtype) for p in pixels])
 
 
 def positions_of(segments: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,7 @@ any number of worker processes gives the same examples, and training can begin i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from videoxl.config import PrefillStrategy, Sampling
 from videoxl.errors import TrainingDataError, VideoXLError
+from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, ChatFormat
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.conversations import (
@@ -34,6 +35,7 @@ from videoxl.training.conversations import (
     read_conversation,
 )
 from videoxl.training.examples import BadSample, Example
+from videoxl.training.features import CachedReader, FeatureCache, fill_cache
 from videoxl.training.mixtures import RecordFile, Source, choose_records, load_mixture
 from videoxl.training.reading import KINDS, Kind, Picture, PictureReader, find_files, media_of, time_scale
 
@@ -117,8 +119,10 @@ class VideoDataset(Dataset[Example | BadSample]):
         tokenizer: Any,
         *,
         prefill: PrefillStrategy | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
-        """``prefill``: how the model will read videos (default: all at once).
+        """``prefill``: how the model will read videos (default: all at once). ``features``: a cache that
+        :meth:`fill_features` fills; videos are then read from it alone.
 
         Raises :class:`TrainingDataError` for files that cannot be used as a whole.
         """
@@ -127,6 +131,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         chat_format = ChatFormat.of(tokenizer)
         self.encoder = ConversationEncoder(chat_format, labels=config.labels, template=config.template)
         self.reader = PictureReader(model_config, chat_format.tokenize, config.sampling, prefill=prefill)
+        self.cached = None if features is None else CachedReader(self.reader, features)
         sources = config.all_sources()
         self.files = [RecordFile(source.path) for source in sources]
         self.folders = [s.media_folder or config.media_folder or os.path.dirname(s.path) for s in sources]
@@ -176,10 +181,32 @@ class VideoDataset(Dataset[Example | BadSample]):
             encoded = self._encode(read_conversation(record), turn, kind, len(names))
             scale, pictures = time_scale(record), []
             for path in find_files(names, self.folders[file]):
-                pictures.append(self.reader.read(path, kind, scale))
+                pictures.append(self._read(path, kind, scale))
             return self._example(name, kind, encoded, pictures)
         except (VideoXLError, OSError, ValueError) as error:
             return BadSample(name, path, str(error))
+
+    def _read(self, path: str, kind: Kind, scale: float) -> Picture:
+        if self.cached is not None and kind == "video":
+            return self.cached.read(path, scale)
+        return self.reader.read(path, kind, scale)
+
+    def fill_features(self, model: Any, *, rank: int = 0, world: int = 1, progress: Progress | None = None) -> int:
+        """Put the features of all videos into the cache; how many were missing. Each of ``world`` processes does its
+        share. Raises :class:`TrainingDataError` when the cache would grow beyond its limit."""
+        if self.cached is None:
+            raise ValueError("the dataset has no feature cache: give it features=FeatureCache(...)")
+        return fill_cache(self.cached, model, sorted(set(self._videos()))[rank::world], progress=progress)
+
+    def _videos(self) -> Iterator[str]:
+        """The videos of all examples whose records can be read."""
+        for file, record_number, _ in self.index_N3.tolist():
+            try:
+                kind, names = media_of(self.files[file].read(record_number))
+            except TrainingDataError:  # named when training asks for it
+                continue
+            if kind == "video":
+                yield from find_files(names, self.folders[file])
 
     def _encode(self, conversation: Conversation, turn: int, kind: Kind, pictures: int) -> Encoded:
         """Ids with placeholders. ``turn``: the only one that is wanted, or -1."""
@@ -212,9 +239,10 @@ class VideoDataset(Dataset[Example | BadSample]):
             labels=kept.labels,
             segments=kept.segments,
             span=span,
-            pixels_FHWC=torch.cat([picture.pixels_FHWC for picture in pictures]) if pictures else None,
-            counts=tuple(len(picture.pixels_FHWC) for picture in pictures),
+            pixels_FHWC=_joined([picture.pixels_FHWC for picture in pictures]),
+            counts=tuple(len(picture) for picture in pictures),
             crops=self.reader.crops(kind),
+            features_FPC=_joined([picture.features_FPC for picture in pictures]),
             truncated=len(whole.ids) - len(kept.ids),
         )
 
@@ -267,3 +295,9 @@ class VideoDataset(Dataset[Example | BadSample]):
     def kinds(self) -> list[Kind]:
         """What every example shows. Batches of one kind are what every model takes."""
         return [KINDS[kind] for kind in self._facts[:, 0]]
+
+
+def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The parts there are, one behind the other."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from videoxl.inference.strategies import sampled_in_multiples_of
 from videoxl.model.configuration import VIDEO_XL, VideoXLConfig
 from videoxl.video import VideoLimits, VideoSource
 from videoxl.video.anyres import cut_crops
-from videoxl.video.files import display_name
+from videoxl.video.files import display_name, file_digest, open_local
 
 Kind = Literal["video", "image", "text"]
 KINDS: tuple[Kind, ...] = ("video", "image", "text")
@@ -30,12 +30,18 @@ KINDS: tuple[Kind, ...] = ("video", "image", "text")
 class Picture:
     """One picture or video of a record, read."""
 
-    pixels_FHWC: torch.Tensor
-    """uint8: its frames, or its crops with the whole picture first."""
+    pixels_FHWC: torch.Tensor | None
+    """uint8: its frames, or its crops with the whole picture first. None where there are features."""
     span: tuple[int, ...]
     """The ids that stand for it in a prompt."""
-    digest: str | None
-    """Tells video files apart; None for what is no file."""
+    times_F: tuple[float, ...]
+    """Seconds of its frames by the file's own clock; none for crops."""
+    features_FPC: torch.Tensor | None = None
+    """What the vision tower makes of its frames."""
+
+    def __len__(self) -> int:
+        """Frames or crops."""
+        return len(cast(torch.Tensor, self.pixels_FHWC if self.features_FPC is None else self.features_FPC))
 
 
 def media_of(record: Mapping[str, Any]) -> tuple[Kind, tuple[str, ...]]:
@@ -112,9 +118,13 @@ class PictureReader:
         batches = list(source.read(selection, resize=size))
         if not batches:
             raise VideoError(f"{source.name}: no frame could be decoded", code="undecodable")
-        times = [scale * float(seconds) for batch in batches for seconds in batch.timestamps_F]
+        times = tuple(float(seconds) for batch in batches for seconds in batch.timestamps_F)
         pixels = torch.from_numpy(np.concatenate([batch.pixels_FHWC for batch in batches]))
-        return Picture(pixels, span_for(self.config, times, self.tokenize).ids, source.digest)
+        return Picture(pixels, self.span(times, scale), times)
+
+    def span(self, times_F: Sequence[float], scale: float) -> tuple[int, ...]:
+        """The ids of a video's visual span, its times told ``scale`` times as large."""
+        return span_for(self.config, [scale * seconds for seconds in times_F], self.tokenize).ids
 
     def _crops(self, source: VideoSource) -> Picture:
         if not source.is_still:
@@ -126,9 +136,20 @@ class PictureReader:
         )
         crops = cut_crops(picture, self.config.image_grid_pinpoints, self.config.image_size)
         ids = (self.config.image_token_id,) * self.config.image_tokens(len(crops))
-        return Picture(torch.from_numpy(crops), ids, source.digest)
+        return Picture(torch.from_numpy(crops), ids, ())
 
 
 def find_files(names: Sequence[str], folder: str) -> tuple[str, ...]:
     """Paths of a record's files: relative names are relative to ``folder``."""
     return tuple(os.path.join(folder, name) for name in names)
+
+
+def digest_of(path: str) -> str | None:
+    """Tells video files apart by their content; None for a folder. Raises ``VideoError`` for what cannot be read."""
+    if os.path.isdir(path):
+        return None
+    file = open_local(path)
+    try:
+        return file_digest(file.fd)
+    finally:
+        file.close()
