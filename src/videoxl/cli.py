@@ -29,6 +29,7 @@ from videoxl.cli_options import (
     grouped,
 )
 from videoxl.cli_options import encode as encode_video
+from videoxl.cli_train import train
 from videoxl.errors import VideoXLError
 
 app = typer.Typer(
@@ -275,6 +276,9 @@ def demo(
     result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
     if as_json:
         _print_json(result)
+
+
+app.command()(train)
 
 
 def _print_json(value: Any) -> None:

@@ -14,8 +14,13 @@ from transformers import TrainingArguments
 from videoxl.errors import MissingDependencyError
 from videoxl.training.config import TrainingConfig
 
-OPTIMISERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
-"""Our names of optimisers where the Trainer has another one."""
+OPTIMISERS = {
+    "adamw": "adamw_torch",
+    "muon": "adamw_torch",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+"""Our names of optimisers where the Trainer has another one. Muon it does not know: see ``create_optimizer``."""
 LAYERS = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer", "TokenSynthesis")
 """What FSDP divides by."""
 NEEDED = {"tensorboard": "tensorboard", "trackio": "trackio"}

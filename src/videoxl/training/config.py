@@ -13,6 +13,8 @@ from typing import Literal
 
 from videoxl.config import BeaconPrefill, ChunkedPrefill, FullPrefill
 from videoxl.training.data import DataConfig
+from videoxl.training.preferences import PreferenceConfig
+from videoxl.training.synthesis import SynthesisConfig
 
 PARTS = ("vision_tower", "token_synthesis", "projector", "language_model", "beacon", "token_scores", "objective")
 """What learning rates are given for. ``language_model`` is without ``beacon``, the weights that only beacons use;
@@ -22,7 +24,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 Objective = Literal["language", "synthesis", "preference"]
 Sharding = Literal["none", "fsdp2", "zero1", "zero2", "zero3"]
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
-Optimiser = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
+Optimiser = Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -67,6 +69,10 @@ class TrainingConfig:
     """Part -> peak learning rate. A part that is not named is frozen."""
     objective: Objective = "language"
     """``language``: the next token; ``synthesis``: token synthesis by reconstruction; ``preference``: DPO."""
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    """With ``objective="synthesis"``: the weights of its loss."""
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """With ``objective="preference"``: the loss of a pair."""
     prefill: FullPrefill | ChunkedPrefill | BeaconPrefill = field(default_factory=FullPrefill)
     """How a video is read: all of it, under the chunk mask, or in windows whose ratio may be drawn per window."""
     epochs: float = 1.0
@@ -79,7 +85,7 @@ class TrainingConfig:
     """Batches whose gradients are added up for one optimiser step. Loss is the mean over the live labels of all of
     them, on all processes: the same as one large batch."""
     optimiser: Optimiser = "adamw"
-    """AdamW, its 8-bit forms (bitsandbytes), Adafactor, or plain SGD."""
+    """AdamW, Muon (for the matrices of layers; AdamW for the rest), 8-bit AdamW (bitsandbytes), Adafactor, or SGD."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averages of gradients and of their squares."""
     weight_decay: float = 0.0
@@ -162,10 +168,12 @@ class TrainingConfig:
     def _check_adapters(self) -> None:
         if self.lora is not None and "language_model" not in self.learning_rates:
             raise ValueError("lora adapts the language model: give learning_rates.language_model for the adapters")
+        if self.lora is not None and self.objective == "synthesis":
+            raise ValueError("objective='synthesis' trains no language model: leave out lora")
+        if self.lora is not None and self.vision is not None:
+            raise ValueError("lora adapts a whole model: leave out vision, or train the projector first")
         if self.quantization is not None and self.lora is None:
             raise ValueError(f"quantization={self.quantization!r} holds weights that cannot be trained: add lora")
-        if self.quantization is not None and self.vision is not None:
-            raise ValueError("quantization needs a whole model: leave out vision, or train the projector first")
 
     def _check_reading(self) -> None:
         if not isinstance(self.prefill, BeaconPrefill):

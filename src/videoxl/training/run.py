@@ -139,13 +139,16 @@ class _Run:
         if self.config.gradient_checkpointing:
             enable_checkpointing(start.model)
         trained = freeze(start.module, self.config.learning_rates, adapters=self.config.lora is not None)
-        trainer = self._trainer(start, data or read_data(self.config, start), progress)
+        trainer = self._trainer(start, data or self._data(start), progress)
         with stopping_on_signals() as stop:
             trainer.add_callback(StopOnSignal(stop, trainer.accelerator.gather))
             trainer.train(resume_from_checkpoint=self._resumed(trainer))
             self._check_finished(trainer, stop)
             self._save(trainer, start)
         return self._result(trainer, trained)
+
+    def _data(self, start: Start) -> Data:
+        return read_data(self.config, start, self.output, rank=self.rank, world=self.world)
 
     def _trainer(self, start: Start, data: Data, progress: bool) -> VideoXLTrainer:
         config, per_epoch = self.config, len(data.order(0, self.rank, self.world))

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.utils import logging
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingError
@@ -28,6 +29,7 @@ from videoxl.training.batches import Key, RunOrder, data_loader
 from videoxl.training.checkpoints import STAGING, find, publish, rotate
 from videoxl.training.config import TrainingConfig
 from videoxl.training.guard import StepGuard
+from videoxl.training.muon import muon_for
 from videoxl.training.objective import Objective
 from videoxl.training.parts import parameter_groups
 
@@ -184,8 +186,11 @@ class VideoXLTrainer(Trainer):
         if optimizer is None:
             target = self.model if model is None else model
             groups = parameter_groups(target, self.config.learning_rates, self.config.weight_decay)
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
-            optimizer = kind(groups, **settings)
+            if self.config.optimiser == "muon":
+                optimizer = muon_for(target, groups, betas=self.config.betas)
+            else:
+                kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
+                optimizer = kind(groups, **settings)
             self.optimizer = optimizer
         return optimizer
 
@@ -212,6 +217,8 @@ class VideoXLTrainer(Trainer):
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Explains what goes wrong while ``name`` is written; what was there before stays."""
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -221,6 +228,9 @@ class VideoXLTrainer(Trainer):
                 f"{name} was not written ({_first_line(error)}): make room, or see that {self.output} may be written "
                 f"to; {newest_checkpoint(self.output)}"
             ) from error
+        finally:
+            if bars:
+                logging.enable_progress_bar()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write under a hidden name, mark, rename; then remove old ones."""

@@ -1,0 +1,303 @@
+"""What a run will take, from its config alone: parameters, bytes, tokens, steps and time. No weight is loaded.
+
+Bytes of weights, gradients and optimiser are counted exactly, activations and seconds estimated (factors are given
+where they are used).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, BeaconPrefill, Sampling
+from videoxl.errors import CheckpointError, TrainingDataError
+from videoxl.inference.hardware import Hardware, hardware
+from videoxl.inference.planner import model_flops, prefill_work
+from videoxl.inference.prompt import span_for
+from videoxl.inference.specification import RELEASED, Specification, specification
+from videoxl.inference.strategies import memory_tokens
+from videoxl.model.configuration import KNOWN_VISION_TOWERS, TEXT_KEYS, VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.training.config import TrainingConfig
+from videoxl.training.joining import BEACON_PARAM, joined_config
+from videoxl.training.mixtures import RecordFile, choose_records
+from videoxl.training.parts import part_of, target_pattern, weight_dtype
+from videoxl.training.stages import OUTPUT, STAGES
+
+ANSWER_TOKENS = 256
+"""Of question and answers, where the config sets no limit."""
+STATES = {"adamw": 2.0, "muon": 1.0, "sgd": 0.0, "adafactor": 0.01}
+"""Optimiser -> numbers it keeps for each trained one, in the dtype of the weights."""
+EIGHT_BIT = 2.03
+"""Bytes per trained number of 8-bit AdamW: two of one byte, and a scale per block."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one process."""
+
+    trained: dict[str, int]
+    """Part -> parameters that are trained."""
+    frozen: dict[str, int]
+    frames: int
+    """Of the longest video that the sampling lets through."""
+    visual_tokens: int
+    tokens: int
+    """Of that sample in all."""
+    kept_tokens: int
+    """Tokens whose keys and values later ones see: fewer than all where windows are compressed."""
+    weight_bytes: int
+    gradient_bytes: int
+    optimiser_bytes: int
+    activation_bytes: int
+    """Estimate, for one such sample."""
+    batch: int
+    samples_per_step: int
+    """On all processes."""
+    steps: int | None
+    """None: the data is not there to be counted."""
+    seconds_per_step: float
+    """Estimate, from operations and the device's rate; a factor of two off is normal."""
+    device: str
+    flops: float
+    """The rate that was assumed, per second."""
+    available_bytes: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        states = self.weight_bytes + self.gradient_bytes + self.optimiser_bytes
+        return states + self.batch * self.activation_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.available_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        seconds = None if self.steps is None else self.steps * self.seconds_per_step
+        return {**asdict(self), "total_bytes": self.total_bytes, "fits": self.fits, "seconds": seconds}
+
+    def __str__(self) -> str:
+        def of(parts: dict[str, int]) -> str:
+            listed = ", ".join(f"{part} {count / 1e6:,.2f} M" for part, count in parts.items())
+            return f"{sum(parts.values()) / 1e6:,.2f} M ({listed})" if parts else "none"
+
+        def size(count: float) -> str:
+            return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+        time = f"{self.seconds_per_step:,.2f} s a step"
+        if self.steps is not None:
+            time += f", {self.steps * self.seconds_per_step / 3600:,.2f} h in all"
+        lines = [
+            f"trained     {of(self.trained)}",
+            f"frozen      {of(self.frozen)}",
+            f"sample      at most {self.frames:,} frames, {self.visual_tokens:,} visual tokens, {self.tokens:,} "
+            f"tokens in all, of which {self.kept_tokens:,} stay in sight",
+            f"memory      {size(self.total_bytes)} = weights {size(self.weight_bytes)}, gradients "
+            f"{size(self.gradient_bytes)}, optimiser {size(self.optimiser_bytes)}, activations about "
+            f"{size(self.activation_bytes)} for each of {self.batch} samples",
+            f"steps       {'unknown' if self.steps is None else f'{self.steps:,}'} of {self.samples_per_step} samples",
+            f"time        about {time}, at {self.flops / 1e12:,.3g} TFLOP/s on {self.device}",
+            f"fits        {'yes' if self.fits else 'no'}: {size(self.available_bytes)} are free",
+        ]
+        return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+
+def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1) -> Estimate:
+    """Of one of ``processes``. ``device``: this machine's, or the name of a GPU such as ``h200``.
+
+    Raises :class:`CheckpointError` for a model whose sizes are not known.
+    """
+    spec = model_specification(config)
+    model_config, where = spec.config, hardware("cpu" if config.device == "cpu" else device)
+    trained, frozen = parameters(config, model_config)
+    notes = list(spec.notes)
+    frames, span, text, prefix = _longest_sample(config, spec)
+    tokens = prefix + len(span.ids) + text
+    steps, note = _steps(config, processes)
+    notes += [note] if note else []
+    weights, gradients, states = _state_bytes(config, trained, frozen, processes)
+    return Estimate(
+        trained=trained,
+        frozen=frozen,
+        frames=frames,
+        visual_tokens=span.visual_tokens,
+        tokens=tokens,
+        kept_tokens=memory_tokens(config.prefill, model_config, prefix, span) + text,
+        weight_bytes=weights,
+        gradient_bytes=gradients,
+        optimiser_bytes=states,
+        activation_bytes=activation_bytes(config, model_config, frames, tokens, text),
+        batch=config.batch,
+        samples_per_step=config.batch * config.accumulation * processes,
+        steps=steps,
+        seconds_per_step=_seconds(config, model_config, frames, prefix, span, text, where),
+        device=where.name,
+        flops=where.flops,
+        available_bytes=where.free_bytes,
+        notes=tuple(notes),
+    )
+
+
+def model_specification(config: TrainingConfig) -> Specification:
+    """Sizes of the model a run trains; of one that a stage before has still to train, that stage's."""
+    if config.vision is not None:
+        joined = joined_config(_language_config(config.model), _tower_config(config.vision))
+        like = specification("BAAI/Video-XL-2")
+        return Specification(joined, like.chat_format, torch.float32, ("sizes of the released parts",))
+    stage = config.model.removeprefix(f"{OUTPUT}/").removesuffix("/model")
+    if not Path(config.model).is_dir() and stage in STAGES and config.model != stage:
+        found = model_specification(STAGES[stage]())
+    else:
+        found = specification(config.model)
+    if isinstance(config.prefill, BeaconPrefill) and not found.config.beacon_param:
+        grown = VideoXLConfig.from_dict({**found.config.to_dict(), "beacon_param": BEACON_PARAM})
+        return Specification(grown, found.chat_format, found.dtype, found.notes)
+    return found
+
+
+def _language_config(name: str) -> Any:
+    from transformers import AutoConfig, Qwen2Config
+
+    if Path(name).is_dir():
+        return AutoConfig.from_pretrained(name)
+    if Path(name).name in ("Qwen2-7B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2-7B", "Qwen2.5-7B"):
+        known = RELEASED["BAAI/Video-XL-2"]
+        return Qwen2Config(**{key: known[key] for key in TEXT_KEYS if key in known})
+    raise CheckpointError(f"{name}: not a folder, and not a language model whose sizes are known here (Qwen2-7B)")
+
+
+def _tower_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    if Path(name).is_dir():
+        found = AutoConfig.from_pretrained(name)
+        return getattr(found, "vision_config", found)
+    if Path(name).name in KNOWN_VISION_TOWERS:
+        sizes = dict(KNOWN_VISION_TOWERS[Path(name).name])
+        return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+    raise CheckpointError(f"{name}: not a folder, and not one of {', '.join(KNOWN_VISION_TOWERS)}")
+
+
+def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Part -> parameters: those that are trained, and those that are not."""
+    import re
+
+    with torch.device("meta"):
+        model = VideoXLForConditionalGeneration(model_config)
+    trained: dict[str, int] = {}
+    frozen: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        adapted = config.lora is not None and part == "language_model"
+        side = trained if part in config.learning_rates and not adapted else frozen
+        side[part] = side.get(part, 0) + parameter.numel()
+    if config.lora is not None:
+        pattern = re.compile(target_pattern(config.lora.targets))
+        layers = [m for n, m in model.named_modules() if pattern.fullmatch(n)]
+        trained["language_model"] = sum(config.lora.rank * (m.in_features + m.out_features) for m in layers)  # type: ignore[operator, misc]
+    return trained, frozen
+
+
+def _state_bytes(
+    config: TrainingConfig, trained: dict[str, int], frozen: dict[str, int], processes: int
+) -> tuple[int, int, int]:
+    """Weights, gradients and the optimiser's states on one process."""
+    itemsize = weight_dtype(config).itemsize
+    learnt, rest = sum(trained.values()), sum(frozen.values())
+    small = frozen.get("language_model", 0) if config.quantization else 0
+    held = (rest - small) * itemsize + int(small * {"int8": 1.0, "nf4": 0.53}.get(config.quantization or "", 0.0))
+    of_learnt = 4 if config.lora is not None else itemsize  # adapters are held in fp32
+    per_state = EIGHT_BIT if "8bit" in config.optimiser else STATES[config.optimiser] * of_learnt
+    weights, gradients, states = held + learnt * of_learnt, learnt * of_learnt, int(learnt * per_state)
+    divided = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[config.sharding]
+    return (
+        weights // processes if divided >= 3 else weights,
+        gradients // processes if divided >= 2 else gradients,
+        states // processes if divided >= 1 else states,
+    )
+
+
+def _longest_sample(config: TrainingConfig, spec: Specification) -> tuple[int, Any, int, int]:
+    """Frames, visual span, tokens behind it and before it, of the longest sample that the config lets through."""
+    sampling = config.data.sampling
+    listed = sampling.times or sampling.indices or ()
+    frames = len(listed) or sampling.num_frames or sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
+    frames -= frames % spec.config.frames_per_group if frames >= spec.config.frames_per_group else 0
+    span = span_for(spec.config, [float(n) for n in range(frames)], spec.chat_format.tokenize)
+    prefix, limit = len(spec.chat_format.prefix(DEFAULT_SYSTEM_PROMPT)), config.data.max_tokens
+    text = ANSWER_TOKENS if limit is None else max(min(limit - prefix - len(span.ids), ANSWER_TOKENS), 0)
+    return frames, span, text, prefix
+
+
+def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames: int, tokens: int, text: int) -> int:
+    """What the forward of one sample keeps for the backward pass.
+
+    A layer of the language model keeps 9 rows of its width, 4 of its inner width and keys and values; a vision layer
+    13 rows and 2. With gradient checkpointing every layer keeps its input, and one at a time all of it. Attention
+    keeps no scores (``sdpa``). Logits count three times: as they come, in fp32, and their gradient. A frozen tower
+    keeps nothing.
+    """
+    t: Any = model_config.text_config
+    v: Any = model_config.vision_config
+    rates, size = config.learning_rates, 2 if config.precision == "bf16" else 4
+    heads = t.num_key_value_heads * (getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads)
+    speaking = tokens * (9 * t.hidden_size + 4 * t.intermediate_size + 4 * heads) * size
+    inputs = tokens * t.hidden_size * size
+    patches = frames * (v.image_size // v.patch_size) ** 2
+    seeing = patches * (13 * v.hidden_size + 2 * v.intermediate_size) * size
+    language = speaking + t.num_hidden_layers * inputs
+    vision = seeing + v.num_hidden_layers * patches * v.hidden_size * size
+    if not config.gradient_checkpointing:
+        language, vision = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing
+    grid = frames * model_config.token_grid**2 * v.hidden_size * size
+    between = (
+        40 if "token_synthesis" in rates else 0
+    ) * grid + frames * model_config.tokens_per_group * t.hidden_size * size
+    logits = (text if isinstance(config.prefill, BeaconPrefill) else tokens) * t.vocab_size * (size + 8)
+    if config.objective == "synthesis":
+        return 40 * grid + int(seeing)
+    learns_to_see = "vision_tower" in rates
+    return int(language + logits + between + (vision if learns_to_see else seeing))
+
+
+def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | None]:
+    if config.steps is not None:
+        return config.steps, None
+    try:
+        count = records(config)
+    except (TrainingDataError, OSError) as error:
+        return None, f"steps are unknown: {error}"
+    batches = math.ceil(config.epochs * math.ceil(count / (config.batch * processes)))
+    return math.ceil(batches / config.accumulation), None
+
+
+def records(config: TrainingConfig) -> int:
+    """Records that a config's data chooses."""
+    sources: Sequence[Any] = config.data.all_sources()
+    return sum(len(choose_records(s.sampling, len(RecordFile(s.path)), seed=config.data.seed)) for s in sources)
+
+
+def _seconds(
+    config: TrainingConfig,
+    model_config: VideoXLConfig,
+    frames: int,
+    prefix: int,
+    span: Any,
+    text: int,
+    where: Hardware,
+) -> float:
+    """Forward, and backward at twice that where something is learnt; once more forward with checkpointing."""
+    _, pairs = prefill_work(config.prefill, model_config, prefix, span)
+    tokens = prefix + len(span.ids) + text
+    flops = model_flops(model_config, frames, tokens, pairs + text * (tokens - text / 2))
+    again = 1 if config.gradient_checkpointing else 0
+    vision = flops["vision"] * (3 + again if {"vision_tower", "token_synthesis"} & set(config.learning_rates) else 1)
+    language = 0.0 if config.objective == "synthesis" else flops["prefill"] * (3 + again)
+    narrow = min(1.0, model_config.text_config.hidden_size / 1024)  # type: ignore[union-attr]
+    return (vision + language) * config.batch * config.accumulation / where.flops / narrow

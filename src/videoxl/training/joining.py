@@ -1,0 +1,98 @@
+"""The model that a first stage begins with: a language model and a vision tower that have never met.
+
+Projector and token synthesis between them start fresh, drawn from the run's seed. Beacons come with the first stage
+that trains them (SPEC 2.8).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, SiglipVisionModel
+
+from videoxl.errors import CheckpointError
+from videoxl.inference.loading import load_tokenizer, resolve, set_end_tokens
+from videoxl.model.beacon import initialise_beacons
+from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VIDEO_XL_2, VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+_TOWERS = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}
+BEACON_PARAM = ("q", "k", "v")
+"""What beacons have projections of their own for, in every published script."""
+
+
+def join(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForConditionalGeneration, Any]:
+    """A model and its tokenizer: Video-XL around a CLIP, Video-XL-2 around a SigLIP.
+
+    ``language`` and ``vision``: folders or Hub ids of a Qwen2 and of a vision tower, by itself or as part of a CLIP or
+    SigLIP. Raises :class:`CheckpointError` for anything else.
+    """
+    language_folder, vision_folder = resolve(language), resolve(vision)
+    tower = _vision_config(vision_folder)
+    text = AutoConfig.from_pretrained(language_folder)
+    if text.model_type != "qwen2":
+        raise CheckpointError(f"{language} is a {text.model_type!r}; the language model must be a Qwen2 or Qwen2.5")
+    model = VideoXLForConditionalGeneration(joined_config(text, tower)).to(dtype)
+    speaking = AutoModelForCausalLM.from_pretrained(language_folder, dtype=dtype)
+    model.model.language_model.load_state_dict(speaking.model.state_dict())
+    model.lm_head.load_state_dict(speaking.lm_head.state_dict())
+    seeing = _TOWERS[tower.model_type].from_pretrained(vision_folder, dtype=dtype)
+    _take_tower(model.model.vision_tower, seeing.state_dict())
+    tokenizer = load_tokenizer(language_folder)
+    set_end_tokens(model, tokenizer)
+    return model, tokenizer
+
+
+def joined_config(text: Any, tower: Any) -> VideoXLConfig:
+    """The configuration of a language model and a tower, with the released values of everything between them."""
+    vocabulary = int(text.vocab_size)
+    if tower.model_type == "clip_vision_model":
+        return VideoXLConfig(
+            family=VIDEO_XL,
+            text_config=text,
+            vision_config=tower,
+            frames_per_group=1,
+            token_grid=tower.image_size // tower.patch_size,
+            vision_select_layer=-2,
+            time_format="",
+            image_mean=CLIP_MEAN,
+            image_std=CLIP_STD,
+            video_token_id=vocabulary - 1,
+            image_token_id=vocabulary - 1,
+            image_aspect_ratio="anyres",
+        )
+    # the released loader leaves out the tower's last layer and its pooling head (SPEC 3.1)
+    tower.num_hidden_layers -= 1
+    tower.vision_use_head = False
+    return VideoXLConfig(family=VIDEO_XL_2, text_config=text, vision_config=tower)
+
+
+def _vision_config(folder: Path) -> Any:
+    found = AutoConfig.from_pretrained(folder)
+    found = getattr(found, "vision_config", found)
+    if found.model_type not in _TOWERS:
+        raise CheckpointError(f"{folder} is a {found.model_type!r}; the vision tower must be a CLIP or a SigLIP")
+    return found
+
+
+def _take_tower(tower: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """All weights the tower has; a checkpoint may have more. Raises :class:`CheckpointError` if one is missing."""
+    wanted = tower.state_dict()
+    if missing := [name for name in wanted if name not in weights]:
+        raise CheckpointError(f"the vision tower's file lacks {', '.join(missing[:3])} and {len(missing)} in all")
+    tower.load_state_dict({name: weights[name] for name in wanted})
+
+
+def with_beacons(model: VideoXLForConditionalGeneration) -> VideoXLForConditionalGeneration:
+    """A Video-XL with beacons, begun by the released rule, from one that has none."""
+    config = cast(VideoXLConfig, type(model.config).from_dict(model.config.to_dict()))
+    config.beacon_param = BEACON_PARAM
+    grown = VideoXLForConditionalGeneration._from_config(config, attn_implementation=model.config._attn_implementation)
+    grown = grown.to(model.dtype)
+    fresh = {name: value for name, value in grown.state_dict().items() if ".beacon_" in name}
+    grown.load_state_dict({**model.state_dict(), **fresh})
+    initialise_beacons(grown)
+    grown.generation_config = model.generation_config
+    return grown.eval()
