@@ -33,8 +33,10 @@ def video(folder: Path, name: str = "clip.mp4", frames: int = 16, fps: float = 2
     return name
 
 
-def dataset(folder: Path, records: list, model, *, prefill=None, features=None, **settings) -> VideoDataset:
+def dataset(
+    folder: Path, records: list, model, *, prefill=None, features=None, name="data.json", **settings
+) -> VideoDataset:
     """The records as a data set of ``model`` (a ``VideoXL``)."""
-    path = write(folder / "data.json", records)
+    path = write(folder / name, records)
     settings = {"sampling": Sampling(fps=2, max_frames=16), "sources": (Source(str(path)),), **settings}
     return VideoDataset(DataConfig(**settings), model.config, model.tokenizer, prefill=prefill, features=features)

@@ -27,8 +27,8 @@ REPORTS = (BAD_SAMPLES, TRUNCATED)
 class Collator:
     """Makes a batch of examples: tensors under the names of the forward's arguments, and :data:`REPORTS`.
 
-    ``bad_samples`` lists ``(id, reason)`` of the samples that are not in the batch, ``truncated`` ``(id, ids cut)``. A
-    batch in which no sample is left holds nothing else.
+    ``bad_samples`` lists ``(id, reason)`` of the samples that are not in the batch; ``truncated``, where any were,
+    ``(id, ids cut)`` of those that were too long. A batch in which no sample is left holds nothing else.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Collator:
         bad = [(sample.id, sample.reason) for sample in samples if isinstance(sample, BadSample)]
         examples = [sample for sample in samples if isinstance(sample, Example)]
         cut = [(example.id, example.truncated) for example in examples if example.truncated]
-        reports: dict[str, Any] = {BAD_SAMPLES: bad, TRUNCATED: cut}
+        reports: dict[str, Any] = {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {})
         return self._text(examples) | self._pictures(examples) | reports if examples else reports
 
     def _text(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -71,7 +71,7 @@ class Collator:
 
     def _square_mask(self, examples: Sequence[Example], length: int) -> torch.Tensor:
         """``[B, 1, L, L]``: bool, True where a row may look; what is added to scores for eager attention."""
-        kernel = getattr(self.config, "_attn_implementation", None) or "sdpa"
+        kernel = getattr(self.config.text_config, "_attn_implementation", None) or "sdpa"
         if "flash" in kernel:
             raise ValueError(f"attention {kernel!r} takes no mask of tokens against tokens: load with sdpa or eager")
         allowed = np.broadcast_to(np.eye(length, dtype=bool), (len(examples), length, length)).copy()
