@@ -1,0 +1,205 @@
+"""What the embedded models learn from: words, captions, films as examples, and that a loss over them falls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from videoxl.config import TINY, TINY_V1
+from videoxl.inference.prompt import IGNORE_INDEX
+from videoxl.training.tiny.bank import filmed, make_bank
+from videoxl.training.tiny.learning import AnswerLearning, right_answers, told_in_words
+from videoxl.training.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, draw_questions, telegram
+from videoxl.training.tiny.sight import captions, names, sigmoid_loss, snapshots, truths
+from videoxl.training.tiny.sizes import fresh_model, model_config, siglip, take_tower
+from videoxl.training.tiny.words import tokenizer
+from videoxl.training.world import KINDS, Thing, ask, kinds_for, sample_film
+
+WORDS = tokenizer()
+CONFIG = model_config(WORDS)
+LESSON = Lesson(groups=(3, 6), films=3, questions=4, steps=2, rate=1e-3, kinds=dict.fromkeys(KINDS, 1.0))
+
+
+def source(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def dataset(lesson: Lesson = LESSON, show=None) -> FilmDataset:
+    scribe = Scribe(CONFIG, WORDS)
+    return FilmDataset(lesson, scribe, show or told_in_words(scribe), seed=1)
+
+
+def batch(lesson: Lesson = LESSON, show=None, step: int = 0) -> dict:
+    examples = dataset(lesson, show)
+    first = step * lesson.films
+    return FilmCollator(CONFIG, WORDS.pad_token_id)([examples[first + i] for i in range(lesson.films)])
+
+
+@pytest.mark.parametrize("text", ["Time 1205.0s:", "12.0s to 3.5s", "¿Qué? 12:30, 7e-3\n\n  x", "a red card with 7"])
+def test_any_text_comes_back(text):
+    assert WORDS.decode(WORDS.encode(text)) == text
+
+
+def test_the_world_has_a_token_for_every_word():
+    for seed in range(20):
+        film = sample_film(source(seed), 12, 5)
+        for kind in kinds_for(film):
+            asked = ask(source(seed), film, kind)
+            pieces = WORDS.convert_ids_to_tokens(WORDS.encode(asked.text) + WORDS.encode(asked.answer))
+            assert all(len(piece) > 1 or piece in "ABCDa:?.,0123456789Ċ" for piece in pieces), pieces
+    assert WORDS.convert_ids_to_tokens(WORDS.encode("Time 1205.0s:")) == ["TimeĠ", "12", "05", ".0s:"]
+    assert len(WORDS.encode("<|im_start|>")) == 1
+
+
+def test_telegrams_keep_the_key_words():
+    assert telegram("What color is the star?") == "color star?"
+    assert telegram("What is shown at 12.0s?") == "at 12.0s?"
+    assert telegram("How many shapes are shown?") == "many shapes?"
+
+
+def test_captions_are_true_of_what_they_say():
+    by_text = {caption.text: caption for caption in captions()}
+    star, card = Thing("red", "star"), Thing("orange", number=7)
+    assert by_text["a red star"].describes(star)
+    assert by_text["a red star"].describes(Thing("red", "ring")) is False
+    assert by_text["an orange card"].describes(card)
+    assert by_text["an orange card with 6"].describes(card) is False
+    assert by_text["nothing"].describes(None)
+    assert by_text["nothing"].describes(star) is False
+    whole, things = names()
+    assert len(whole) == 1 + 8 * 8 + 8 * 10
+    assert all([c.describes(t) for t in things].count(True) == 1 for c in whole)
+
+
+def test_snapshots_show_what_they_say():
+    pictures, shown = snapshots(source(0), 40, 32)
+    again, same = snapshots(source(0), 40, 32)
+    np.testing.assert_array_equal(pictures, again)
+    assert shown == same
+    assert pictures.shape == (40, 32, 32, 3)
+    kinds = {None if t is None else bool(t.shape) for t in shown}
+    assert kinds == {None, True, False}
+
+
+def test_the_sigmoid_loss_wants_pairs_that_belong_together():
+    texts = [c for c in captions() if c.text in ("a red star", "a blue ring")]
+    truth = truths(texts, [Thing("red", "star"), Thing("blue", "ring")])
+    assert sorted(truth.flatten().tolist()) == [-1, -1, 1, 1]
+    eye = torch.eye(2)
+    scale, bias = torch.tensor(2.0), torch.tensor(-3.0)
+    right = sigmoid_loss(eye, eye if truth[0, 0] > 0 else eye.flip(0), truth, scale, bias)
+    wrong = sigmoid_loss(eye, eye.flip(0) if truth[0, 0] > 0 else eye, truth, scale, bias)
+    assert right < wrong
+
+
+def test_an_example_depends_on_its_number_alone():
+    examples = dataset()
+    assert len(examples) == 6
+    late, early = examples[5], examples[0]
+    assert dataset()[5].input_ids == late.input_ids
+    assert early.input_ids != late.input_ids
+    lengths = {len(examples[i].seconds) for i in range(3)}
+    assert len(lengths) == 1  # films of a step are equally long
+
+
+def test_questions_differ_from_one_another():
+    film = sample_film(source(2), 8, 3)
+    texts = [q.text for q in draw_questions(source(3), film, 12, dict.fromkeys(KINDS, 1.0))]
+    assert len(texts) == len(set(texts)) > 6
+
+
+def test_a_question_sees_the_film_and_itself_at_the_place_behind_the_film():
+    made = batch()
+    mask, segments, positions = made["attention_mask"][0, 0], made["segments"][0], made["position_ids"][0]
+    shared = int((segments == 1).nonzero()[0])  # length of prefix and film
+    begin = int((segments == 2).nonzero()[0])
+    assert mask[begin, :shared].all()
+    assert not mask[begin, segments == 1].any()
+    assert int(positions[begin]) == shared
+
+
+def test_positions_left_out_only_push_later_ones_back():
+    plain = dataset()
+    skipped = dataset(replace(LESSON, skips=1.0, groups=(12, 16)))
+    for number in range(3):
+        assert plain[number].positions[:20] == list(range(20))
+        steps = np.diff(skipped[number].positions[: skipped[number].span[1]])
+        assert steps.min() >= 1
+    assert any(max(skipped[i].positions) > len(skipped[i].input_ids) for i in range(6))
+
+
+def test_chunked_lessons_read_under_the_chunk_mask():
+    long = replace(LESSON, groups=(24, 24), films=1)
+    causal, chunked = batch(long)["attention_mask"], batch(replace(long, chunked=1.0))["attention_mask"]
+    assert causal.sum() > chunked.sum()
+
+
+def test_the_loss_falls_and_the_right_weights_move():
+    model = fresh_model(CONFIG)
+    learning = AnswerLearning(model).train()
+    optimiser = torch.optim.AdamW(learning.parameters(), lr=3e-3)
+    before = {name: p.detach().clone() for name, p in learning.named_parameters()}
+    losses = []
+    torch.manual_seed(0)
+    data = batch()
+    for _ in range(12):
+        loss = learning(**data_for(data)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]
+    changed = [name for name, p in learning.named_parameters() if not torch.equal(p, before[name])]
+    moved = {name.removeprefix("model.model.").split(".")[0] for name in changed}
+    assert moved == {"language_model", "clock"}
+    logged = learning.pop_logged()
+    assert set(logged) >= {"clock"}
+    assert set(logged) <= {"clock", *KINDS}
+
+
+def data_for(made: dict) -> dict:
+    return {name: value for name, value in made.items() if name not in ("bad_samples", "truncated")}
+
+
+def test_right_answers_are_those_without_a_wrong_token():
+    labels = torch.tensor([[IGNORE_INDEX, 5, 6, IGNORE_INDEX, 7]])
+    segments = torch.tensor([[0, 1, 1, 2, 2]])
+    logits = torch.zeros(1, 5, 9)
+    for place, token in ((0, 5), (1, 4), (3, 7)):
+        logits[0, place, token] = 1
+    assert right_answers(logits, labels, segments, [("when", "color")]) == {"when": [False], "color": [True]}
+
+
+def test_films_can_be_put_together_from_features_of_what_they_show():
+    model = fresh_model(CONFIG).eval()
+    bank = make_bank(model, copies=2, scenery=4, seed=3)
+    film = sample_film(source(4), 5, 2, step=4, begin=0)
+    features = bank.show(source(0), film)["features_FPC"]
+    assert features.shape == (20, CONFIG.token_grid**2, 96)
+    scenery = bank.groups[None].float().flatten(0, 1)
+    shown = [film.thing_in(f // 4) is not None for f in range(20)]
+    near = [bool((scenery - frame).abs().amax((1, 2)).min() < 1e-3) for frame in features]
+    assert near == [not s for s in shown]
+    made = batch(show=bank.show)
+    loss = AnswerLearning(model)(**data_for(made)).loss
+    assert torch.isfinite(loss)
+    assert "video_features" in made
+    assert "pixel_values_videos" in batch(show=filmed(48))
+
+
+def test_a_vision_tower_comes_from_a_siglip():
+    pictures, model = siglip(WORDS), fresh_model(CONFIG)
+    take_tower(model, pictures)
+    for name, value in model.model.vision_tower.state_dict().items():
+        assert torch.equal(value, pictures.vision_model.state_dict()[name]), name
+
+
+def test_sizes_of_both_models():
+    assert model_config(WORDS, TINY).tokens_per_group == 4
+    v1 = model_config(WORDS, TINY_V1)
+    assert (v1.frames_per_group, v1.tokens_per_group, v1.time_format) == (1, 9, "")
+    with pytest.raises(ValueError, match="no embedded model 'huge'"):
+        model_config(WORDS, "huge")
