@@ -199,8 +199,8 @@ def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dic
         side[part] = side.get(part, 0) + parameter.numel()
     if config.lora is not None:
         pattern = re.compile(target_pattern(config.lora.targets))
-        layers = [m for n, m in model.named_modules() if pattern.fullmatch(n)]
-        trained["language_model"] = sum(config.lora.rank * (m.in_features + m.out_features) for m in layers)  # type: ignore[operator, misc]
+        layers: list[Any] = [m for n, m in model.named_modules() if pattern.fullmatch(n)]
+        trained["language_model"] = sum(config.lora.rank * (m.in_features + m.out_features) for m in layers)
     return trained, frozen
 
 

@@ -108,7 +108,7 @@ def told_in_words(scribe: Scribe) -> Any:
             bags[text] = ids + [-1] * (WORDS - len(ids))
         return bags[text]
 
-    def show(source: Any, film: Film) -> dict[str, torch.Tensor]:
+    def show(source: Any, film: Film) -> dict[str, Any]:
         tokens = scribe.config.tokens_per_group
         words = torch.tensor(bag(NOTHING)).repeat(film.groups * tokens, 1)
         for event in film.events:
