@@ -101,23 +101,28 @@ class VideoXLTrainer(Trainer):
         """
         step = self.state.global_step + 1
         batches = [self._sorted_out(batch, step) for batch in islice(epoch_iterator, num_batches)]
-        if not self.model_accepts_loss_kwargs:
-            return batches, None
-        # a label is predicted from the place before it, so the first never counts
-        live = sum(int((batch["labels"][..., 1:] != -100).sum()) for batch in batches)
-        items = torch.tensor(live, device=device)
+        items = torch.tensor(sum(map(self._live_labels, batches)), device=device)
         if self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
         self._live = bool(items > 0)
-        return batches, items.clamp(min=1)
+        return batches, items.clamp(min=1) if self.model_accepts_loss_kwargs else None
+
+    def _live_labels(self, batch: dict[str, Any]) -> int:
+        """How many there are; for other objectives, whether there is anything to learn from."""
+        if not self.model_accepts_loss_kwargs:
+            return int("labels" in batch)
+        # a label is predicted from the place before it, so the first never counts
+        return int((batch["labels"][..., 1:] != -100).sum())
 
     def _sorted_out(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
         keys: list[Key] = batch["keys"]
         self.bad_samples.count(len(keys), batch.pop("bad_samples", ()), step=step)
         self.truncated += len(batch.pop("truncated", ()))
-        if "labels" in batch or not self.model_accepts_loss_kwargs:
+        if "labels" in batch:
             return batch
         self.bad_samples.empty_batches += 1
+        if not self.model_accepts_loss_kwargs:  # objectives know what to do
+            return batch
         ids = torch.zeros(1, 2, dtype=torch.long)
         return {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
 
@@ -250,7 +255,7 @@ class VideoXLTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The model as it writes itself; what an objective has beyond it lies beside."""
+        """The model as it writes itself; in a checkpoint, what an objective has beyond it lies beside."""
         if not isinstance(self.model, Objective):
             super()._save(output_dir, state_dict)
             return
@@ -258,7 +263,8 @@ class VideoXLTrainer(Trainer):
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
             self.model.save_pretrained(folder, state_dict=state_dict)
-            torch.save(self.model.objective_state(), folder / OBJECTIVE)
+            if self._staging is not None:  # a checkpoint: to go on from, unlike the trained model
+                torch.save(self.model.objective_state(), folder / OBJECTIVE)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
 
