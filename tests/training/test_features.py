@@ -17,12 +17,22 @@ from videoxl.training.features import FeatureCache, vision_fingerprint
 QUESTION = "<image>\nWhat is shown?"
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-v1"])
-def frozen(request):
-    loaded = videoxl.load(request.param, device="cpu")
+def freeze(name: str):
+    """A model of its own with a frozen tower."""
+    loaded = videoxl.load(name, device="cpu")
     loaded.model = copy.deepcopy(loaded.model).float()
     loaded.model.model.vision_tower.requires_grad_(False)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return freeze("tiny")
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny-v1"])
+def either(request):
+    return freeze(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +54,19 @@ def records():
     ]
 
 
-def test_loss_and_gradients_are_those_of_pixels(folder, tmp_path, frozen):
-    pixels = dataset(folder, records(), frozen)
-    cached = dataset(folder, records(), frozen, features=FeatureCache(tmp_path, frozen.model))
-    assert cached.fill_features(frozen.model) == 2
-    assert cached.fill_features(frozen.model) == 0
+def test_loss_and_gradients_are_those_of_pixels(folder, tmp_path, either):
+    pixels = dataset(folder, records(), either)
+    cached = dataset(folder, records(), either, features=FeatureCache(tmp_path, either.model))
+    assert cached.fill_features(either.model) == 2
+    assert cached.fill_features(either.model) == 0
     found = []
     for data in (pixels, cached):
-        batch = Collator(frozen.config, 0)([data[0], data[1]])
+        batch = Collator(either.config, 0)([data[0], data[1]])
         batch.pop("bad_samples")
-        frozen.model.zero_grad(set_to_none=True)
-        loss = frozen.model(**batch).loss
+        either.model.zero_grad(set_to_none=True)
+        loss = either.model(**batch).loss
         loss.backward()
-        gradients = {name: p.grad.clone() for name, p in frozen.model.named_parameters() if p.grad is not None}
+        gradients = {name: p.grad.clone() for name, p in either.model.named_parameters() if p.grad is not None}
         found.append((set(batch), loss.detach(), gradients))
     assert found[0][0] ^ found[1][0] == {"pixel_values_videos", "video_features"}
     assert torch.equal(found[0][1], found[1][1])
@@ -144,14 +154,14 @@ def test_features_and_pixels_exclude_each_other(frozen):
         frozen.model.model.get_video_features(video_features=features)
 
 
-def test_features_answer_in_generate_as_pixels_do(frozen):
-    side, config = frozen.config.image_size, frozen.config
+def test_features_answer_in_generate_as_pixels_do(either):
+    side, config = either.config.image_size, either.config
     pixels = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     counts = torch.tensor([4])
     with torch.no_grad():
-        features = frozen.model.model.grid_features(pixels)
+        features = either.model.model.grid_features(pixels)
     groups = 4 // config.frames_per_group
     ids = torch.tensor([[1, 2, *[config.video_token_id] * groups * config.tokens_per_group, 3]])
     settings = {"frames_per_video": counts, "max_new_tokens": 3, "do_sample": False}
-    want = frozen.model.generate(input_ids=ids, pixel_values_videos=pixels, **settings)
-    assert torch.equal(frozen.model.generate(input_ids=ids, video_features=features, **settings), want)
+    want = either.model.generate(input_ids=ids, pixel_values_videos=pixels, **settings)
+    assert torch.equal(either.model.generate(input_ids=ids, video_features=features, **settings), want)

@@ -141,13 +141,15 @@ class VideoDataset(Dataset[Example | BadSample]):
             raise TrainingDataError(f"no records were chosen from {', '.join(s.path for s in sources)}")
 
     def _index(self, sources: Sequence[Source]) -> np.ndarray:
-        rows = [np.empty((0, 3), np.int64)]
+        parts = [np.empty((0, 3), np.int64)]
         for number, (source, file) in enumerate(zip(sources, self.files)):
             chosen = choose_records(source.sampling, len(file), seed=self.config.seed + number)
-            for record in chosen.tolist():
-                turns = range(self._turns_of(file, record)) if self._one_turn_each else (-1,)
-                rows.append(np.array([(number, record, turn) for turn in turns]))
-        return np.concatenate(rows)
+            turns = np.full(len(chosen), -1)
+            if self._one_turn_each:
+                counts = [self._turns_of(file, record) for record in chosen.tolist()]
+                chosen, turns = np.repeat(chosen, counts), np.array([turn for n in counts for turn in range(n)], int)
+            parts.append(np.column_stack([np.full(len(chosen), number), chosen, turns]))
+        return np.concatenate(parts)
 
     @property
     def _one_turn_each(self) -> bool:
