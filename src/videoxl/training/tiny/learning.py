@@ -11,36 +11,46 @@ from torch.nn import functional as F  # noqa: N812
 
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.training.objective import Objective
-from videoxl.training.tiny.lessons import Scribe
+from videoxl.training.tiny.lessons import HINTS, Scribe
 from videoxl.training.world import Film
+from videoxl.training.world.film import COLORS, SHAPES
 from videoxl.training.world.questions import NOTHING
 
 WORDS = 3
 """Words that stand in the place of a visual token, at most."""
 NOISE = 0.3
 """Of those words, as a share of the embeddings' standard deviation."""
-CLOCK = 0.3
-"""Weight of telling the time beside the answers."""
-HUNDREDS = 26
+HINTED = 0.3
+"""Weight of what must be known halfway beside the answers."""
+HUNDREDS = 27
+KIND_COUNT = 1 + len(SHAPES) + 10
+"""Nothing, shapes, digits."""
 
 
 class AnswerLearning(Objective):
-    """Answers, and halfway up what time it is.
+    """Answers, and halfway up what they are made from (:data:`~videoxl.training.tiny.lessons.HINTS`).
 
-    Visual tokens of the layer in the middle must tell the time of their group to a head that is thrown away. Without
-    it the model takes ten times as long to tie what it sees to when it sees it.
+    Behind the layer before the middle a token must tell when its group begins, and the token of a time that is asked
+    for must tell it in the same way; behind the middle one the last token of a group must tell when the group ends,
+    when what it shows began, and what was shown before. Linear heads listen to that and are thrown away afterwards.
+    Without them a model of this size takes ten times as long to tie what it sees to when it sees it.
     """
 
-    def __init__(self, model: Any, *, clock: float = CLOCK) -> None:
+    def __init__(self, model: Any, *, hinted: float = HINTED) -> None:
         super().__init__(model)
-        self.weight = clock
-        self.clock = nn.Linear(model.config.text_config.hidden_size, HUNDREDS + 100)
+        self.weight = hinted
+        width = model.config.text_config.hidden_size
+        times = HUNDREDS + 100
+        sizes = {"begin": times, "end": times, "start": times, "past color": len(COLORS) + 1, "past kind": KIND_COUNT}
+        self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         layers = model.model.language_model.layers
-        layers[len(layers) // 2 - 1].register_forward_hook(self._keep)
-        self._halfway: torch.Tensor | None = None
+        middle = len(layers) // 2
+        self._heard: dict[str, torch.Tensor] = {}
+        for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
+            layer.register_forward_hook(lambda m, i, out, name=name: self._keep(name, out))
 
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._halfway = output[0] if isinstance(output, tuple) else output
+    def _keep(self, name: str, output: Any) -> None:
+        self._heard[name] = output[0] if isinstance(output, tuple) else output
 
     def forward(
         self,
@@ -48,21 +58,20 @@ class AnswerLearning(Objective):
         labels: torch.Tensor,
         segments: torch.Tensor,
         kinds: Sequence[Sequence[str]],
-        seconds: torch.Tensor,
+        hints: torch.Tensor,
         words: torch.Tensor | None = None,
         **batch: Any,
     ) -> Any:
         """``loss``, and for the log the share of right answers of every kind."""
-        visual = input_ids == self.config.video_token_id
         if words is not None:
-            batch["inputs_embeds"] = self._told(input_ids, visual, words)
+            batch["inputs_embeds"] = self._told(input_ids, input_ids == self.config.video_token_id, words)
         else:
             batch["input_ids"] = input_ids
-        output = self.model(**batch, labels=labels, use_cache=False)
-        clock_loss = self._clock_loss(visual, seconds)
+        output = self.model(**{**batch, "labels": labels, "use_cache": False})
+        losses = self._hint_losses(hints)
         right = right_answers(output.logits, labels, segments, kinds)
-        self.noted({"clock": clock_loss, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
-        output.loss = output.loss + self.weight * clock_loss
+        self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
+        output.loss = output.loss + self.weight * torch.stack(list(losses.values())).sum()
         return output
 
     def _told(self, input_ids: torch.Tensor, visual: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -73,12 +82,22 @@ class AnswerLearning(Objective):
         embeds = table(input_ids)
         return embeds.masked_scatter(visual[..., None].expand_as(embeds), told)
 
-    def _clock_loss(self, visual: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
-        assert self._halfway is not None
-        told = self.clock(self._halfway[visual].float())
-        times = seconds.repeat_interleave(self.config.tokens_per_group)
-        hundreds, rest = told[:, :HUNDREDS], told[:, HUNDREDS:]
-        return F.cross_entropy(hundreds, times // 100) + F.cross_entropy(rest, times % 100)
+    def _hint_losses(self, hints: torch.Tensor) -> dict[str, torch.Tensor]:
+        losses = {}
+        for column, name in enumerate(HINTS):
+            wanted = hints[..., column]
+            known = wanted >= 0
+            if not bool(known.any()):
+                continue
+            heard = self._heard["begin" if name == "begin" else "middle"][known].float()
+            told, wanted = self.heads[name](heard), wanted[known]
+            if name.startswith("past"):
+                losses[name] = F.cross_entropy(told, wanted)
+            else:
+                hundreds, rest = told[:, :HUNDREDS], told[:, HUNDREDS:]
+                losses[name] = F.cross_entropy(hundreds, wanted // 100) + F.cross_entropy(rest, wanted % 100)
+        self._heard.clear()
+        return losses
 
 
 def right_answers(

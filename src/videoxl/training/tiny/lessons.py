@@ -18,10 +18,15 @@ from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX, ChatFormat, VisualSpan, span_for
 from videoxl.training.collator import Collator, positions_of
 from videoxl.training.examples import Example
-from videoxl.training.world import Film, Question, ask, kinds_for, sample_film
+from videoxl.training.world import Film, Question, Thing, ask, kinds_for, sample_film
+from videoxl.training.world.film import COLORS, SHAPES
+from videoxl.training.world.questions import seconds
 
 USER_HEAD = 3
 """Ids of ``<|im_start|>user`` and the line break behind it, with which a prefix ends."""
+HINTS = ("begin", "end", "start", "past color", "past kind")
+"""Seconds at which a token's group begins and ends, and at which what it shows began; colour and kind of what was shown
+before that, 0 for nothing. A time that is asked for begins itself."""
 Show = Callable[[np.random.Generator, Film], dict[str, Any]]
 """What is seen of a film, under the names of :class:`FilmExample`: pixels, features, or words in their place."""
 
@@ -60,8 +65,8 @@ class FilmExample(Example):
     """Of every token."""
     kinds: tuple[str, ...] = ()
     """Of its questions, in the order of their segments, from 1."""
-    seconds: tuple[float, ...] = ()
-    """At which each of its groups begins."""
+    hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS)), -1))
+    """Of every token, what it must come to know halfway: :data:`HINTS`, -1 where that is left open."""
     chunked: bool = False
     """Whether the film is read under the mask of chunked prefill."""
     words: torch.Tensor | None = None
@@ -104,17 +109,32 @@ def telegram(text: str) -> str:
 
 
 class FilmDataset:
-    """``lesson.steps * lesson.films`` examples, each drawn from the seed and its number alone."""
+    """The films of a course, lesson after lesson, each drawn from the seed and its number alone."""
 
-    def __init__(self, lesson: Lesson, scribe: Scribe, show: Show, *, seed: int = 0) -> None:
-        self.lesson, self.scribe, self.show, self.seed = lesson, scribe, show, seed
+    def __init__(self, course: Sequence[Lesson], scribe: Scribe, show: Show, *, seed: int = 0) -> None:
+        self.course, self.scribe, self.show, self.seed = tuple(course), scribe, show, seed
+        self.batches: list[list[int]] = []
+        """Numbers of the films of every step."""
+        for lesson in self.course:
+            for _ in range(lesson.steps):
+                first = len(self)
+                self.batches.append(list(range(first, first + lesson.films)))
+        self._step_of = [step for step, batch in enumerate(self.batches) for _ in batch]
+        self._lesson_of = [lesson for lesson in self.course for _ in range(lesson.steps)]
 
     def __len__(self) -> int:
-        return self.lesson.steps * self.lesson.films
+        return self.batches[-1][-1] + 1 if self.batches else 0
+
+    def share(self, rank: int, world: int) -> list[list[int]]:
+        """The films of every step for one of several processes. Raises ``ValueError`` where they cannot be divided."""
+        if any(lesson.films % world for lesson in self.course):
+            raise ValueError(f"{[lesson.films for lesson in self.course]} films a step cannot go to {world} processes")
+        return [batch[rank * len(batch) // world : (rank + 1) * len(batch) // world] for batch in self.batches]
 
     def __getitem__(self, number: int) -> FilmExample:
-        lesson = self.lesson
-        step = np.random.default_rng((self.seed, 0, number // lesson.films))
+        position = self._step_of[number]
+        lesson = self._lesson_of[position]
+        step = np.random.default_rng((self.seed, 0, position))
         groups = draw_length(step, *lesson.groups)
         chunked = bool(step.random() < lesson.chunked)
         source = np.random.default_rng((self.seed, 1, number))
@@ -165,10 +185,16 @@ def make_example(
     prefix = scribe.prefix[-USER_HEAD:] if telegrams else scribe.prefix
     ids, begin = [*prefix, *span.ids], len(prefix)
     labels, segments = [IGNORE_INDEX] * len(ids), [0] * len(ids)
+    hints = [_hints(scribe, film, span, begin, past=not chunked)]
     for number, question in enumerate(questions, start=1):
         turn, answer = scribe.turn(question, as_telegram=telegrams)
         ids, labels = ids + turn, labels + answer
         segments += [number] * len(turn)
+        asked = np.full((len(turn), len(HINTS)), -1)
+        if question.kind == "at":
+            group = question.evidence[0][0]
+            asked[turn.index(scribe.ids(f"at {seconds(film.time_of(group))}")[-1]), 0] = film.time_of(group)
+        hints.append(asked)
     positions = positions_of(segments)
     if longest:
         shift = left_out(source, span, longest - begin - len(span.ids))
@@ -183,10 +209,36 @@ def make_example(
         crops=False,
         positions=positions.tolist(),
         kinds=tuple(question.kind for question in questions),
-        seconds=tuple(film.time_of(g) for g in range(film.groups)),
+        hints=np.concatenate(hints),
         chunked=chunked,
         **{"pixels_FHWC": None, "counts": (len(film.timestamps),), **show(source, film)},
     )
+
+
+def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
+    """:data:`HINTS` of a prefix and the film behind it: the time for every visual token, all else for the last of each
+    group, which alone has seen the whole group. ``past``: whether tokens see what was shown before."""
+    hints = np.full((begin + len(span.ids), len(HINTS)), -1)
+    visual = begin + np.flatnonzero(np.asarray(span.ids) == scribe.config.video_token_id)
+    before: Thing | None = None
+    events = iter(film.events)
+    event = next(events, None)
+    for group, places in enumerate(visual.reshape(film.groups, -1)):
+        if event is not None and group >= event.end:
+            before, event = event.thing, next(events, None)
+        hints[places, 0] = film.time_of(group)
+        last = hints[places[-1]]
+        last[1] = film.time_of(group + 1)
+        if event is not None and group >= event.start:
+            last[2] = film.time_of(event.start)
+        if past:
+            last[3:] = (0, 0) if before is None else (1 + COLORS.index(before.color), 1 + kind_of(before))
+    return hints
+
+
+def kind_of(thing: Thing) -> int:
+    """Number of its shape, or behind these of its digit."""
+    return SHAPES.index(thing.shape) if thing.shape else len(SHAPES) + int(thing.number or 0)
 
 
 def left_out(source: np.random.Generator, span: VisualSpan, room: int) -> np.ndarray:
@@ -213,7 +265,9 @@ class FilmCollator:
         batch["position_ids"] = _rows([e.positions for e in examples], length, 0)
         batch["segments"] = _rows([e.segments for e in examples], length, 0)
         batch["kinds"] = [e.kinds for e in examples]
-        batch["seconds"] = torch.tensor([s for e in examples for s in e.seconds]).long()
+        batch["hints"] = torch.full((len(examples), length, len(HINTS)), -1)
+        for row, example in enumerate(examples):
+            batch["hints"][row, : len(example.hints)] = torch.from_numpy(example.hints)
         words = [e.words for e in examples if e.words is not None]
         if words:
             batch["words"] = torch.cat(words)

@@ -7,14 +7,22 @@ own, as the world knows which are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from transformers import get_cosine_schedule_with_warmup
 
+from videoxl.model.configuration import CLIP_MEAN, CLIP_STD
+from videoxl.model.vision import normalize_pixels
+from videoxl.training.muon import muon_for
+from videoxl.training.tiny.sizes import CAPTION_LENGTH
 from videoxl.training.world.film import COLORS, FRAMES_PER_GROUP, SHAPES, Event, Film, Thing
 from videoxl.training.world.rendering import Renderer
 
@@ -114,3 +122,99 @@ def sigmoid_loss(
     """SigLIP's loss: every pair of a picture and a text is a yes-or-no question."""
     logits = pictures_FD @ texts_ND.T * scale.exp() + bias
     return -F.logsigmoid(truth_FN * logits).sum() / len(pictures_FD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SightLesson:
+    """How long pictures and captions are looked at."""
+
+    steps: int = 4500
+    batch: int = 128
+    """Frames per step; all captions are in every step, as digits are only told apart beside one another."""
+    rate: float = 2e-3
+    """Peak learning rate."""
+    check_every: int = 250
+
+
+@dataclass(frozen=True)
+class SightCheck:
+    """Shares of fresh frames named right among all names."""
+
+    step: int
+    loss: float
+    whole: float
+    color: float
+    shape: float
+    number: float
+
+
+def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: int = 0) -> Iterator[SightCheck]:
+    """Train a SigLIP (or CLIP, by the same loss) on frames and captions in place, and tell how far it is now and then.
+
+    Args:
+        pictures: model of pictures and texts; made for 48-pixel frames.
+    """
+    source = np.random.default_rng((seed, 11))
+    texts = caption_ids(tokenizer, [c.text for c in captions()])
+    scale = nn.Parameter(torch.tensor(math.log(10.0)))
+    bias = nn.Parameter(torch.tensor(-10.0))
+    weights = [{"params": [p for p in pictures.parameters() if p.requires_grad], "lr": lesson.rate, "weight_decay": 0.0}]
+    optimiser = muon_for(pictures, [*weights, {"params": [scale, bias], "lr": lesson.rate}], betas=(0.9, 0.98))
+    schedule = get_cosine_schedule_with_warmup(optimiser, min(100, lesson.steps // 4), lesson.steps)
+    losses: list[float] = []
+    for step in range(1, lesson.steps + 1):
+        pictures.train()
+        frames, shown = snapshots(source, lesson.batch, pictures.config.vision_config.image_size)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            seen, read = picture_vectors(pictures, frames), text_vectors(pictures, texts)
+        loss = sigmoid_loss(seen.float(), read.float(), truths(captions(), shown), scale, bias)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(pictures.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+        losses.append(loss.item())
+        if step % lesson.check_every == 0 or step == lesson.steps:
+            yield check_sight(pictures, tokenizer, step, float(np.mean(losses)))
+            losses.clear()
+
+
+def caption_ids(tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """``[texts, CAPTION_LENGTH]``."""
+    padded = tokenizer(
+        texts, padding="max_length", max_length=CAPTION_LENGTH, truncation=True, return_tensors="pt"
+    )
+    return padded["input_ids"]
+
+
+def picture_vectors(pictures: Any, frames_FHWC: np.ndarray) -> torch.Tensor:
+    """``[F, C]``, of length 1."""
+    mean, std = (CLIP_MEAN, CLIP_STD) if pictures.config.model_type == "clip" else ((0.5,) * 3, (0.5,) * 3)
+    pixels = normalize_pixels(torch.from_numpy(frames_FHWC), mean, std)
+    return F.normalize(pictures.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+
+def text_vectors(pictures: Any, ids: torch.Tensor) -> torch.Tensor:
+    """``[texts, C]``, of length 1."""
+    return F.normalize(pictures.get_text_features(input_ids=ids).pooler_output, dim=-1)
+
+
+@torch.no_grad()
+def check_sight(pictures: Any, tokenizer: Any, step: int, loss: float, *, count: int = 1000) -> SightCheck:
+    """Name fresh frames, the same at every check."""
+    pictures.eval()
+    frames, shown = snapshots(np.random.default_rng(77), count, pictures.config.vision_config.image_size)
+    texts, things = names()
+    read = text_vectors(pictures, caption_ids(tokenizer, [c.text for c in texts]))
+    seen = torch.cat([picture_vectors(pictures, part) for part in np.array_split(frames, 4)])
+    named = [things[i] for i in (seen @ read.T).argmax(-1).tolist()]
+
+    def share(part: str, of: list[bool]) -> float:
+        pairs = [(a, b) for a, b, wanted in zip(named, shown, of) if wanted]
+        return float(np.mean([a is not None and b is not None and getattr(a, part) == getattr(b, part) for a, b in pairs]))
+
+    shapes = [t is not None and t.shape is not None for t in shown]
+    cards = [t is not None and t.shape is None for t in shown]
+    whole = float(np.mean([a == b for a, b in zip(named, shown)]))
+    something = [t is not None for t in shown]
+    return SightCheck(step, loss, whole, share("color", something), share("shape", shapes), share("number", cards))
