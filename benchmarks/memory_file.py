@@ -34,6 +34,7 @@ import torch
 import transformers
 
 import videoxl
+from letter_tokenizer import letter_tokenizer
 from videoxl.inference.bilevel import pooled_level
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import span_for
@@ -43,7 +44,6 @@ from videoxl.memory.memory_file import MemoryFile
 from videoxl.memory.quantisation import SAVE_DTYPES
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 BIASES = (0.0, 20.0, 100.0)
@@ -57,7 +57,7 @@ QUESTION = "When does the ball turn green, and what is next to it?"
 
 def wide_engine(layers: int) -> VideoXL:
     """Video-XL-2 with the key/value heads of the released model, and otherwise small."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = letter_tokenizer()
     text = {
         "model_type": "qwen2",
         "vocab_size": len(tokenizer),

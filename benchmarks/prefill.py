@@ -30,6 +30,7 @@ import torch
 import transformers
 from torch.nn import functional as F  # noqa: N812
 
+from letter_tokenizer import letter_tokenizer
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.chunked import GROUPS_PER_TILE, MaskWriter, StreamingWriter, TileStep
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
@@ -37,13 +38,12 @@ from videoxl.memory.chunks import ChunkBook, GroupLayout, allowed_mask
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.stores import DeviceStore
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 FRAMES = 256
 GROWTH = (512, 1024, 2048, 4096)
 TOLERANCE = 1e-5
-tokenizer = tiny_tokenizer()
+tokenizer = letter_tokenizer()
 
 
 def tokenize(text: str) -> list[int]:

@@ -8,8 +8,8 @@ colour is seen at this time. Per way of choosing: how often the block with the n
 the first and the last (``hit``), how often the answer is right (``right``), the share of the memory that was read, and
 the seconds it took to choose.
 
-Answers mean something only from a model that was trained for such videos; "tiny" has random weights and shows that the
-script runs. ``hit`` of ``random`` is the level of chance.
+Answers mean something only from a model that knows such videos; "tiny", which knows other ones, shows that the script
+runs. ``hit`` of ``random`` is the level of chance.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def measure(engine: videoxl.VideoXL, frames: int, videos: int, settings: dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny", help="a model trained for such videos; default: random weights")
+    parser.add_argument("--model", default="tiny", help="one that knows such videos; tiny, the default, does not")
     parser.add_argument("--frames", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--videos", type=int, default=8, help="per length, two questions each")
     parser.add_argument("--top-k", type=int, default=2)

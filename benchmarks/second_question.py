@@ -31,13 +31,13 @@ import torch
 import transformers
 
 import videoxl
+from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode, PrefillStrategy
 from videoxl.inference.encoding import ROOM_FOR_QUESTIONS
 from videoxl.inference.prompt import span_for
 from videoxl.inference.strategies import frames_per_tile, make_writer
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 FRAMES = (128, 512, 2048)
@@ -50,7 +50,7 @@ CASES: tuple[tuple[str, PrefillStrategy, DecodeStrategy], ...] = (
 TARGET = (512, 200.0)
 """Frames, and how many times as fast a second question should be there."""
 QUESTIONS = ("When?", "Where?", "Who is it?", "What moves?")
-"""19 to 25 tokens with the template around them: the embedded tokenizer has a token per letter, so these are as long as
+"""19 to 25 tokens with the template around them: their tokenizer has a token per letter, so these are as long as
 questions of ten to fifteen words are for the released ones."""
 
 Read = Callable[[PrefillStrategy, int], VideoMemory]
@@ -58,7 +58,7 @@ Read = Callable[[PrefillStrategy, int], VideoMemory]
 
 def engine(family: str) -> videoxl.VideoXL:
     """Width 64, two layers, four heads, two key/value heads; a vision tower of 32 channels on 24 x 24 patches."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = letter_tokenizer()
     beacons = family == VIDEO_XL
     vocabulary = len(tokenizer) + beacons
     text = {
