@@ -1,4 +1,4 @@
-"""Shared by all tests: the embedded model, one small video, and what is optional."""
+"""Shared by all tests: small models, one small video, and what is optional."""
 
 from __future__ import annotations
 
@@ -29,10 +29,29 @@ def _restored_random_state():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """``videoxl.load("tiny")``."""
-    import videoxl
+    """A Video-XL-2 with random weights; see :mod:`tests.model.random_tiny`."""
+    from tests.model.random_tiny import tiny_engine
 
-    return videoxl.load("tiny", device="cpu")
+    return tiny_engine()
+
+
+@pytest.fixture(scope="session")
+def tiny_v1():
+    """A Video-XL with random weights."""
+    from tests.model.random_tiny import tiny_engine
+
+    return tiny_engine("tiny-v1")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny, tmp_path_factory) -> Path:
+    """``tiny`` as a user would save it: weights, config, tokenizer, processor."""
+    from videoxl.inference.processing import VideoXLProcessor
+
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny.model.save_pretrained(folder)
+    VideoXLProcessor.from_config(tiny.config, tiny.tokenizer).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

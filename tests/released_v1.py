@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.torch import save_file
 
 from tests.model.builders import randomised
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.model.configuration import LlavaQwenConfig
 from videoxl.model.conversion import to_released
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video import open_video
 

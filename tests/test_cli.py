@@ -15,14 +15,15 @@ import pytest
 
 from tests.media import remux
 from videoxl.cli import main
-from videoxl.demo import draw_video
+from videoxl.demo import write_demo
 from videoxl.errors import VideoNotFoundError
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 seconds, 4 frames a second."""
     path = tmp_path_factory.mktemp("cli") / "film.mp4"
-    draw_video(path)
+    write_demo(path)
     return path
 
 
@@ -37,9 +38,17 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def videoxl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command's entry point in this process: a process of its own would import torch each time."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def videoxl(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """The command's entry point in this process: a process of its own would import torch each time.
+
+    What the variables ``HF_HUB_OFFLINE`` and ``HF_HUB_DISABLE_PROGRESS_BARS`` say is read at import, so it is set here.
+    The cache is empty.
+    """
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     def run(*arguments: object, stdin: str = "") -> Result:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
@@ -63,13 +72,12 @@ def one_line(result: Result) -> str:
 def test_ask_prints_the_answer_alone(videoxl: Run, film: Path) -> None:
     result = videoxl("ask", film, "What is this?", "--max-new-tokens", 8)
     assert result.returncode == 0
-    assert "untrained" in result.stderr
     as_json = videoxl("ask", film, "What is this?", "--max-new-tokens", 8, "--json", "-q")
     answer = json.loads(as_json.stdout)
     assert answer["text"] == result.stdout.rstrip("\n")
-    assert answer["spans"] == [{"start": 0.0, "end": 12.0, "relevance": 1.0}]
-    assert answer["usage"]["frames"] == 12
-    assert answer["usage"]["new_tokens"] == 8
+    assert answer["spans"] == [{"start": 0.0, "end": 48.0, "relevance": 1.0}]
+    assert answer["usage"]["frames"] == 48
+    assert 1 <= answer["usage"]["new_tokens"] <= 8
     assert answer["warnings"] == []
 
 
@@ -91,19 +99,19 @@ def test_chat_answers_line_by_line_and_ends_at_an_empty_one(videoxl: Run, film: 
 
 def test_info_of_a_video(videoxl: Run, film: Path) -> None:
     facts = json.loads(videoxl("info", film, "--json").stdout)
-    assert (facts["width"], facts["height"], facts["frames"], facts["codec"]) == (320, 240, 300, "h264")
-    assert facts["fps"] == 25.0
-    assert facts["duration"] == 12.0
+    assert (facts["width"], facts["height"], facts["frames"], facts["codec"]) == (192, 192, 192, "h264")
+    assert facts["fps"] == 4.0
+    assert facts["duration"] == 48.0
     assert facts["warnings"] == []
     assert "width" in videoxl("info", film).stdout
 
 
 def test_plan_is_exact_and_refuses_what_cannot_fit(videoxl: Run, film: Path) -> None:
-    plan = json.loads(videoxl("plan", film, "--json").stdout)
+    plan = json.loads(videoxl("plan", film, "--model", "tiny", "--json").stdout)
     answer = json.loads(videoxl("ask", film, "What?", "--json", "-q", "--max-new-tokens", 1).stdout)
     assert plan["memory_tokens"] == answer["usage"]["memory_tokens"]
     assert plan["memory_bytes"] == answer["usage"]["memory_bytes"]
-    big = videoxl("plan", film, "--model", "BAAI/Video-XL-2", "--device", "h200", "--json")
+    big = videoxl("plan", film, "--device", "h200", "--json")
     assert big.returncode == 0
     assert json.loads(big.stdout)["weight_bytes"] > 16e9
     ways = ("--prefill", "chunked:offload=True", "--decode", "bilevel:pool=12")
@@ -147,11 +155,43 @@ def test_parity_prints_cases_and_fails_on_a_miss(videoxl: Run, tmp_path: Path) -
     assert videoxl("parity", tmp_path / "nothing").returncode == 2
 
 
-def test_demo_runs_and_says_that_it_is_untrained(videoxl: Run) -> None:
-    result = videoxl("demo")
-    assert result.returncode == 0
-    assert "UNTRAINED" in result.stdout
-    assert "exact" in result.stdout
+def test_demo_tells_which_answers_are_right(videoxl: Run, tmp_path: Path) -> None:
+    result = videoxl("demo", "--keep", tmp_path / "kept.mp4")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^[0-4] of 4 answers are right$", result.stdout, flags=re.MULTILINE)
+    assert "the plan's tokens and bytes were exact" in result.stdout
+    found = json.loads(videoxl("demo", "-m", "tiny-v1", "--json").stdout)
+    assert [a["truth"] for a in found["answers"]] == ["orange", "1", "a yellow heart"]  # it is not told the time
+    for answer in found["answers"]:
+        assert answer["right"] == (answer["text"] == answer["truth"])
+    assert found["right"] == sum(answer["right"] for answer in found["answers"])
+    asked = videoxl("ask", tmp_path / "kept.mp4", "What color is the star?", "-m", "tiny-v1", "-q")
+    assert asked.stdout.strip() == found["answers"][0]["text"]
+
+
+def test_the_default_is_the_released_model_and_tiny_without_the_hub(
+    videoxl: Run, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline = videoxl("ask", film, "What?", "--max-new-tokens", 2, "-q")
+    (note,) = [line for line in offline.stderr.splitlines() if line.startswith("note:")]
+    assert note.startswith("note: the model is tiny (")
+    assert note.endswith("choose another by --model")
+    named = videoxl("ask", film, "What?", "-m", "tiny", "--max-new-tokens", 2, "-q")
+    assert named.stdout == offline.stdout
+    assert "note:" not in named.stderr
+
+    def unreachable(name: str, **how: object) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for command in (("ask", film, "What?"), ("chat", film), ("encode", film, "-o", film.with_suffix(".vxl"))):
+        online = videoxl(*command)
+        assert online.returncode == 2
+        assert "note: the model is BAAI/Video-XL-2 (the default); choose another by --model" in online.stderr
+        assert "BAAI/Video-XL-2 is not a folder here and could not be fetched" in one_line(online)
+        assert "use --model tiny" in one_line(online)
+    assert "use --model tiny" not in one_line(videoxl("ask", film, "What?", "-m", "some/model"))
 
 
 @pytest.mark.parametrize(
@@ -191,14 +231,13 @@ def test_bad_input_is_one_line_and_exit_2(
 
 
 def test_a_partial_video_is_a_warning_and_strict_an_error(videoxl: Run, film: Path, tmp_path: Path) -> None:
-    draw_video(whole := tmp_path / "whole.mp4")
+    write_demo(whole := tmp_path / "whole.mp4")
     remux(whole, cut := tmp_path / "cut.mp4", options={"movflags": "faststart"})
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     result = videoxl("ask", cut, "What?", "--max-new-tokens", 2, "--json", "-q")
     assert result.returncode == 0
     assert "warning: " in result.stderr
-    (warning,) = json.loads(result.stdout)["warnings"]
-    assert "of 12.0" in warning
+    assert "of 48.0" in json.loads(result.stdout)["warnings"][0]
     strict = videoxl("ask", cut, "What?", "--strict")
     assert strict.returncode == 2
     assert "cut.mp4" in one_line(strict)
@@ -209,7 +248,7 @@ def test_a_memory_is_taken_wherever_a_video_is(videoxl: Run, film: Path, tmp_pat
     made = json.loads(videoxl("encode", film, "-o", target, "--fps", 4, "--json", "-q").stdout)
     assert made["memory"] == str(target)
     assert made["file_bytes"] == target.stat().st_size
-    assert made["frames"] == 48
+    assert made["frames"] == 192
     for options in ((), ("--decode", "bilevel:relevance=0"), ("--do-sample", "--seed", 5)):
         settings = ("What?", "--max-new-tokens", 4, "--json", "-q", *options)
         fresh, kept = (
@@ -228,7 +267,7 @@ def test_encode_prints_a_line_and_replaces_memories_only(videoxl: Run, film: Pat
     for options in ((), ("--save-dtype", "int8"), ("--level", "pooled", "--prefill", "chunked")):
         result = videoxl("encode", film, "-o", target, "-q", *options)
         assert result.returncode == 0, result.stderr
-        assert result.stdout.startswith(f"{target}: VideoMemory(0:00:00-0:00:12, 12 frames")
+        assert result.stdout.startswith(f"{target}: VideoMemory(0:00:00-0:00:48, 48 frames")
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path / "notes.txt", film, tmp_path, tmp_path / "nowhere" / "film.vxl"):
         refused = videoxl("encode", film, "-o", place)
@@ -249,19 +288,19 @@ def test_info_of_a_memory(videoxl: Run, film: Path, tmp_path: Path) -> None:
     } == {
         "kind": "memory",
         "model": "tiny",
-        "frames": 24,
-        "groups": 6,
+        "frames": 96,
+        "groups": 24,
         "held_in": "float32",
         "stored_in": "int8",
         "levels": ["dense", "pooled"],
         "prefill": "full",
     }
-    assert sum(column["frames"] for column in facts["timeline"]) == 24
+    assert sum(column["frames"] for column in facts["timeline"]) == 96
     table = videoxl("info", target, "--verify").stdout
     assert "pieces agree with their checksums" in table
     marks, clock = table.splitlines()[-2:]
-    assert re.fullmatch(r"\|[+#]{6}\|", marks)
-    assert clock.split() == ["0:00:00", "0:00:12"]
+    assert re.fullmatch(r"\|[+#]{24}\|", marks)
+    assert clock.split() == ["0:00:00", "0:00:30", "0:00:48"]
 
 
 def test_a_memory_that_cannot_be_used(videoxl: Run, film: Path, tmp_path: Path) -> None:
@@ -294,7 +333,7 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
     assert missing.stdout == ""
     assert missing.stderr.startswith("videoxl: ")
     assert len(missing.stderr.splitlines()) == 1
-    draw_video(tmp_path / "-dash.mp4")
+    write_demo(tmp_path / "-dash.mp4")
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=100)
     assert found.returncode == 0
-    assert "320" in found.stdout
+    assert "192" in found.stdout

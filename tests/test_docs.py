@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from videoxl.conversion import convert_checkpoint
-from videoxl.demo import draw_video
+from videoxl.demo import write_demo
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
@@ -28,7 +28,7 @@ def code(guide: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [g for g in GUIDES if code(g)], ids=lambda guide: guide.name)
 def test_the_code_runs(guide: Path, tmp_path: Path) -> None:
-    draw_video(tmp_path / "film.mp4")
+    write_demo(tmp_path / "film.mp4")
     noise = np.random.default_rng(0).integers(0, 256, (90, 100, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.jpg")
     convert_checkpoint(EMBEDDED.get(guide.name, "tiny"), str(tmp_path / "checkpoint"), "released")

@@ -116,7 +116,6 @@ def test_importing_the_package_imports_no_framework():
 FIRST = (
     "model.configuration",
     "model.videoxl",
-    "model.tiny",
     "inference.released",
     "inference.processing",
     "parity",

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl import constants
 from videoxl.mm_utils import (
     KeywordsStoppingCriteria,
@@ -18,7 +19,6 @@ from videoxl.mm_utils import (
     tokenizer_image_token,
     transform_input_id,
 )
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.vision import normalize_pixels
 from videoxl.video import Resize
 from videoxl.video.anyres import cut_crops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from videoxl.conversion import convert_checkpoint
-from videoxl.demo import draw_video
+from videoxl.demo import write_demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +26,7 @@ def blocks(language: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader would stand: a film and a checkpoint."""
     folder = tmp_path_factory.mktemp("readme")
-    draw_video(folder / "film.mp4")
+    write_demo(folder / "film.mp4")
     convert_checkpoint("tiny", str(folder / "checkpoint"), "released")
     return folder
 
@@ -38,7 +39,7 @@ def test_python_blocks_run(number: int, folder: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     if "print(memory)" in code:
-        assert result.stdout.startswith("VideoMemory(0:00:00-0:00:12, 12 frames")
+        assert result.stdout.startswith("VideoMemory(0:00:00-0:00:48, 48 frames")
 
 
 def test_there_are_no_other_python_blocks() -> None:
@@ -47,6 +48,8 @@ def test_there_are_no_other_python_blocks() -> None:
 
 @pytest.mark.timeout(600)  # each command loads torch anew
 def test_shell_commands_run(folder: Path) -> None:
+    """As without a network and with an empty cache."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "cache")}
     lines = [line for block in blocks("shell") for line in block.splitlines() if line.startswith("videoxl ")]
     assert len(lines) == 5
     for line in lines:
@@ -54,6 +57,7 @@ def test_shell_commands_run(folder: Path) -> None:
         result = subprocess.run(
             [sys.executable, "-m", "videoxl", *arguments],
             cwd=folder,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=250,

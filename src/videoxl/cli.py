@@ -30,6 +30,7 @@ from videoxl.cli_options import (
 )
 from videoxl.cli_options import encode as encode_video
 from videoxl.cli_train import train
+from videoxl.config import DEFAULT_MODEL, TINY
 from videoxl.errors import VideoXLError
 
 app = typer.Typer(
@@ -190,7 +191,7 @@ def info(
 def plan(
     video: Video,
     frames: SamplingOptions,
-    model: Model = "tiny",
+    model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
     dtype: Dtype = "auto",
     question: Annotated[str, typer.Option(help="Counted exactly when given.")] = "",
@@ -265,12 +266,12 @@ def parity(
 
 @app.command()
 def demo(
-    model: Model = "tiny",
+    model: Model = TINY,
     device: Device = "auto",
-    keep: Annotated[str | None, typer.Option(help="Write the drawn video to this file.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Write the film to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a short video, read it, ask about it, and print what each step took."""
+    """Make a short film, read it, ask about it, and print what each step took and which answers are right."""
     from videoxl.demo import run_demo
 
     result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)

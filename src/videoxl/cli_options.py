@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from videoxl.config import EMBEDDED
+from videoxl.config import DEFAULT_MODEL, TINY
+from videoxl.errors import CheckpointError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -55,24 +56,42 @@ class LoadOptions:
         typer.Option(
             "--model",
             "-m",
-            help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: tiny; for a memory, its own.",
+            help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: BAAI/Video-XL-2 (tiny when the "
+            "Hub must not be asked and the cache does not hold it); for a memory, its own.",
         ),
     ] = None
     device: Device = "auto"
     dtype: Dtype = "auto"
     quantization: Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")] = None
 
-    def load(self, *, model: str = "tiny", dtype: str = "auto") -> Any:
-        """The engine; ``model`` and ``dtype`` are what nobody gave."""
+    def load(self, *, model: str | None = None, dtype: str = "auto") -> Any:
+        """The engine. ``model`` and ``dtype`` stand in for what nobody gave; without a model there is a default."""
         from videoxl.inference.engine import load
 
-        name = self.model or model
+        name = self.model or model or _default_model()
         chosen = dtype if self.dtype == "auto" else self.dtype
-        engine = load(name, device=self.device, dtype=chosen, quantization=self.quantization)
-        if name in EMBEDDED:
-            note = f"note: the embedded model {name!r} is untrained; its answers mean nothing (use --model)"
-            print(note, file=sys.stderr)
-        return engine
+        try:
+            return load(name, device=self.device, dtype=chosen, quantization=self.quantization)
+        except CheckpointError as error:
+            if self.model or model:
+                raise
+            raise CheckpointError(f"{error}; or use --model {TINY}, which is embedded") from error
+
+
+def _default_model() -> str:
+    """The released model, or the embedded one where the Hub must not be asked. Says which on stderr."""
+    from huggingface_hub import is_offline_mode
+
+    from videoxl.inference.loading import is_cached
+
+    if is_offline_mode() and not is_cached(DEFAULT_MODEL):
+        name, why = TINY, f"embedded and small, because {DEFAULT_MODEL} is not in the cache and the Hub is off"
+        other = "choose another by --model"
+    else:
+        name, why = DEFAULT_MODEL, "the default"
+        other = f"choose another by --model; --model {TINY} is embedded, small, and runs anywhere"
+    print(f"note: the model is {name} ({why}); {other}", file=sys.stderr)
+    return name
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from urllib.parse import unquote
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 TINY, TINY_V1 = "tiny", "tiny-v1"
 EMBEDDED = (TINY, TINY_V1)
-"""Models that :func:`videoxl.load` knows without any file: Video-XL-2 and Video-XL, very small."""
+"""Models that the package brings along: Video-XL-2 and Video-XL, very small."""
+DEFAULT_MODEL = "BAAI/Video-XL-2"
+"""What the command line asks, and :func:`videoxl.plan` plans for, when no model is named."""
 
 
 def _check_positive(name: str, value: float | None) -> None:

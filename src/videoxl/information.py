@@ -17,7 +17,9 @@ def describe(target: str, *, stream: int | None = None, reader: str = "auto", ve
     from videoxl.memory.memory_file import is_memory_file
 
     if target in EMBEDDED and not Path(target).exists():
-        return _describe_tiny(target)
+        from videoxl.inference.loading import embedded_folder
+
+        return _describe_model(embedded_folder(target), verify)
     if (Path(target) / "config.json").is_file():
         return _describe_model(Path(target), verify)
     if is_memory_file(target):
@@ -131,20 +133,6 @@ def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
         return f"{released}, and its vision tower is a CLIP"
     hold = "hold" if has_pro_weights(names) else "do not hold"
     return f"{released}, its vision tower is a SigLIP, and the weights {hold} {PRO_ONLY[0]}*"
-
-
-def _describe_tiny(name: str) -> dict[str, Any]:
-    from videoxl.inference.planner import weight_bytes
-    from videoxl.model.tiny import TINY_SEED, tiny_config, tiny_tokenizer
-
-    config = tiny_config(tiny_tokenizer(), name)
-    return {
-        "kind": "model",
-        "family": config.family,
-        "why": f"embedded: random weights from seed {TINY_SEED}, untrained",
-        **_sizes(config),
-        "weight_bytes": weight_bytes(config, 4),
-    }
 
 
 def _sizes(config: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.builders import difference, noise, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import ChunkedPrefill
 from videoxl.inference import chunked
 from videoxl.inference.chunked import MaskWriter, StreamingWriter, chunked_writer, heads_as_batch
@@ -18,7 +19,6 @@ from videoxl.inference.writers import FullWriter
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.stores import HostLayer, HostStore
 from videoxl.model import language
-from videoxl.model.tiny import tiny_tokenizer
 
 TOLERANCE = 1e-5  # measured: 9e-7
 tokenizer = tiny_tokenizer()

@@ -361,8 +361,8 @@ def test_the_memory_of_another_model_is_refused(tiny, memory):
         engine.ask(memory, QUESTION)
 
 
-def test_the_same_model_loaded_again_may_read_a_memory(memory):
-    again = videoxl.load("tiny", device="cpu")
+def test_the_same_model_loaded_again_may_read_a_memory(memory, tiny_folder):
+    again = videoxl.load(str(tiny_folder), device="cpu")
     assert len(again.ask(memory, QUESTION, max_new_tokens=2).token_ids) == 2
 
 

@@ -7,9 +7,9 @@ import queue
 import pytest
 import torch
 
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import Generation
 from videoxl.inference.generation import SeededSampler, _QueueStreamer
-from videoxl.model.tiny import tiny_tokenizer
 
 
 def stream(ids: list[int]) -> list[str]:

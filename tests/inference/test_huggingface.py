@@ -18,17 +18,8 @@ QUESTION = "What happens?"
 
 
 @pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    """``tiny`` as a user would save it: weights, config, tokenizer, processor."""
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    tiny.model.save_pretrained(folder)
-    VideoXLProcessor.from_config(tiny.config, tiny.tokenizer).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def processor(folder):
-    return AutoProcessor.from_pretrained(folder)
+def processor(tiny_folder):
+    return AutoProcessor.from_pretrained(tiny_folder)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +62,8 @@ def test_the_chat_template_reads_the_video_itself(tiny, clip, processor):
     assert inputs["input_ids"][0].tolist() == [*memory.token_ids, *tiny.chat_format.suffix(QUESTION)]
 
 
-def test_the_saved_model_through_the_auto_class(tiny, clip, folder, processor):
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+def test_the_saved_model_through_the_auto_class(tiny, clip, tiny_folder, processor):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder, dtype=torch.float32)
     inputs = processor(text=prompt(processor), videos=[str(clip)], return_tensors="pt")
     out = model.generate(**inputs, max_new_tokens=10, do_sample=False)
     asked = tiny.ask(tiny.encode(clip), QUESTION, max_new_tokens=10)
@@ -130,7 +121,7 @@ def test_a_missing_text_is_refused(clip, processor):
         processor(videos=[str(clip)])
 
 
-def test_a_processor_survives_saving(tiny, folder, processor, tmp_path):
+def test_a_processor_survives_saving(tiny, tiny_folder, processor, tmp_path):
     processor.save_pretrained(tmp_path / "again")
     again = AutoProcessor.from_pretrained(tmp_path / "again")
     for made in (processor, again):
@@ -142,8 +133,8 @@ def test_a_processor_survives_saving(tiny, folder, processor, tmp_path):
         assert made.video_token_id == tiny.config.video_token_id
 
 
-def test_a_folder_without_processor_files_gets_one_from_its_config(tiny, clip, folder, tmp_path, processor):
-    bare = shutil.copytree(folder, tmp_path / "bare")
+def test_a_folder_without_processor_files_gets_one_from_its_config(tiny, clip, tiny_folder, tmp_path, processor):
+    bare = shutil.copytree(tiny_folder, tmp_path / "bare")
     for name in (
         "processor_config.json",
         "video_preprocessor_config.json",
@@ -157,7 +148,7 @@ def test_a_folder_without_processor_files_gets_one_from_its_config(tiny, clip, f
     assert torch.equal(wanted["pixel_values_videos"], got["pixel_values_videos"])
 
 
-def test_the_pipeline_answers(tiny, clip, folder, processor):
+def test_the_pipeline_answers(tiny, clip, tiny_folder, processor):
     from transformers import pipeline
 
     answer = pipeline("image-text-to-text", model=tiny.model, processor=processor)
@@ -177,8 +168,8 @@ def test_a_training_step_sees_the_video(tiny, clip, processor):
     assert float(weight.grad.abs().max()) > 0
 
 
-def test_a_model_asked_for_the_wrong_family_is_told():
+def test_a_model_asked_for_the_wrong_family_is_told(tiny):
     from videoxl.model.videoxl import require_family
 
     with pytest.raises(videoxl.CheckpointError, match="needs a model of video-xl, got video-xl-2"):
-        require_family(videoxl.load("tiny", device="cpu").config, "video-xl")
+        require_family(tiny.config, "video-xl")

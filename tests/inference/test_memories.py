@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import videoxl
 from tests.media import write_video
 from videoxl.errors import VideoError
 from videoxl.memory.video_memory import VideoMemory
@@ -23,8 +22,8 @@ TOLERANCE = 2e-5  # of keys of size about 4; where a cut falls between groups th
 
 
 @pytest.fixture(scope="module")
-def engines(tiny):
-    return {"tiny": tiny, "tiny-v1": videoxl.load("tiny-v1", device="cpu")}
+def engines(tiny, tiny_v1):
+    return {"tiny": tiny, "tiny-v1": tiny_v1}
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

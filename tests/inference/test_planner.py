@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 import videoxl
 from tests.model.builders import pro_model, randomised, small_config, small_model, write_released
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl import CheckpointError, DoesNotFitError, Sampling
 from videoxl.config import prefill_from_string
 from videoxl.inference import planner
@@ -17,10 +19,15 @@ from videoxl.inference.footprint import kv_bytes
 from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
 from videoxl.inference.planner import plan
 from videoxl.inference.specification import specification
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 GB = 10**9
+
+
+@pytest.fixture
+def plan_tiny(tiny_folder):
+    """Plans for ``tiny`` on a CPU."""
+    return partial(plan, model=str(tiny_folder), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -28,8 +35,8 @@ GB = 10**9
     [{}, {"fps": 2.5}, {"max_frames": 5}, {"num_frames": 7}, {"start": 3, "end": 4}, {"fps": 1, "max_fps": 4}],
     ids=str,
 )
-def test_tokens_and_bytes_are_those_of_the_run(tiny, clip, settings):
-    planned = plan(clip, device="cpu", question="What?", max_new_tokens=9, **settings)
+def test_tokens_and_bytes_are_those_of_the_run(plan_tiny, tiny, clip, settings):
+    planned = plan_tiny(clip, question="What?", max_new_tokens=9, **settings)
     memory = tiny.encode(clip, **settings)
     answer = tiny.ask(memory, "What?", max_new_tokens=9)
     assert planned.frames == memory.frames
@@ -44,15 +51,15 @@ def test_tokens_and_bytes_are_those_of_the_run(tiny, clip, settings):
     assert planned.question_bytes == 0  # the question went into the room
 
 
-def test_an_answer_longer_than_the_room_is_a_copy(tiny, clip):
-    planned = plan(clip, device="cpu", question="What?", max_new_tokens=3000)
+def test_an_answer_longer_than_the_room_is_a_copy(plan_tiny, tiny, clip):
+    planned = plan_tiny(clip, question="What?", max_new_tokens=3000)
     assert planned.question_bytes == kv_bytes(tiny.config, planned.memory_tokens + planned.question_tokens + 3000, 4)
 
 
 @pytest.mark.parametrize("decode", ["bilevel:top_k=1,block_size=2", "bilevel:top_k=2,block_size=1,pool=2"])
-def test_what_a_mixed_question_takes_is_what_it_holds(tiny, decode):
+def test_what_a_mixed_question_takes_is_what_it_holds(plan_tiny, tiny, decode):
     pictures, times = np.zeros((67, 30, 40, 3), np.uint8), list(range(67))
-    planned = plan(pictures, timestamps=times, device="cpu", prefill="chunked", decode=decode, max_new_tokens=5)
+    planned = plan_tiny(pictures, timestamps=times, prefill="chunked", decode=decode, max_new_tokens=5)
     memory = tiny.encode(frames=pictures, timestamps=times, prefill="chunked")
     start = tiny._start(memory, tiny_decode(decode), "Q", tiny.chat_format.suffix("Q"), videoxl.Generation())
     (level,) = memory.pooled.values()
@@ -64,23 +71,23 @@ def tiny_decode(text):
     return videoxl.config.decode_from_string(text)
 
 
-def test_what_is_offloaded_is_on_the_host(tiny):
+def test_what_is_offloaded_is_on_the_host(plan_tiny, tiny):
     pictures = np.zeros((40, 30, 40, 3), np.uint8)
-    planned = plan(pictures, device="cpu", prefill="chunked:offload=True")
+    planned = plan_tiny(pictures, prefill="chunked:offload=True")
     memory = tiny.encode(frames=pictures, prefill="chunked:offload=True")
     assert planned.host_bytes == planned.memory_bytes == memory.nbytes
     assert "host        " in str(planned)
 
 
-def test_weights_are_counted_exactly(tiny, clip):
-    assert plan(clip, device="cpu").weight_bytes == sum(p.numel() * 4 for p in tiny.model.parameters())
-    assert plan(clip, device="cpu", dtype="bf16").weight_bytes == sum(p.numel() * 2 for p in tiny.model.parameters())
+def test_weights_are_counted_exactly(plan_tiny, tiny, clip):
+    assert plan_tiny(clip).weight_bytes == sum(p.numel() * 4 for p in tiny.model.parameters())
+    assert plan_tiny(clip, dtype="bf16").weight_bytes == sum(p.numel() * 2 for p in tiny.model.parameters())
 
 
-def test_pictures_and_arrays_are_planned_like_files(tiny):
+def test_pictures_and_arrays_are_planned_like_files(plan_tiny, tiny):
     pictures = np.zeros((9, 30, 40, 3), np.uint8)
     for settings in ({}, {"fps": 3}, {"num_frames": 5}, {"frames": [1, 4, 8]}, {"timestamps": list(range(2, 20, 2))}):
-        planned = plan(pictures, device="cpu", **settings)
+        planned = plan_tiny(pictures, **settings)
         memory = tiny.encode(pictures, **settings)
         assert (planned.frames, planned.memory_tokens) == (memory.frames, len(memory.token_ids))
         assert planned.seconds["decode"] == 0
@@ -201,8 +208,8 @@ def test_weights_that_leave_no_room_are_told_apart():
     assert advice.startswith("the weights leave no room: use a quantised model or a device with ")
 
 
-def test_a_plan_reads_as_text_and_as_data(clip):
-    planned = plan(clip, device="cpu", max_frames=4)
+def test_a_plan_reads_as_text_and_as_data(plan_tiny, clip):
+    planned = plan_tiny(clip, max_frames=4)
     text = str(planned)
     assert text.splitlines()[0].startswith("frames      4 over 10.0 s of video")
     assert "fits        yes" in text
@@ -213,9 +220,9 @@ def test_a_plan_reads_as_text_and_as_data(clip):
     assert (data["fits"], data["advice"]) == (True, None)
 
 
-def test_nothing_is_decoded_for_a_plan(clip, monkeypatch):
+def test_nothing_is_decoded_for_a_plan(plan_tiny, clip, monkeypatch):
     monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)
-    assert plan(clip, device="cpu").frames == 8
+    assert plan_tiny(clip).frames == 8
 
 
 @pytest.mark.parametrize(
@@ -239,8 +246,8 @@ def test_an_iterator_cannot_be_planned():
         plan(iter([(np.zeros((4, 4, 3), np.uint8), 0.0)]))
 
 
-def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(tiny, clip, monkeypatch):
-    planned = plan(clip, device="cpu")
+def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(plan_tiny, tiny, clip, monkeypatch):
+    planned = plan_tiny(clip)
     room = planned.room_bytes + planned.working_bytes + planned.memory_bytes // 2
     monkeypatch.setattr(planner, "free_device_bytes", lambda device: room)
     monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.inference.prompt import (
     ChatFormat,
     expand_placeholder,
@@ -16,7 +17,6 @@ from videoxl.inference.prompt import (
     times_to_seconds,
     visual_span,
 )
-from videoxl.model.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 

@@ -10,12 +10,12 @@ import torch
 
 from tests.inference.test_engine import cache_of, same
 from tests.model.builders import difference, pro_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl import Generation, SelectivePrefill
 from videoxl.config import prefill_from_string
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prefill import Prefill, tiles
 from videoxl.inference.selective import SelectiveWriter
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.token_scores import normalise_scores, rotate_pairs
 
 QUESTION = "What happens at 3 seconds?"

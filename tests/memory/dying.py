@@ -19,8 +19,8 @@ import torch
 
 torch.set_num_threads(1)
 
-import videoxl  # noqa: E402
 from tests.memory.stored import encoded, read_all, same_states  # noqa: E402
+from tests.model.random_tiny import tiny_engine  # noqa: E402
 from videoxl.memory.video_memory import VideoMemory  # noqa: E402
 
 CALLS = ("open", "pwrite", "fsync", "replace", "close")
@@ -132,7 +132,7 @@ def crowd(engine, path: Path, old: VideoMemory, new: VideoMemory, seconds: float
 
 
 def main(folder: Path) -> None:
-    engine = videoxl.load("tiny", device="cpu")
+    engine = tiny_engine()
     old, new = encoded(engine, 18), encoded(engine, 22, seed=1)
     path = folder / "film.vxl"
     found = {

@@ -14,15 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-import videoxl
 from tests.memory.stored import BILEVEL, answer, assert_same, encoded, pictures, read_all, same_states, seconds
 from tests.model.builders import pro_model, small_beacon_model
+from tests.model.random_tiny import tiny_engine, tiny_tokenizer
 from videoxl.errors import MemoryFileError
 from videoxl.inference.engine import VideoXL
 from videoxl.memory.file_layers import FileLayer, StoredLevel
 from videoxl.memory.stored import StoredMemory
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.tiny import tiny_tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PREFILLS = {
@@ -200,7 +199,7 @@ def test_biases_of_keys_do_not_hurt_eight_bits(engines, tmp_path):
 
 
 def test_bf16_of_bf16_is_exact(tmp_path):
-    engine = videoxl.load("tiny", device="cpu", dtype="bfloat16")
+    engine = tiny_engine(dtype=torch.bfloat16)
     memory = encoded(engine)
     assert_same(loaded(memory, tmp_path / "film.vxl", dtype="bf16"), memory)
     assert_same(loaded(memory, tmp_path / "film.vxl"), memory)
@@ -277,11 +276,11 @@ def test_files_of_version_1_stay_readable(dtype):
     assert stored.file.verify() == {"auto": 5 + 8 + 4, "int8": 5 + 20 + 10}[dtype]
 
 
-def test_another_process_answers_the_same(tiny, film, tmp_path):
+def test_another_process_answers_the_same(tiny, tiny_folder, film, tmp_path):
     film.save(tmp_path / "film.vxl")
     code = f"""
 import videoxl
-model = videoxl.load("tiny", device="cpu")
+model = videoxl.load({str(tiny_folder)!r}, device="cpu")
 memory = videoxl.VideoMemory.load({str(tmp_path / "film.vxl")!r}, model)
 print(list(model.ask(memory, "What is it?", max_new_tokens=8).token_ids))
 """

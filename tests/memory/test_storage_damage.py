@@ -24,11 +24,11 @@ from tests.memory.stored import (
     with_header,
 )
 from tests.model.builders import small_model
+from tests.model.random_tiny import tiny_engine, tiny_tokenizer
 from videoxl.errors import MemoryFileError
 from videoxl.inference.engine import VideoXL
 from videoxl.memory.memory_file import MAGIC, MemoryFile, is_memory_file
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.tiny import tiny_tokenizer
 
 
 @pytest.fixture(scope="module", params=["auto", "int8"])
@@ -152,9 +152,7 @@ def test_another_models_memory_says_whose_it_is(tiny, film):
 
 
 def test_the_model_in_another_dtype_is_another_model(film):
-    import videoxl
-
-    message = refused(film, videoxl.load("tiny", device="cpu", dtype="bfloat16"), "memory_mismatch")
+    message = refused(film, tiny_engine(dtype=torch.bfloat16), "memory_mismatch")
     assert "tiny (video-xl-2, float32" in message
     assert "tiny (video-xl-2, bfloat16" in message
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VideoXLConfig
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.token_synthesis import TokenSynthesis
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 

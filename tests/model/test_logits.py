@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videoxl.model.tiny import tiny_model
+from tests.model.random_tiny import tiny_model
 
 TOLERANCE = 1e-5  # measured worst 7.2e-7, for values up to 3.4
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from tests.model.builders import small_beacon_model, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.inference.processing import VideoXLProcessor
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.training.config import TrainingConfig
 from videoxl.training.data import DataConfig
 from videoxl.training.mixtures import Source

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import videoxl
+from tests.model.random_tiny import tiny_config, tiny_engine, tiny_tokenizer
 from tests.training.records import dataset, record, video
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
@@ -24,7 +24,7 @@ BAD = BadSample("7 (a.json#3)", "a.mp4", "no such file")
 @pytest.fixture(scope="module")
 def engine():
     """A model of its own, in fp32, whose gradients nobody else sees."""
-    loaded = videoxl.load("tiny", device="cpu")
+    loaded = tiny_engine()
     loaded.model = copy.deepcopy(loaded.model).float()
     return loaded
 
@@ -208,8 +208,6 @@ def image(kind: str, token: int) -> Example:
 
 
 def test_one_placeholder_for_images_and_videos_needs_batches_of_one_kind():
-    from videoxl.model.tiny import tiny_config, tiny_tokenizer
-
     config = tiny_config(tiny_tokenizer(), "tiny-v1")
     collator = Collator(config, 0)
     with pytest.raises(ValueError, match="order examples with their kinds"):

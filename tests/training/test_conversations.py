@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.model.random_tiny import tiny_tokenizer
 from tests.training.records import record, said
 from videoxl.errors import TrainingDataError
 from videoxl.inference.prompt import IGNORE_INDEX, IMAGE_TOKEN_INDEX, ChatFormat
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.training.conversations import ConversationEncoder, read_conversation
 
 TOKENIZER = tiny_tokenizer()

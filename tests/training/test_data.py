@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import videoxl
 from tests.training.records import dataset, record, said, video, write
 from videoxl.config import BeaconPrefill, ChunkedPrefill, FullPrefill, Sampling
 from videoxl.errors import TrainingDataError
@@ -21,11 +20,6 @@ from videoxl.training.mixtures import Source
 from videoxl.training.order import BatchOrder
 
 QUESTION = "<image>\nWhat is shown?"
-
-
-@pytest.fixture(scope="module")
-def tiny_v1():
-    return videoxl.load("tiny-v1", device="cpu")
 
 
 @pytest.fixture(scope="module")

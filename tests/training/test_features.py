@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-import videoxl
+from tests.model.random_tiny import tiny_engine
 from tests.training.records import dataset, record, video
 from videoxl.errors import TrainingDataError
 from videoxl.training.collator import Collator
@@ -19,7 +19,7 @@ QUESTION = "<image>\nWhat is shown?"
 
 def freeze(name: str):
     """A model of its own with a frozen tower."""
-    loaded = videoxl.load(name, device="cpu")
+    loaded = tiny_engine(name)
     loaded.model = copy.deepcopy(loaded.model).float()
     loaded.model.model.vision_tower.requires_grad_(False)
     return loaded

@@ -13,10 +13,10 @@ import pytest
 import torch
 from tokenizers import Regex, pre_tokenizers
 
+from tests.model.random_tiny import QWEN2_SPLIT, SPECIAL_TOKENS
 from tests.parity.test_parity import GOLDEN
 from tests.training.records import record
 from videoxl.inference.prompt import IGNORE_INDEX, ChatFormat, span_for
-from videoxl.model.tiny import QWEN2_SPLIT, SPECIAL_TOKENS
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.checks import text_tokenizer
 from videoxl.parity.golden import GoldenFolder, write_checkpoint

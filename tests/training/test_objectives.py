@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tests import media
 from tests.conftest import require
 from tests.model.builders import small_beacon_model, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import BeaconPrefill, Sampling
 from videoxl.inference.loading import load_model
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.training.config import Lora, TrainingConfig
 from videoxl.training.data import DataConfig
 from videoxl.training.mixtures import Source

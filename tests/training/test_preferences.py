@@ -14,9 +14,9 @@ import torch
 from tests import media
 from tests.conftest import require
 from tests.model.builders import difference, gradient_difference, noise, small_beacon_model, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
 from videoxl.errors import TrainingDataError, TrainingError
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.training.collator import Collator
 from videoxl.training.conversations import read_conversation
 from videoxl.training.data import DataConfig, VideoDataset

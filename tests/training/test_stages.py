@@ -11,10 +11,10 @@ import torch
 import videoxl
 from tests import media
 from tests.model.builders import small_beacon_model, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from tests.training.stand_in import weights_of
 from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
 from videoxl.inference.processing import VideoXLProcessor
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.training.mixtures import Source
 from videoxl.training.parts import part_of
 from videoxl.training.run import run

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.model.builders import difference, noise, pro_model, small_beacon_model, small_config, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import load_model
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.synthesis import Moments, SynthesisConfig, SynthesisPretraining, parts
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import videoxl
 from videoxl.training.world import (
     KINDS,
     Event,
@@ -169,9 +168,9 @@ def test_outlines_differ():
     assert set(COLOR_VALUES) == set(COLORS)
 
 
-def test_a_film_becomes_a_video_of_the_same_times(tmp_path):
+def test_a_film_becomes_a_video_of_the_same_times(tmp_path, tiny):
     path = write_film(FILM, tmp_path / "film.mp4", size=64)
-    memory = videoxl.load("tiny").encode(path)
+    memory = tiny.encode(path)
     assert memory.duration == pytest.approx(FILM.duration, abs=0.1)
     assert memory.timestamps == pytest.approx([t - FILM.begin for t in FILM.timestamps], abs=1e-6)
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]

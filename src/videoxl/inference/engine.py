@@ -421,7 +421,8 @@ def load(
     """Load a model by Hub id, by folder (released or our layout), or by the name of an embedded one.
 
     Args:
-        name: ``"tiny"`` (Video-XL-2) or ``"tiny-v1"`` (Video-XL), a folder, or a Hub id such as ``"BAAI/Video-XL-2"``.
+        name: a Hub id such as ``"BAAI/Video-XL-2"``, a folder, or ``"tiny"`` or ``"tiny-v1"``: a Video-XL-2 and a
+            Video-XL that the package brings along, very small, trained on :mod:`videoxl.training.world` alone.
         device: ``auto`` (a GPU if there is one), a torch device, or an accelerate ``device_map``.
         dtype: ``auto`` (the checkpoint's on a GPU, float32 on a CPU if it fits), or a torch dtype or its name.
         attention: ``auto`` (sdpa) or any ``attn_implementation`` of transformers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError, MissingDependencyError
 from videoxl.inference.hardware import free_host_bytes
-from videoxl.model.conversion import checkpoint_bytes, plain_values, read_config
+from videoxl.model.conversion import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 _EITHER = " or ".join(map(repr, EMBEDDED))
@@ -38,16 +39,7 @@ class LoadedModel:
 
 def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantization: Any) -> LoadedModel:
     """See :func:`videoxl.load`."""
-    target = pick_device(device)
-    if name in EMBEDDED:
-        from videoxl.model.tiny import tiny_model, tiny_tokenizer
-
-        if quantization is not None:
-            raise ValueError(f"the embedded model {name!r} is built from a seed and cannot be quantised; load a folder")
-        model = tiny_model(dtype=parse_dtype(dtype) or torch.float32, name=name)
-        model.set_attn_implementation(_attention(attention))
-        return LoadedModel(model.to(target), tiny_tokenizer())
-    folder = resolve(name)
+    target, folder = pick_device(device), resolve(name)
     model = VideoXLForConditionalGeneration.from_pretrained(
         folder,
         dtype=pick_dtype(dtype, folder, target),
@@ -60,22 +52,44 @@ def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantizati
     return LoadedModel(model.eval(), tokenizer)
 
 
+def embedded_folder(name: str) -> Path:
+    """The model folder that this package brings under one of the names in :data:`~videoxl.config.EMBEDDED`."""
+    if name not in EMBEDDED:
+        raise ValueError(f"there is no embedded model {name!r}; allowed: {_EITHER}")
+    return Path(str(files("videoxl") / "embedded" / name))
+
+
 def resolve(name: str) -> Path:
-    """The folder behind a name: itself, or the Hub snapshot, fetched when needed (weights, configs, no code)."""
+    """The folder behind a name: an embedded model's, itself, or the Hub snapshot, fetched when needed (weights,
+    configs, no code)."""
+    if name in EMBEDDED:
+        return embedded_folder(name)
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES)))
+        return _snapshot(name)
     except Exception as error:
         raise CheckpointError(
             f"{name} is not a folder here and could not be fetched from the Hub ({type(error).__name__}); check the "
             "name and the network, or download it and give the folder"
         ) from error
+
+
+def is_cached(name: str) -> bool:
+    """Whether a Hub id can be loaded without the network: its weights are in the local cache, all of them."""
+    try:
+        return bool(shard_files(_snapshot(name, local_files_only=True)))
+    except (FileNotFoundError, CheckpointError):
+        return False
+
+
+def _snapshot(name: str, **how: Any) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES), **how))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from videoxl.config import (
+    DEFAULT_MODEL,
     DEFAULT_SYSTEM_PROMPT,
     BeaconPrefill,
     BiLevelDecode,
@@ -251,7 +252,7 @@ def free_device_bytes(device: torch.device) -> int:
 def plan(
     video: Any,
     *,
-    model: str = "tiny",
+    model: str = DEFAULT_MODEL,
     question: str = "",
     max_new_tokens: int = 256,
     prefill: PrefillStrategy | str | None = None,
@@ -268,7 +269,7 @@ def plan(
 
     Args:
         video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
-        model: a folder, ``"tiny"``, or a released Hub id, whose sizes are known here without the network.
+        model: a folder, an embedded model, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
         prefill, frames, timestamps: as in :meth:`VideoXL.encode`.
         decode: as in :meth:`VideoXL.ask`.

@@ -12,10 +12,9 @@ from transformers import AutoConfig
 
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import is_model_folder, load_tokenizer, parse_dtype, pick_dtype
+from videoxl.inference.loading import embedded_folder, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
 from videoxl.inference.prompt import ChatFormat
 from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig, native_config_dict
-from videoxl.model.tiny import tiny_config, tiny_tokenizer
 
 # SPEC 5.2; what a released config.json states about sizes
 RELEASED: dict[str, dict[str, Any]] = {
@@ -66,19 +65,15 @@ class Specification:
 
 def specification(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> Specification:
     """Of an embedded model, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
-    chosen = parse_dtype(dtype)
-    if model in EMBEDDED:
-        tokenizer = tiny_tokenizer()
-        return Specification(tiny_config(tokenizer, model), _chat_format(tokenizer), chosen or torch.float32)
-    if is_model_folder(model):
-        folder = Path(model)
+    if model in EMBEDDED or is_model_folder(model):
+        folder = embedded_folder(model) if model in EMBEDDED else Path(model)
         config = AutoConfig.from_pretrained(folder)
         target = torch.device("cpu") if on_cpu or not torch.cuda.is_available() else torch.device("cuda")
         return Specification(config, _chat_format(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
     if model in RELEASED:
         config = VideoXLConfig.from_dict(native_config_dict(RELEASED[model], None))
         note = "sizes of the released model; question tokens are estimated at four characters each"
-        return Specification(config, ChatFormat(_qwen2_like, _qwen2_like), chosen or torch.float16, (note,))
+        return Specification(config, ChatFormat(_qwen2_like, _qwen2_like), parse_dtype(dtype) or torch.float16, (note,))
     raise CheckpointError(
         f"{model}: not a model folder, and not a model whose sizes are known ({', '.join([*EMBEDDED, *RELEASED])})"
     )

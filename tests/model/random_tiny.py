@@ -1,6 +1,7 @@
-"""The embedded models: ``"tiny"`` (Video-XL-2) and ``"tiny-v1"`` (Video-XL), at a size that runs anywhere in seconds.
+"""Models with the parts of the released ones at a size that runs in no time, with random weights from a seed.
 
-Their weights are random, drawn from a seed: they exercise every part of the system and cannot answer anything.
+``tiny_model()`` is a Video-XL-2, ``tiny_model(name="tiny-v1")`` a Video-XL. They exercise every part, answer nothing,
+and never change, unlike the embedded models of the same names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from videoxl.config import TINY, TINY_V1
+from videoxl.inference.engine import VideoXL
 from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -68,7 +70,7 @@ def _text_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> dict[st
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast, name: str = TINY) -> VideoXLConfig:
-    """Sizes of an embedded model."""
+    """Sizes of one of the two."""
     return _beacon_config(tokenizer) if name == TINY_V1 else _synthesis_config(tokenizer)
 
 
@@ -142,3 +144,8 @@ def tiny_model(
     model.generation_config.eos_token_id = config.text_config.eos_token_id  # type: ignore[union-attr]
     model.generation_config.pad_token_id = config.text_config.pad_token_id  # type: ignore[union-attr]
     return model.to(dtype).eval()
+
+
+def tiny_engine(name: str = TINY, dtype: torch.dtype = torch.float32) -> VideoXL:
+    """One of the two, ready to read videos."""
+    return VideoXL(tiny_model(dtype=dtype, name=name), tiny_tokenizer(), name=name)
