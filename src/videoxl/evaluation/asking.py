@@ -89,7 +89,7 @@ def answer_all(
         waiting = list(todo)
         try:
             for answer in _answers(engine, video, [sample.question for sample in todo], reading):
-                log.add(waiting.pop(0).key, _record(answer))
+                log.add(waiting.pop(0).key, record_of(answer))
         except (VideoError, DoesNotFitError) as error:
             failed |= {sample.key: f"{error.code}: {error}" for sample in waiting}
             if tell:
@@ -113,7 +113,8 @@ def _answers(engine: Any, video: str, questions: Sequence[str], reading: Reading
             yield engine.ask(memory, question, decode=decode, max_new_tokens=reading.max_new_tokens)
 
 
-def _record(answer: Answer) -> dict[str, Any]:
+def record_of(answer: Answer) -> dict[str, Any]:
+    """What is kept of an answer: its text and what it cost."""
     usage = answer.usage
     return {
         "text": answer.text,
