@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -34,19 +35,19 @@ class SampleLog:
     half a last line, left by a process that was killed, is dropped on opening. The file is locked while it is open.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any], *, resume: bool = False) -> None:
-        """``settings``: everything an answer depends on, of plain JSON values.
+    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, Any], *, resume: bool = False) -> None:
+        """``path``: None keeps nothing beyond the run. ``settings``: all that answers depend on, of plain JSON values.
 
         Raises :class:`EvaluationError` when the file exists and ``resume`` is not asked for, when it was made with
         other settings, when it is damaged, or when another process is writing it.
         """
-        self.path = Path(path)
+        self.path = Path(path or os.devnull)
         self.settings = json.loads(_line(settings))
         self.header: dict[str, Any] = {}
         self._records: dict[str, dict[str, Any]] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+            self._file = open(self.path, "a+b") if path else tempfile.TemporaryFile("a+b")  # noqa: SIM115 - in close()
         except OSError as error:
             raise EvaluationError(
                 f"{path} cannot be opened for writing ({error.strerror}): name another file"
