@@ -51,6 +51,9 @@ SPANS = {
     "12s-16s, 20s-24s and 30s-33.5s": [(12, 16), (20, 24), (30, 33.5)],
     "1. 12 - 16\n2. 20 - 24": [(12, 16), (20, 24)],
     "12.0s to 16.0s: a red star\n20.0s to 24.0s: nothing": [(12, 16), (20, 24)],
+    "1. 0:12 - 0:16: a star\n2) 0:20 - 0:24: nothing": [(12, 16), (20, 24)],
+    "12 - 16: a star": [(12, 16)],
+    "start:12s, end:16s": [(12, 16)],
     "2 to 3 people walk from 12.0s to 16.0s": [(12, 16)],
     "12s to 12s": [(12, 12)],
 }
@@ -144,8 +147,8 @@ def test_any_text_at_all(text):
 )
 def test_hostile_lengths_cost_no_more_than_their_length(piece):
     begin = time.process_time()
-    find_spans(piece * (200_000 // len(piece)))
-    assert time.process_time() - begin < 5
+    find_spans(piece * (20_000 // len(piece)))
+    assert time.process_time() - begin < 1  # 0.1 alone; what grows with the square takes minutes
 
 
 def test_moments():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,14 @@ SCENARIOS = {
         f"them happens and what is shown. {_LINES}"
     ),
 }
+UNTIMED = {
+    "ground": "Does this happen in the video: {event}? Answer Yes or No.",
+    "find-ads": "Does this video contain any inserted advertisement? If yes, which is the content of the ad?",
+    "find-anomalies": "Does anything abnormal happen in this video? If yes, what is it? If not, answer 'No'.",
+    "summarize": "Summarize what happens in this video in one or two sentences.",
+}
+"""For models that are told no times (Video-XL), which are asked about short stretches. The second is the question of
+the released demo."""
 WORLD = {
     "ground": GROUNDING["world"],
     "find-anomalies": "What is shown, and when?",
@@ -83,7 +92,12 @@ WORLD = {
 scenery is what happens."""
 
 
-def scenario_prompt(scenario: str, model: str, event: str | None = None) -> str:
-    """The question a scenario asks the model called ``model``; ``event``: what ``ground`` looks for."""
-    table = {**SCENARIOS, **(WORLD if model in EMBEDDED else {})}
-    return table[scenario].replace("{event}", (event or "").strip().rstrip(".?!"))
+def scenario_prompt(scenario: str, model: str, event: str | None = None, *, timed: bool = True) -> str:
+    """The question a scenario asks the model called ``model``.
+
+    ``event``: what ``ground`` looks for. ``timed``: whether the model is told the times of what it sees.
+    """
+    told = (event or "").strip().rstrip(".?!")
+    if timed and model in EMBEDDED and scenario in WORLD:
+        return WORLD[scenario].replace("{event}", re.sub(r"^(?:the|an?) ", "", told, flags=re.IGNORECASE))
+    return (SCENARIOS if timed else UNTIMED)[scenario].replace("{event}", told)

@@ -22,10 +22,10 @@ _ONE_DASH = str.maketrans(dict.fromkeys("‐‑‒–—−~", "-") | {"→": ">
 """One character for one: places in the text stay what they are."""
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _TIME = re.compile(
-    r"(?<![\w.:])(?:(?P<hours>[0-9]{1,3}):)?(?P<minutes>[0-9]{1,3}):(?P<seconds>[0-9]{2}(?:[.,][0-9]{1,6})?)s?(?![\w:])"
-    rf"|(?:(?<![\w.:])|(?<=[0-9][hm]))(?P<measured>{_NUMBER})(?:st|nd|rd|th)?[ -]{{0,2}}"
+    r"(?<![\w.])(?<![0-9]:)(?:(?P<hours>[0-9]{1,3}):)?(?P<minutes>[0-9]{1,3}):(?P<seconds>[0-9]{2}(?:[.,][0-9]{1,6})?)s?(?!\w|:[0-9])"
+    rf"|(?:(?<![\w.])(?<![0-9]:)|(?<=[0-9][hm]))(?P<measured>{_NUMBER})(?:st|nd|rd|th)?[ -]{{0,2}}"
     r"(?P<unit>h|m|s)(?:(?<=h)(?:rs?|ours?)|(?<=m)(?:ins?|inutes?)|(?<=s)(?:ecs?|econds?))?(?![a-z])"
-    rf"|(?<![\w.:$€£#/])(?P<bare>{_NUMBER})(?![\w:%/]|\.[0-9])",
+    rf"|(?<![\w.$€£#/])(?<![0-9]:)(?P<bare>{_NUMBER})(?![\w%/]|[.:][0-9])",
     re.IGNORECASE | re.ASCII,
 )
 _VAGUE = r"(?:(?:the|a|at|about|around|approximately|roughly|seconds?|time|timestamp|mark|t ?=) ?)*"
