@@ -6,7 +6,6 @@ Answers go to stdout, everything else to stderr. Exit status: 0, 1 (failed), 2 (
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -16,17 +15,21 @@ from typing import Annotated, Any
 import typer
 
 from videoxl._version import __version__
+from videoxl.cli_eval import app as evaluations
 from videoxl.cli_options import (
     Device,
     Dtype,
+    Json,
     LoadOptions,
     Model,
     OpenOptions,
+    Quiet,
     Reader,
     SamplingOptions,
     Stream,
     encode_or_load,
     grouped,
+    print_json,
 )
 from videoxl.cli_options import encode as encode_video
 from videoxl.cli_train import train
@@ -42,8 +45,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
@@ -100,7 +101,7 @@ def ask(
     answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
     if as_json:
         results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
-        _print_json(results[0] if len(results) == 1 else results)
+        print_json(results[0] if len(results) == 1 else results)
     else:
         for answer in answers:
             print(answer.text)
@@ -133,7 +134,7 @@ def encode(
     memory.save(output, dtype=save_dtype, level=level)
     facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage}
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         print(f"{output}: {memory}, {facts['file_bytes'] / 1e6:,.1f} MB on disk")
 
@@ -216,7 +217,7 @@ def plan(
         **frames.sampling,
     )
     if as_json:
-        _print_json(made.to_dict())
+        print_json(made.to_dict())
     else:
         print(made)
     if not made.fits:
@@ -257,7 +258,7 @@ def parity(
             print(result, flush=True)
     passed = sum(result.passed for result in results)
     if as_json:
-        _print_json({"passed": passed, "total": len(results), "cases": [asdict(result) for result in results]})
+        print_json({"passed": passed, "total": len(results), "cases": [asdict(result) for result in results]})
     else:
         print(f"{passed} of {len(results)} cases agree")
     if passed < len(results) or not results:
@@ -276,28 +277,16 @@ def demo(
 
     result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 app.command()(train)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=1, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity; a number that is none becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value else value
+app.add_typer(evaluations)
 
 
 def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     width = max(len(key) for key in facts)
     for key, value in facts.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,22 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def print_json(value: Any) -> None:
+    """On stdout."""
+    print(json.dumps(finite(value), indent=1, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity; a number that is none becomes null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value else value
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -119,6 +119,13 @@ class TrainingInterruptedError(TrainingError):
         self.exit_code = 128 + signal
 
 
+class EvaluationError(VideoXLError):
+    """An evaluation cannot begin or go on: a log made with other settings, annotations that cannot be read."""
+
+    exit_code = 2
+    code = "evaluation_failed"
+
+
 class MissingDependencyError(VideoXLError, ImportError):
     """An optional part is not installed; the message names the extra that brings it."""
 

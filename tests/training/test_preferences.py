@@ -18,6 +18,7 @@ from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
 from videoxl.errors import TrainingDataError, TrainingError
 from videoxl.training.collator import Collator
+from videoxl.training.config import PreferenceConfig
 from videoxl.training.conversations import read_conversation
 from videoxl.training.data import DataConfig, VideoDataset
 from videoxl.training.examples import BadSample, Example
@@ -30,7 +31,7 @@ from videoxl.training.pairs import (
     reference_log_probs,
 )
 from videoxl.training.parts import add_adapters
-from videoxl.training.preferences import PreferenceConfig, PreferenceTraining, preference_loss
+from videoxl.training.preferences import PreferenceTraining, preference_loss
 
 PAIRS = [
     {"video": "one.mp4", "prompt": "What moves?", "chosen": "The ramp.", "rejected": "Nothing at all moves here."},

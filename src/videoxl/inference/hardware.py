@@ -45,10 +45,18 @@ def hardware(device: str | torch.device = "auto") -> Hardware:
         target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except RuntimeError:
         raise ValueError(f"unknown device {device!r}; allowed: auto, a torch device, {', '.join(KNOWN)}") from None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else free_host_bytes()
-    name = torch.cuda.get_device_name(target) if target.type == "cuda" else f"CPU, {cores} cores"
-    return Hardware(name, free, _measured_flops(str(target)), 120.0 * cores)
+    return Hardware(device_name(target), free, _measured_flops(str(target)), 120.0 * _cores())
+
+
+def device_name(device: torch.device) -> str:
+    """Of a GPU, what it calls itself; otherwise ``CPU, 2 cores``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {_cores()} cores"
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=4)

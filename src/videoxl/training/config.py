@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from videoxl.config import BeaconPrefill, ChunkedPrefill, FullPrefill
-from videoxl.training.data import DataConfig
-from videoxl.training.preferences import PreferenceConfig
-from videoxl.training.synthesis import SynthesisConfig
+from videoxl.training.data_config import DataConfig
 
 PARTS = ("vision_tower", "token_synthesis", "projector", "language_model", "beacon", "token_scores", "objective")
 """What learning rates are given for. ``language_model`` is without ``beacon``, the weights that only beacons use;
@@ -50,6 +48,34 @@ class Lora:
         _check_number("lora.dropout", self.dropout, least=0, below=1)
         if not self.targets or set(self.targets) - set(LORA_TARGETS):
             raise ValueError(f"lora.targets may be {', '.join(LORA_TARGETS)}; got {', '.join(self.targets) or 'none'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """The loss of token synthesis pretraining (:mod:`videoxl.training.synthesis`)."""
+
+    motion: float = 1.0
+    """Of the share of motion that is not explained; the share of the mean counts 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.motion < float("inf"):
+            raise ValueError(f"motion must be a number of at least 0, got {self.motion!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """The loss of a pair of answers (:mod:`videoxl.training.preferences`)."""
+
+    beta: float = 0.1
+    """How strongly the model is held to where it started: a smaller one lets it move further."""
+    label_smoothing: float = 0.0
+    """Share of the pairs that is taken to be the wrong way round, below 0.5."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < float("inf"):
+            raise ValueError(f"beta must be a number above 0, got {self.beta!r}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must be from 0 to below 0.5, got {self.label_smoothing!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

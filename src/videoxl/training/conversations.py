@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.errors import TrainingDataError
 from videoxl.inference.prompt import IGNORE_INDEX, IM_END, IM_START, IMAGE_TOKEN_INDEX, ChatFormat, expand_placeholders
+from videoxl.training.data_config import LABELS, TEMPLATES, Labels, Template, check_choice
 
 PICTURE = "<image>"
 """Stands for a picture or a video in a human's text."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-Labels = Literal["answers", "released"]
-LABELS: tuple[Labels, ...] = ("released", "answers")
-Template = Literal["inference", "released"]
-TEMPLATES: tuple[Template, ...] = ("inference", "released")
 
 
 @dataclass(frozen=True)
@@ -244,9 +240,3 @@ class ConversationEncoder:
         if self.labels != "released":
             return False
         return ids[at] in (self._im_start, self._im_end) or (at > 0 and ids[at - 1] == self._im_end)
-
-
-def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
@@ -23,90 +22,22 @@ from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, ChatFormat
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.conversations import (
-    LABELS,
     PICTURE,
-    TEMPLATES,
     Conversation,
     ConversationEncoder,
     Encoded,
-    Labels,
-    Template,
-    check_choice,
     read_conversation,
 )
+from videoxl.training.data_config import DataConfig
 from videoxl.training.examples import BadSample, Example
 from videoxl.training.features import CachedReader, FeatureCache, fill_cache
-from videoxl.training.mixtures import RecordFile, Source, choose_records, load_mixture
+from videoxl.training.mixtures import RecordFile, Source, choose_records
 from videoxl.training.reading import KINDS, Kind, Picture, PictureReader, find_files, media_of, time_scale
 
 __all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
 
-TURNS = ("together", "apart")
 LETTERS_PER_TOKEN = 4
 """Of English text, roughly; only the grouping of examples by length depends on it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What training reads, and how."""
-
-    sources: tuple[Source, ...] = ()
-    """Files of records, in LLaVA's format. Either these or ``mixture``."""
-    mixture: str | None = None
-    """A YAML file that lists sources: ``datasets: [{json_path, sampling_strategy, media_folder}]``."""
-    media_folder: str | None = None
-    """What ``image`` and ``video`` of records are relative to. Default: the folder of their file."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """Which frames of a video are read."""
-    max_tokens: int | None = None
-    """Longer examples are cut at the end. One that loses all its answers is a bad sample. Default: no limit."""
-    labels: Labels = "released"
-    """``released`` learns answers and the chat template's own tokens, as the released training does; ``answers``
-    learns answers and their end alone."""
-    template: Template = "inference"
-    """``inference`` trains on the very ids that a model is asked with; ``released`` puts a second line break behind
-    every picture, as the released training does."""
-    turns: str = "together"
-    """``together`` makes one conversation of a record's turns; ``apart`` answers every question from the pictures
-    alone, packed behind one reading of them (Video-XL, whose windows cannot be packed, reads them once a question)."""
-    group_by_length: bool = False
-    """Batches of examples of similar length, in random order."""
-    workers: int = 0
-    """Processes that decode; 0 decodes in the training process."""
-    prefetch: int = 2
-    """Batches every worker keeps ready."""
-    bad_samples: float = 0.05
-    """Training stops when more than this share of the samples read were bad (at least 100 count as read)."""
-    feature_cache: str | None = None
-    """Folder for features of a frozen vision tower, computed once instead of every epoch."""
-    feature_cache_gb: float = 50.0
-    """The cache does not grow beyond this."""
-    seed: int = 0
-    """Of the order of examples and of ``random`` sampling strategies."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
-        if bool(self.sources) == bool(self.mixture):
-            raise ValueError("give either sources or mixture: at least one file of records is needed")
-        if not all(isinstance(source, Source) for source in self.sources):
-            raise ValueError(f"sources must be Source values, got {self.sources!r}")
-        if not isinstance(self.sampling, Sampling):
-            raise ValueError(f"sampling must be a Sampling, got {self.sampling!r}")
-        check_choice("labels", self.labels, LABELS)
-        check_choice("template", self.template, TEMPLATES)
-        check_choice("turns", self.turns, TURNS)
-        for name, least in (("workers", 0), ("prefetch", 1), ("seed", 0), ("max_tokens", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if not isinstance(self.bad_samples, (int, float)) or not 0 <= self.bad_samples <= 1:
-            raise ValueError(f"bad_samples must be a share from 0 to 1, got {self.bad_samples!r}")
-        if not isinstance(self.feature_cache_gb, (int, float)) or not self.feature_cache_gb > 0:
-            raise ValueError(f"feature_cache_gb must be a number above 0, got {self.feature_cache_gb!r}")
-
-    def all_sources(self) -> tuple[Source, ...]:
-        """The sources, read from the mixture where there is one. Raises :class:`TrainingDataError`."""
-        return load_mixture(self.mixture) if self.mixture else self.sources
 
 
 class VideoDataset(Dataset[Example | BadSample]):

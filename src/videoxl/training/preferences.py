@@ -27,27 +27,12 @@ from transformers.utils import ModelOutput
 from videoxl.config import BeaconPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.beacon import ratio_chooser
+from videoxl.training.config import PreferenceConfig
 from videoxl.training.objective import Objective
 
 PICTURES = ("pixel_values_videos", "frames_per_video", "video_features", "pixel_values", "crops_per_image")
 CHOSEN, REJECTED = 1, 2
 """Segments of a pair: the tokens of each answer. 0 is what both share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceConfig:
-    """The loss of a pair."""
-
-    beta: float = 0.1
-    """How strongly the model is held to where it started: a smaller one lets it move further."""
-    label_smoothing: float = 0.0
-    """Share of the pairs that is taken to be the wrong way round, below 0.5."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < float("inf"):
-            raise ValueError(f"beta must be a number above 0, got {self.beta!r}")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must be from 0 to below 0.5, got {self.label_smoothing!r}")
 
 
 @dataclass

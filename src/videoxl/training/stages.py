@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from videoxl.config import BeaconPrefill, Sampling
 from videoxl.training.config import TrainingConfig
-from videoxl.training.data import DataConfig
+from videoxl.training.data_config import DataConfig
 
 OUTPUT = "runs"
 """Folder that a stage writes to, and in which the next one looks for the weights it begins with."""
@@ -112,11 +112,12 @@ def video_xl_finetune_video() -> TrainingConfig:
 
 
 def video_xl_2_stage1() -> TrainingConfig:
-    """Video-XL-2, stage 1: token synthesis learns to keep what four frames show (:mod:`videoxl.training.synthesis`).
+    """Video-XL-2, stage 1: token synthesis learns to keep what four frames show.
 
-    Unpublished; all numbers are our choice. A rate of 1e-4 for freshly drawn convolutions and attention under AdamW; 16
-    frames, as stage 3 reads; 64 frames a step on one GPU are enough for stable averages, since every token is a target.
-    No text is learnt, so none is needed in the records but the placeholder.
+    Unpublished; :mod:`videoxl.training.synthesis` says what is learnt and why. All numbers are our choice: a rate of
+    1e-4 for freshly drawn convolutions and attention under AdamW; 16 frames, as stage 3 reads; 64 frames a step on one
+    GPU, enough for stable averages, since every token is a target. No text is learnt, so none is needed in the records
+    but the placeholder.
     """
     return TrainingConfig(
         name="video_xl_2_stage1",

@@ -33,6 +33,7 @@ from transformers.utils import ModelOutput
 
 from videoxl.model.configuration import VIDEO_XL_2, VIDEO_XL_PRO
 from videoxl.model.videoxl import VideoXLForConditionalGeneration, require_family
+from videoxl.training.config import SynthesisConfig
 from videoxl.training.objective import Objective
 
 VISION_BATCH = 24
@@ -40,18 +41,6 @@ VISION_BATCH = 24
 LEAST_SHARE = 0.01
 """Of a channel's variance: the mean, and motion, count as at least this. Films in which nothing moves ask for no
 precision beyond it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisConfig:
-    """The weights of the loss."""
-
-    motion: float = 1.0
-    """Of the share of motion that is not explained; the share of the mean counts 1."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.motion < float("inf"):
-            raise ValueError(f"motion must be a number of at least 0, got {self.motion!r}")
 
 
 @dataclass

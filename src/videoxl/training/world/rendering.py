@@ -60,15 +60,27 @@ class Renderer:
         parts = [self._draw(np.arange(f, min(stop, f + CHUNK)), size) for f in range(start, stop, CHUNK)]
         return np.concatenate(parts) if parts else np.zeros((0, size, size, 3), np.uint8)
 
+    def over(self, picture: np.ndarray, frame: int) -> np.ndarray:
+        """A copy of a square picture ``[size, size, 3]`` uint8 with what is shown in a frame drawn over it."""
+        if picture.ndim != 3 or picture.shape[0] != picture.shape[1]:
+            raise ValueError(f"things are drawn over square pictures [size, size, 3], got {list(picture.shape)}")
+        pictures = picture[None] / 255
+        self._things(pictures, np.array([frame]))
+        return (np.clip(pictures[0], 0, 1) * 255 + 0.5).astype(np.uint8)
+
     def _draw(self, frames_F: np.ndarray, size: int) -> np.ndarray:
         pictures = self._scenery(frames_F, size)
+        self._things(pictures, frames_F)
+        noise = np.stack([_noise(self.film.seed, int(f), size) for f in frames_F])
+        return (np.clip(pictures + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+    def _things(self, pictures: np.ndarray, frames_F: np.ndarray) -> None:
+        """Draw what the film shows over pictures ``[F, size, size, 3]``."""
         for event, look in zip(self.film.events, self._looks):
             first, last = event.start * FRAMES_PER_GROUP, event.end * FRAMES_PER_GROUP
             for at in np.flatnonzero((frames_F >= first) & (frames_F < last)):
                 share = (frames_F[at] - first) / (last - first)
                 _paint(pictures[at], event.thing, look, float(share))
-        noise = np.stack([_noise(self.film.seed, int(f), size) for f in frames_F])
-        return (np.clip(pictures + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
 
     def _scenery(self, frames_F: np.ndarray, size: int) -> np.ndarray:
         """``[F, size, size, 3]``, 0 to 1."""

@@ -1,0 +1,189 @@
+"""Temporal grounding: when does it happen? R1@0.3, 0.5 and 0.7 and mIoU on annotations of Charades-STA's kind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videoxl.config import Sampling
+from videoxl.errors import EvaluationError
+from videoxl.evaluation.annotations import find_video, read_text
+from videoxl.evaluation.asking import Reading, Sample, Tell, answer_all, result
+from videoxl.evaluation.metrics import bootstrap_interval
+from videoxl.evaluation.prompts import GROUNDING
+from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.spans import TimeSpan, iou, parse_spans
+
+THRESHOLDS = (0.3, 0.5, 0.7)
+FPS = 2.0
+"""Frames a second, as TimeLens-Bench is run; its videos are short."""
+_CHARADES = re.compile(r"(?P<video>\S+) (?P<start>[0-9.]+) (?P<end>[0-9.]+)##(?P<query>.*\S)\s*")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A described event of a video and when it happens."""
+
+    key: str
+    video: str
+    query: str
+    spans: tuple[TimeSpan, ...]
+    """Mostly one. Of several, the one that an answer fits best counts."""
+
+
+def read_events(path: str | os.PathLike[str]) -> list[Event]:
+    """Annotations in one of three forms, told apart by their content.
+
+    * Charades-STA, lines of text: ``3MSZA 24.3 30.4##person turn a light on.``
+    * TimeLens-Bench, JSON: ``{"3MSZA": {"duration": 30.96, "spans": [[24.3, 30.4]], "queries": ["person ..."]}}``
+    * TimeLens-100K, JSON lines: ``{"video_path": "a/b.mp4", "events": [{"query": "...", "span": [[24.3, 30.4]]}]}``
+
+    Raises :class:`EvaluationError` naming the line or the video that is not so.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise EvaluationError(f"annotations {path} are empty")
+    if not text.lstrip().startswith("{"):
+        return _charades(text, path)
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):  # not one JSON value: one a line
+        return _by_line(text.splitlines(), path)
+    return _by_line(text.splitlines(), path) if "events" in found else _by_video(found, path)
+
+
+def evaluate(
+    engine: Any,
+    events: Sequence[Event],
+    videos: str | os.PathLike[str],
+    log: SampleLog,
+    how: Reading,
+    *,
+    prompt: str = "default",
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Ask about every event and score the answers; the result is JSON-ready.
+
+    ``videos``: the folder of the video files; ``how``: what :func:`reading` gives.
+    """
+    asked = [Sample(e.key, find_video(videos, e.video), GROUNDING[prompt].replace("{event}", e.query)) for e in events]
+    answered = answer_all(engine, asked, log, how, tell=tell)
+    texts = {key: record["text"] for key, record in answered.records.items()}
+    samples = [_sample(event, texts.get(event.key)) for event in events]
+    return result(engine, log, answered, score(events, texts), samples)
+
+
+def reading(*, fps: float = FPS, max_frames: int | None = None, **how: Any) -> Reading:
+    """``fps`` frames a second, at most ``max_frames``; ``how``: prefill, decode, max_new_tokens."""
+    sampling = Sampling(fps=fps, max_frames=max_frames)
+    return Reading(sampling=lambda source: sampling, note=str(sampling), **how)
+
+
+def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -> dict[str, Any]:
+    """R1 at each threshold (the share of events whose first span overlaps by at least that much), and mIoU.
+
+    An answer that names no span, or none at all, overlaps by 0. Shares are 0 to 1; ``interval``: 95 % by resampling
+    whole videos.
+    """
+    overlaps = [overlap(event, texts.get(event.key, "")) for event in events]
+    videos = [event.video for event in events]
+    found: dict[str, Any] = {"events": len(events), "videos": len(set(videos))}
+    measures = {f"R1@{t}": [float(value >= t) for value in overlaps] for t in THRESHOLDS} | {"mIoU": overlaps}
+    for name, values in measures.items():
+        found[name] = math.fsum(values) / len(values) if values else None
+    found["interval"] = {
+        name: bootstrap_interval(values, seed=seed, clusters=videos) for name, values in measures.items()
+    }
+    found["without_span"] = sum(e.key in texts and not parse_spans(texts[e.key]) for e in events)
+    found["unanswered"] = sum(e.key not in texts for e in events)
+    return found
+
+
+def overlap(event: Event, text: str) -> float:
+    """Intersection over union of the first span that an answer names with the one of the event it fits best."""
+    spans = parse_spans(text)
+    return max((iou(spans[0], truth) for truth in event.spans), default=0.0) if spans else 0.0
+
+
+def _sample(event: Event, text: str | None) -> dict[str, Any]:
+    return {
+        "key": event.key,
+        "video": event.video,
+        "query": event.query,
+        "truth": [list(span) for span in event.spans],
+        "text": text,
+        "spans": [list(span) for span in parse_spans(text or "")],
+        "iou": overlap(event, text or ""),
+    }
+
+
+# -------------------------------------------------------------------------------------------------- annotation forms
+
+
+def _charades(text: str, path: Any) -> list[Event]:
+    events = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _CHARADES.fullmatch(line.strip())
+        if match is None:
+            raise EvaluationError(
+                f"annotations {path}, line {number}: expected 'VIDEO START END##sentence', got {line[:80]!r}"
+            )
+        where = f"{path}, line {number}"
+        events.append(_event(number, match["video"], match["query"], [[match["start"], match["end"]]], where))
+    return events
+
+
+def _by_video(found: Any, path: Any) -> list[Event]:
+    events: list[Event] = []
+    for video, entry in found.items():
+        where = f"{path}, video {video!r}"
+        queries, spans = _field(entry, "queries", list, where), _field(entry, "spans", list, where)
+        if len(queries) != len(spans):
+            raise EvaluationError(f"annotations {where}: {len(queries)} queries, but {len(spans)} spans")
+        events += [_event(len(events) + n, video, q, [s], where) for n, (q, s) in enumerate(zip(queries, spans), 1)]
+    return events
+
+
+def _by_line(lines: Sequence[str], path: Any) -> list[Event]:
+    events: list[Event] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationError(f"annotations {where} is no JSON: {error}") from None
+        video = _field(entry, "video_path", str, where)
+        for event in _field(entry, "events", list, where):
+            spans = _field(event, "span", list, where)
+            events.append(_event(len(events) + 1, video, _field(event, "query", str, where), spans, where))
+    return events
+
+
+def _event(number: int, video: str, query: Any, spans: Any, where: str) -> Event:
+    try:
+        found = tuple(TimeSpan(float(start), float(end)) for start, end in spans)
+    except (TypeError, ValueError):
+        raise EvaluationError(f"annotations {where}: spans must be [start, end] in seconds, got {spans!r}") from None
+    if not found or not all(math.isfinite(time) for span in found for time in span):
+        raise EvaluationError(f"annotations {where}: an event needs a span of finite seconds, got {spans!r}")
+    sentence = re.sub(r"\s+", " ", str(query)).strip().strip(".").strip()
+    if not sentence:
+        raise EvaluationError(f"annotations {where}: an event has no sentence")
+    return Event(f"{number:05d} {Path(video).name}", video, sentence, found)
+
+
+def _field(entry: Any, name: str, kind: type, where: str) -> Any:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        raise EvaluationError(f"annotations {where}: expected a {kind.__name__} under {name!r}, got {value!r:.80}")
+    return value

@@ -1,0 +1,155 @@
+"""What a needle-in-a-haystack run is: everything its answers depend on, and the published set of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+NEEDLE_KINDS = ("color", "shape", "number", "when", "at", "present", "choice", "after", "before")
+"""Kinds of the generated world's questions that are about one thing shown; of :data:`KINDS`."""
+SEVERAL = ("after", "before")
+"""Kinds that need another needle in the same haystack."""
+ANSWERS, JUDGES = ("open", "choice"), ("strict", "released")
+GIVEN = "given"
+"""The way of reading that was asked for, and nothing compared."""
+WAYS = ("oracle", "attention", "siglip", "random", "none", "dense")
+"""Ways of reading that an ablation compares; :mod:`ways` tells what they are."""
+MOST_FRAMES = 100_000
+
+
+def _check_list(name: str, values: tuple[float, ...], allowed: Callable[[Any], bool], what: str) -> None:
+    wrong = [v for v in values if isinstance(v, bool) or not allowed(v)]
+    if not values or wrong:
+        raise ValueError(f"{name} must be one or several numbers {what}, got {wrong or values}")
+
+
+def _check_one(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(str(a) for a in allowed if a)}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiahSettings:
+    """A grid of cells, ``frames`` x ``depths``; in each, ``samples`` haystacks with a needle there."""
+
+    frames: tuple[int, ...] = (128, 512, 1024)
+    """Lengths of the haystack, the needle included."""
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Where the needle is, 0 at the begin to 1 at the end."""
+    samples: int | None = None
+    """Haystacks per cell. Default: one per picture of ``pictures``, else 2."""
+    needles: int = 1
+    """Needles per haystack, at different depths of the grid; each is asked about, the others distract. At most as many
+    as there are depths."""
+    needle_frames: int | None = None
+    """Frames a needle is shown for. Default: 1 for pictures; 4, a group, for generated things, always whole groups."""
+    haystack: str | None = None
+    """A video file. Default: scenery of the generated world."""
+    pictures: str | None = None
+    """A JSON file of picture needles and their questions. Default: things of the generated world."""
+    kinds: tuple[str, ...] | None = None
+    """Questions about generated things, of :data:`NEEDLE_KINDS`. Default: color, shape, number, present, and, for
+    models that are told the time, when and at."""
+    answers: str | None = None
+    """``open``, or ``choice`` of four lettered options. Default: choice for pictures, open for generated things."""
+    prompt: str = "{question}"
+    """What is asked; ``{question}`` stands for the question."""
+    judge: str = "strict"
+    """``strict``: the answer must choose the right option, and no other. ``released``: the right letter occurs before
+    the first closing bracket, as the released script judges, which also accepts an A in "An animal"."""
+    fps: float = 1.0
+    """Frames per second of the generated world. A video keeps its own times."""
+    prefill: str | None = None
+    decode: str = "dense"
+    max_new_tokens: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_list(
+            "frames", self.frames, lambda n: isinstance(n, int) and 8 <= n <= MOST_FRAMES, f"8 to {MOST_FRAMES}"
+        )
+        _check_list("depths", self.depths, lambda d: math.isfinite(d) and 0 <= d <= 1, "from 0 to 1")
+        for name in ("samples", "needle_frames", "needles", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.needles > len(self.depths):
+            raise ValueError(
+                f"needles={self.needles} stand at different depths of the grid, which has {len(self.depths)}: give "
+                "more depths or fewer needles"
+            )
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be a finite number above 0, got {self.fps}")
+        if "{question}" not in self.prompt:
+            raise ValueError(f"prompt must hold {{question}}, got {self.prompt!r}")
+        _check_one("answers", self.answers, (None, *ANSWERS))
+        _check_one("judge", self.judge, JUDGES)
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        if self.kinds is None:
+            return
+        if self.pictures:
+            raise ValueError("kinds are of questions about generated things: pictures bring questions of their own")
+        for kind in self.kinds:
+            _check_one("kinds", kind, NEEDLE_KINDS)
+            if kind in SEVERAL and self.needles == 1:
+                raise ValueError(f"kinds={kind!r} asks for another needle: give needles=2 or more")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds must be different kinds of questions, got {self.kinds}")
+
+    @property
+    def choice(self) -> bool:
+        """Whether options are offered."""
+        return self.answers == "choice" or (self.answers is None and self.pictures is not None)
+
+
+PRESETS: dict[str, NiahSettings] = {
+    "default": NiahSettings(),
+    "released": NiahSettings(
+        frames=(187, 373, 559, 745, 931, 1118, 1304, 1490),
+        depths=(0.0, 0.25, 0.5, 0.75, 1.0),
+        answers="choice",
+        prompt="Question: {question}\nAnswer: ",
+        judge="released",
+        max_new_tokens=128,
+    ),
+}
+"""``released``: lengths, depths, prompt and judgement of Video-XL's published script and logs (``NIAH/`` of its
+repository). Film, pictures and questions must be given; the published ones are not public."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A haystack of the grid: which needles stand in it."""
+
+    frames: int
+    sample: int
+    part: int
+    depths: tuple[float, ...]
+    """Of its needles, ascending."""
+    asked: tuple[bool, ...]
+    """Which needles are asked about: all, but those that only fill up the last part of a sample."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.frames}/{self.sample}/{self.part}"
+
+    @property
+    def seed(self) -> tuple[int, int, int]:
+        return self.frames, self.sample, self.part
+
+
+def places(settings: NiahSettings, samples: int) -> Iterator[Place]:
+    """All haystacks of a run: every sample has a needle at every depth, ``needles`` of them to a haystack."""
+    depths = sorted(set(settings.depths))
+    each = settings.needles
+    for frames in sorted(set(settings.frames)):
+        for sample in range(samples):
+            for part, first in enumerate(range(0, len(depths), each)):
+                inside = sorted((n % len(depths), n < len(depths)) for n in range(first, first + each))
+                yield Place(
+                    frames, sample, part, tuple(depths[n] for n, _ in inside), tuple(asked for _, asked in inside)
+                )

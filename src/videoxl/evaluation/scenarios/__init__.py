@@ -1,0 +1,1 @@
+"""What the models are made for: find an event, advertisements or anomalies in a video, or tell what happens in it."""
