@@ -73,7 +73,7 @@ class LoadOptions:
         typer.Option(
             "--model",
             "-m",
-            help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: BAAI/Video-XL-2 (tiny when the "
+            help=f"'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when the "
             "Hub must not be asked and the cache does not hold it); for a memory, its own.",
         ),
     ] = None
