@@ -73,8 +73,8 @@ class LoadOptions:
         typer.Option(
             "--model",
             "-m",
-            help=f"'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when the "
-            "Hub must not be asked and the cache does not hold it); for a memory, its own.",
+            help=f"'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when "
+            "the Hub must not be asked and the cache does not hold it); for a memory, its own.",
         ),
     ] = None
     device: Device = "auto"
