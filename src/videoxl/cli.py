@@ -32,6 +32,7 @@ from videoxl.cli_options import (
     print_json,
 )
 from videoxl.cli_options import encode as encode_video
+from videoxl.cli_scenarios import add_scenarios
 from videoxl.cli_train import train
 from videoxl.errors import VideoXLError
 
@@ -281,6 +282,7 @@ def demo(
 
 app.command()(train)
 app.add_typer(evaluations)
+add_scenarios(app)
 
 
 def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
