@@ -112,11 +112,11 @@ def passing_for_gpus() -> Iterator[None]:
         return found
 
     arguments_module._sharding = lambda config, on_cpu: sharding(config, False)
-    run_module.training_arguments = made  # type: ignore[attr-defined]
+    run_module.training_arguments = made
     try:
         yield
     finally:
-        arguments_module._sharding, run_module.training_arguments = sharding, arguments  # type: ignore[attr-defined]
+        arguments_module._sharding, run_module.training_arguments = sharding, arguments
 
 
 def sharded(folder: Path, rank: int) -> dict[str, Any]:
