@@ -73,7 +73,7 @@ def test_every_answer_is_the_one_that_users_calls_give(small, tiny):
     for number, asked in reversed(list(enumerate(made.asked))):
         record = records[f"{place.name}/{number}/given"]
         assert record["question"] == asked.text
-        assert record["answer"] == tiny.ask(memory, asked.text, max_new_tokens=4).text
+        assert record["text"] == tiny.ask(memory, asked.text, max_new_tokens=4).text
 
 
 def test_a_run_that_was_killed_goes_on_without_repeating_or_losing_a_sample(small, tiny, tmp_path):
