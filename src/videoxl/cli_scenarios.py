@@ -157,7 +157,7 @@ def _write_page(path: str, timeline: Any, source: Any) -> None:
     from videoxl.evaluation.results import write_bytes
     from videoxl.evaluation.scenarios.page import page, thumbnails
 
-    write_bytes(path, page(timeline, thumbnails(timeline, source) if source else {}).encode())
+    write_bytes(path, page(timeline, thumbnails(timeline, source) if source else {}).encode(errors="replace"))
 
 
 def _tell(line: str) -> None:
