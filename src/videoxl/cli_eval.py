@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from videoxl.cli_eval_files import grounding, vnbench
+from videoxl.cli_eval_lmms import lmms, report
 from videoxl.cli_options import Json, LoadOptions, Quiet, grouped, print_json
 
 app = typer.Typer(
@@ -131,6 +132,8 @@ def niah(
 
 app.command()(vnbench)
 app.command()(grounding)
+app.command()(lmms)
+app.command()(report)
 
 
 def numbers(name: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
