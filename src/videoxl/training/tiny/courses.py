@@ -45,7 +45,7 @@ LANGUAGE = (
         chunked=0.3,
         skips=0.2,
     ),
-    Lesson(groups=(4, 32), films=14, questions=12, steps=130, rate=3e-3, kinds=EVEN, chunked=0.3, skips=0.2),
+    Lesson(groups=(4, 32), films=14, questions=12, steps=170, rate=3e-3, kinds=EVEN, chunked=0.3, skips=0.2),
 )
 
 
@@ -72,10 +72,22 @@ class GroupLesson:
 
 
 SYNTHESIS = GroupLesson(steps=400, groups=96, rate=2e-3)
-PROJECTOR = (Lesson(groups=(3, 12), films=16, questions=12, steps=200, rate=3e-3, kinds=EVEN),)
-CAPTIONS = (Lesson(groups=(3, 10), films=10, questions=8, steps=150, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),)
+PROJECTOR = (Lesson(groups=(3, 12), films=16, questions=12, steps=100, rate=3e-3, kinds=EVEN, telegrams=0.5),)
+CAPTIONS = (
+    Lesson(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),
+)
 INSTRUCTIONS = (
-    Lesson(groups=(4, 48), films=12, questions=14, steps=500, rate=2e-3, kinds=EVEN, chunked=0.35, skips=0.3),
-    Lesson(groups=(6, 200), films=6, questions=18, steps=400, rate=2e-3, kinds=EVEN, chunked=0.5, skips=0.5),
-    Lesson(groups=(100, 512), films=2, questions=24, steps=100, rate=2e-3, kinds=EVEN, chunked=0.5, skips=0.2),
+    Lesson(
+        groups=(4, 32),
+        films=14,
+        questions=14,
+        steps=500,
+        rate=3e-3,
+        kinds=EVEN,
+        telegrams=0.4,
+        chunked=0.3,
+        skips=0.3,
+    ),
+    Lesson(groups=(6, 128), films=7, questions=16, steps=350, rate=3e-3, kinds=EVEN, chunked=0.4, skips=0.5),
+    Lesson(groups=(64, 512), films=2, questions=24, steps=150, rate=3e-3, kinds=EVEN, chunked=0.5, skips=0.2),
 )
