@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ import videoxl
 from tests.inference.test_engine import cache_of, same
 from tests.model.builders import difference, pro_model, small_model
 from videoxl import BiLevelDecode, ChunkedPrefill, FullPrefill, SelectivePrefill
+from videoxl.cli import main
 from videoxl.inference.captions import Captions, cues_of
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import time_text
@@ -177,3 +179,24 @@ def test_a_lost_frame_loses_no_words():
 def test_cues_may_come_from_a_file(tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
     assert cues_of(str(tmp_path / "a.srt")) == (Cue(1.0, 2.0, "Hello"),)
+
+
+def test_the_command_line(clip, tmp_path, capsys):
+    (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello there\n")
+    film = str(tmp_path / "film.vxl")
+    quick = ["--max-frames", "4", "--quiet"]
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return ended.value.code, *capsys.readouterr()
+
+    code, out, _ = run("encode", str(clip), "-o", film, "--subtitles", str(tmp_path / "a.srt"), "--json", *quick)
+    assert (code, json.loads(out)["subtitles"]) == (0, 1)
+    code, _, said = run("ask", film, "What?", "--subtitles", str(tmp_path / "a.srt"), "--quiet")
+    assert code == 2
+    assert "leave out --subtitles" in said
+    (tmp_path / "bad.srt").write_text("nothing")
+    code, _, said = run("ask", str(clip), "What?", "--subtitles", str(tmp_path / "bad.srt"), *quick)
+    assert code == 2
+    assert "holds no cue" in said
