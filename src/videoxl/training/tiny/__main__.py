@@ -9,7 +9,7 @@ import torch
 import typer
 
 from videoxl.config import EMBEDDED, TINY
-from videoxl.training.tiny.recipe import RECIPES, Recipe
+from videoxl.training.tiny.recipe import RECIPES, Recipe, embed
 
 
 def main(
@@ -19,12 +19,16 @@ def main(
     ] = Path("runs/tiny"),
     seed: Annotated[int, typer.Option(help="Of weights, films and everything else.")] = 0,
     scale: Annotated[float, typer.Option(help="Share of all steps that is done, for trying it out.")] = 1.0,
+    into: Annotated[Path | None, typer.Option(help="Also put the model there, in half precision.")] = None,
 ) -> None:
     """Make an embedded model: a few hours on a core, the same weights every time on the same machine."""
     if name not in RECIPES:
         raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")
     torch.set_num_threads(1)  # at these sizes more only get in each other's way, and sums come out as they did
-    print(Recipe(output, seed=seed, scale=scale).follow(RECIPES[name]) / "model")
+    model = Recipe(output, seed=seed, scale=scale).follow(RECIPES[name]) / "model"
+    if into is not None:
+        embed(model, into)
+    print(into or model)
 
 
 if __name__ == "__main__":

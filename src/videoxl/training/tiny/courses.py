@@ -73,9 +73,7 @@ class GroupLesson:
 
 SYNTHESIS = GroupLesson(steps=400, groups=96, rate=2e-3)
 PROJECTOR = (Lesson(groups=(3, 12), films=16, questions=12, steps=100, rate=3e-3, kinds=EVEN, telegrams=0.5),)
-CAPTIONS = (
-    Lesson(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),
-)
+CAPTIONS = (Lesson(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),)
 INSTRUCTIONS = (
     Lesson(
         groups=(4, 32),

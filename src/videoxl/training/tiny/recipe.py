@@ -114,6 +114,13 @@ class Recipe:
         return FeatureBank(torch.load(path, weights_only=False))
 
 
+def embed(trained: Path, target: Path) -> None:
+    """Put a trained model where the package keeps it: half precision, and all that is beside the weights."""
+    model = VideoXLForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
+    VideoXLProcessor.from_config(model.config, make_tokenizer()).save_pretrained(target)
+    model.save_pretrained(target)
+
+
 def learn_pictures(recipe: Recipe, folder: Path) -> None:
     """A SigLIP from captioned frames."""
     torch.manual_seed(recipe.seed)

@@ -179,7 +179,7 @@ class ClipPictures(nn.Module):
 
 
 def take_language(model: Any, source: Any) -> None:
-    """Give ``model`` the language model of ``source``; ids it has beyond that one's keep their embeddings, and what is the
+    """Give ``model`` the language model of ``source``; ids beyond that one's keep their embeddings, and what is the
     beacons' begins as what it stands beside."""
     wanted = model.model.language_model.state_dict()
     found = source.model.language_model.state_dict()
