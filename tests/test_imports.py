@@ -145,3 +145,14 @@ for module in {FIRST!r}:
 print(bad)
 """
     assert fresh(code) == "[]"
+
+
+@pytest.mark.parametrize("name", ["SiglipModel", "Qwen2ForCausalLM", "AutoModel"])
+def test_transformers_models_can_be_imported_after_the_package(name):
+    """Their modules import the Auto classes, with which the models here register, half way through their own."""
+    code = (
+        f"import videoxl\nfrom transformers import {name}\nfrom transformers import AutoModelForCausalLM\n"
+        "from videoxl.model.configuration import VideoXLConfig\n"
+        "print(VideoXLConfig in AutoModelForCausalLM._model_mapping)"
+    )
+    assert fresh(code) == "True"

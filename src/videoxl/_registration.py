@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -77,9 +78,36 @@ def _video_processor() -> None:
     AutoVideoProcessor.register(VideoXLConfig, VideoXLVideoProcessor, exist_ok=True)
 
 
+MODELING_AUTO = "transformers.models.auto.modeling_auto"
+BUILT_FROM = ("transformers.modeling_layers", "transformers.models.qwen2.modeling_qwen2")
+"""What the models to register need whole."""
+_late: list[Callable[[], None]] = []
+
+
+def _models_when_possible() -> None:
+    """Now, or once the modules that the Auto classes were imported half way through are whole: a program that begins
+    with ``from transformers import Qwen2ForCausalLM`` imports them in that order."""
+    if any(_half_way(name) for name in BUILT_FROM):
+        _late.append(register_models)
+    else:
+        register_models()
+
+
+def _late_models(whole: str) -> None:
+    if not any(_half_way(name) for name in BUILT_FROM if name != whole):
+        while _late:
+            _late.pop()()
+
+
+def _half_way(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and bool(getattr(module.__spec__, "_initializing", False))
+
+
 REGISTRATIONS: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": register_configs,
-    "transformers.models.auto.modeling_auto": register_models,
+    MODELING_AUTO: _models_when_possible,
+    **{name: partial(_late_models, name) for name in BUILT_FROM},
     "transformers.models.auto.processing_auto": _processor,
     "transformers.models.auto.video_processing_auto": _video_processor,
 }

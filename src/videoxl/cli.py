@@ -27,11 +27,13 @@ from videoxl.cli_options import (
     Reader,
     SamplingOptions,
     Stream,
+    Subtitles,
     encode_or_load,
     grouped,
     print_json,
 )
 from videoxl.cli_options import encode as encode_video
+from videoxl.cli_scenarios import add_scenarios
 from videoxl.cli_train import train
 from videoxl.config import DEFAULT_MODEL, TINY
 from videoxl.errors import VideoXLError
@@ -75,6 +77,7 @@ def ask(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    subtitles: Subtitles = None,
     decode: Decode = "dense",
     max_new_tokens: MaxNewTokens = 256,
     do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False,
@@ -97,7 +100,9 @@ def ask(
     for text in question:
         check_question(text)
     only = question[0] if len(question) == 1 else None  # several are to be answered from one reading
-    engine, memory = encode_or_load(video, loading, frames, opening, question=only, progress=not quiet)
+    engine, memory = encode_or_load(
+        video, loading, frames, opening, question=only, subtitles=subtitles, progress=not quiet
+    )
     answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
     if as_json:
         results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
@@ -115,6 +120,7 @@ def encode(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    subtitles: Subtitles = None,
     save_dtype: Annotated[
         str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")
     ] = "auto",
@@ -130,7 +136,7 @@ def encode(
     frames.check()
     check_save(save_dtype, level)
     check_target(output)
-    _, memory = encode_video(video, loading, frames, opening, progress=not quiet)
+    _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, progress=not quiet)
     memory.save(output, dtype=save_dtype, level=level)
     facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage}
     if as_json:
@@ -146,6 +152,7 @@ def chat(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    subtitles: Subtitles = None,
     decode: Decode = "dense",
     max_new_tokens: MaxNewTokens = 256,
 ) -> None:
@@ -154,7 +161,7 @@ def chat(
 
     frames.check()
     decode_from_string(decode)
-    engine, memory = encode_or_load(video, loading, frames, opening)
+    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles)
     print(memory, file=sys.stderr)
     session = engine.chat_session(memory, decode=decode)
     prompt = "> " if sys.stdin.isatty() else ""
@@ -282,6 +289,7 @@ def demo(
 
 app.command()(train)
 app.add_typer(evaluations)
+add_scenarios(app)
 
 
 def _print_facts(facts: dict[str, Any], as_json: bool) -> None:

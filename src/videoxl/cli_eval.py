@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from videoxl.cli_eval_files import grounding, vnbench
+from videoxl.cli_eval_lmms import lmms, report
 from videoxl.cli_options import Json, LoadOptions, Quiet, grouped, print_json
 
 app = typer.Typer(
@@ -126,6 +128,12 @@ def niah(
     print_json(result) if as_json else print(text(result))
     if result["failed"]:
         raise typer.Exit(1)
+
+
+app.command()(vnbench)
+app.command()(grounding)
+app.command()(lmms)
+app.command()(report)
 
 
 def numbers(name: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:

@@ -19,6 +19,9 @@ Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (em
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
+Subtitles = Annotated[
+    str | None, typer.Option(help="A .srt or .vtt file: what is said is read with the frames it is said over.")
+]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -160,15 +163,18 @@ def encode(
     opening: OpenOptions,
     *,
     question: str | None = None,
+    subtitles: str | None = None,
     progress: bool = True,
 ) -> tuple[Any, Any]:
     """The engine, and the memory of a video. Opens the video first: a mistake must not cost the wait for the model.
 
     ``question``: the one that will be asked, for strategies that read with it in mind.
     """
+    from videoxl.inference.captions import cues_of
     from videoxl.inference.reading import open_for_model
     from videoxl.inference.strategies import choose_prefill, for_question
 
+    cues = None if subtitles is None else cues_of(subtitles)
     with open_for_model(
         video, fps=frames.fps, stream=frames.stream, reader=opening.reader, strict=opening.strict
     ) as source:
@@ -176,7 +182,8 @@ def encode(
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:
             strategy = for_question(strategy, question)
-        return engine, engine.encode(source, **frames.sampling, prefill=strategy, progress=progress)
+        memory = engine.encode(source, **frames.sampling, prefill=strategy, subtitles=cues, progress=progress)
+        return engine, memory
 
 
 def encode_or_load(
@@ -196,6 +203,8 @@ def encode_or_load(
         for field in dataclasses.fields(group)
         if getattr(group, field.name) != field.default
     ]
+    if how.get("subtitles") is not None:
+        changed.append("--subtitles")
     if changed:
         raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
     card = StoredMemory.open(video).card

@@ -27,6 +27,7 @@ VideoErrorCode = Literal[
     "partial",
     "no_frames_selected",
     "bad_frames",
+    "bad_subtitles",
 ]
 
 

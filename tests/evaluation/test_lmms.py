@@ -105,7 +105,7 @@ def test_an_unreadable_video_fails_its_samples_and_nothing_is_asked_without_it()
     records = asker.answer(asked)
     assert records[4:] == [None, None]
     assert all(records[:4])
-    assert asker.failed == {
+    assert {key: found["error"] for key, found in asker.failed.items()} == {
         "x": "not_a_video: /v/broken.mp4: is not a video",
         "y": "not_found: video path does not exist",
     }
@@ -252,7 +252,8 @@ def run(folder: Path, name: str, *, processes: int = 1, options: tuple[str, ...]
     """Samples of a run, by number."""
     launcher = [sys.executable, "-m"]
     if processes > 1:
-        launcher += ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+        # "--cpu" starts one process whatever is asked for; without a GPU, "--multi_gpu" starts them on the CPU
+        launcher += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
         launcher += ["--main_process_port", "0", "-m"]
     command = [*launcher, "lmms_eval", "--model", "videoxl", "--model_args", MODEL_ARGS.format(log=folder / name)]
     command += ["--tasks", TASK, "--include_path", str(folder), "--output_path", str(folder / f"{name}-out")]

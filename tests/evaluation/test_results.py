@@ -48,7 +48,7 @@ def test_half_a_last_line_is_dropped_and_the_rest_kept(tmp_path):
         log.add("b", {"n": 2})
     whole = path.read_bytes()
     header = whole.index(b"\n") + 1
-    for cut in range(header, len(whole)):
+    for cut in range(header, len(whole), 3):
         path.write_bytes(whole[:cut])
         with SampleLog(path, SETTINGS, resume=True) as log:
             assert [log.done("a"), log.done("b")] == [
@@ -58,7 +58,7 @@ def test_half_a_last_line_is_dropped_and_the_rest_kept(tmp_path):
             log.add("b", {"n": 3})
         with SampleLog(path, SETTINGS, resume=True) as log:
             assert log.done("b") == {"n": 3}
-    for cut in range(header):  # the header itself: nothing is lost, the run begins anew
+    for cut in range(0, header, 29):  # the header itself: nothing is lost, the run begins anew
         path.write_bytes(whole[:cut])
         SampleLog(path, SETTINGS, resume=True).close()
 

@@ -246,6 +246,7 @@ def test_the_terminal_gets_a_bar_and_wrapped_lines(timeline):
     assert lines[2] == "|" + "   ###" + " " * 18 + "#" * 12 + " " * 23 + "#|"
     assert lines[3] == " 0:00:00" + " " * 46 + "0:00:10"
     assert "0:00:04.0 - 0:00:06.0  a bar code, long long" in shown
+    assert lines[-1] == "0:00:09.9" + " " * 14 + "a moment"
     assert max(map(len, lines[1:])) <= 80
     assert "\x1b" not in shown
     assert draw(replace(found, events=())).startswith("Summary: nothing found in 0:00:10 of")

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+import videoxl.training.run as run_module
 import videoxl.training.trainer as trainer_module
 from tests.training.stand_in import config_of, data_of, log_losses, model_of, start_of
 from videoxl.config import BeaconPrefill
@@ -107,6 +108,27 @@ def dying_while_saving(step: int) -> None:
     trainer_module.publish = publish  # type: ignore[attr-defined]
 
 
+def dying_while_writing(step: int) -> None:
+    """From now on: the process dies when a checkpoint has its weights and not its optimiser yet."""
+
+    def save(self: Any, *given: Any, **more: Any) -> None:
+        if self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, *given, **more)
+
+    real = VideoXLTrainer._save_optimizer_and_scheduler
+    VideoXLTrainer._save_optimizer_and_scheduler = save  # type: ignore[method-assign]
+
+
+def dying_at_the_end() -> None:
+    """From now on: the process dies when all steps are done and the trained model is written, but not published."""
+
+    def publish(staged: Path, target: Path, facts: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run_module.publish = publish  # type: ignore[attr-defined]
+
+
 def died_then_resumed(folder: Path, die: Callable[[], None], **settings: Any) -> dict[str, Any]:
     def first() -> None:
         die()
@@ -157,6 +179,8 @@ def main(folder: Path) -> None:
         name = f"killed-{batch}-{workers}"
         results[name] = died_then_resumed(folder / name, lambda b=batch: dying(b), workers=workers)  # type: ignore[misc]
     results["killed-windows"] = died_then_resumed(folder / "windows", lambda: dying(10), workers=0, family="video-xl")
+    results["killed-writing"] = died_then_resumed(folder / "writing", lambda: dying_while_writing(4), workers=0)
+    results["killed-at-the-end"] = died_then_resumed(folder / "end", dying_at_the_end, workers=0)
     results["killed-saving"] = died_then_resumed(folder / "saving", lambda: dying_while_saving(4), workers=0)
     for name, number in (("terminated", signal.SIGTERM), ("interrupted", signal.SIGINT)):
         results[name] = died_then_resumed(folder / name, lambda n=number: dying(9, n), workers=0)  # type: ignore[misc]

@@ -13,8 +13,9 @@ from tests.model.random_tiny import tiny_config, tiny_engine, tiny_tokenizer
 from tests.training.records import dataset, record, video
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
-from videoxl.training.collator import Collator, positions_of
+from videoxl.training.collator import Collator, positions_of, with_blank_video
 from videoxl.training.examples import BadSample, Example
+from videoxl.training.parts import is_read, unread_by
 
 CHUNKS = ChunkedPrefill(chunk_size=2, step_size=1)
 TEXTS = ("<image>\nWhat is shown?", "A bar.", "When?", "At 3 s, and at 5 s.", "Where is it?", "There")
@@ -205,6 +206,25 @@ def test_bad_samples_are_left_out_and_handed_on(engine, alone):
 def image(kind: str, token: int) -> Example:
     pixels = torch.zeros(1, 56, 56, 3, dtype=torch.uint8)
     return Example("x", kind, [1, token], [1, 1], [0, 0], None, pixels, (1,), kind == "image")
+
+
+@pytest.mark.parametrize("kind", ["a text and a longer one", "packed questions", "no sample"])
+def test_a_blank_video_reaches_every_part_and_changes_nothing(engine, folder, kind):
+    if kind == "no sample":
+        ids = torch.zeros(1, 2, dtype=torch.long)
+        batch = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE_INDEX)}
+    else:
+        records = [record("Hi?", "Yes."), record("And?", "A longer answer, and a second.", "Why?", "So.")]
+        turns = "apart" if kind == "packed questions" else "together"
+        batch = collate(engine, list(map(dataset(folder, records, engine, turns=turns).__getitem__, (0, 1))))
+    blank = with_blank_video(batch, engine.model.config)
+    loss, gradients = run(engine, {**blank, "num_items_in_batch": torch.tensor(7)})
+    expected, fewer = run(engine, {**batch, "num_items_in_batch": torch.tensor(7)})
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+    trained = {name for name, p in engine.model.named_parameters() if is_read(name, unread_by(engine.model.config))}
+    assert gradients.keys() == trained > fewer.keys()
+    assert all(not gradient.any() for name, gradient in gradients.items() if name not in fewer)
+    assert with_blank_video(blank, engine.model.config) is blank
 
 
 def test_one_placeholder_for_images_and_videos_needs_batches_of_one_kind():

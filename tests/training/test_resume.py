@@ -67,11 +67,22 @@ def test_killed_between_windows_of_drawn_ratios(deaths):
     assert same_run(deaths["killed-windows"]["after"], deaths["whole-windows"])
 
 
-def test_killed_while_saving(deaths):
-    found = deaths["killed-saving"]
+@pytest.mark.parametrize("moment", ["saving", "writing"])
+def test_killed_while_saving(deaths, moment):
+    """With all files written but not the name, and with half of them."""
+    found = deaths[f"killed-{moment}"]
     assert found["ended"] == -9
     assert found["left"] == [".writing-checkpoint-4", "bad_samples.jsonl", "checkpoint-2", "log.jsonl"]
     assert found["after"]["messages"] == ["going on from checkpoint-2"]
+    assert same_run(found["after"], deaths["whole-0"])
+
+
+def test_killed_when_only_the_model_was_left_to_write(deaths):
+    found = deaths["killed-at-the-end"]
+    assert found["ended"] == -9
+    assert {"checkpoint-7", ".writing-model"} <= set(found["left"])
+    assert "model" not in found["left"]
+    assert found["after"]["messages"] == ["going on from checkpoint-7"]
     assert same_run(found["after"], deaths["whole-0"])
 
 

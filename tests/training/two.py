@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
 
-from tests.training.stand_in import collate, config_of, data_of, log_losses, model_of, start_of, weights_of
+import videoxl.training.arguments as arguments_module
+import videoxl.training.run as run_module
+from tests.training.stand_in import config_of, data_of, log_losses, model_of, start_of, weights_of
 from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingInterruptedError
 from videoxl.training.callbacks import StopOnSignal
@@ -32,9 +40,14 @@ def settings_of(name: str) -> dict[str, Any]:
                 "gradient_checkpointing": True,
             },
         }
-    data = {"full": {"texts": [1], "bad": [2]}, "spoilt": {"spoil": [3]}, "stopped": {}, "resumed": {}}[name]
-    rates = {**RATES, "token_synthesis": 0.05}
-    return {"family": "video-xl-2", "data": {"count": 6, **data}, "config": {"learning_rates": rates}}
+    mixed = {"texts": [1], "bad": [2]}
+    data = {"spoilt": {"spoil": [3]}, "stopped": {}}.get(name, mixed)
+    config: dict[str, Any] = {"learning_rates": {**RATES, "token_synthesis": 0.05}}
+    if name.startswith("sharded") and dist.is_initialized():
+        config |= {"sharding": "fsdp2", "device": "auto", "gradient_checkpointing": True}
+    if name == "sharded with states":  # torch cannot load FSDP's states of an optimiser that has none
+        config |= {"optimiser": "adamw", "learning_rates": dict.fromkeys(config["learning_rates"], 1e-3)}
+    return {"family": "video-xl-2", "data": {"count": 6, **data}, "config": config}
 
 
 def train(name: str, folder: Path, *, processes: int, resume: bool = False) -> dict[str, Any]:
@@ -58,10 +71,15 @@ def train(name: str, folder: Path, *, processes: int, resume: bool = False) -> d
     )
     return {
         "losses": log_losses(folder),
-        "weights": weights_of(model),
+        "weights": {name: whole(weight) for name, weight in weights_of(model).items()},
+        "held": sum(getattr(p, "_local_tensor", p).numel() for p in model.parameters()),
         "skipped": result.skipped_steps,
         "bad": result.bad_samples,
     }
+
+
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def stopped(folder: Path, rank: int) -> str:
@@ -83,29 +101,35 @@ def stopped(folder: Path, rank: int) -> str:
     return "ended"
 
 
-def sharded(rank: int) -> dict[str, Any]:
-    """FSDP2 by itself: accelerate's quietly becomes DDP on a CPU."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+@contextmanager
+def passing_for_gpus() -> Iterator[None]:
+    """accelerate divides weights among GPUs alone; on a CPU it quietly does not."""
+    sharding, arguments = arguments_module._sharding, run_module.training_arguments
 
-    model = model_of()
-    model.train()
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model.model.language_model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-2)
-    loss = model(**without_reports(data_of(model).dataset[rank]), use_cache=False).loss
-    loss.backward()
-    optimiser.step()
-    held = sum(p.to_local().numel() for p in model.parameters())
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-    return {"loss": float(loss), "held": held, "state": state}
+    def made(*given: Any, **more: Any) -> Any:
+        found = arguments(*given, **more)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        return found
+
+    arguments_module._sharding = lambda config, on_cpu: sharding(config, False)
+    run_module.training_arguments = made
+    try:
+        yield
+    finally:
+        arguments_module._sharding, run_module.training_arguments = sharding, arguments
 
 
-def without_reports(sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in collate([sample]).items() if name != "bad_samples"}
+def sharded(folder: Path, rank: int) -> dict[str, Any]:
+    """FSDP2 by the Trainer; with an optimiser that has states, then again from its second checkpoint."""
+    with passing_for_gpus():
+        results = {"whole": train("sharded", folder / "sgd", processes=2)}
+        results["uninterrupted"] = train("sharded with states", folder / "adamw", processes=2)
+        if rank == 0:
+            for name in ("model", "checkpoint-3"):
+                shutil.rmtree(folder / "adamw" / name)
+        dist.barrier()
+        results["resumed"] = train("sharded with states", folder / "adamw", processes=2, resume=True)
+    return results
 
 
 def main(folder: Path) -> None:
@@ -121,7 +145,7 @@ def main(folder: Path) -> None:
     results["stopped"] = {"text": stopped(folder / "stopped", rank)}
     results["resumed"] = train("stopped", folder / "stopped", processes=2, resume=True)
     results["uninterrupted"] = train("stopped", folder / "uninterrupted", processes=2)
-    results["sharded"] = sharded(rank)
+    results["sharded"] = sharded(folder / "sharded", rank)
     torch.save(results, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
 

@@ -167,15 +167,14 @@ def how_it_was_run(model_name: str, engine: Any, **settings: Any) -> dict[str, A
     """All that is needed to make a run again: model, dtype, device, versions, command line, and ``settings``.
 
     ``settings`` of an evaluation: ``prefill``, ``decode``, ``sampling``, ``seed`` and what is its own. Strategies and
-    other values that JSON does not know are told by their ``str()``. Nothing in it depends on the machine's folders
-    but the command line.
+    other values that JSON does not know are told by their ``str()``. Of a model folder only its own name is told.
     """
     import torch
 
     from videoxl.inference.hardware import device_name
 
     return {
-        "model": model_name,
+        "model": os.path.basename(os.path.normpath(model_name)) if os.path.isdir(model_name) else model_name,
         "family": engine.config.family,
         "fingerprint": engine.fingerprint,
         "dtype": engine.dtype,

@@ -20,6 +20,7 @@ from videoxl.config import (
 )
 from videoxl.errors import VideoError
 from videoxl.inference.beacon import UNKEPT
+from videoxl.inference.captions import Captions, cues_of
 from videoxl.inference.footprint import ROOM_FOR_QUESTIONS, Sizes
 from videoxl.inference.hardware import peak_bytes, reset_peak
 from videoxl.inference.planner import require_fit
@@ -33,6 +34,7 @@ from videoxl.model.configuration import VIDEO_XL
 from videoxl.video import Selection, VideoSource
 from videoxl.video.anyres import cut_crops
 from videoxl.video.frames import OpenSelection
+from videoxl.video.subtitles import Cue
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
@@ -47,6 +49,8 @@ class Job:
     sampling: Sampling
     strategy: PrefillStrategy
     system: str = DEFAULT_SYSTEM_PROMPT
+    cues: tuple[Cue, ...] | None = None
+    """Subtitles to be read with the frames; None: there are none."""
     goes_on: bool = False
     """Whether this is more of a video that was read before."""
 
@@ -67,6 +71,7 @@ def open_job(
     frames: Any = None,
     sampling: Sampling | None = None,
     system: str = DEFAULT_SYSTEM_PROMPT,
+    subtitles: Any = None,
 ) -> Job:
     """Choose the frames."""
     wanted, whole_groups_of = choose_sampling(
@@ -76,11 +81,15 @@ def open_job(
         sampling=sampling,
         frames_per_group=sampled_in_multiples_of(strategy, engine.config),
     )
-    return Job(source, source.select(wanted, whole_groups_of=whole_groups_of), wanted, strategy, system)
+    selection = source.select(wanted, whole_groups_of=whole_groups_of)
+    cues = None if subtitles is None else cues_of(subtitles)
+    return Job(source, selection, wanted, strategy, system, cues)
 
 
 def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
     """Decode, see and prefill, tile by tile."""
+    if job.cues is not None:
+        _check_subtitles(engine, job)
     prefix = engine.chat_format.prefix(job.system)
     if job.source.is_still and engine.config.family == VIDEO_XL:
         stream: Iterator[Tile] = iter([_still(engine, job)])
@@ -123,6 +132,8 @@ def _run(
     engine: VideoXL, job: Job, stream: Iterator[Tile], prefix: list[int], progress: Progress, before: Before | None
 ) -> Prefilled:
     config, prefill = engine.config, Prefill(engine.model, engine.chat_format.tokenize, progress=progress)
+    prefill.tokenize_said = engine.chat_format.tokenize_user
+    prefill.captions = _captions(job, prefill)
     frames: int | None = None
     tokens, visual_tokens = 0, None
     times = list(before.timestamps) if before else []
@@ -152,6 +163,28 @@ def _run(
     )
 
 
+def _captions(job: Job, prefill: Prefill) -> Captions | None:
+    if job.cues is None:
+        return None
+    times = job.selection.timestamps_F.tolist()
+    placed = Captions.place(job.cues, times, prefill.span_of(times, job.end_s).groups[-1].end_s)
+    if placed.left_out:
+        prefill.notes.append(
+            f"{placed.left_out} of {len(job.cues)} subtitles are at no time that was read, and were left out"
+        )
+    return placed
+
+
+def _check_subtitles(engine: VideoXL, job: Job) -> None:
+    """Raise ``ValueError`` where subtitles have no place."""
+    if not engine.config.time_format:
+        raise ValueError(f"{engine.config.family} has no timestamps to put subtitles behind: put them in the question")
+    if job.source.is_still:
+        raise ValueError("a still picture has no subtitles")
+    if isinstance(job.selection, OpenSelection):
+        raise ValueError("subtitles need frames whose times are known beforehand: an iterator's are not")
+
+
 def _usage(engine: VideoXL, filled: Prefilled, job: Job) -> dict[str, Any]:
     return {
         "frames": len(filled.timestamps),
@@ -167,6 +200,7 @@ def _usage(engine: VideoXL, filled: Prefilled, job: Job) -> dict[str, Any]:
         "digest": job.source.digest,
         "reader": job.source.info.reader,
         "still": job.source.is_still,
+        "subtitles": None if job.cues is None else len(job.cues),
     }
 
 
@@ -212,6 +246,8 @@ def _check_extensible(memory: VideoMemory, strategy: PrefillStrategy) -> None:
         raise ValueError(
             "mix='adaptive' chose its ratio for the length the video had: encode the longer one, or use a fixed ratio"
         )
+    if memory.usage.get("subtitles") is not None:
+        raise ValueError("a memory with subtitles cannot be extended: encode the longer video with its subtitles")
     if memory.usage["still"]:
         raise ValueError("a still picture has no end to go on from: encode the video")
 

@@ -85,6 +85,7 @@ class VideoXL:
         sampling: Sampling | None = None,
         prefill: PrefillStrategy | str | None = None,
         system: str = DEFAULT_SYSTEM_PROMPT,
+        subtitles: Any = None,
         stream: int | None = None,
         reader: str = "auto",
         limits: VideoLimits | None = None,
@@ -107,6 +108,8 @@ class VideoXL:
             prefill: a strategy or its name. Default: :class:`BeaconPrefill` for Video-XL, as its config says, and
                 :class:`FullPrefill` for Video-XL-2, :class:`SelectivePrefill` for Video-XL-Pro.
             system: the system prompt in front of the video.
+            subtitles: a ``.srt`` or ``.vtt`` file, or a list of :class:`~videoxl.video.subtitles.Cue`: what is said is
+                read behind the timestamp of the frames it is said over. Not for Video-XL, which has no timestamps.
             stream: index of the video stream in a file that has several.
             reader: ``auto``, ``pyav`` or ``torchcodec``.
             limits: what a file may ask for before it is refused.
@@ -127,7 +130,9 @@ class VideoXL:
         given |= {"start": start, "end": end}
         options = {"stream": stream, "reader": reader, "strict": strict, "limits": limits or VideoLimits()}
         with open_for_model(video, fps=fps, timestamps=timestamps, **options) as source:
-            job = encoding.open_job(source, given, self, strategy, frames=frames, sampling=sampling, system=system)
+            job = encoding.open_job(
+                source, given, self, strategy, frames=frames, sampling=sampling, system=system, subtitles=subtitles
+            )
             return encoding.encode(self, job, as_progress(progress))
 
     def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None:

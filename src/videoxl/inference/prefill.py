@@ -17,6 +17,7 @@ import torch
 
 from videoxl.errors import DoesNotFitError
 from videoxl.inference.beacon import BeaconWriter
+from videoxl.inference.captions import Captions
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
 from videoxl.inference.writers import CacheWriter, FullWriter
@@ -109,9 +110,20 @@ class Prefill:
         self.vision_frames: int | None = None
         """Most frames at once, where the GPU's memory did not suffice for more."""
         self.notes: list[str] = []
+        self.captions: Captions | None = None
+        """What is said, and when."""
+        self.tokenize_said = tokenize
+        """As a user's words: control tokens in subtitles are just text."""
 
-    def span_of(self, timestamps: Sequence[float], end_s: float | None = None) -> VisualSpan:
-        return span_for(self.model.config, timestamps, self.tokenize, end_s)
+    def span_of(
+        self, timestamps: Sequence[float], end_s: float | None = None, *, before: float | None = None
+    ) -> VisualSpan:
+        """Of whole groups, with what is said in them; ``before``: the time of the frame before them."""
+        said = None
+        if self.captions:
+            texts = self.captions.of_groups(timestamps, self.model.config.frames_per_group, before)
+            said = [self.tokenize_said(text) if text else [] for text in texts]
+        return span_for(self.model.config, timestamps, self.tokenize, end_s, said)
 
     @torch.inference_mode()
     def run(
@@ -136,6 +148,7 @@ class Prefill:
         begin = time.perf_counter()
         for tile in stream:
             self.clock.measure("decode", begin)
+            last = times[-1] if times else None
             times += tile.timestamps
             self.progress("decode", len(times), expected_frames)
             begin = time.perf_counter()
@@ -144,7 +157,7 @@ class Prefill:
             self.clock.measure("vision", begin)
             self.progress("vision", len(times), expected_frames)
             begin = time.perf_counter()
-            writer.add(still or self.span_of(tile.timestamps), tokens)
+            writer.add(still or self.span_of(tile.timestamps, before=last), tokens)
             recent.add(tile.pixels)
             self.clock.measure("prefill", begin)
             self.progress("prefill", len(times), expected_frames)

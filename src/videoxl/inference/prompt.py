@@ -40,6 +40,8 @@ class VisualSpan:
 
     ids: tuple[int, ...]
     groups: tuple[Group, ...]
+    time_ends: tuple[int, ...] = ()
+    """Per group, where its timestamp ends among ``ids``; what is said then stands between that and the frames."""
 
     @property
     def visual_tokens(self) -> int:
@@ -55,11 +57,13 @@ def visual_span(
     video_token_id: int,
     time_format: str = "Time {:.1f}s:",
     end_s: float | None = None,
+    said: Sequence[Sequence[int]] | None = None,
 ) -> VisualSpan:
     """Lay out the visual span of frames shown at ``timestamps`` (seconds, ascending).
 
     A group is told the time of its first frame. It ends, for evidence spans, where the next one begins; the last
-    ends at ``end_s``, by default one frame distance after its last frame.
+    ends at ``end_s``, by default one frame distance after its last frame. ``said``: per group the ids of what is said
+    in it, which stand behind its timestamp.
     """
     if len(timestamps) == 0:
         return VisualSpan((), ())
@@ -68,14 +72,16 @@ def visual_span(
     times = [float(t) for t in timestamps]
     step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
     ends = [times[s] for s in starts[1:]] + [max(times[-1], end_s if end_s is not None else times[-1] + step)]
-    groups = []
-    for first, group_end in zip(starts, ends):
+    groups, time_ends = [], []
+    for number, (first, group_end) in enumerate(zip(starts, ends)):
         begin = len(ids)
         ids += tokenize(time_text(times[first], time_format)) if time_format else []
+        time_ends.append(len(ids))
+        ids += said[number] if said else []
         visual = len(ids)
         ids += [video_token_id] * tokens_per_group
         groups.append(Group(times[first], group_end, begin, visual, len(ids)))
-    return VisualSpan(tuple(ids), tuple(groups))
+    return VisualSpan(tuple(ids), tuple(groups), tuple(time_ends))
 
 
 class SpanSizes(Protocol):
@@ -90,7 +96,11 @@ class SpanSizes(Protocol):
 
 
 def span_for(
-    config: SpanSizes, timestamps: Sequence[float], tokenize: Tokenize, end_s: float | None = None
+    config: SpanSizes,
+    timestamps: Sequence[float],
+    tokenize: Tokenize,
+    end_s: float | None = None,
+    said: Sequence[Sequence[int]] | None = None,
 ) -> VisualSpan:
     """:func:`visual_span` with the sizes of a model."""
     return visual_span(
@@ -101,6 +111,7 @@ def span_for(
         video_token_id=config.video_token_id,
         time_format=config.time_format,
         end_s=end_s,
+        said=said,
     )
 
 

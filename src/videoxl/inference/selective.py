@@ -61,10 +61,14 @@ class SelectiveWriter:
         self._tiles.append(_Tile(span, tokens_PD, self._score(span, tokens_PD)))
 
     def _score(self, span: VisualSpan, tokens_PD: torch.Tensor) -> torch.Tensor:
-        """Raw scores ``[P]`` of whole groups. Timestamps need not be equally long: a video over 9,999 s has both."""
+        """Raw scores ``[P]`` of whole groups. Timestamps need not be equally long: a video over 9,999 s has both.
+
+        What is said behind a timestamp takes no part in it: the scores were trained on timestamps alone.
+        """
         base = self.model.model
         embed = base.get_input_embeddings()
-        times = [embed(self._ids(span.ids[g.token_start : g.visual_start])) for g in span.groups]
+        ends = span.time_ends
+        times = [embed(self._ids(span.ids[g.token_start : end])) for g, end in zip(span.groups, ends)]
         real_GT = pad_sequence([torch.ones(len(t), dtype=torch.bool) for t in times], batch_first=True)
         visual_GPD = tokens_PD.unflatten(0, (len(times), -1))
         scores_GP = base.token_scores(

@@ -21,8 +21,9 @@ OPTIMISERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
 }
 """Our names of optimisers where the Trainer has another one. Muon it does not know: see ``create_optimizer``."""
-LAYERS = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer", "TokenSynthesis")
-"""What FSDP divides by."""
+LAYERS = ("Qwen2DecoderLayer",)
+"""What FSDP divides a model by. The rest, vision tower included, is gathered as one at the begin of a step: how often a
+tower is called depends on a video's length, and processes must gather the same things equally often."""
 NEEDED = {"tensorboard": "tensorboard", "trackio": "trackio"}
 
 
@@ -75,7 +76,7 @@ def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, Any]:
     if on_cpu:
         raise ValueError(f"sharding={config.sharding!r} needs GPUs: on a CPU the Trainer quietly trains without")
     if config.sharding == "fsdp2":
-        return {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": LAYERS}}
+        return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(LAYERS)}}
     _require("deepspeed", f"sharding={config.sharding}", "deepspeed")
     return {"deepspeed": deepspeed_settings(int(config.sharding[-1]))}
 

@@ -22,6 +22,8 @@ from videoxl.training.examples import BadSample, Example
 BAD_SAMPLES, TRUNCATED = "bad_samples", "truncated"
 REPORTS = (BAD_SAMPLES, TRUNCATED)
 """Keys of a batch that are for the trainer, which takes them out before the forward."""
+PICTURES = ("pixel_values_videos", "pixel_values", "video_features")
+"""Keys of a batch that shows something."""
 
 
 class Collator:
@@ -119,6 +121,42 @@ class Collator:
         """``[sum of pictures, 3, H, W]`` in the model's dtype."""
         config, pixels = self.config, [e.pixels_FHWC for e in examples if e.pixels_FHWC is not None]
         return torch.cat([normalize_pixels(p, config.image_mean, config.image_std, self.dtype) for p in pixels])
+
+
+def with_blank_video(batch: dict[str, Any], config: VideoXLConfig) -> dict[str, Any]:
+    """A batch without pictures, its first row followed by a group of grey frames from which nothing is learned.
+
+    What stands before does not see it. Where weights are divided among processes, all must go through all parts.
+    """
+    if any(name in batch for name in PICTURES):
+        return batch
+    rows, extra = len(batch["input_ids"]), config.tokens_per_group
+    blank = torch.tensor([[True]] + [[False]] * (rows - 1)).expand(rows, extra)
+    ids = torch.where(blank, config.video_token_id, 0)
+    grown = {
+        "input_ids": torch.cat([batch["input_ids"], ids], dim=1),
+        "labels": torch.cat([batch["labels"], torch.full_like(ids, IGNORE_INDEX)], dim=1),
+        "pixel_values_videos": torch.zeros(config.frames_per_group, 3, config.image_size, config.image_size),
+        "frames_per_video": torch.tensor([config.frames_per_group]),
+    }
+    if "position_ids" in batch:
+        grown["position_ids"] = torch.cat([batch["position_ids"], torch.zeros_like(ids)], dim=1)
+    if "attention_mask" in batch:
+        mask = batch["attention_mask"]
+        square = mask.ndim == 4
+        grown["attention_mask"] = _grown(mask, extra) if square else torch.cat([mask, blank.to(mask)], dim=1)
+    return {**batch, **grown}
+
+
+def _grown(mask_B1LL: torch.Tensor, extra: int) -> torch.Tensor:
+    """For more tokens at the end, which see themselves alone."""
+    size, whole = mask_B1LL.shape[-1], mask_B1LL.shape[-1] + extra
+    boolean = mask_B1LL.dtype == torch.bool
+    hidden, seen = (False, True) if boolean else (torch.finfo(mask_B1LL.dtype).min, 0.0)
+    grown = mask_B1LL.new_full((len(mask_B1LL), 1, whole, whole), hidden)
+    grown[..., :size, :size] = mask_B1LL
+    grown.diagonal(dim1=-2, dim2=-1)[..., size:] = seen
+    return grown
 
 
 def positions_of(segments: Sequence[int]) -> np.ndarray:

@@ -21,6 +21,8 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 Objective = Literal["language", "synthesis", "preference"]
 Sharding = Literal["none", "fsdp2", "zero1", "zero2", "zero3"]
+DIVIDES_WEIGHTS: tuple[Sharding, ...] = ("fsdp2", "zero3")
+"""Processes gather weights layer by layer, so all of them must go through the same layers equally often."""
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Optimiser = Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
 Precision = Literal["fp32", "bf16"]
@@ -112,6 +114,8 @@ class TrainingConfig:
     them, on all processes: the same as one large batch."""
     optimiser: Optimiser = "adamw"
     """AdamW, Muon (for the matrices of layers; AdamW for the rest), 8-bit AdamW (bitsandbytes), Adafactor, or SGD."""
+    muon_share: float = 0.5
+    """With ``optimiser="muon"``: the rate of matrices inside layers, as a share of their part's."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averages of gradients and of their squares."""
     weight_decay: float = 0.0
@@ -161,6 +165,7 @@ class TrainingConfig:
         if self.steps is not None:
             _check_count("steps", self.steps, 1)
         _check_number("epochs", self.epochs, above=0)
+        _check_number("muon_share", self.muon_share, above=0)
         _check_number("weight_decay", self.weight_decay, least=0)
         _check_number("warmup", self.warmup, least=0)
         _check_number("skipped_share", self.skipped_share, least=0, most=1)
@@ -178,9 +183,24 @@ class TrainingConfig:
                 f"device must be auto or cpu, got {self.device!r}; which GPUs are used is said by the launcher "
                 "(CUDA_VISIBLE_DEVICES)"
             )
+        self._check_sharding()
+
+    def _check_sharding(self) -> None:
         if self.sharding != "none" and self.device == "cpu":
             raise ValueError(
                 f"sharding={self.sharding!r} needs GPUs: on a CPU the Trainer quietly trains without; leave it out"
+            )
+        if self.sharding not in DIVIDES_WEIGHTS:
+            return
+        if isinstance(self.prefill, BeaconPrefill):
+            raise ValueError(
+                f"sharding={self.sharding!r} needs every process to call every layer equally often, and videos have "
+                "different numbers of windows (prefill=beacon): use zero1, zero2 or none"
+            )
+        if self.objective != "language":
+            raise ValueError(
+                f"sharding={self.sharding!r} needs every process to call every layer in every step, and a batch "
+                f"without a usable sample of objective={self.objective!r} calls none: use zero1, zero2 or none"
             )
 
     def _check_rates(self) -> None:

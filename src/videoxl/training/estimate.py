@@ -26,7 +26,7 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.config import TrainingConfig
 from videoxl.training.joining import BEACON_PARAM, joined_config
 from videoxl.training.mixtures import RecordFile, choose_records
-from videoxl.training.parts import part_of, target_pattern, weight_dtype
+from videoxl.training.parts import is_read, part_of, target_pattern, unread_by, weight_dtype
 from videoxl.training.stages import OUTPUT, STAGES
 
 ANSWER_TOKENS = 256
@@ -192,10 +192,12 @@ def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dic
         model = VideoXLForConditionalGeneration(model_config)
     trained: dict[str, int] = {}
     frozen: dict[str, int] = {}
+    unread = unread_by(model_config)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         adapted = config.lora is not None and part == "language_model"
-        side = trained if part in config.learning_rates and not adapted else frozen
+        moves = part in config.learning_rates and not adapted and is_read(name, unread)
+        side = trained if moves else frozen
         side[part] = side.get(part, 0) + parameter.numel()
     if config.lora is not None:
         pattern = re.compile(target_pattern(config.lora.targets))

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-SHARE = 0.5
-"""Muon's rate, as a share of the rate given."""
-
 
 class MuonAdamW(torch.optim.Optimizer):
     """torch's Muon (Jordan et al., 2024) and AdamW side by side, under one schedule.
@@ -21,6 +18,7 @@ class MuonAdamW(torch.optim.Optimizer):
     Args:
         muon, adamw: groups of parameters with ``lr`` and ``weight_decay``; either may be empty.
         betas: of AdamW.
+        share: of a group's rate, what Muon's is.
     """
 
     def __init__(
@@ -29,11 +27,12 @@ class MuonAdamW(torch.optim.Optimizer):
         adamw: Sequence[dict[str, Any]],
         *,
         betas: tuple[float, float] = (0.9, 0.999),
+        share: float = 0.5,
     ) -> None:
         self.parts: list[torch.optim.Optimizer] = []
         if muon:
-            halved = [{**group, "lr": SHARE * group["lr"]} for group in muon]
-            self.parts.append(torch.optim.Muon(halved, adjust_lr_fn="match_rms_adamw"))
+            scaled = [{**group, "lr": share * group["lr"]} for group in muon]
+            self.parts.append(torch.optim.Muon(scaled, adjust_lr_fn="match_rms_adamw"))
         if adamw:
             self.parts.append(torch.optim.AdamW(adamw, betas=betas))
         if not self.parts:
@@ -65,9 +64,17 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def muon_for(
-    model: nn.Module, groups: Sequence[dict[str, Any]], *, betas: tuple[float, float] = (0.9, 0.999)
+    model: nn.Module,
+    groups: Sequence[dict[str, Any]],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    share: float = 0.5,
 ) -> MuonAdamW:
-    """Of ``groups``, the matrices inside rows of layers go to Muon, everything else to AdamW."""
+    """Of ``groups``, the matrices inside rows of layers go to Muon, everything else to AdamW.
+
+    Args:
+        share: of a group's rate, what Muon's is.
+    """
     inside = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in f".{name}"}
     sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for group in groups:
@@ -75,4 +82,4 @@ def muon_for(
             found = [p for p in group["params"] if (id(p) in inside) == wanted]
             if found:
                 side.append({**group, "params": found})
-    return MuonAdamW(*sides, betas=betas)
+    return MuonAdamW(*sides, betas=betas, share=share)

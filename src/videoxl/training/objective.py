@@ -27,6 +27,11 @@ class Objective(nn.Module):
         """The model's."""
         return self.model.config
 
+    @property
+    def _keys_to_ignore_on_save(self) -> Any:
+        """The Trainer asks for it when a checkpoint of a model with tied embeddings is loaded."""
+        return self.model._keys_to_ignore_on_save
+
     def noted(self, output: Any) -> Any:
         """``output``, its numbers kept for the log."""
         for name, value in output.items():

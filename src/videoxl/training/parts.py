@@ -6,13 +6,14 @@ Freezing is a rule about names, so that what moves can be listed before a run an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from videoxl.errors import MissingDependencyError
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.config import Lora, TrainingConfig
 
 _RULES = tuple(
@@ -44,13 +45,15 @@ def part_of(name: str) -> str:
 def freeze(model: nn.Module, learning_rates: Mapping[str, float], *, adapters: bool = False) -> list[str]:
     """Let exactly the parts that have a rate be trained; returns the names of their parameters.
 
-    ``adapters``: the language model's own weights stay frozen and its adapters are trained. Raises ``ValueError`` for
-    a part that the model does not have.
+    What a vision tower has behind the layer that is read stays frozen: it would never get a gradient, which FSDP takes
+    for a damaged checkpoint. ``adapters``: the language model's own weights stay frozen and its adapters are trained.
+    Raises ``ValueError`` for a part that the model does not have.
     """
-    trained = []
+    trained, unread = [], unread_by(cast(Any, model).config)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         wanted = part in learning_rates and ".original_module." not in name and parameter.is_floating_point()
+        wanted = wanted and is_read(name, unread)
         if adapters and part == "language_model":
             wanted = wanted and ".lora_" in name
         parameter.requires_grad_(wanted)
@@ -63,6 +66,20 @@ def freeze(model: nn.Module, learning_rates: Mapping[str, float], *, adapters: b
             f"learning_rates names {', '.join(sorted(missing))}, which this model lacks; it has {', '.join(has)}"
         )
     return trained
+
+
+def unread_by(config: VideoXLConfig) -> tuple[str, ...]:
+    """How the vision tower's weights begin on which no feature depends (``patch_features`` of the model)."""
+    vision: Any = config.vision_config
+    layers = range(vision.num_hidden_layers)[vision.num_hidden_layers + 1 + config.vision_select_layer :]
+    behind = ("post_layernorm", "head", *(f"encoder.layers.{number}" for number in layers))
+    return tuple(f"vision_tower.{name}." for name in behind)
+
+
+def is_read(name: str, unread: Collection[str]) -> bool:
+    """Whether anything depends on a parameter, by its full name."""
+    plain = name.replace("modules_to_save.default.", "")  # PEFT's
+    return not any(begin in plain for begin in unread)
 
 
 def parameter_groups(

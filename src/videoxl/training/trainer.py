@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
@@ -27,7 +28,8 @@ from videoxl.model.windows import RatioChooser
 from videoxl.training.bad_samples import BadSampleLog
 from videoxl.training.batches import Key, RunOrder, data_loader
 from videoxl.training.checkpoints import STAGING, find, publish, rotate
-from videoxl.training.config import TrainingConfig
+from videoxl.training.collator import PICTURES, with_blank_video
+from videoxl.training.config import DIVIDES_WEIGHTS, TrainingConfig
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
 from videoxl.training.objective import Objective
@@ -118,13 +120,15 @@ class VideoXLTrainer(Trainer):
         keys: list[Key] = batch["keys"]
         self.bad_samples.count(len(keys), batch.pop("bad_samples", ()), step=step)
         self.truncated += len(batch.pop("truncated", ()))
-        if "labels" in batch:
-            return batch
-        self.bad_samples.empty_batches += 1
-        if not self.model_accepts_loss_kwargs:  # objectives know what to do
-            return batch
-        ids = torch.zeros(1, 2, dtype=torch.long)
-        return {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
+        if "labels" not in batch:
+            self.bad_samples.empty_batches += 1
+            if not self.model_accepts_loss_kwargs:  # objectives know what to do
+                return batch
+            ids = torch.zeros(1, 2, dtype=torch.long)
+            batch = {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
+        if self.config.sharding in DIVIDES_WEIGHTS:
+            return with_blank_video(batch, self.accelerator.unwrap_model(self.model).config)
+        return batch
 
     # ---- a step
 
@@ -142,7 +146,7 @@ class VideoXLTrainer(Trainer):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _reading(self, inputs: dict[str, Any], keys: list[Key]) -> dict[str, Any]:
-        pictures = any(name in inputs for name in ("pixel_values_videos", "pixel_values", "video_features"))
+        pictures = any(name in inputs for name in PICTURES)
         if not isinstance(self.config.prefill, BeaconPrefill) or not pictures:
             return {}
         return {"ratios": ratios_for(self.config.prefill, self.config.seed, keys[0], self._max_positions)}
@@ -171,7 +175,7 @@ class VideoXLTrainer(Trainer):
     def _may_step(self, norm: Any) -> bool:
         finite = self._finite
         if norm is not None:  # DeepSpeed does not always tell
-            finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
+            finite = finite & torch.isfinite(_whole(torch.as_tensor(norm, device=finite.device)))
         self._finite = torch.ones_like(self._finite)
         if self.args.world_size > 1:  # the same decision everywhere
             finite = self.accelerator.gather(finite.int().reshape(1)).min().bool()
@@ -192,7 +196,7 @@ class VideoXLTrainer(Trainer):
             target = self.model if model is None else model
             groups = parameter_groups(target, self.config.learning_rates, self.config.weight_decay)
             if self.config.optimiser == "muon":
-                optimizer = muon_for(target, groups, betas=self.config.betas)
+                optimizer = muon_for(target, groups, betas=self.config.betas, share=self.config.muon_share)
             else:
                 kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
                 optimizer = kind(groups, **settings)
@@ -279,7 +283,7 @@ class VideoXLTrainer(Trainer):
     def _require_finite_weights(self, model: nn.Module) -> None:
         """So that a checkpoint, and with it the newest one kept, is always one to go on from."""
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter.detach()).all()):
+            if parameter.requires_grad and not bool(_whole(torch.isfinite(parameter.detach()).all())):
                 raise TrainingError(
                     f"{name} is not finite after step {self.state.global_step}: the update itself overflowed. "
                     f"Lower the learning rate; {newest_checkpoint(self.output)}"
@@ -311,6 +315,11 @@ def newest_checkpoint(output: Path) -> str:
     """What to go on from, in words."""
     newest = find(output).newest if output.is_dir() else None
     return "there is no checkpoint yet" if newest is None else f"{newest.name} is intact: go on from it with --resume"
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """Of a number that FSDP holds in parts."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _first_line(error: BaseException) -> str:

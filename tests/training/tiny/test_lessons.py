@@ -12,7 +12,16 @@ from videoxl.config import TINY, TINY_V1
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.training.tiny.bank import filmed, make_bank
 from videoxl.training.tiny.learning import AnswerLearning, right_answers, told_in_words
-from videoxl.training.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, draw_questions, telegram
+from videoxl.training.tiny.lessons import (
+    HINTS,
+    FilmCollator,
+    FilmDataset,
+    Lesson,
+    Scribe,
+    draw_questions,
+    evidence_for,
+    telegram,
+)
 from videoxl.training.tiny.sight import captions, names, sigmoid_loss, snapshots, truths
 from videoxl.training.tiny.sizes import fresh_model, model_config, siglip, take_tower
 from videoxl.training.tiny.words import tokenizer
@@ -29,7 +38,7 @@ def source(seed: int) -> np.random.Generator:
 
 def dataset(lesson: Lesson = LESSON, show=None) -> FilmDataset:
     scribe = Scribe(CONFIG, WORDS)
-    return FilmDataset(lesson, scribe, show or told_in_words(scribe), seed=1)
+    return FilmDataset([lesson], scribe, show or told_in_words(scribe), seed=1)
 
 
 def batch(lesson: Lesson = LESSON, show=None, step: int = 0) -> dict:
@@ -55,9 +64,9 @@ def test_the_world_has_a_token_for_every_word():
 
 
 def test_telegrams_keep_the_key_words():
-    assert telegram("What color is the star?") == "color star?"
-    assert telegram("What is shown at 12.0s?") == "at 12.0s?"
-    assert telegram("How many shapes are shown?") == "many shapes?"
+    assert telegram("What color is the star?") == "color star"
+    assert telegram("What is shown at 12.0s?") == "at 12.0s"
+    assert telegram("How many shapes are shown?") == "many shapes"
 
 
 def test_captions_are_true_of_what_they_say():
@@ -101,7 +110,7 @@ def test_an_example_depends_on_its_number_alone():
     late, early = examples[5], examples[0]
     assert dataset()[5].input_ids == late.input_ids
     assert early.input_ids != late.input_ids
-    lengths = {len(examples[i].seconds) for i in range(3)}
+    lengths = {int((np.asarray(examples[i].hints)[:, 1] >= 0).sum()) for i in range(3)}
     assert len(lengths) == 1  # films of a step are equally long
 
 
@@ -137,8 +146,60 @@ def test_chunked_lessons_read_under_the_chunk_mask():
     assert causal.sum() > chunked.sum()
 
 
+def test_a_course_is_its_lessons_one_after_the_other():
+    short, long = replace(LESSON, films=2), replace(LESSON, groups=(9, 9), films=4, steps=1)
+    scribe = Scribe(CONFIG, WORDS)
+    course = FilmDataset([short, long], scribe, told_in_words(scribe), seed=1)
+    assert course.batches == [[0, 1], [2, 3], [4, 5, 6, 7]]
+    assert course.share(1, 2) == [[1], [3], [6, 7]]
+    assert len(course) == 8
+    assert (course[7].hints[:, 1] >= 0).sum() == 9
+    with pytest.raises(ValueError, match="cannot go to 3 processes"):
+        course.share(0, 3)
+
+
+def test_what_must_be_known_halfway_is_true_of_the_film():
+    scribe = Scribe(CONFIG, WORDS)
+    example = dataset(replace(LESSON, groups=(12, 12), events=5))[0]
+    film = sample_film(np.random.default_rng((1, 1, 0)), 12, 5)
+    groups = scribe.span(film).groups
+    for number, group in enumerate(groups):
+        last = example.hints[example.span[0] + group.token_end - 1]
+        assert tuple(last[:2]) == (film.time_of(number), film.time_of(number + 1))
+        shown = film.thing_in(number)
+        event = next((e for e in film.events if e.thing == shown), None)
+        assert last[2] == (film.time_of(event.start) if event else -1)
+        over = [e for e in film.events if e.end <= number]
+        assert (last[3] == 0) == (not over)
+
+
+def test_attention_is_measured_as_the_layer_pays_it():
+    model = fresh_model(CONFIG, WORDS).eval()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.model.language_model.layers[2].self_attn.o_proj.weight, std=0.1)
+    model.set_attn_implementation("eager")
+    learning = AnswerLearning(model)
+    made = FilmCollator(model.config, WORDS.pad_token_id)([dataset()[i] for i in range(3)])
+    paid = {}
+    handle = learning.finder.register_forward_hook(lambda m, i, out: paid.update(weights=out[1]))
+    learning(**data_for(made))
+    handle.remove()
+    rows, places = made["looks"].T
+    assert len(rows) > 0
+    share = (paid["weights"][rows, :2, places] * made["looked_at"][:, None]).sum(-1)
+    assert learning.pop_logged()["look"] == pytest.approx(float(-share.log().mean()), rel=1e-5)
+
+
+def test_an_answer_is_read_from_the_later_of_two_neighbours():
+    film = sample_film(source(5), 16, 4)
+    for kind, index in (("after", 2), ("before", 1)):
+        asked = ask(source(0), film, kind, film.events[1])
+        assert evidence_for(asked) == (film.events[index].start, film.events[index].end)
+    assert evidence_for(ask(source(0), film, "count")) is None
+
+
 def test_the_loss_falls_and_the_right_weights_move():
-    model = fresh_model(CONFIG)
+    model = fresh_model(CONFIG, WORDS)
     learning = AnswerLearning(model).train()
     optimiser = torch.optim.AdamW(learning.parameters(), lr=3e-3)
     before = {name: p.detach().clone() for name, p in learning.named_parameters()}
@@ -154,10 +215,10 @@ def test_the_loss_falls_and_the_right_weights_move():
     assert losses[-1] < 0.75 * losses[0]
     changed = [name for name, p in learning.named_parameters() if not torch.equal(p, before[name])]
     moved = {name.removeprefix("model.model.").split(".")[0] for name in changed}
-    assert moved == {"language_model", "clock"}
+    assert moved == {"language_model", "heads"}
     logged = learning.pop_logged()
-    assert set(logged) >= {"clock"}
-    assert set(logged) <= {"clock", *KINDS}
+    assert set(logged) >= {*HINTS, "look"}
+    assert set(logged) <= {*HINTS, "look", *KINDS}
 
 
 def data_for(made: dict) -> dict:
@@ -174,7 +235,7 @@ def test_right_answers_are_those_without_a_wrong_token():
 
 
 def test_films_can_be_put_together_from_features_of_what_they_show():
-    model = fresh_model(CONFIG).eval()
+    model = fresh_model(CONFIG, WORDS).eval()
     bank = make_bank(model, copies=2, scenery=4, seed=3)
     film = sample_film(source(4), 5, 2, step=4, begin=0)
     features = bank.show(source(0), film)["features_FPC"]
@@ -191,7 +252,7 @@ def test_films_can_be_put_together_from_features_of_what_they_show():
 
 
 def test_a_vision_tower_comes_from_a_siglip():
-    pictures, model = siglip(WORDS), fresh_model(CONFIG)
+    pictures, model = siglip(WORDS), fresh_model(CONFIG, WORDS)
     take_tower(model, pictures)
     for name, value in model.model.vision_tower.state_dict().items():
         assert torch.equal(value, pictures.vision_model.state_dict()[name]), name

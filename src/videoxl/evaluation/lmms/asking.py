@@ -55,6 +55,8 @@ class Asked:
     history: tuple[tuple[str, str], ...] = ()
     """Turns before it: (question, answer)."""
     generation: Generation = field(default_factory=Generation)
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """What the benchmark says of it, its category say; kept with the answer."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
 
@@ -64,6 +66,11 @@ class Asked:
         if isinstance(self.video, (str, os.PathLike)):
             return os.path.basename(self.video)
         return "picture" if self.video is not None else f"{self.key}'s video"
+
+    @property
+    def known(self) -> Record:
+        """What is known before it is answered."""
+        return {"video": self.place, "question": self.question, "document": dict(self.document)}
 
 
 class Asker:
@@ -85,8 +92,8 @@ class Asker:
         ``progress`` the number of samples just finished. Raises ``ValueError`` for settings the model cannot follow.
         """
         self.engine, self.reading, self.log, self.say, self.progress = engine, reading, log, say, progress
-        self.failed: dict[str, str] = {}
-        """Key -> why it was not answered."""
+        self.failed: dict[str, Record] = {}
+        """Key -> what is known, and under ``error`` why it was not answered."""
         Sampling(**reading.sampling)  # type: ignore[arg-type]  # its own checks judge what came
         self.prefill = choose_prefill(reading.prefill, engine.config)
         self.decode = choose_decode(reading.decode, engine.config)
@@ -129,9 +136,9 @@ class Asker:
                 record = record_of(replace(answer, text=_until(answer.text, one.stop)))
                 paid = len(waiting) == len(group)
                 waiting.pop(0)
-                yield one.key, {"video": one.place, "question": one.question, **record, "paid_reading": paid}
+                yield one.key, {**one.known, **record, "paid_reading": paid}
         except (VideoError, DoesNotFitError) as error:
-            self.failed |= {one.key: f"{error.code}: {error}" for one in waiting}
+            self.failed |= {one.key: {**one.known, "error": f"{error.code}: {error}"} for one in waiting}
             self.say(f"{group[0].place}: {len(waiting)} samples fail, {error.code}: {error}")
             self.progress(len(waiting))
 

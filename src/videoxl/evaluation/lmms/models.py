@@ -23,6 +23,8 @@ except ImportError:  # the module can be read without; only lmms-eval makes thes
 
 FAILED = "<failed>"
 """What lmms-eval gets for a sample that failed. None of its extractors finds an option's letter in it."""
+LONGEST_FACT = 200
+"""Characters of a value of a document that is kept."""
 SAMPLING = ("fps", "max_fps", "max_frames", "num_frames")
 UNUSED = frozenset({"until", "do_sample", "image_aspect_ratio", "modalities", "use_cache", "max_gen_toks"})
 """Generation settings of tasks that are heeded elsewhere, or mean nothing here."""
@@ -114,8 +116,8 @@ class VideoXLSimple(_Base):
             )
             machine = ("command", "versions", "hardware", "device", "threads")  # may change between kill and resume
             held = {name: value for name, value in settings.items() if name not in machine}
-            path = Path(_unquoted(log) or ".") / f"samples-{_rank():03d}-of-{_world_size():03d}.jsonl"
-            self._asker.log = SampleLog(path, held, resume=resume)
+            self._asker.log = SampleLog(_log_path(log), held, resume=resume)
+            write_json(_log_path(log).with_suffix(".run.json"), settings)
 
     @property
     def device(self) -> Any:
@@ -157,13 +159,15 @@ class VideoXLSimple(_Base):
     def _asked(self, request: Any) -> Asked:
         context, settings, doc_to_visual, doc_id, task, split = request.args
         generation, stop = self._generation(settings)
-        found, problem = _looked_up(doc_to_visual, self.task_dict[task][split][doc_id])
+        document = self.task_dict[task][split][doc_id]
+        found, problem = _looked_up(doc_to_visual, document)
         return Asked(
             key=f"{task}/{split}/{doc_id}",
             question=context,
             video=None if problem else _only_one([item for item in found or () if item is not None], task),
             problem=problem or "the sample has no video, and no question is answered without one",
             generation=generation,
+            document=_facts(document),
             stop=stop,
         )
 
@@ -196,9 +200,10 @@ class VideoXLChat(VideoXLSimple):
         _, doc_to_messages, settings, doc_id, task, split = request.args
         generation, stop = self._generation(settings)
         key = f"{task}/{split}/{doc_id}"
-        messages, problem = _looked_up(doc_to_messages, self.task_dict[task][split][doc_id])
+        document = self.task_dict[task][split][doc_id]
+        messages, problem = _looked_up(doc_to_messages, document)
         if problem:
-            return Asked(key=key, question="", video=None, problem=problem)
+            return Asked(key=key, question="", video=None, problem=problem, document=_facts(document))
         system, turns = "", []
         for message in messages:
             if message["role"] == "system":
@@ -223,8 +228,15 @@ class VideoXLChat(VideoXLSimple):
             system=system or DEFAULT_SYSTEM_PROMPT,
             history=tuple(zip(texts[0:-1:2], texts[1::2])),
             generation=generation,
+            document=_facts(document),
             stop=stop,
         )
+
+
+def _facts(document: dict[str, Any]) -> dict[str, Any]:
+    """The short plain values of a document: its category, its id, the right answer."""
+    plain = (str, int, float, bool)
+    return {k: v for k, v in document.items() if isinstance(v, plain) and len(str(v)) <= LONGEST_FACT}
 
 
 def _looked_up(function: Any, document: Any) -> tuple[Any, str | None]:
@@ -277,6 +289,11 @@ def _strategy(text: str | None) -> str | None:
 
 def _unquoted(text: str | None) -> str | None:
     return text.strip("\"'") if isinstance(text, str) else text
+
+
+def _log_path(folder: str) -> Path:
+    """Of this process."""
+    return Path(_unquoted(folder) or ".") / f"samples-{_rank():03d}-of-{_world_size():03d}.jsonl"
 
 
 def _rank() -> int:

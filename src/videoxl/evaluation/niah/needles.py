@@ -83,7 +83,7 @@ def read_needles(path: str | Path) -> list[PictureNeedle]:
         raise EvaluationError(f"the needles {path} cannot be read as JSON: {error}") from None
     try:
         needles = _released(found, path.parent) if isinstance(found, dict) else [_own(n, path.parent) for n in found]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise EvaluationError(
             f"the needles {path} are neither a list of image, question, answer and options nor of the released form "

@@ -13,6 +13,7 @@ from typing import Any
 from videoxl.config import BiLevelDecode, DecodeStrategy, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
 from videoxl.evaluation.annotations import digest
+from videoxl.evaluation.asking import record_of
 from videoxl.evaluation.blind import answer_blind
 from videoxl.evaluation.niah.haystacks import Haystack, make_haystack
 from videoxl.evaluation.niah.judging import is_right
@@ -187,27 +188,19 @@ def _key(place: Place, number: int, way: str) -> str:
 def _record(
     asked: Asked, answer: Answer, place: Place, shown: tuple[float, float], *, inner: bool | None, judge: str
 ) -> dict[str, Any]:
-    usage = answer.usage
     return {
+        **record_of(answer),
         "haystack": place.name,
         "frames": place.frames,
         "depth": asked.depth,
         "kind": asked.kind,
         "question": asked.text,
         "expected": asked.answer,
-        "answer": answer.text,
         "right": is_right(asked, answer.text, judge),
         "chance": asked.chance,
         "shown": list(shown),
         "inner": inner,
         "seen": all(any(span.start <= moment <= span.end for span in answer.spans) for moment in shown),
-        "finish_reason": usage.finish_reason,
-        "read_tokens": usage.read_tokens,
-        "memory_tokens": usage.memory_tokens,
-        "memory_bytes": usage.memory_bytes,
-        "peak_gpu_bytes": usage.peak_gpu_bytes,
-        "seconds": dict(usage.seconds),
-        "warnings": list(answer.warnings),
     }
 
 

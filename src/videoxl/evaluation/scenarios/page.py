@@ -12,7 +12,7 @@ from PIL import Image
 from videoxl._version import __version__
 from videoxl.config import Sampling
 from videoxl.evaluation.scenarios.run import Timeline
-from videoxl.evaluation.scenarios.timeline import fine_clock, summary_line, title
+from videoxl.evaluation.scenarios.timeline import fine_clock, summary_line, title, when
 from videoxl.memory.spans import clock
 from videoxl.video import VideoSource
 
@@ -49,7 +49,7 @@ def page(timeline: Timeline, pictures: Mapping[int, str]) -> str:
     marks = "".join(_mark(timeline, number) for number in range(len(timeline.events)))
     warnings = "".join(f"<p>Warning: {escape(warning)}</p>" for warning in timeline.warnings)
     said = "".join(
-        f"<p><time>{fine_clock(reply.start)} – {fine_clock(reply.end)}</time> "
+        f"<p><time>{fine_clock(reply.start)} - {fine_clock(reply.end)}</time> "
         f"{reply.frames:,} frames, {reply.seconds:,.1f} s</p><pre>{escape(reply.text) or '(nothing)'}</pre>"
         for reply in timeline.replies
     )
@@ -92,15 +92,12 @@ def _jpeg(picture: Image.Image) -> str:
 def _item(timeline: Timeline, number: int, picture: str | None) -> str:
     event = timeline.events[number]
     image = f'<img src="{picture}" alt="">' if picture else ""
-    return (
-        f'<li id="e{number}">{image}<div><time>{fine_clock(event.start)} – {fine_clock(event.end)}</time>'
-        f"<p>{escape(event.text)}</p></div></li>"
-    )
+    return f'<li id="e{number}">{image}<div><time>{when(event)}</time><p>{escape(event.text)}</p></div></li>'
 
 
 def _mark(timeline: Timeline, number: int) -> str:
     event = timeline.events[number]
     whole = max(timeline.end - timeline.begin, 1e-9)
     left, wide = 100 * (event.start - timeline.begin) / whole, 100 * (event.end - event.start) / whole
-    told = escape(f"{fine_clock(event.start)} – {fine_clock(event.end)}: {event.text}")
+    told = escape(f"{when(event)}: {event.text}")
     return f'<a href="#e{number}" style="left:{left:.3f}%;width:{wide:.3f}%" title="{told}"></a>'

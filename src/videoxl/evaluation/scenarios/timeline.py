@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
+from videoxl.evaluation.scenarios.events import Event
 from videoxl.evaluation.scenarios.run import Timeline
 from videoxl.memory.spans import clock
 
@@ -29,6 +30,12 @@ def fine_clock(seconds: float) -> str:
     return f"{clock(tenths // 10)}.{tenths % 10}"
 
 
+def when(event: Event) -> str:
+    """``0:00:12.0 - 0:00:16.0``, or ``0:00:12.0`` for a moment."""
+    times = dict.fromkeys((fine_clock(event.start), fine_clock(event.end)))
+    return " - ".join(times)
+
+
 def summary_line(timeline: Timeline) -> str:
     """How much was found, and in what: ``2 found in 0:12:00 of film.mp4, read in 3 passes``."""
     passes = f", read in {len(timeline.replies)} passes" if len(timeline.replies) > 1 else ""
@@ -38,12 +45,13 @@ def summary_line(timeline: Timeline) -> str:
 
 def draw(timeline: Timeline, width: int = 100) -> str:
     """A heading, a bar with a mark where something was found, and a line per event, wrapped to ``width`` columns."""
-    lines = [f"{title(timeline)}: {summary_line(timeline)}"]
+    lines = [printable(f"{title(timeline)}: {summary_line(timeline)}")]
     if not timeline.events:
         return lines[0]
     lines += ["", _bar(timeline), ""]
+    times = max(len(when(event)) for event in timeline.events)
     for event in timeline.events:
-        head = f"{fine_clock(event.start)} - {fine_clock(event.end)}  "
+        head = f"{when(event):<{times}}  "
         text = textwrap.fill(printable(event.text), max(20, width - len(head)), break_on_hyphens=False)
         lines.append(head + text.replace("\n", "\n" + " " * len(head)))
     return "\n".join(lines)

@@ -29,6 +29,17 @@ class FeatureBank:
             rows.append(kept[int(source.integers(len(kept)))])
         return {"features_FPC": torch.cat(rows).float()}
 
+    def sample(self, count: int, *, seed: int) -> list[torch.Tensor]:
+        """Features ``[T, P, C]`` of groups, half of them of things, drawn evenly."""
+        source = np.random.default_rng((seed, 13))
+        things = [thing for thing in self.groups if thing is not None]
+        found = []
+        for _ in range(count):
+            thing = things[int(source.integers(len(things)))] if source.random() < 0.5 else None
+            kept = self.groups[thing]
+            found.append(kept[int(source.integers(len(kept)))])
+        return found
+
 
 @torch.no_grad()
 def make_bank(model: Any, *, copies: int, scenery: int, seed: int = 0) -> FeatureBank:
@@ -58,7 +69,7 @@ def _seen(model: Any, frames_FHWC: np.ndarray, batch: int = 256) -> torch.Tensor
         model.model.grid_features(normalize_pixels(frames, config.image_mean, config.image_std))
         for frames in torch.from_numpy(frames_FHWC).split(batch)
     ]
-    return torch.cat(list(parts)).half().unflatten(0, (-1, config.frames_per_group))
+    return torch.cat(list(parts)).half().unflatten(0, (-1, FRAMES_PER_GROUP))
 
 
 def filmed(size: int) -> Any:

@@ -22,6 +22,8 @@ NOISE = 0.3
 """Of those words, as a share of the embeddings' standard deviation."""
 HINTED = 0.3
 """Weight of what must be known halfway beside the answers."""
+FINDING_HEADS = 2
+"""Query heads of one key head that must look at what an answer is read from."""
 HUNDREDS = 27
 KIND_COUNT = 1 + len(SHAPES) + 10
 """Nothing, shapes, digits."""
@@ -48,9 +50,15 @@ class AnswerLearning(Objective):
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
             layer.register_forward_hook(lambda m, i, out, name=name: self._keep(name, out))
+        self.finder = layers[middle + 1].self_attn
+        self.finder.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+        self._finder_inputs: dict[str, Any] = {}
 
     def _keep(self, name: str, output: Any) -> None:
         self._heard[name] = output[0] if isinstance(output, tuple) else output
+
+    def _keep_inputs(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
+        self._finder_inputs = named
 
     def forward(
         self,
@@ -59,6 +67,8 @@ class AnswerLearning(Objective):
         segments: torch.Tensor,
         kinds: Sequence[Sequence[str]],
         hints: torch.Tensor,
+        looks: torch.Tensor,
+        looked_at: torch.Tensor,
         words: torch.Tensor | None = None,
         **batch: Any,
     ) -> Any:
@@ -68,7 +78,7 @@ class AnswerLearning(Objective):
         else:
             batch["input_ids"] = input_ids
         output = self.model(**{**batch, "labels": labels, "use_cache": False})
-        losses = self._hint_losses(hints)
+        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, segments)
         right = right_answers(output.logits, labels, segments, kinds)
         self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
         output.loss = output.loss + self.weight * torch.stack(list(losses.values())).sum()
@@ -98,6 +108,32 @@ class AnswerLearning(Objective):
                 losses[name] = F.cross_entropy(hundreds, wanted // 100) + F.cross_entropy(rest, wanted % 100)
         self._heard.clear()
         return losses
+
+    def _look_loss(
+        self, looks: torch.Tensor, looked_at: torch.Tensor, segments: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """How little of the attention where an answer begins goes to what it is read from, in some heads of a layer."""
+        inputs, self._finder_inputs = self._finder_inputs, {}
+        if not len(looks):
+            return {}
+        hidden, (cos, sin) = inputs["hidden_states"], inputs["position_embeddings"]
+        rows, places = looks.T
+        width = self.finder.head_dim
+        asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))[:, :FINDING_HEADS]
+        offered = self.finder.k_proj(hidden)[..., :width]
+        queries = turned(asking, cos[rows, places][:, None], sin[rows, places][:, None])
+        keys = turned(offered, cos, sin)[rows]
+        scores = (queries @ keys.mT).float() * width**-0.5
+        own = segments[rows, places][:, None]
+        seen = ((segments[rows] == 0) | (segments[rows] == own)) & (torch.arange(segments.shape[1]) <= places[:, None])
+        share = scores.masked_fill(~seen[:, None], -torch.inf).log_softmax(-1)
+        return {"look": -share.masked_fill(~looked_at[:, None], -torch.inf).logsumexp(-1).mean()}
+
+
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of Qwen2."""
+    left, right = x.chunk(2, -1)
+    return x * cos + torch.cat((-right, left), -1) * sin
 
 
 def right_answers(

@@ -22,8 +22,6 @@ from videoxl.training.world import Film, Question, Thing, ask, kinds_for, sample
 from videoxl.training.world.film import COLORS, SHAPES
 from videoxl.training.world.questions import seconds
 
-USER_HEAD = 3
-"""Ids of ``<|im_start|>user`` and the line break behind it, with which a prefix ends."""
 HINTS = ("begin", "end", "start", "past color", "past kind")
 """Seconds at which a token's group begins and ends, and at which what it shows began; colour and kind of what was shown
 before that, 0 for nothing. A time that is asked for begins itself."""
@@ -47,14 +45,19 @@ class Lesson:
     """Peak learning rate."""
     kinds: Mapping[str, float]
     """How often each kind of question is drawn."""
+    events: int | None = None
+    """In every film, as far as they fit; default as films have them. The more there are, the more there is to confuse,
+    and the more a question teaches."""
     chunked: float = 0.0
     """Share of steps read under the mask of chunked prefill."""
     skips: float = 0.0
     """Share of films with positions left out, so that late positions are met without long films."""
     longest: int = 4600
     """Position at which a film with positions left out ends, at most."""
-    telegrams: bool = False
-    """Ask in key words, without the chat format: three times as many questions for the same tokens."""
+    together: bool = False
+    """Questions follow one another as turns of one conversation, as they must where a film is compressed."""
+    telegrams: float = 0.0
+    """Share of questions that are asked in key words, without the chat format: a third of the tokens."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class FilmExample(Example):
     """Of its questions, in the order of their segments, from 1."""
     hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS)), -1))
     """Of every token, what it must come to know halfway: :data:`HINTS`, -1 where that is left open."""
+    looks: tuple[tuple[int, tuple[int, int]], ...] = ()
+    """Where answers begin from, and the tokens from ... to before ... in which what they say was shown."""
     chunked: bool = False
     """Whether the film is read under the mask of chunked prefill."""
     words: torch.Tensor | None = None
@@ -93,19 +98,25 @@ class Scribe:
     def span(self, film: Film) -> VisualSpan:
         return span_for(self.config, film.timestamps, self.ids)
 
-    def turn(self, question: Question, *, as_telegram: bool = False) -> tuple[list[int], list[int]]:
+    def turn(self, question: Question, *, as_telegram: bool = False, first: bool = True) -> tuple[list[int], list[int]]:
         """Ids of a question with its answer, and the labels: the answer and its end."""
-        asked = self.ids(telegram(question.text)) if as_telegram else self.chat.suffix(question.text)
+        if as_telegram:
+            asked = self.ids(telegram(question.text))
+        else:
+            chat = self.chat
+            asked = chat.suffix(question.text) if first else chat.next_turn(question.text, answer_closed=True)
         answer = [*self.ids(question.answer), *self.end]
         return asked + answer, [IGNORE_INDEX] * len(asked) + answer
 
 
+NEVER_SHORT = ("choice", "list")
+"""Kinds that key words do not do for."""
 LEFT_OUT = {"What", "Which", "How", "is", "are", "the", "a", "an", "of", "these", "on", "there", "shown"}
 
 
 def telegram(text: str) -> str:
-    """The key words of a question: ``color star?``"""
-    return " ".join(word for word in text.rstrip("?").split(" ") if word not in LEFT_OUT) + "?"
+    """The key words of a question: ``color star``. What is asked about comes last, and the answer right behind it."""
+    return " ".join(word for word in text.rstrip("?").split(" ") if word not in LEFT_OUT)
 
 
 class FilmDataset:
@@ -138,7 +149,7 @@ class FilmDataset:
         groups = draw_length(step, *lesson.groups)
         chunked = bool(step.random() < lesson.chunked)
         source = np.random.default_rng((self.seed, 1, number))
-        film = sample_film(source, groups)
+        film = sample_film(source, groups, lesson.events and min(lesson.events, groups // 2))
         questions = draw_questions(source, film, lesson.questions, lesson.kinds)
         skipped = lesson.longest if source.random() < lesson.skips else 0
         return make_example(
@@ -150,6 +161,7 @@ class FilmDataset:
             chunked=chunked,
             longest=skipped,
             telegrams=lesson.telegrams,
+            together=lesson.together,
         )
 
 
@@ -178,18 +190,26 @@ def make_example(
     *,
     chunked: bool = False,
     longest: int = 0,
-    telegrams: bool = False,
+    telegrams: float = 0.0,
+    together: bool = False,
 ) -> FilmExample:
     """A film with its questions. ``longest``: positions are left out, up to this one; 0: none are."""
     span = scribe.span(film)
-    prefix = scribe.prefix[-USER_HEAD:] if telegrams else scribe.prefix
+    prefix = scribe.prefix
     ids, begin = [*prefix, *span.ids], len(prefix)
     labels, segments = [IGNORE_INDEX] * len(ids), [0] * len(ids)
     hints = [_hints(scribe, film, span, begin, past=not chunked)]
+    looks = []
     for number, question in enumerate(questions, start=1):
-        turn, answer = scribe.turn(question, as_telegram=telegrams)
+        short = question.kind not in NEVER_SHORT and source.random() < telegrams
+        turn, answer = scribe.turn(question, as_telegram=short, first=number == 1 or not together)
+        place = evidence_for(question)
+        if place is not None:
+            first, last = span.groups[place[0]], span.groups[place[1] - 1]
+            asked_from = len(ids) + next(i for i, label in enumerate(answer) if label != IGNORE_INDEX) - 1
+            looks.append((asked_from, (begin + first.token_start, begin + last.token_end)))
         ids, labels = ids + turn, labels + answer
-        segments += [number] * len(turn)
+        segments += [0 if together else number] * len(turn)
         asked = np.full((len(turn), len(HINTS)), -1)
         if question.kind == "at":
             group = question.evidence[0][0]
@@ -210,9 +230,18 @@ def make_example(
         positions=positions.tolist(),
         kinds=tuple(question.kind for question in questions),
         hints=np.concatenate(hints),
+        looks=tuple(looks),
         chunked=chunked,
         **{"pixels_FHWC": None, "counts": (len(film.timestamps),), **show(source, film)},
     )
+
+
+def evidence_for(question: Question) -> tuple[int, int] | None:
+    """The one event that an answer is read from, as groups from ... to before ...; ``None`` where it is no single one.
+
+    Of a question about what came before or after, the later of the two: it alone can know of the other.
+    """
+    return None if question.kind in ("count", "list") or not question.evidence else question.evidence[-1]
 
 
 def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
@@ -268,6 +297,11 @@ class FilmCollator:
         batch["hints"] = torch.full((len(examples), length, len(HINTS)), -1)
         for row, example in enumerate(examples):
             batch["hints"][row, : len(example.hints)] = torch.from_numpy(example.hints)
+        looks = [(row, *look) for row, example in enumerate(examples) for look in example.looks]
+        batch["looks"] = torch.tensor([(row, place) for row, place, _ in looks]).reshape(-1, 2)
+        batch["looked_at"] = torch.zeros(len(looks), length, dtype=torch.bool)
+        for number, (_, _, (first, last)) in enumerate(looks):
+            batch["looked_at"][number, first:last] = True
         words = [e.words for e in examples if e.words is not None]
         if words:
             batch["words"] = torch.cat(words)

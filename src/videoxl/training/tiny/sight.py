@@ -158,8 +158,9 @@ def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: in
     texts = caption_ids(tokenizer, [c.text for c in captions()])
     scale = nn.Parameter(torch.tensor(math.log(10.0)))
     bias = nn.Parameter(torch.tensor(-10.0))
-    weights = [{"params": [p for p in pictures.parameters() if p.requires_grad], "lr": lesson.rate, "weight_decay": 0.0}]
-    optimiser = muon_for(pictures, [*weights, {"params": [scale, bias], "lr": lesson.rate}], betas=(0.9, 0.98))
+    weights = [p for p in pictures.parameters() if p.requires_grad]
+    groups = [{"params": weights, "lr": lesson.rate, "weight_decay": 0.0}, {"params": [scale, bias], "lr": lesson.rate}]
+    optimiser = muon_for(pictures, groups, betas=(0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimiser, min(100, lesson.steps // 4), lesson.steps)
     losses: list[float] = []
     for step in range(1, lesson.steps + 1):
@@ -181,9 +182,7 @@ def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: in
 
 def caption_ids(tokenizer: Any, texts: list[str]) -> torch.Tensor:
     """``[texts, CAPTION_LENGTH]``."""
-    padded = tokenizer(
-        texts, padding="max_length", max_length=CAPTION_LENGTH, truncation=True, return_tensors="pt"
-    )
+    padded = tokenizer(texts, padding="max_length", max_length=CAPTION_LENGTH, truncation=True, return_tensors="pt")
     return padded["input_ids"]
 
 
@@ -211,7 +210,7 @@ def check_sight(pictures: Any, tokenizer: Any, step: int, loss: float, *, count:
 
     def share(part: str, of: list[bool]) -> float:
         pairs = [(a, b) for a, b, wanted in zip(named, shown, of) if wanted]
-        return float(np.mean([a is not None and b is not None and getattr(a, part) == getattr(b, part) for a, b in pairs]))
+        return float(np.mean([a is not None and getattr(a, part) == getattr(b, part) for a, b in pairs]))
 
     shapes = [t is not None and t.shape is not None for t in shown]
     cards = [t is not None and t.shape is None for t in shown]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import SiglipConfig, SiglipModel
+from torch import nn
+from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection, SiglipConfig, SiglipModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from videoxl.config import TINY, TINY_V1
 from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
@@ -90,20 +92,49 @@ def model_config(tokenizer: Any, name: str = TINY) -> VideoXLConfig:
     raise ValueError(f"there is no embedded model {name!r}; there are {TINY} and {TINY_V1}")
 
 
-def fresh_model(config: VideoXLConfig, *, seed: int = 0) -> VideoXLForConditionalGeneration:
-    """Untrained weights, scaled so that every layer passes on about as much as it gets."""
+EMBEDDINGS = 0.3
+"""Standard deviation that the embeddings of words begin with."""
+
+
+def fresh_model(config: VideoXLConfig, tokenizer: Any, *, seed: int = 0) -> VideoXLForConditionalGeneration:
+    """Untrained weights. Layers add nothing yet, so that what a token is can be seen from every one of them.
+
+    A word begins the same with and without the space in front of it.
+    """
     model = VideoXLForConditionalGeneration(config)
     generator = torch.Generator().manual_seed(seed)
     language = model.model.language_model
     with torch.no_grad():
         for name, parameter in language.named_parameters():
             if parameter.ndim == 2:
-                std = 0.05 if "embed" in name else parameter.shape[1] ** -0.5
+                std = EMBEDDINGS if "embed" in name else parameter.shape[1] ** -0.5
+                std = 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else std
                 parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+        language.norm.weight.fill_(0.1)  # embeddings are the output's too: keeps its first guesses mild
+        for layer in language.layers[1:]:
+            alike(layer.self_attn, generator)
+        table = language.embed_tokens.weight
+        for word, number in tokenizer.get_vocab().items():
+            spaced = tokenizer.convert_tokens_to_ids(f"\u0120{word}")
+            if word.isalpha() and len(word) > 1 and spaced is not None and spaced != tokenizer.unk_token_id:
+                table[number] = table[spaced]
     ends = config.text_config
     model.generation_config.eos_token_id = ends.eos_token_id  # type: ignore[union-attr]
     model.generation_config.pad_token_id = ends.pad_token_id  # type: ignore[union-attr]
     return model
+
+
+def alike(attention: Any, generator: torch.Generator) -> None:
+    """Let a token look at those that are like it: each query head begins half as its key head, half at random.
+
+    Finding what is asked for is what these models are for, and by itself it begins late (Trockman and Kolter, 2023,
+    "Mimetic Initialization of Self-Attention Layers").
+    """
+    keys = attention.k_proj.weight.unflatten(0, (-1, attention.head_dim))
+    noise = torch.randn(attention.q_proj.weight.shape, generator=generator) * keys.shape[-1] ** -0.5
+    per_key_head = len(attention.q_proj.weight) // len(attention.k_proj.weight)
+    shared = keys.repeat_interleave(per_key_head, 0).flatten(0, 1)
+    attention.q_proj.weight.copy_(0.5**0.5 * (shared + noise))
 
 
 def siglip(tokenizer: Any) -> SiglipModel:
@@ -124,9 +155,45 @@ def siglip(tokenizer: Any) -> SiglipModel:
     return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
 
 
+class ClipPictures(nn.Module):
+    """A CLIP picture tower that speaks of pictures as a SigLIP does, whose layers it begins with."""
+
+    def __init__(self, pictures: SiglipModel) -> None:
+        super().__init__()
+        sizes = _tower("clip_vision_model", VISION_LAYERS) | {"hidden_act": "quick_gelu"}
+        self.config = CLIPConfig(vision_config=sizes)
+        self.vision_model = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, projection_dim=VISION_WIDTH))
+        self.text_model = pictures.text_model.requires_grad_(False)
+        layers = pictures.vision_model.encoder.layers.state_dict()
+        self.vision_model.vision_model.encoder.layers.load_state_dict(layers)
+        old, new = pictures.vision_model.embeddings, self.vision_model.vision_model.embeddings
+        with torch.no_grad():
+            new.patch_embedding.weight.copy_(old.patch_embedding.weight)
+            new.position_embedding.weight[1:].copy_(old.position_embedding.weight)
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> Any:
+        return BaseModelOutputWithPooling(pooler_output=self.vision_model(pixel_values=pixel_values).image_embeds)
+
+    def get_text_features(self, input_ids: torch.Tensor) -> Any:
+        return self.text_model(input_ids=input_ids)
+
+
+def take_language(model: Any, source: Any) -> None:
+    """Give ``model`` the language model of ``source``; ids beyond that one's keep their embeddings, and what is the
+    beacons' begins as what it stands beside."""
+    wanted = model.model.language_model.state_dict()
+    found = source.model.language_model.state_dict()
+    for name, weight in wanted.items():
+        given = found[name.replace("beacon_", "")] if name not in found and "beacon_" in name else found.get(name)
+        if given is not None:
+            rows = min(len(weight), len(given))
+            weight[:rows].copy_(given[:rows])
+
+
 def take_tower(model: Any, pictures: Any) -> None:
     """Give ``model`` the vision tower of a model of pictures and texts; the layers that it has, and no head."""
-    source = pictures.vision_model.state_dict()
+    tower = pictures.vision_model
+    source = getattr(tower, "vision_model", tower).state_dict()
     tower = model.model.vision_tower
     wanted = tower.state_dict()
     tower.load_state_dict({name: source[name] for name in wanted})

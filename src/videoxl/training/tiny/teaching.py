@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from videoxl.config import PrefillStrategy
 from videoxl.inference.processing import VideoXLProcessor
 from videoxl.training.config import Schedule, TrainingConfig
 from videoxl.training.data import DataConfig
@@ -18,6 +18,9 @@ from videoxl.training.starting import Data, Start
 from videoxl.training.tiny.learning import AnswerLearning
 from videoxl.training.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, Show
 
+MUON_SHARE = 2.5
+"""The rate of matrices, as a share: a third to a half of the steps that half the rate takes, tried up to 6."""
+
 
 def teach(
     model: Any,
@@ -26,32 +29,31 @@ def teach(
     show: Show,
     output: Path,
     *,
-    rate: float,
     parts: Mapping[str, float],
     schedule: Schedule = "constant_with_warmup",
     seed: int = 0,
-    scale: float = 1.0,
-    prefill: Any = None,
+    prefill: PrefillStrategy | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on a course, and write ``output/model``; a run that was interrupted goes on.
 
     Args:
         show: what is seen of a film.
-        rate: peak learning rate.
-        parts: shares of it for the parts that are trained.
-        scale: share of all steps that is done, for trying a course out.
-        prefill: how a model with beacons reads; default in full.
+        parts: shares of the course's learning rate for the parts that are trained.
+        prefill: how a model with beacons reads, which learns from answers alone; default in full, with all hints.
     """
-    course = [replace(lesson, steps=max(2, round(lesson.steps * scale))) for lesson in course]
     steps = sum(lesson.steps for lesson in course)
+    rate = course[0].rate
+    rates = {part: share * rate for part, share in parts.items()}
+    how: dict[str, Any] = {} if prefill is None else {"prefill": prefill}
     config = TrainingConfig(
         name=output.name,
         model="tiny",
         data=DataConfig(sources=(Source("films of the generated world"),), seed=seed, workers=0),
-        learning_rates={**{part: share * rate for part, share in parts.items()}, "objective": rate},
+        learning_rates=rates | ({"objective": rate} if prefill is None else {}),
         steps=steps,
         batch=max(lesson.films for lesson in course),
         optimiser="muon",
+        muon_share=MUON_SHARE,
         betas=(0.9, 0.98),
         weight_decay=0.05,
         schedule=schedule,
@@ -61,11 +63,13 @@ def teach(
         save_every=500,
         keep=1,
         seed=seed,
-        **({} if prefill is None else {"prefill": prefill}),
+        **how,
     )
     scribe = Scribe(model.config, tokenizer)
     films = FilmDataset(course, scribe, show, seed=seed)
     torch.manual_seed(seed)  # for the heads
-    start = Start(model, AnswerLearning(model), tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
-    data = Data(films, FilmCollator(model.config, tokenizer.pad_token_id), lambda epoch, rank, world: films.share(rank, world))
+    module = AnswerLearning(model) if prefill is None else model
+    start = Start(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
+    collator = FilmCollator(model.config, tokenizer.pad_token_id)
+    data = Data(films, collator, lambda epoch, rank, world: films.share(rank, world))
     return run(config, output=output, resume=True, progress=False, start=start, data=data)

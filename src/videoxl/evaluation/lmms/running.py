@@ -1,0 +1,142 @@
+"""Runs lmms-eval as a process of its own, with settings filled in, and reads what it wrote."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videoxl.errors import EvaluationError, MissingDependencyError
+from videoxl.evaluation.lmms.presets import PRESETS
+from videoxl.evaluation.lmms.scores import read_logs, scored
+from videoxl.evaluation.results import write_json
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One task of lmms-eval."""
+
+    task: str
+    model_args: Mapping[str, Any]
+    """For the plug-in: see :class:`~videoxl.evaluation.lmms.models.VideoXLSimple`."""
+    folder: Path
+    """Where everything goes."""
+    preset: str | None = None
+    mode: str = "full"
+    categories: tuple[str, ...] = ()
+    include_path: str | None = None
+    limit: int | None = None
+    processes: int = 1
+    interface: str = "chat"
+    resume: bool = False
+
+    def command(self) -> list[str]:
+        """What is run; it can be run by hand as well."""
+        start = [sys.executable, "-m"]
+        if self.processes > 1:
+            start += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(self.processes)]
+            start += ["--main_process_port", "0", "-m"]
+        given = {"log": str(self.folder / "logs"), "resume": self.resume, **self.model_args}
+        told = ",".join(f"{name}={_argument(name, value)}" for name, value in given.items() if value is not None)
+        command = [*start, "lmms_eval", "--model", "videoxl", "--model_args", told, "--tasks", self.task]
+        command += ["--output_path", str(self.folder / "lmms-eval"), "--log_samples", "--batch_size", "1"]
+        command += ["--include_path", self.include_path] if self.include_path else []
+        command += ["--limit", str(self.limit)] if self.limit is not None else []
+        command += ["--force_simple"] if self.interface == "simple" else []
+        return command
+
+
+def _argument(name: str, value: Any) -> str:
+    """As ``--model_args`` takes it: a comma in a strategy would end the argument, in a path it cannot be told."""
+    text = str(value)
+    if name in ("prefill", "decode"):
+        return text.replace(",", ";")
+    if set(text) & set(",\"'{}[]"):
+        raise ValueError(
+            f"{name}={text!r} holds a comma, quote or bracket, which lmms-eval's --model_args cannot: rename"
+        )
+    return text
+
+
+def require_lmms_eval() -> str:
+    """Its version. Raises :class:`MissingDependencyError` where it is not installed."""
+    if importlib.util.find_spec("lmms_eval") is None:
+        raise MissingDependencyError(
+            "lmms-eval is not installed: pip install 'videoxl[eval]', in an environment of its own (it needs av<16)"
+        )
+    return importlib.metadata.version("lmms_eval")
+
+
+def run_lmms(run: Run) -> dict[str, Any]:
+    """Run it and return the result, which also stands in ``folder/result.json``.
+
+    Everything lmms-eval prints goes to stderr. Raises :class:`EvaluationError` when it ends without scores.
+    """
+    version = require_lmms_eval()
+    before = set(_written(run))
+    ended = subprocess.run(run.command(), stdout=sys.stderr, check=False)
+    written = [path for path in _written(run) if path not in before]
+    if ended.returncode or not written:
+        raise EvaluationError(
+            f"lmms-eval ended with status {ended.returncode} and no scores; what it said is above. The answers so far "
+            f"are in {run.folder / 'logs'}: go on with --resume"
+        )
+    result = result_of(run, written[-1])
+    result["run"]["versions"]["lmms_eval"] = version
+    write_json(run.folder / RESULT, result)
+    return result
+
+
+def result_of(run: Run, samples_file: Path) -> dict[str, Any]:
+    """From the files of a run."""
+    made, records, failed = read_logs(run.folder / "logs")
+    samples = [json.loads(line) for line in samples_file.read_text(encoding="utf-8").splitlines()]
+    scores = scored(samples, records, failed, task=run.task, categories=run.categories)
+    aggregated = samples_file.with_name(samples_file.name.replace(f"_samples_{run.task}.jsonl", "_results.json"))
+    own = json.loads(aggregated.read_text(encoding="utf-8"))["results"].get(run.task, {}) if aggregated.exists() else {}
+    return {
+        "benchmark": run.preset or run.task,
+        "mode": run.mode,
+        "headline": PRESETS[run.preset].headline if run.preset else "micro",
+        "scores": scores,
+        "lmms_eval": {name: value for name, value in own.items() if isinstance(value, int | float)},
+        "run": {**made, "task": run.task, "limit": run.limit},
+    }
+
+
+def _written(run: Run) -> list[Path]:
+    return sorted((run.folder / "lmms-eval").rglob(f"*_samples_{run.task}.jsonl"))
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """What a person reads of a result."""
+    scores = result["scores"]
+    low, high = scores["interval"] or (None, None)
+    lines = [
+        f"{result['benchmark']}, {result['mode']}: {scores['samples']} questions about {scores['videos']} videos",
+        f"micro   {_percent(scores['accuracy'])} ({_percent(low)} to {_percent(high)})",
+        f"macro   {_percent(scores['macro'])}",
+    ]
+    for name, averages in scores["by"].items():
+        lines.append(f"{name}: " + ", ".join(f"{k} {_percent(v['accuracy'])}" for k, v in averages["by"].items()))
+    costs = scores["costs"]
+    if costs:
+        lines.append(
+            f"cost    {costs['mean_frames']:.0f} frames and {costs['mean_memory_tokens']:,.0f} tokens a video, "
+            f"{costs['reading_seconds_per_video']:.1f} s to read it, {costs['seconds_per_answer']:.2f} s an answer"
+        )
+    lines.append(f"failed  {len(scores['failed'])}, which count as wrong; {scores['empty_answers']} empty answers")
+    lines += [f"  {key}: {why}" for key, why in scores["failed"].items()]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "n.a." if share is None else f"{100 * share:.1f} %"

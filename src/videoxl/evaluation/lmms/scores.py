@@ -1,0 +1,128 @@
+"""From what lmms-eval wrote, and the logs beside it, to numbers that say what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from videoxl.errors import EvaluationError
+from videoxl.evaluation.asking import costs
+from videoxl.evaluation.metrics import bootstrap_interval, micro_macro
+
+Sample = dict[str, Any]
+NOT_METRICS = frozenset(
+    {"doc_id", "target", "input", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media", "submission"}
+)
+"""Fields that lmms-eval writes of every sample."""
+
+
+def outcome(value: Any) -> float | None:
+    """Whether a sample was right, from what a task says of it; None where that cannot be told.
+
+    Tasks say it as a number, or as the option they read in the answer beside the right one.
+    """
+    if isinstance(value, bool | int | float):
+        return float(value) if 0 <= value <= 1 else None
+    if not isinstance(value, Mapping):
+        return None
+    if "score" in value:
+        return outcome(value["score"])
+    for name in ("pred_answer", "parsed_pred"):
+        if name in value and "answer" in value:
+            return float(str(value[name]).lower() == str(value["answer"]).lower())
+    return None
+
+
+def scored(
+    samples: Sequence[Sample],
+    records: Mapping[str, Mapping[str, Any]],
+    failed: Mapping[str, Mapping[str, Any]],
+    *,
+    task: str,
+    categories: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All numbers of one task.
+
+    Args:
+        samples: lines of lmms-eval's sample file.
+        records, failed: by key, from the logs of the plug-in. What failed counts as wrong, whatever a task made of it:
+            LongVideoBench's draws an option for an answer it cannot read.
+        categories: fields of the documents; those that the benchmark does not have are left out.
+
+    Raises :class:`EvaluationError` where samples and logs do not belong together, or the task tells no outcomes.
+    """
+    keys = {key.rsplit("/", 1)[1]: key for key in (*records, *failed) if key.startswith(f"{task}/")}
+    found = [_one(sample, keys, records, failed, task) for sample in samples]
+    known = [name for name in categories if any(name in one["document"] for one in found)]
+    for one in found:
+        one |= {name: one["document"].get(name, "not told") for name in known}
+    right = [one["correct"] for one in found]
+    averages = {name: micro_macro(found, name) for name in known}
+    return {
+        "accuracy": sum(right) / len(right) if right else None,
+        "interval": bootstrap_interval(right, seed=seed, clusters=[one["video"] for one in found]),
+        "samples": len(found),
+        "videos": len({one["video"] for one in found}),
+        "by": averages,
+        "macro": averages[known[0]]["macro"] if known else None,
+        "failed": {one["key"]: one["error"] for one in found if one["error"]},
+        "empty_answers": sum(not one["text"].strip() for one in found if not one["error"]),
+        "costs": _costs([records[one["key"]] for one in found if one["key"] in records]),
+    }
+
+
+def _one(
+    sample: Sample,
+    keys: Mapping[str, str],
+    records: Mapping[str, Mapping[str, Any]],
+    failed: Mapping[str, Mapping[str, Any]],
+    task: str,
+) -> dict[str, Any]:
+    key = keys.get(str(sample["doc_id"]))
+    if key is None:
+        raise EvaluationError(
+            f"sample {sample['doc_id']} of {task} is not in the logs: they are of another run; begin in a new folder"
+        )
+    if key in failed:
+        return {"key": key, "correct": 0.0, "text": "", **failed[key]}
+    told = [value for name, value in sample.items() if name not in NOT_METRICS]
+    outcomes = [one for one in map(outcome, told) if one is not None]
+    if not outcomes:
+        raise EvaluationError(f"task {task} does not say which answers are right: read its own scores in results.json")
+    return {"key": key, "correct": outcomes[0], "error": None, **records[key]}
+
+
+def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Per answer; and per video what reading it took, which one of its questions paid."""
+    readings = [record["seconds"] for record in records if record["paid_reading"]]
+    phases = ("decode", "vision", "prefill")
+    total = [sum(seconds.get(phase, 0.0) for phase in phases) for seconds in readings]
+    per_answer = [sum(s for phase, s in record["seconds"].items() if phase not in phases) for record in records]
+    return {
+        **costs([dict(record) for record in records]),
+        "reading_seconds_per_video": sum(total) / len(total) if total else None,
+        "seconds_per_answer": sum(per_answer) / len(per_answer) if per_answer else None,
+    }
+
+
+def read_logs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """How a run was made, its answered samples and its failed ones, of all processes.
+
+    Raises :class:`EvaluationError` for a folder without any.
+    """
+    records: dict[str, Any] = {}
+    failed: dict[str, Any] = {}
+    for path in sorted(folder.glob("samples-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found = json.loads(line)
+            if "key" in found:
+                records[found["key"]] = found["record"]
+    for path in sorted(folder.glob("samples-*.failed.json")):
+        failed |= json.loads(path.read_text(encoding="utf-8"))
+    made = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("samples-*.run.json"))]
+    if not made:
+        raise EvaluationError(f"{folder} holds no log of samples: the run ended before its first answer")
+    return made[0], records, {key: found for key, found in failed.items() if key not in records}

@@ -1,0 +1,161 @@
+"""Results of every benchmark as rows of one kind, to be compared."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from videoxl.errors import EvaluationError
+
+NAMES = ("niah.json", "result.json", "vnbench.json", "grounding.json")
+"""Files that are looked for in folders."""
+READING = ("decode", "vision", "prefill")
+
+
+@dataclass(frozen=True)
+class Point:
+    """An accuracy and what it took. Seconds are those of reading a video, bytes those of its keys and values."""
+
+    accuracy: float
+    frames: float | None
+    seconds: float | None
+    bytes: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result, or one way of several compared in it."""
+
+    benchmark: str
+    model: str
+    prefill: str
+    decode: str
+    metric: str
+    """What :attr:`accuracy` is: ``micro``, ``macro``, ``mean IoU`` ..."""
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    samples: int
+    failed: int
+    points: tuple[Point, ...] = field(default=())
+    hardware: str = ""
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    """The file, by its last two names."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_rows(results: Sequence[str]) -> list[Row]:
+    """Of result files, or folders that hold some.
+
+    Raises :class:`EvaluationError` for a file that is no result, or when there are none.
+    """
+    rows = [row for path in _files(results) for row in _rows_of(path)]
+    if not rows:
+        raise EvaluationError(f"no result in {', '.join(results)}: give files such as {' or '.join(NAMES)}")
+    return rows
+
+
+def _files(results: Sequence[str]) -> Iterator[Path]:
+    for given in results:
+        path = Path(given)
+        if path.is_dir():
+            yield from sorted(found for name in NAMES for found in path.rglob(name))
+        elif path.is_file():
+            yield path
+        else:
+            raise EvaluationError(f"{given}: there is no such file or folder")
+
+
+def _rows_of(path: Path) -> list[Row]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = _niah(found) if "cells" in found or "ways" in found else [_benchmark(found)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EvaluationError(f"{path} is no result of an evaluation ({type(error).__name__}: {error})") from None
+    source = "/".join(path.parts[-2:])
+    return [Row(**{**row.__dict__, "source": source}) for row in rows]
+
+
+def _niah(found: Mapping[str, Any]) -> list[Row]:
+    """A row per way of choosing; points by length."""
+    rows = []
+    for way, numbers in found.get("ways", {"": found}).items():
+        by_length: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        for cell in numbers["cells"]:
+            by_length[cell["frames"]].append(cell)
+        points = [
+            Point(
+                sum(c["right"] for c in cells) / sum(c["questions"] for c in cells),
+                frames,
+                fmean(c["reading_seconds"] for c in cells),
+                max(c["memory_bytes"] for c in cells),
+            )
+            for frames, cells in sorted(by_length.items())
+        ]
+        decode = found["run"]["decode"] + (f" ({way})" if way else "")
+        rows.append(_row(found, "niah", decode, "micro", numbers["accuracy"], numbers, numbers["questions"], points))
+    return rows
+
+
+def _benchmark(found: Mapping[str, Any]) -> Row:
+    """VNBench, temporal grounding, and what lmms-eval has."""
+    scores = found["scores"]
+    costs = scores.get("costs") or found.get("costs") or {}
+    metric, accuracy = _headline(found, scores)
+    samples = next(scores[name] for name in ("samples", "questions", "events") if name in scores)
+    points = [_point(accuracy, costs)] if costs and accuracy is not None else []
+    interval = scores["interval"] if not isinstance(scores["interval"], dict) else scores["interval"].get(metric)
+    named = {"interval": interval if metric in ("micro", "mIoU") else None}
+    name = found["benchmark"] + (f" {found['mode']}" if found.get("mode") not in (None, "given") else "")
+    return _row(found, name, found["run"]["decode"], metric, accuracy, named, samples, points)
+
+
+def _headline(found: Mapping[str, Any], scores: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The average that published numbers are, and its name."""
+    if found["benchmark"] == "grounding":
+        return "mIoU", scores["mIoU"]
+    if found["benchmark"] == "vnbench":
+        return "overall", scores["overall"]
+    return ("macro", scores["macro"]) if found.get("headline") == "macro" else ("micro", scores["accuracy"])
+
+
+def _point(accuracy: float, costs: Mapping[str, Any]) -> Point:
+    seconds = costs.get("reading_seconds_per_video")
+    if seconds is None:
+        seconds = sum(costs["mean_seconds"].get(phase, 0.0) for phase in READING)
+    return Point(accuracy, costs["mean_frames"], seconds, costs["mean_memory_bytes"])
+
+
+def _row(
+    found: Mapping[str, Any],
+    benchmark: str,
+    decode: str,
+    metric: str,
+    accuracy: float | None,
+    numbers: Mapping[str, Any],
+    samples: int,
+    points: Sequence[Point],
+) -> Row:
+    run, interval = found["run"], numbers["interval"]
+    failed = found.get("failed") or found.get("scores", {}).get("failed") or {}
+    return Row(
+        benchmark=benchmark,
+        model=run["model"],
+        prefill=run["prefill"],
+        decode=decode,
+        metric=metric,
+        accuracy=accuracy,
+        interval=tuple(interval) if interval else None,
+        samples=samples,
+        failed=len(failed),
+        points=tuple(points),
+        hardware=run.get("hardware", ""),
+        versions=run["versions"],
+    )

@@ -1,0 +1,91 @@
+"""What the embedded models learn from, in which order, and how long.
+
+Short films come first: which thing is asked for, and when it was, is found out there in a tenth of the time. Questions
+are asked in key words until that is so, since what they cost is then spent on three times as many answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videoxl.training.tiny.lessons import Lesson
+from videoxl.training.tiny.sight import SightLesson
+from videoxl.training.world.questions import TIMED
+
+EVEN = {
+    "color": 3,
+    "shape": 2,
+    "number": 2,
+    "when": 5,
+    "at": 5,
+    "present": 3,
+    "count": 3,
+    "after": 5,
+    "before": 5,
+    "first": 2,
+    "last": 1,
+    "choice": 3,
+    "list": 0.7,
+}
+"""How often each kind of question is drawn: more of those that take long to learn."""
+KEYS = {kind: often for kind, often in EVEN.items() if kind not in ("choice", "list")}
+"""Kinds that can be asked in key words."""
+
+PICTURES = SightLesson(steps=4500, batch=128, rate=2e-3)
+LANGUAGE = (
+    Lesson(groups=(8, 12), films=32, questions=12, steps=450, rate=3e-3, kinds=KEYS, events=5, telegrams=0.9),
+    Lesson(
+        groups=(5, 32),
+        films=16,
+        questions=14,
+        steps=300,
+        rate=3e-3,
+        kinds=EVEN,
+        telegrams=0.6,
+        chunked=0.3,
+        skips=0.2,
+    ),
+    Lesson(groups=(4, 32), films=14, questions=12, steps=170, rate=3e-3, kinds=EVEN, chunked=0.3, skips=0.2),
+)
+
+
+CLIP_PICTURES = SightLesson(steps=1000, batch=128, rate=2e-3)
+"""Its layers begin as those of the SigLIP."""
+UNTIMED = {kind: often for kind, often in EVEN.items() if kind not in TIMED}
+"""What can be asked of a model that is not told times."""
+V1_PROJECTOR = (Lesson(groups=(3, 8), films=6, questions=8, steps=120, rate=3e-3, kinds=UNTIMED, together=True),)
+V1_INSTRUCTIONS = (
+    Lesson(groups=(3, 12), films=6, questions=8, steps=500, rate=2e-3, kinds=UNTIMED, together=True),
+    Lesson(groups=(6, 40), films=3, questions=10, steps=500, rate=2e-3, kinds=UNTIMED, together=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLesson:
+    """Groups of frames that token synthesis learns to keep."""
+
+    steps: int
+    groups: int
+    """Per step."""
+    rate: float
+    """Peak learning rate."""
+
+
+SYNTHESIS = GroupLesson(steps=400, groups=96, rate=2e-3)
+PROJECTOR = (Lesson(groups=(3, 12), films=16, questions=12, steps=100, rate=3e-3, kinds=EVEN, telegrams=0.5),)
+CAPTIONS = (Lesson(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),)
+INSTRUCTIONS = (
+    Lesson(
+        groups=(4, 32),
+        films=14,
+        questions=14,
+        steps=500,
+        rate=3e-3,
+        kinds=EVEN,
+        telegrams=0.4,
+        chunked=0.3,
+        skips=0.3,
+    ),
+    Lesson(groups=(6, 128), films=7, questions=16, steps=350, rate=3e-3, kinds=EVEN, chunked=0.4, skips=0.5),
+    Lesson(groups=(64, 512), films=2, questions=24, steps=150, rate=3e-3, kinds=EVEN, chunked=0.5, skips=0.2),
+)

@@ -1,0 +1,250 @@
+"""How the embedded models are made: every step from random numbers to a folder that ``videoxl.load`` reads.
+
+``tiny`` goes the way of Video-XL-2. What others trained for the released model, a SigLIP and a language model, is
+trained here too; the rest are its four stages. ``tiny-v1`` takes the language model over, learns to see as CLIP does,
+and to read through beacons. A step that is done is not done again; one that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import SiglipModel
+
+from videoxl.config import TINY, TINY_V1, BeaconPrefill
+from videoxl.inference.processing import VideoXLProcessor
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.training.config import TrainingConfig
+from videoxl.training.data import DataConfig
+from videoxl.training.mixtures import Source
+from videoxl.training.run import run
+from videoxl.training.starting import Data, Start
+from videoxl.training.synthesis import SynthesisPretraining
+from videoxl.training.tiny.bank import FeatureBank, filmed, make_bank
+from videoxl.training.tiny.courses import (
+    CAPTIONS,
+    CLIP_PICTURES,
+    INSTRUCTIONS,
+    LANGUAGE,
+    PICTURES,
+    PROJECTOR,
+    SYNTHESIS,
+    V1_INSTRUCTIONS,
+    V1_PROJECTOR,
+)
+from videoxl.training.tiny.learning import told_in_words
+from videoxl.training.tiny.lessons import Lesson, Scribe
+from videoxl.training.tiny.sight import SightLesson, learn_to_see
+from videoxl.training.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_language, take_tower
+from videoxl.training.tiny.teaching import teach
+from videoxl.training.tiny.words import tokenizer as make_tokenizer
+
+WHOLE = {"vision_tower": 0.1, "token_synthesis": 1.0, "projector": 1.0, "language_model": 1.0}
+"""Shares of the rate where everything learns. The tower, which sees well by then, moves slowly."""
+BEHIND_THE_TOWER = {part: share for part, share in WHOLE.items() if part != "vision_tower"}
+COPIES, SCENERY = 100, 6000
+"""Groups kept of every thing, and of scenery."""
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where a recipe works, and what it tells of its progress.
+
+    Args:
+        scale: share of all steps that is done, for trying it out.
+    """
+
+    output: Path
+    seed: int = 0
+    scale: float = 1.0
+    say: Callable[[str], None] = print
+
+    def steps(self, count: int) -> int:
+        return max(4, round(count * self.scale))
+
+    def course(self, lessons: Sequence[Lesson]) -> list[Lesson]:
+        return [replace(lesson, steps=self.steps(lesson.steps)) for lesson in lessons]
+
+    def follow(self, steps: Mapping[str, Callable[[Recipe, Path], None]]) -> Path:
+        """Do what is not done yet, and give the folder of the last step."""
+        for name, make in steps.items():
+            folder = self.output / name
+            facts = {"seed": self.seed, "scale": self.scale}
+            if (folder / DONE).is_file():
+                before = json.loads((folder / DONE).read_text())
+                if before != facts:
+                    raise ValueError(f"{folder} was made with {before} and this is {facts}: name another folder")
+                self.say(f"{name}: done before")
+                continue
+            self.say(f"{name} ...")
+            folder.mkdir(parents=True, exist_ok=True)
+            make(self, folder)
+            (folder / DONE).write_text(json.dumps(facts) + "\n")
+        return folder
+
+    def model(self, step: str) -> Any:
+        """What a step made."""
+        return VideoXLForConditionalGeneration.from_pretrained(self.output / step / "model", dtype=torch.float32)
+
+    def look(self, pictures: Any, tokenizer: Any, lesson: SightLesson, folder: Path) -> None:
+        """Pictures and captions, with a log of how well frames are named."""
+        with (folder / "log.jsonl").open("w") as log:
+            for check in learn_to_see(pictures, tokenizer, lesson, seed=self.seed):
+                log.write(json.dumps(asdict(check)) + "\n")
+                self.say(f"  step {check.step} of {lesson.steps}: {check.whole:.3f} of frames named right")
+
+    def bank(self, model: Any) -> FeatureBank:
+        """What ``model`` sees of many groups; looked at once for every tower."""
+        weights = torch.cat([weight.detach().flatten() for weight in model.model.vision_tower.parameters()])
+        path = self.output / f"seen-{hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]}.pt"
+        if not path.is_file():
+            self.say("  looking at groups of the generated world ...")
+            share = min(1.0, self.scale)
+            copies, scenery = max(2, round(COPIES * share)), max(20, round(SCENERY * share))
+            bank = make_bank(model, copies=copies, scenery=scenery, seed=self.seed)
+            torch.save(bank.groups, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+        return FeatureBank(torch.load(path, weights_only=False))
+
+
+def embed(trained: Path, target: Path) -> None:
+    """Put a trained model where the package keeps it: half precision, and all that is beside the weights."""
+    model = VideoXLForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
+    VideoXLProcessor.from_config(model.config, make_tokenizer()).save_pretrained(target)
+    model.save_pretrained(target)
+
+
+def learn_pictures(recipe: Recipe, folder: Path) -> None:
+    """A SigLIP from captioned frames."""
+    torch.manual_seed(recipe.seed)
+    words = make_tokenizer()
+    pictures = siglip(words)
+    lesson = replace(PICTURES, steps=recipe.steps(PICTURES.steps))
+    recipe.look(pictures, words, lesson, folder)
+    pictures.save_pretrained(folder / "model")
+    words.save_pretrained(folder / "model")
+
+
+def learn_language(recipe: Recipe, folder: Path) -> None:
+    """A language model from films told in words."""
+    words = make_tokenizer()
+    model = fresh_model(model_config(words), words, seed=recipe.seed)
+    show = told_in_words(Scribe(model.config, words))
+    teach(model, words, recipe.course(LANGUAGE), show, folder, parts={"language_model": 1.0}, seed=recipe.seed)
+
+
+def stage_1(recipe: Recipe, folder: Path) -> None:
+    """Token synthesis, by reconstruction of the features of a frozen tower."""
+    words = make_tokenizer()
+    model = fresh_model(model_config(words), words, seed=recipe.seed)
+    take_tower(model, SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
+    bank = recipe.bank(model)
+    steps = recipe.steps(SYNTHESIS.steps)
+    config = TrainingConfig(
+        name=folder.name,
+        model="tiny",
+        data=DataConfig(sources=(Source("groups of the generated world"),), seed=recipe.seed),
+        objective="synthesis",
+        learning_rates={"token_synthesis": SYNTHESIS.rate, "objective": SYNTHESIS.rate},
+        steps=steps,
+        batch=SYNTHESIS.groups,
+        warmup=min(40, steps // 4),
+        log_every=max(1, steps // 20),
+        save_every=500,
+        keep=1,
+        seed=recipe.seed,
+    )
+    start = Start(model, SynthesisPretraining(model), words, VideoXLProcessor.from_config(model.config, words))
+    groups = bank.sample(SYNTHESIS.groups * steps, seed=recipe.seed)
+    batches = [list(range(s * SYNTHESIS.groups, (s + 1) * SYNTHESIS.groups)) for s in range(steps)]
+    data = Data(groups, collate_groups, lambda epoch, rank, world: [b[rank::world] for b in batches])
+    run(config, output=folder, resume=True, progress=False, start=start, data=data)
+
+
+def collate_groups(groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Features ``[T, P, C]`` of groups, as the objective of stage 1 takes them."""
+    frames = torch.tensor([len(group) for group in groups])
+    nothing_said = torch.zeros(len(groups), 0, dtype=torch.long)
+    return {"video_features": torch.cat(groups).float(), "frames_per_video": frames, "labels": nothing_said}
+
+
+def stage_2(recipe: Recipe, folder: Path) -> None:
+    """The projector alone, from features kept of a frozen tower."""
+    model = recipe.model("stage-1")
+    take_language(model, recipe.model("language"))
+    show = recipe.bank(model).show
+    teach(model, make_tokenizer(), recipe.course(PROJECTOR), show, folder, parts={"projector": 1.0}, seed=recipe.seed)
+
+
+def stage_3(recipe: Recipe, folder: Path) -> None:
+    """Everything, from frames and what is to be said of them."""
+    model = recipe.model("stage-2")
+    show = filmed(model.config.image_size)
+    teach(model, make_tokenizer(), recipe.course(CAPTIONS), show, folder, parts=WHOLE, seed=recipe.seed)
+
+
+def stage_4(recipe: Recipe, folder: Path) -> None:
+    """Instructions on short and long films, in part under the mask of chunked prefill."""
+    model = recipe.model("stage-3")
+    teach(
+        model,
+        make_tokenizer(),
+        recipe.course(INSTRUCTIONS),
+        recipe.bank(model).show,
+        folder,
+        parts=BEHIND_THE_TOWER,
+        schedule="cosine",
+        seed=recipe.seed,
+    )
+
+
+Steps = dict[str, Callable[[Recipe, Path], None]]
+TINY_STEPS: Steps = {
+    "pictures": learn_pictures,
+    "stage-1": stage_1,
+    "language": learn_language,
+    "stage-2": stage_2,
+    "stage-3": stage_3,
+    "stage-4": stage_4,
+}
+
+
+def learn_clip(recipe: Recipe, folder: Path) -> None:
+    """A CLIP tower from captioned frames, beside the text tower that tiny's SigLIP has."""
+    torch.manual_seed(recipe.seed)
+    words = make_tokenizer()
+    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
+    lesson = replace(CLIP_PICTURES, steps=recipe.steps(CLIP_PICTURES.steps))
+    recipe.look(pictures, words, lesson, folder)
+    torch.save(pictures.vision_model.state_dict(), folder / "model.pt")
+
+
+def stage_v1(recipe: Recipe, folder: Path) -> None:
+    """Video-XL: the projector between CLIP and a language model that knows films in words, then both with beacons."""
+    words = make_tokenizer()
+    model = fresh_model(model_config(words, TINY_V1), words, seed=recipe.seed)
+    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
+    pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
+    take_tower(model, pictures)
+    take_language(model, recipe.model("language"))
+    show = recipe.bank(model).show
+    how: dict[str, Any] = {"prefill": BeaconPrefill(ratio=(2, 4, 8), mix="random"), "seed": recipe.seed}
+    teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, **how)
+    parts = {"projector": 1.0, "language_model": 1.0, "beacon": 1.0}
+    teach(model, words, recipe.course(V1_INSTRUCTIONS), show, folder, parts=parts, schedule="cosine", **how)
+
+
+V1_STEPS: Steps = {
+    "pictures": learn_pictures,
+    "language": learn_language,
+    "v1-pictures": learn_clip,
+    "v1": stage_v1,
+}
+RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}

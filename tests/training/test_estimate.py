@@ -1,0 +1,64 @@
+"""What a run will take, said before it starts: counted where it can be, and in proportion where it is estimated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.training.records import record, write
+from tests.training.stand_in import config_of
+from videoxl.config import Sampling
+from videoxl.training.config import Lora
+from videoxl.training.data_config import DataConfig
+from videoxl.training.estimate import estimate
+from videoxl.training.mixtures import Source
+from videoxl.training.parts import freeze
+from videoxl.training.stages import STAGES, video_xl_2_stage4
+from videoxl.training.starting import starting_model
+
+BILLION = 1e9
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_estimated_without_weights_or_data(stage):
+    made = estimate(STAGES[stage](), device="h200", processes=8)
+    assert sum(made.trained.values()) + sum(made.frozen.values()) == pytest.approx(8 * BILLION, rel=0.06)
+    assert set(made.trained) == set(STAGES[stage]().learning_rates) - {"objective"}
+    assert made.steps is None
+    assert any("steps are unknown" in note for note in made.notes)
+    assert made.seconds_per_step > 0
+    assert json.loads(json.dumps(made.to_dict()))["total_bytes"] == made.total_bytes
+    assert "fits" in str(made)
+
+
+def test_sharding_and_adapters_make_it_smaller():
+    stage = video_xl_2_stage4()
+    whole, divided = (estimate(replace(stage, sharding=s), device="h200", processes=8) for s in ("none", "fsdp2"))
+    assert (whole.fits, divided.fits) == (False, True)
+    for name in ("weight_bytes", "gradient_bytes", "optimiser_bytes"):
+        assert getattr(divided, name) == getattr(whole, name) // 8
+    rates = {"language_model": 1e-4}
+    adapted = estimate(replace(stage, lora=Lora(rank=16), learning_rates=rates), device="h200")
+    assert sum(adapted.trained.values()) == 28 * 16 * (4 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944))
+    quantised = estimate(replace(stage, lora=Lora(), learning_rates=rates, quantization="nf4"), device="rtx-4090")
+    assert quantised.weight_bytes < 0.45 * adapted.weight_bytes
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_parameters_are_those_that_are_trained(adapters):
+    rates = {"vision_tower": 1.0, "language_model": 1.0} if not adapters else {"projector": 1.0, "language_model": 1.0}
+    config = config_of(learning_rates=rates, lora=Lora(rank=2) if adapters else None)
+    start = starting_model(config)
+    names = set(freeze(start.module, rates, adapters=adapters))
+    trained = sum(p.numel() for name, p in start.module.named_parameters() if name in names)
+    assert sum(estimate(config).trained.values()) == trained
+
+
+def test_steps_are_counted_from_the_data(tmp_path):
+    path = write(tmp_path / "data.json", [record("What?", "That.")] * 10)
+    config = config_of(steps=None, epochs=2.0, batch=2, accumulation=2)
+    config = replace(config, data=DataConfig(sources=(Source(str(path), "first:9"),), sampling=Sampling(num_frames=8)))
+    made = estimate(config, processes=2)  # 9 records are 3 batches a pass and process, 6 in all, 3 steps
+    assert (made.steps, made.samples_per_step, made.frames) == (3, 8, 8)
