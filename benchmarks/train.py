@@ -30,7 +30,6 @@ import transformers
 from videoxl.config import TINY, Sampling
 from videoxl.inference.processing import VideoXLProcessor
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.tiny import tiny_config, tiny_tokenizer
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.collator import Collator
 from videoxl.training.config import TrainingConfig
@@ -39,6 +38,8 @@ from videoxl.training.mixtures import Source
 from videoxl.training.order import BatchOrder
 from videoxl.training.run import run
 from videoxl.training.starting import Data, Start
+from videoxl.training.tiny.sizes import model_config
+from videoxl.training.tiny.words import tokenizer
 from videoxl.training.trainer import VideoXLTrainer
 from videoxl.training.world import write_world
 
@@ -59,7 +60,7 @@ SIZES = {
 
 def fresh_model(size: str) -> VideoXLForConditionalGeneration:
     """Of Video-XL-2, the same weights at every call."""
-    values = tiny_config(tiny_tokenizer(), TINY).to_dict()
+    values = model_config(tokenizer(), TINY).to_dict()
     for part, changes in SIZES[size].items():
         values[part] |= changes
         values[part].pop("layer_types", None)
@@ -113,8 +114,8 @@ class Clocked:
 
 
 def start_of(model: Any) -> Start:
-    tokenizer = tiny_tokenizer()
-    return Start(model, model, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
+    words = tokenizer()
+    return Start(model, model, words, VideoXLProcessor.from_config(model.config, words))
 
 
 def order_of(count: int) -> Any:
@@ -124,7 +125,7 @@ def order_of(count: int) -> Any:
 def by_trainer(config: TrainingConfig, size: str, samples: Sequence[Any]) -> tuple[list[float], Clocked]:
     """Losses, and the clock."""
     model = fresh_model(size)
-    clock = Clocked(Collator(model.config, tiny_tokenizer().pad_token_id))
+    clock = Clocked(Collator(model.config, tokenizer().pad_token_id))
     with tempfile.TemporaryDirectory() as folder:
         data = Data(samples, clock, order_of(len(samples)))
         result = run(config, output=folder, progress=False, start=start_of(model), data=data)
@@ -134,7 +135,7 @@ def by_trainer(config: TrainingConfig, size: str, samples: Sequence[Any]) -> tup
 def by_plain_loop(config: TrainingConfig, size: str, samples: Sequence[Any]) -> tuple[list[float], Clocked]:
     """What somebody would write by hand: no guard, no log file, no checkpoints, no resuming."""
     model = fresh_model(size).train()
-    clock = Clocked(Collator(model.config, tiny_tokenizer().pad_token_id))
+    clock = Clocked(Collator(model.config, tokenizer().pad_token_id))
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     losses: list[float] = []
     for numbers in plain_order(len(samples), config.steps):
@@ -163,7 +164,7 @@ def plain_order(count: int, steps: int) -> Iterator[Sequence[int]]:
 def against_plain_loop(world: Path, size: str, steps: int, rounds: int) -> dict:
     """Ratios of rounds in turns, after the losses were found to be the same."""
     config = config_of(world, steps)
-    dataset = VideoDataset(config.data, fresh_model(size).config, tiny_tokenizer())
+    dataset = VideoDataset(config.data, fresh_model(size).config, tokenizer())
     samples = [dataset[number] for number in range(len(dataset))]
     paths = {"trainer": by_trainer, "plain": by_plain_loop}
     first = {name: path(config, size, samples)[0] for name, path in paths.items()}  # also warms both up
@@ -203,8 +204,8 @@ def noted_waits() -> Iterator[list[tuple[Clock, Clock]]]:
 def waiting(world: Path, size: str, steps: int, workers: int) -> dict:
     """The share of a run's time that goes by before batches are there, from the second step on."""
     config, model = config_of(world, steps, workers), fresh_model(size)
-    dataset = VideoDataset(config.data, model.config, tiny_tokenizer())
-    collator = Collator(model.config, tiny_tokenizer().pad_token_id)
+    dataset = VideoDataset(config.data, model.config, tokenizer())
+    collator = Collator(model.config, tokenizer().pad_token_id)
     with tempfile.TemporaryDirectory() as folder, noted_waits() as waits:
         data = Data(dataset, collator, order_of(len(dataset)))
         result = run(config, output=folder, progress=False, start=start_of(model), data=data)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from videoxl.model.tiny import tiny_tokenizer
 
 import videoxl
 from tests.inference.test_engine import cache_of, same
@@ -19,7 +20,6 @@ from videoxl.inference.captions import Captions, cues_of
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import time_text
 from videoxl.memory.chunks import GroupLayout
-from videoxl.model.tiny import tiny_tokenizer
 from videoxl.video.subtitles import Cue
 
 TOLERANCE = 1e-5
