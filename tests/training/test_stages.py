@@ -17,6 +17,7 @@ from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
 from videoxl.inference.processing import VideoXLProcessor
 from videoxl.training.mixtures import Source
 from videoxl.training.parts import part_of
+from videoxl.training.reading import PictureReader
 from videoxl.training.run import run
 from videoxl.training.settings import differences, made, plain
 from videoxl.training.stages import STAGES, video_xl_2_stage3, video_xl_2_stage4, video_xl_finetune_video
@@ -42,6 +43,19 @@ def records(tmp_path_factory):
     ]
     (folder / "records.json").write_text(json.dumps(lines))
     return folder / "records.json"
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch):
+    """Every file is really read, but not again in every pass: to start its decoder takes longer than a step here."""
+    read, known = PictureReader.read, {}
+
+    def once(self, path, kind, scale=1.0):
+        if (path, kind, scale) not in known:
+            known[path, kind, scale] = read(self, path, kind, scale)
+        return known[path, kind, scale]
+
+    monkeypatch.setattr(PictureReader, "read", once)
 
 
 def small(stage, records, **changes):
