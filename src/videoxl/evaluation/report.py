@@ -136,7 +136,7 @@ def draw(rows: Sequence[Row], axis: str) -> bytes:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError("plots need matplotlib: pip install 'videoxl[eval]'") from None
-    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     values = []
@@ -150,11 +150,12 @@ def draw(rows: Sequence[Row], axis: str) -> bytes:
         axes.plot(*zip(*drawn), marker=marker, color=f"C{number % 10}", label=label)
     if min(values) > 0 and max(values) > 8 * min(values):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(-2, 102)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
