@@ -1,0 +1,53 @@
+"""How often the models that are shipped are right, on films that nobody has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import videoxl
+from videoxl.config import TINY, TINY_V1, BeaconPrefill, BiLevelDecode, ChunkedPrefill, FullPrefill
+from videoxl.evaluation.blind import answer_blind
+from videoxl.training.tiny.accuracy import Mode, ask_about_films, shares
+from videoxl.training.world import KINDS, ask, kinds_for, sample_film
+from videoxl.training.world.questions import CONTENT, TIMED
+
+SEED = 20261121
+
+
+def test_tiny_answers_questions_about_short_films():
+    engine = videoxl.load(TINY, device="cpu")
+    asked = list(ask_about_films(engine, {"full": Mode(FullPrefill())}, groups=16, films=10, questions=12, seed=SEED))
+    assert len(asked) > 110
+    assert shares(asked, by=("mode",))[("full",)] >= 0.5
+
+
+def test_tiny_finds_what_was_shown_in_long_films_however_they_are_read():
+    modes = {
+        "full": Mode(FullPrefill()),
+        "chunked": Mode(ChunkedPrefill()),
+        "bilevel": Mode(ChunkedPrefill(), BiLevelDecode()),
+    }
+    engine = videoxl.load(TINY, device="cpu")
+    asked = list(ask_about_films(engine, modes, groups=128, films=4, questions=6, kinds=CONTENT, seed=SEED))
+    for mode, share in shares(asked, by=("mode",)).items():
+        assert share >= 0.5, mode
+
+
+def test_tiny_v1_answers_through_beacons():
+    engine = videoxl.load(TINY_V1, device="cpu")
+    kinds = [kind for kind in KINDS if kind not in TIMED]
+    mode = {"beacon": Mode(BeaconPrefill(ratio=8))}
+    asked = list(ask_about_films(engine, mode, groups=16, films=8, questions=10, kinds=kinds, seed=SEED))
+    assert shares(asked, by=("mode",))[("beacon",)] >= 0.5
+
+
+@pytest.mark.parametrize("name", [TINY, TINY_V1])
+def test_without_a_film_they_only_guess(name):
+    """So what they get right above, they have seen."""
+    engine = videoxl.load(name, device="cpu")
+    source = np.random.default_rng(SEED)
+    films = [sample_film(source, 16, 4) for _ in range(6)]
+    asked = [ask(source, film, kind) for film in films for kind in CONTENT if kind in kinds_for(film)]
+    right = [answer_blind(engine, one.text, max_new_tokens=8) == one.answer for one in asked]
+    assert sum(right) / len(right) <= 0.45
