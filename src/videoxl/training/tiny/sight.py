@@ -169,7 +169,7 @@ def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: in
         with torch.autocast("cpu", dtype=torch.bfloat16):
             seen, read = picture_vectors(pictures, frames), text_vectors(pictures, texts)
         loss = sigmoid_loss(seen.float(), read.float(), truths(captions(), shown), scale, bias)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(pictures.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
