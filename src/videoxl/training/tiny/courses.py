@@ -53,11 +53,13 @@ CLIP_PICTURES = SightLesson(steps=1000, batch=128, rate=2e-3)
 """Its layers begin as those of the SigLIP."""
 UNTIMED = {kind: often for kind, often in EVEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
-V1_PROJECTOR = (Lesson(groups=(3, 8), films=6, questions=8, steps=120, rate=3e-3, kinds=UNTIMED, together=True),)
-V1_INSTRUCTIONS = (
-    Lesson(groups=(3, 12), films=6, questions=8, steps=500, rate=2e-3, kinds=UNTIMED, together=True),
-    Lesson(groups=(6, 40), films=3, questions=10, steps=500, rate=2e-3, kinds=UNTIMED, together=True),
+V1_PROJECTOR = (Lesson(groups=(4, 10), films=8, questions=12, steps=80, rate=3e-3, kinds=UNTIMED),)
+V1_FULL = (Lesson(groups=(6, 12), films=8, questions=14, steps=350, rate=3e-3, kinds=UNTIMED, events=4),)
+V1_BEACONS = (
+    Lesson(groups=(4, 12), films=6, questions=10, steps=300, rate=2e-3, kinds=UNTIMED, together=True),
+    Lesson(groups=(6, 40), films=3, questions=12, steps=300, rate=2e-3, kinds=UNTIMED, together=True),
 )
+"""Packed questions are cheaper; through beacons they can only follow one another."""
 
 
 @dataclass(frozen=True, kw_only=True)

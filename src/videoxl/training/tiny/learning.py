@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.inference.prompt import IGNORE_INDEX
+from videoxl.model.videoxl import PICTURE_INPUTS
 from videoxl.training.objective import Objective
 from videoxl.training.tiny.lessons import HINTS, Scribe
 from videoxl.training.world import Film
@@ -75,6 +76,9 @@ class AnswerLearning(Objective):
         """``loss``, and for the log the share of right answers of every kind."""
         if words is not None:
             batch["inputs_embeds"] = self._told(input_ids, input_ids == self.config.video_token_id, words)
+        elif self.config.beacon_param:  # in full, without compressing
+            pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
+            batch["inputs_embeds"] = self.model.model.embed(input_ids, **pictures)
         else:
             batch["input_ids"] = input_ids
         output = self.model(**{**batch, "labels": labels, "use_cache": False})

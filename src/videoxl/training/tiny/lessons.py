@@ -205,7 +205,8 @@ def make_example(
         turn, answer = scribe.turn(question, as_telegram=short, first=number == 1 or not together)
         place = evidence_for(question)
         if place is not None:
-            first, last = span.groups[place[0]], span.groups[place[1] - 1]
+            parts = len(span.groups) // film.groups  # of a film's group: one, or every frame
+            first, last = span.groups[place[0] * parts], span.groups[place[1] * parts - 1]
             asked_from = len(ids) + next(i for i, label in enumerate(answer) if label != IGNORE_INDEX) - 1
             looks.append((asked_from, (begin + first.token_start, begin + last.token_end)))
         ids, labels = ids + turn, labels + answer
@@ -246,7 +247,8 @@ def evidence_for(question: Question) -> tuple[int, int] | None:
 
 def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
     """:data:`HINTS` of a prefix and the film behind it: the time for every visual token, all else for the last of each
-    group, which alone has seen the whole group. ``past``: whether tokens see what was shown before."""
+    group, which alone has seen it whole. ``past``: whether tokens see what was shown before. A model that is told
+    no times need not know them."""
     hints = np.full((begin + len(span.ids), len(HINTS)), -1)
     visual = begin + np.flatnonzero(np.asarray(span.ids) == scribe.config.video_token_id)
     before: Thing | None = None
@@ -262,6 +264,8 @@ def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bo
             last[2] = film.time_of(event.start)
         if past:
             last[3:] = (0, 0) if before is None else (1 + COLORS.index(before.color), 1 + kind_of(before))
+    if not scribe.config.time_format:
+        hints[:, :3] = -1
     return hints
 
 

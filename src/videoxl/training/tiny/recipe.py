@@ -35,7 +35,8 @@ from videoxl.training.tiny.courses import (
     PICTURES,
     PROJECTOR,
     SYNTHESIS,
-    V1_INSTRUCTIONS,
+    V1_BEACONS,
+    V1_FULL,
     V1_PROJECTOR,
 )
 from videoxl.training.tiny.learning import told_in_words
@@ -227,23 +228,26 @@ def learn_clip(recipe: Recipe, folder: Path) -> None:
 
 
 def stage_v1(recipe: Recipe, folder: Path) -> None:
-    """Video-XL: the projector between CLIP and a language model that knows films in words, then both with beacons."""
+    """Video-XL: the projector between CLIP and tiny's language model, then both in full, then with beacons."""
     words = make_tokenizer()
     model = fresh_model(model_config(words, TINY_V1), words, seed=recipe.seed)
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("language"))
-    show = recipe.bank(model).show
-    how: dict[str, Any] = {"prefill": BeaconPrefill(ratio=(2, 4, 8), mix="random"), "seed": recipe.seed}
-    teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, **how)
-    parts = {"projector": 1.0, "language_model": 1.0, "beacon": 1.0}
-    teach(model, words, recipe.course(V1_INSTRUCTIONS), show, folder, parts=parts, schedule="cosine", **how)
+    take_language(model, recipe.model("stage-4"))
+    show, seed = recipe.bank(model).show, recipe.seed
+    parts = {"projector": 1.0, "language_model": 1.0}
+    teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, seed=seed)
+    teach(model, words, recipe.course(V1_FULL), show, folder / "full", parts=parts, seed=seed)
+    take_language(model, model)  # beacons begin as what the rest has become
+    parts["beacon"] = 1.0
+    beacons = BeaconPrefill(ratio=(2, 4, 8), mix="random")
+    course = recipe.course(V1_BEACONS)
+    teach(model, words, course, show, folder, parts=parts, schedule="cosine", seed=seed, prefill=beacons)
 
 
 V1_STEPS: Steps = {
-    "pictures": learn_pictures,
-    "language": learn_language,
+    **TINY_STEPS,
     "v1-pictures": learn_clip,
     "v1": stage_v1,
 }

@@ -184,7 +184,7 @@ def take_language(model: Any, source: Any) -> None:
     wanted = model.model.language_model.state_dict()
     found = source.model.language_model.state_dict()
     for name, weight in wanted.items():
-        given = found[name.replace("beacon_", "")] if name not in found and "beacon_" in name else found.get(name)
+        given = found.get(name.replace("beacon_", ""))
         if given is not None:
             rows = min(len(weight), len(given))
             weight[:rows].copy_(given[:rows])
