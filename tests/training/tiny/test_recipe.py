@@ -16,13 +16,13 @@ from videoxl.training.tiny.recipe import RECIPES, Recipe
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
     recipe = Recipe(tmp_path, scale=0.004, say=said.append)
-    for name, last in ((TINY, "stage-4-again"), (TINY_V1, "v1")):
+    for name, last in ((TINY, "stage-4"), (TINY_V1, "v1")):
         folder = recipe.follow(RECIPES[name])
         assert folder == tmp_path / last
         engine = videoxl.load(str(folder / "model"))
         asked = list(ask_about_films(engine, {"": Mode()}, groups=4, films=1, questions=2))
         assert len(asked) == 2
-    assert json.loads((tmp_path / "stage-4-again" / "done.json").read_text()) == {"seed": 0, "scale": 0.004}
+    assert json.loads((tmp_path / "stage-4" / "done.json").read_text()) == {"seed": 0, "scale": 0.004}
     before = len(said)
     recipe.follow(RECIPES[TINY])  # nothing is done twice
     assert said[before:] == [f"{name}: done before" for name in RECIPES[TINY]]

@@ -91,8 +91,3 @@ INSTRUCTIONS = (
     Lesson(groups=(6, 128), films=7, questions=16, steps=350, rate=3e-3, kinds=EVEN, chunked=0.4, skips=0.5),
     Lesson(groups=(64, 512), films=2, questions=24, steps=150, rate=3e-3, kinds=EVEN, chunked=0.5, skips=0.2),
 )
-REVIEW = (
-    Lesson(groups=(4, 32), films=12, questions=14, steps=450, rate=2e-3, kinds=EVEN, chunked=0.3, skips=0.3),
-    Lesson(groups=(6, 128), films=6, questions=16, steps=200, rate=2e-3, kinds=EVEN, chunked=0.4, skips=0.5),
-    Lesson(groups=(64, 512), films=2, questions=24, steps=80, rate=2e-3, kinds=EVEN, chunked=0.5, skips=0.2),
-)

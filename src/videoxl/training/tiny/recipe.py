@@ -34,7 +34,6 @@ from videoxl.training.tiny.courses import (
     LANGUAGE,
     PICTURES,
     PROJECTOR,
-    REVIEW,
     SYNTHESIS,
     V1_BEACONS,
     V1_FULL,
@@ -194,18 +193,10 @@ def stage_3(recipe: Recipe, folder: Path) -> None:
 
 def stage_4(recipe: Recipe, folder: Path) -> None:
     """Instructions on short and long films, in part under the mask of chunked prefill."""
-    _instruct(recipe, folder, "stage-3", INSTRUCTIONS, recipe.seed)
-
-
-def stage_4_again(recipe: Recipe, folder: Path) -> None:
-    """Other films and questions of the same kinds, from a high rate down once more."""
-    _instruct(recipe, folder, "stage-4", REVIEW, recipe.seed + 1)
-
-
-def _instruct(recipe: Recipe, folder: Path, before: str, course: Sequence[Lesson], seed: int) -> None:
-    model = recipe.model(before)
-    show, lessons = recipe.bank(model).show, recipe.course(course)
-    teach(model, make_tokenizer(), lessons, show, folder, parts=BEHIND_THE_TOWER, schedule="cosine", seed=seed)
+    model = recipe.model("stage-3")
+    show, lessons = recipe.bank(model).show, recipe.course(INSTRUCTIONS)
+    parts, seed = BEHIND_THE_TOWER, recipe.seed
+    teach(model, make_tokenizer(), lessons, show, folder, parts=parts, schedule="cosine", seed=seed)
 
 
 Steps = dict[str, Callable[[Recipe, Path], None]]
@@ -216,7 +207,6 @@ TINY_STEPS: Steps = {
     "stage-2": stage_2,
     "stage-3": stage_3,
     "stage-4": stage_4,
-    "stage-4-again": stage_4_again,
 }
 
 
