@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from videoxl.model.tiny import tiny_tokenizer
 
 import videoxl
 from tests.inference.test_engine import cache_of, same
 from tests.model.builders import difference, pro_model, small_model
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl import BiLevelDecode, ChunkedPrefill, FullPrefill, SelectivePrefill
 from videoxl.cli import main
 from videoxl.inference.captions import Captions, cues_of
@@ -191,12 +191,14 @@ def test_the_command_line(clip, tmp_path, capsys):
             main(list(arguments))
         return ended.value.code, *capsys.readouterr()
 
-    code, out, _ = run("encode", str(clip), "-o", film, "--subtitles", str(tmp_path / "a.srt"), "--json", *quick)
+    code, out, _ = run(
+        "encode", str(clip), "-o", film, "--subtitles", str(tmp_path / "a.srt"), "--json", "--model", "tiny", *quick
+    )
     assert (code, json.loads(out)["subtitles"]) == (0, 1)
     code, _, said = run("ask", film, "What?", "--subtitles", str(tmp_path / "a.srt"), "--quiet")
     assert code == 2
     assert "leave out --subtitles" in said
     (tmp_path / "bad.srt").write_text("nothing")
-    code, _, said = run("ask", str(clip), "What?", "--subtitles", str(tmp_path / "bad.srt"), *quick)
+    code, _, said = run("ask", str(clip), "What?", "--subtitles", str(tmp_path / "bad.srt"), "--model", "tiny", *quick)
     assert code == 2
     assert "holds no cue" in said

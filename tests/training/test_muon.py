@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from videoxl.training.muon import SHARE, MuonAdamW, muon_for
+from videoxl.training.muon import MuonAdamW, muon_for
 
 
 class Small(nn.Module):
@@ -46,7 +46,7 @@ def test_only_matrices_of_layers_are_muons():
     assert {id(p) for g in muon.param_groups for p in g["params"]} == {id(layer.weight) for layer in model.layers}
     others = {id(model.embed.weight), *(id(layer.bias) for layer in model.layers)}
     assert {id(p) for g in adamw.param_groups for p in g["params"]} == others
-    assert [g["lr"] for g in optimiser.param_groups] == pytest.approx([SHARE * 0.1, 0.1, 0.1])
+    assert [g["lr"] for g in optimiser.param_groups] == pytest.approx([0.5 * 0.1, 0.1, 0.1])
     assert [g["weight_decay"] for g in optimiser.param_groups] == [0.2, 0.2, 0.0]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError, MissingDependencyError
@@ -18,6 +21,8 @@ from videoxl.model.conversion import checkpoint_bytes, plain_values, read_config
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 _EITHER = " or ".join(map(repr, EMBEDDED))
+LOADED_AT_ONCE = 100_000_000
+"""Bytes of weights."""
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
 NOT_QUANTIZED = (
@@ -37,16 +42,30 @@ class LoadedModel:
     tokenizer: Any
 
 
+@contextlib.contextmanager
+def progress_where_it_takes_long(folder: Path) -> Iterator[None]:
+    """No progress bar of transformers for a model that is loaded at once."""
+    shown = logging.is_progress_bar_enabled() and checkpoint_bytes(folder) < LOADED_AT_ONCE
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantization: Any) -> LoadedModel:
     """See :func:`videoxl.load`."""
     target, folder = pick_device(device), resolve(name)
-    model = VideoXLForConditionalGeneration.from_pretrained(
-        folder,
-        dtype=pick_dtype(dtype, folder, target),
-        device_map=target,
-        attn_implementation=_attention(attention),
-        quantization_config=quantization_config(quantization),
-    )
+    with progress_where_it_takes_long(folder):
+        model = VideoXLForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=pick_dtype(dtype, folder, target),
+            device_map=target,
+            attn_implementation=_attention(attention),
+            quantization_config=quantization_config(quantization),
+        )
     tokenizer = load_tokenizer(folder)
     set_end_tokens(model, tokenizer)
     return LoadedModel(model.eval(), tokenizer)
