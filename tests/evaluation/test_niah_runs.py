@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import videoxl
 from tests import media
 from tests.conftest import require
 from tests.evaluation.test_niah_parts import needle_folder
@@ -33,6 +34,12 @@ def without_seconds(result):
         del cell["reading_seconds"], cell["answer_seconds"]
     del kept["run"]["command"]
     return kept
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The embedded model, which another process can load too."""
+    return videoxl.load("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from videoxl.training.tiny.recipe import RECIPES, Recipe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
     recipe = Recipe(tmp_path, scale=0.004, say=said.append)
