@@ -43,10 +43,8 @@ def videoxl(
 ) -> Run:
     """The command's entry point in this process: a process of its own would import torch each time.
 
-    What the variables ``HF_HUB_OFFLINE`` and ``HF_HUB_DISABLE_PROGRESS_BARS`` say is read at import, so it is set here.
-    The cache is empty.
+    As with ``HF_HUB_OFFLINE=1``, which is read when huggingface_hub is imported, and an empty cache.
     """
-    monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
