@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.videoxl import PICTURE_INPUTS
@@ -125,19 +126,14 @@ class AnswerLearning(Objective):
         width = self.finder.head_dim
         asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))[:, :FINDING_HEADS]
         offered = self.finder.k_proj(hidden)[..., :width]
-        queries = turned(asking, cos[rows, places][:, None], sin[rows, places][:, None])
-        keys = turned(offered, cos, sin)[rows]
+        cos_there, sin_there = cos[rows, places][:, None], sin[rows, places][:, None]
+        queries = asking * cos_there + rotate_half(asking) * sin_there
+        keys = (offered * cos + rotate_half(offered) * sin)[rows]
         scores = (queries @ keys.mT).float() * width**-0.5
         own = segments[rows, places][:, None]
         seen = ((segments[rows] == 0) | (segments[rows] == own)) & (torch.arange(segments.shape[1]) <= places[:, None])
         share = scores.masked_fill(~seen[:, None], -torch.inf).log_softmax(-1)
         return {"look": -share.masked_fill(~looked_at[:, None], -torch.inf).logsumexp(-1).mean()}
-
-
-def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of Qwen2."""
-    left, right = x.chunk(2, -1)
-    return x * cos + torch.cat((-right, left), -1) * sin
 
 
 def right_answers(
