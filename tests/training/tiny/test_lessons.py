@@ -171,6 +171,7 @@ def test_what_must_be_known_halfway_is_true_of_the_film():
         assert last[2] == (film.time_of(event.start) if event else -1)
         over = [e for e in film.events if e.end <= number]
         assert (last[3] == 0) == (not over)
+        assert last[5] == sum(e.start <= number and e.thing.shape is not None for e in film.events)
 
 
 def test_attention_is_measured_as_the_layer_pays_it():

@@ -91,3 +91,12 @@ INSTRUCTIONS = (
     Lesson(groups=(6, 128), films=7, questions=16, steps=350, rate=3e-3, kinds=EVEN, chunked=0.4, skips=0.5),
     Lesson(groups=(64, 512), films=2, questions=24, steps=150, rate=3e-3, kinds=EVEN, chunked=0.5, skips=0.2),
 )
+
+HARDER = EVEN | {"number": 4, "count": 4, "after": 8, "before": 8, "list": 1.5, "choice": 1.5, "present": 2, "when": 4}
+"""As :data:`EVEN`, with more of those that were still wrong after that."""
+AGAIN = 3 * (
+    Lesson(groups=(4, 32), films=14, questions=14, steps=450, rate=2e-3, kinds=HARDER, telegrams=0.3, skips=0.3),
+    Lesson(groups=(6, 128), films=7, questions=16, steps=130, rate=2e-3, kinds=HARDER, chunked=0.4, skips=0.5),
+    Lesson(groups=(64, 512), films=2, questions=24, steps=70, rate=2e-3, kinds=HARDER, chunked=0.5, skips=0.2),
+)
+"""All lengths in turn, so that short films are not forgotten while the rate falls."""

@@ -26,6 +26,8 @@ HINTED = 0.3
 """Weight of what must be known halfway beside the answers."""
 FINDING_HEADS = 2
 """Query heads of one key head that must look at what an answer is read from."""
+TIMES = ("begin", "end", "start")
+"""Hints that are seconds, told as hundreds and the rest."""
 HUNDREDS = 27
 KIND_COUNT = 1 + len(SHAPES) + 10
 """Nothing, shapes, digits."""
@@ -36,7 +38,7 @@ class AnswerLearning(Objective):
 
     Behind the layer before the middle a token must tell when its group begins, and the token of a time that is asked
     for must tell it in the same way; behind the middle one the last token of a group must tell when the group ends,
-    when what it shows began, and what was shown before. Linear heads listen to that and are thrown away afterwards.
+    when what it shows began, what was shown before, and how many shapes so far. Linear heads listen to that and are thrown away afterwards.
     Without them a model of this size takes ten times as long to tie what it sees to when it sees it.
     """
 
@@ -44,17 +46,25 @@ class AnswerLearning(Objective):
         super().__init__(model)
         self.weight = hinted
         width = model.config.text_config.hidden_size
-        times = HUNDREDS + 100
-        sizes = {"begin": times, "end": times, "start": times, "past color": len(COLORS) + 1, "past kind": KIND_COUNT}
+        sizes = dict.fromkeys(TIMES, HUNDREDS + 100) | {
+            "past color": len(COLORS) + 1,
+            "past kind": KIND_COUNT,
+            "shapes": len(SHAPES) + 1,
+        }
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         layers = model.model.language_model.layers
         middle = len(layers) // 2
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
             layer.register_forward_hook(lambda m, i, out, name=name: self._keep(name, out))
-        self.finder = layers[middle + 1].self_attn
         self.finder.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
         self._finder_inputs: dict[str, Any] = {}
+
+    @property
+    def finder(self) -> Any:
+        """Attention of the layer behind the middle, where answers are looked for."""
+        layers = self.model.model.language_model.layers
+        return layers[len(layers) // 2 + 1].self_attn
 
     def _keep(self, name: str, output: Any) -> None:
         self._heard[name] = output[0] if isinstance(output, tuple) else output
@@ -106,11 +116,11 @@ class AnswerLearning(Objective):
                 continue
             heard = self._heard["begin" if name == "begin" else "middle"][known].float()
             told, wanted = self.heads[name](heard), wanted[known]
-            if name.startswith("past"):
-                losses[name] = F.cross_entropy(told, wanted)
-            else:
+            if name in TIMES:
                 hundreds, rest = told[:, :HUNDREDS], told[:, HUNDREDS:]
                 losses[name] = F.cross_entropy(hundreds, wanted // 100) + F.cross_entropy(rest, wanted % 100)
+            else:
+                losses[name] = F.cross_entropy(told, wanted)
         self._heard.clear()
         return losses
 

@@ -22,9 +22,9 @@ from videoxl.training.world import Film, Question, Thing, ask, kinds_for, sample
 from videoxl.training.world.film import COLORS, SHAPES
 from videoxl.training.world.questions import seconds
 
-HINTS = ("begin", "end", "start", "past color", "past kind")
+HINTS = ("begin", "end", "start", "past color", "past kind", "shapes")
 """Seconds at which a token's group begins and ends, and at which what it shows began; colour and kind of what was shown
-before that, 0 for nothing. A time that is asked for begins itself."""
+before that, 0 for nothing; how many shapes were shown so far. A time that is asked for begins itself."""
 Show = Callable[[np.random.Generator, Film], dict[str, Any]]
 """What is seen of a film, under the names of :class:`FilmExample`: pixels, features, or words in their place."""
 
@@ -252,6 +252,7 @@ def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bo
     hints = np.full((begin + len(span.ids), len(HINTS)), -1)
     visual = begin + np.flatnonzero(np.asarray(span.ids) == scribe.config.video_token_id)
     before: Thing | None = None
+    shapes = 0
     events = iter(film.events)
     event = next(events, None)
     for group, places in enumerate(visual.reshape(film.groups, -1)):
@@ -262,8 +263,10 @@ def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bo
         last[1] = film.time_of(group + 1)
         if event is not None and group >= event.start:
             last[2] = film.time_of(event.start)
+            shapes += group == event.start and event.thing.shape is not None
         if past:
-            last[3:] = (0, 0) if before is None else (1 + COLORS.index(before.color), 1 + kind_of(before))
+            thing = (0, 0) if before is None else (1 + COLORS.index(before.color), 1 + kind_of(before))
+            last[3:] = (*thing, shapes)
     if not scribe.config.time_format:
         hints[:, :3] = -1
     return hints

@@ -28,6 +28,7 @@ from videoxl.training.starting import Data, Start
 from videoxl.training.synthesis import SynthesisPretraining
 from videoxl.training.tiny.bank import FeatureBank, filmed, make_bank
 from videoxl.training.tiny.courses import (
+    AGAIN,
     CAPTIONS,
     CLIP_PICTURES,
     INSTRUCTIONS,
@@ -193,10 +194,19 @@ def stage_3(recipe: Recipe, folder: Path) -> None:
 
 def stage_4(recipe: Recipe, folder: Path) -> None:
     """Instructions on short and long films, in part under the mask of chunked prefill."""
-    model = recipe.model("stage-3")
-    show, lessons = recipe.bank(model).show, recipe.course(INSTRUCTIONS)
-    parts, seed = BEHIND_THE_TOWER, recipe.seed
-    teach(model, make_tokenizer(), lessons, show, folder, parts=parts, schedule="cosine", seed=seed)
+    _instruct(recipe, folder, after="stage-3", course=INSTRUCTIONS)
+
+
+def stage_4_again(recipe: Recipe, folder: Path) -> None:
+    """The same on other films, for twice as long."""
+    _instruct(recipe, folder, after="stage-4", course=AGAIN, seed=recipe.seed + 1, heads=recipe.output / "stage-4")
+
+
+def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], **how: Any) -> None:
+    model = recipe.model(after)
+    show, lessons = recipe.bank(model).show, recipe.course(course)
+    how = {"seed": recipe.seed} | how
+    teach(model, make_tokenizer(), lessons, show, folder, parts=BEHIND_THE_TOWER, schedule="cosine", **how)
 
 
 Steps = dict[str, Callable[[Recipe, Path], None]]
@@ -207,6 +217,7 @@ TINY_STEPS: Steps = {
     "stage-2": stage_2,
     "stage-3": stage_3,
     "stage-4": stage_4,
+    "stage-4-again": stage_4_again,
 }
 
 
@@ -227,7 +238,7 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4"))
+    take_language(model, recipe.model("stage-4-again"))
     show, seed = recipe.bank(model).show, recipe.seed
     parts = {"projector": 1.0, "language_model": 1.0}
     teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, seed=seed)

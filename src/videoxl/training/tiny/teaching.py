@@ -18,6 +18,8 @@ from videoxl.training.starting import Data, Start
 from videoxl.training.tiny.learning import AnswerLearning
 from videoxl.training.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, Show
 
+HEADS = "heads.pt"
+"""File of the heads that listen to hints, for the next course."""
 MUON_SHARE = 2.5
 """The rate of matrices, as a share: a third to a half of the steps that half the rate takes, tried up to 6."""
 
@@ -33,6 +35,7 @@ def teach(
     schedule: Schedule = "constant_with_warmup",
     seed: int = 0,
     prefill: PrefillStrategy | None = None,
+    heads: Path | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on a course, and write ``output/model``; a run that was interrupted goes on.
 
@@ -40,6 +43,7 @@ def teach(
         show: what is seen of a film.
         parts: shares of the course's learning rate for the parts that are trained.
         prefill: how a model with beacons reads, which learns from answers alone; default in full, with all hints.
+        heads: folder of a course whose heads listen on; default fresh ones, which a hundred steps go into.
     """
     steps = sum(lesson.steps for lesson in course)
     rate = course[0].rate
@@ -69,7 +73,12 @@ def teach(
     films = FilmDataset(course, scribe, show, seed=seed)
     torch.manual_seed(seed)  # for the heads
     module = AnswerLearning(model) if prefill is None else model
+    if heads is not None:
+        module.heads.load_state_dict(torch.load(heads / HEADS, weights_only=True))
     start = Start(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
     collator = FilmCollator(model.config, tokenizer.pad_token_id)
     data = Data(films, collator, lambda epoch, rank, world: films.share(rank, world))
-    return run(config, output=output, resume=True, progress=False, start=start, data=data)
+    result = run(config, output=output, resume=True, progress=False, start=start, data=data)
+    if prefill is None:
+        torch.save(module.heads.state_dict(), output / HEADS)
+    return result
