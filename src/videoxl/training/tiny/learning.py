@@ -38,19 +38,17 @@ class AnswerLearning(Objective):
 
     Behind the layer before the middle a token must tell when its group begins, and the token of a time that is asked
     for must tell it in the same way; behind the middle one the last token of a group must tell when the group ends,
-    when what it shows began, what was shown before, and how many shapes so far. Linear heads listen to that and are thrown away afterwards.
-    Without them a model of this size takes ten times as long to tie what it sees to when it sees it.
+    when what it shows began, what was shown before, and how many shapes so far. Linear heads listen to that and are
+    thrown away afterwards. Without them a model of this size takes ten times as long to tie what it sees to when it
+    sees it.
     """
 
     def __init__(self, model: Any, *, hinted: float = HINTED) -> None:
         super().__init__(model)
         self.weight = hinted
         width = model.config.text_config.hidden_size
-        sizes = dict.fromkeys(TIMES, HUNDREDS + 100) | {
-            "past color": len(COLORS) + 1,
-            "past kind": KIND_COUNT,
-            "shapes": len(SHAPES) + 1,
-        }
+        sizes = dict.fromkeys(TIMES, HUNDREDS + 100)
+        sizes |= {"past color": len(COLORS) + 1, "past kind": KIND_COUNT, "shapes": len(SHAPES) + 1}
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         layers = model.model.language_model.layers
         middle = len(layers) // 2
