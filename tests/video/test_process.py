@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -185,6 +186,41 @@ def test_the_process_ends_with_the_program(plain, ending):
             return
         time.sleep(0.1)
     pytest.fail("the decoder process outlived its program")
+
+
+def test_decoders_are_forked_from_one_process(plain):
+    with open_video(plain) as one, open_video(plain) as other:
+        parents = {worker_of(source).ppid() for source in (one, other)}
+        assert len(parents) == 1
+        assert psutil.Process(*parents).ppid() == os.getpid()
+        worker_of(one).kill()
+        assert media.numbers_of(other.read(other.select(EVERY_FRAME), resize=None)) == list(range(100))
+
+
+def test_when_that_process_is_gone_another_one_starts(plain):
+    with open_video(plain) as source:
+        server = psutil.Process(worker_of(source).ppid())
+        server.kill()
+        assert media.numbers_of(source.read(source.select(EVERY_FRAME), resize=None)) == list(range(100))
+    server.wait(5)
+    with open_video(plain) as source:
+        assert worker_of(source).ppid() != server.pid
+
+
+def test_programs_forked_from_this_one_decode_for_themselves(plain):
+    """As workers of a DataLoader do; the file that was open here stays open."""
+    with open_video(plain) as source:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                with open_video(plain) as own:
+                    numbers = media.numbers_of(own.read(own.select(EVERY_FRAME), resize=None))
+                    status = int(numbers != list(range(100)))
+                source.close()
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert media.numbers_of(source.read(source.select(EVERY_FRAME), resize=None)) == list(range(100))
 
 
 @pytest.mark.parametrize("change", ["unlink", "replace", "truncate", "overwrite"])

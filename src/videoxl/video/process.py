@@ -7,24 +7,29 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
 
 from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.video import wire
+from videoxl.video.fork_server import NUMBER
 
 PIPE_BYTES = 2**20
-# An empty stand-in for the package keeps its __init__, and with it torch, out of the decoder process.
+GRACE_SECONDS = 5.0
+"""For a process that was killed to be gone."""
+# An empty stand-in for the package keeps its __init__, and with it torch, out of the decoder processes.
 _BOOT = """
 import json, sys, types
 sys.path[:] = json.loads(sys.argv[1])
 package = types.ModuleType("videoxl")
 package.__path__ = [sys.argv[2]]
 sys.modules["videoxl"] = package
-from videoxl.video.worker import main
+from videoxl.video.fork_server import main
 main()
 """
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -41,7 +46,7 @@ class DecoderProcess:
         with contextlib.suppress(AttributeError, OSError):  # larger pipes are only a little faster
             fcntl.fcntl(self._messages, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
-            self._process = _start(file_fd, commands_read, messages_write)
+            self._control = _start(file_fd, commands_read, messages_write)
         except BaseException:
             os.close(self._commands)
             os.close(self._messages)
@@ -49,12 +54,17 @@ class DecoderProcess:
         finally:
             os.close(commands_read)
             os.close(messages_write)
-        self._end = weakref.finalize(self, _end, self._process, (self._commands, self._messages), os.getpid())
+        self._end = weakref.finalize(self, _end, self._control, (self._commands, self._messages), os.getpid())
+        self._pid: int | None = None
 
     @property
     def pid(self) -> int:
         """Process number."""
-        return self._process.pid
+        if self._pid is None:
+            self._pid = _told(self._control)
+        if self._pid is None:
+            raise self._gone("could not be started")
+        return self._pid
 
     def close(self) -> None:
         """Kill the process and release its pipes. Again is fine."""
@@ -109,42 +119,99 @@ class DecoderProcess:
         return VideoError(f"{self._name}: {facts['message']}", code=facts["code"])
 
     def _died(self) -> VideoError:
-        try:
-            status = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            status = None
-        self.close()
+        pid = self.pid  # said first
+        status = _told(self._control)
         if status is not None and status < 0:
-            how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
-        else:
-            how = f"ended with status {status}"
+            return self._gone(f"{pid} was killed by signal {-status} ({signal.strsignal(-status)})")
+        return self._gone(f"{pid} ended with status {status}")
+
+    def _gone(self, how: str) -> VideoError:
+        self.close()
         return VideoError(
             f"{self._name}: the decoder process {how}; the file is damaged or needs more memory than there is",
             code="decoder_died",
         )
 
 
-def _start(file_fd: int, commands_fd: int, messages_fd: int) -> subprocess.Popen[bytes]:
-    package = str(Path(__file__).resolve().parent.parent)
-    search = json.dumps([p for p in sys.path if p])
-    handed_on = (file_fd, commands_fd, messages_fd)
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _BOOT, search, package, *map(str, handed_on)],
-        pass_fds=handed_on,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
-        start_new_session=True,
-    )
+def _told(control: socket.socket) -> int | None:
+    """The next number over a control socket; ``None`` when none comes."""
+    control.settimeout(GRACE_SECONDS)
+    try:
+        data = control.recv(NUMBER.size, socket.MSG_WAITALL)
+    except OSError:
+        return None
+    return int(NUMBER.unpack(data)[0]) if len(data) == NUMBER.size else None
 
 
-def _end(process: subprocess.Popen[bytes], fds: tuple[int, ...], owner: int) -> None:
+def _end(control: socket.socket, fds: tuple[int, ...], owner: int) -> None:
     for fd in fds:
         os.close(fd)
-    if os.getpid() != owner:  # a forked copy of the owner must not end the owner's decoder
-        return
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):  # it may end by itself just now
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if os.getpid() == owner:  # a forked copy of the owner must not end the owner's decoder
+        with contextlib.suppress(OSError):  # it may have ended by itself
+            control.shutdown(socket.SHUT_WR)
+        while _told(control) is not None:  # until it is gone
+            pass
+    control.close()
+
+
+class _Server:
+    """This program's side of the process that decoders are forked from."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair()
+        package = str(Path(__file__).resolve().parent.parent)
+        search = json.dumps([p for p in sys.path if p])
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, search, package, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
+                start_new_session=True,
+            )
+        weakref.finalize(self, _leave, process, self._requests, os.getpid())
+
+    def start(self, *descriptors: int) -> socket.socket:
+        """A decoder process that holds these; the control socket. Raises ``OSError`` when the server is gone."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self._requests, [b"+"], [*descriptors, theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        return ours
+
+
+def _leave(process: subprocess.Popen[bytes], requests: socket.socket, owner: int) -> None:
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            requests.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it stays as long as a decoder does
+            process.wait(GRACE_SECONDS)
+    requests.close()
+
+
+_lock = threading.Lock()
+_server: _Server | None = None
+"""One for this program, from the first file on; what was forked from it starts its own."""
+
+
+def _forget_server() -> None:
+    global _lock, _server
+    _lock, _server = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget_server)
+
+
+def _start(*descriptors: int) -> socket.socket:
+    global _server
+    with _lock:
+        if _server is not None:
+            with contextlib.suppress(OSError):  # it was killed: another one
+                return _server.start(*descriptors)
+        _server = _Server()
+        return _server.start(*descriptors)

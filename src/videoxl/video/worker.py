@@ -1,7 +1,7 @@
 """The decoder process: one file, one descriptor, hard limits, no torch.
 
-It is started by :mod:`videoxl.video.process` with three descriptors: the file, commands in, messages out. Damaged and
-hostile files can hang, crash or swell a decoder; here that costs a process, not the program.
+It is forked by :mod:`videoxl.video.fork_server` with three descriptors: the file, commands in, messages out. Damaged
+and hostile files can hang, crash or swell a decoder; here that costs a process, not the program.
 
 Commands: ``open`` (once), then any number of ``read``. A newer command ends the one at work. The parent closing its
 end ends the process.
@@ -13,7 +13,6 @@ import contextlib
 import os
 import queue
 import resource
-import sys
 import threading
 import time
 from functools import partial
@@ -141,9 +140,3 @@ def serve(channel: Channel, file_fd: int) -> None:
             continue
         except Exception as error:  # noqa: BLE001  (a decoder fed garbage raises anything; the parent names it)
             channel.send({**error_facts(error), "id": command.get("id")})
-
-
-def main() -> None:
-    """Entry point: ``sys.argv[-3:]`` are the descriptors."""
-    file_fd, commands_fd, messages_fd = (int(a) for a in sys.argv[-3:])
-    serve(Channel(commands_fd, messages_fd), file_fd)
