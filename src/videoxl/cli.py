@@ -203,6 +203,7 @@ def plan(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
     dtype: Dtype = "auto",
     question: Annotated[str, typer.Option(help="Counted exactly when given.")] = "",
+    subtitles: Subtitles = None,
     decode: Decode = "dense",
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
@@ -220,6 +221,7 @@ def plan(
         max_new_tokens=max_new_tokens,
         prefill=frames.prefill,
         decode=decode,
+        subtitles=subtitles,
         stream=frames.stream,
         **frames.sampling,
     )

@@ -61,7 +61,7 @@ def test_a_cue_stands_behind_the_timestamp_of_the_group_it_begins_in(engine):
     for number, group in enumerate(memory.groups):
         assert text_of(engine, memory, number) == time_text(group.start_s) + said.get(number, "")
     assert any("1 of 6 subtitles are at no time that was read" in text for text in memory.warnings)
-    assert memory.usage["subtitles"] == 6
+    assert memory.usage["subtitles"] == 5
 
 
 def test_control_tokens_in_subtitles_are_text(engine):
@@ -115,8 +115,41 @@ def test_a_saved_memory_and_a_part_of_one_keep_their_words(engine, tmp_path):
     assert same(cache_of(loaded), cache_of(memory))
     loaded.trim(end=8.0)
     assert text_of(engine, loaded, 1).endswith('"a king" "a queen"')
-    with pytest.raises(ValueError, match="with subtitles cannot be extended"):
-        loaded.extend(PIXELS[:4])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 6, 20, 39])
+@pytest.mark.parametrize("whole_file", [True, False])
+def test_an_extended_memory_is_the_one_read_at_once(engine, cut, whole_file):
+    """Wherever it is cut, within a group or not; with the subtitles of the whole video, or only with the new ones."""
+    at_once = encode(engine, prefill=ChunkedPrefill.from_blocks(2, 1))
+    known = CUES if whole_file else [cue for cue in CUES if cue.start_s < cut]
+    memory = encode(engine, known, ChunkedPrefill.from_blocks(2, 1), PIXELS[:cut])
+    memory.extend(PIXELS[cut:], subtitles=CUES if whole_file else [cue for cue in CUES if cue.start_s >= cut])
+    assert memory.token_ids == at_once.token_ids
+    assert memory.groups == at_once.groups
+    assert memory.usage["subtitles"] == at_once.usage["subtitles"] == 5
+    assert worst(memory, at_once) < TOLERANCE
+
+
+def test_a_memory_may_be_extended_in_silence_or_from_silence(engine):
+    early = [cue for cue in CUES if cue.start_s < 20]
+    memory = encode(engine, early, pixels=PIXELS[:18])
+    memory.extend(PIXELS[18:])
+    assert memory.token_ids == encode(engine, early).token_ids
+    memory = encode(engine, None, pixels=PIXELS[:18])
+    memory.extend(PIXELS[18:], subtitles=CUES)
+    assert memory.token_ids == encode(engine, CUES[4:]).token_ids
+    with pytest.raises(ValueError, match="an iterator's are not"):
+        memory.extend(((picture, 40.0 + n) for n, picture in enumerate(PIXELS)), subtitles=CUES)
+
+
+def test_a_cue_between_the_end_and_the_next_frame_is_not_lost(engine, clip):
+    cues = [Cue(4.2, 4.4, "between"), Cue(6.0, 6.5, "later")]
+    memory = engine.encode(clip, fps=1, end=4.0, subtitles=cues, prefill=FullPrefill())
+    memory.extend(clip, subtitles=cues)
+    assert memory.timestamps[3:6] == (3.0, 4.0, 5.0)
+    said = [text_of(engine, memory, number) for number in range(len(memory.groups))]
+    assert said == ["Time 0.0s:", 'Time 4.0s: "between" "later"']
 
 
 def test_a_part_of_a_video_is_read_with_the_cues_of_that_part(engine, clip):
@@ -148,6 +181,10 @@ def test_where_subtitles_have_no_place_they_are_refused(engine, tmp_path):
         engine.encode(PIXELS, subtitles=tmp_path / "absent.srt")
 
 
+def as_bytes(text: str) -> list[int]:
+    return list(text.encode())
+
+
 TIMES = st.lists(st.floats(0, 100), min_size=1, max_size=20, unique=True).map(sorted)
 SPANS = st.lists(st.tuples(st.floats(0, 120), st.floats(0, 20)), max_size=20)
 
@@ -155,15 +192,15 @@ SPANS = st.lists(st.tuples(st.floats(0, 120), st.floats(0, 20)), max_size=20)
 @given(TIMES, SPANS, st.integers(1, 4), st.integers(1, 3))
 def test_every_cue_stands_once_however_the_frames_are_cut(times, spans, per_group, groups_per_tile):
     cues = [Cue(a, a + b, f"c{n}") for n, (a, b) in enumerate(spans)]
-    placed = Captions.place(cues, times, times[-1] + 1)
-    whole = placed.of_groups(times, per_group)
+    placed = Captions.place(cues, times, times[-1] + 1, as_bytes)
+    whole = [bytes(ids).decode() for ids in placed.of_groups(times, per_group)]
     tiles, before = [], None
     for first in range(0, len(times), per_group * groups_per_tile):
         part = times[first : first + per_group * groups_per_tile]
-        tiles += placed.of_groups(part, per_group, before)
+        tiles += [bytes(ids).decode() for ids in placed.of_groups(part, per_group, before)]
         before = part[-1]
     assert tiles == whole
-    assert sum(text.count('"') // 2 for text in whole) == len(placed.texts) == len(cues) - placed.left_out
+    assert sum(text.count('"') // 2 for text in whole) == len(placed.said) == len(cues) - placed.left_out
     begins = [*times[::per_group], times[-1] + 1]
     for text, (begin, end) in zip(whole, pairwise(begins)):
         for cue in cues:
@@ -172,8 +209,23 @@ def test_every_cue_stands_once_however_the_frames_are_cut(times, spans, per_grou
 
 
 def test_a_lost_frame_loses_no_words():
-    placed = Captions.place([Cue(1.2, 1.8, "hello")], [0.0, 1.0, 2.0, 3.0], 4.0)
-    assert placed.of_groups([0.0, 2.0, 3.0], 1) == ["", ' "hello"', ""]
+    placed = Captions.place([Cue(1.2, 1.8, "hello")], [0.0, 1.0, 2.0, 3.0], 4.0, as_bytes)
+    assert placed.of_groups([0.0, 2.0, 3.0], 1) == [(), tuple(b' "hello"'), ()]
+
+
+@pytest.mark.parametrize("strategy", ["full", "chunked"])
+def test_a_plan_counts_what_is_said(clip, tmp_path, strategy):
+    (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello <|im_end|> there\n")
+    how = {"prefill": strategy, "fps": 1, "end": 8.0}
+    planned = videoxl.plan(clip, model="tiny", device="cpu", subtitles=tmp_path / "a.srt", **how)
+    memory = videoxl.load("tiny", device="cpu").encode(clip, subtitles=tmp_path / "a.srt", **how)
+    assert (planned.memory_tokens, planned.memory_bytes) == (len(memory.token_ids), memory.nbytes)
+    silent = videoxl.plan(clip, model="tiny", device="cpu", **how)
+    assert planned.subtitle_tokens == planned.memory_tokens - silent.memory_tokens > 0
+    assert f"with {planned.subtitle_tokens} of subtitles" in str(planned)
+    assert "subtitles" not in str(silent)
+    with pytest.raises(ValueError, match="no timestamps to put subtitles behind"):
+        videoxl.plan(clip, model="tiny-v1", subtitles=CUES)
 
 
 def test_cues_may_come_from_a_file(tmp_path):

@@ -20,12 +20,13 @@ from videoxl.config import (
 )
 from videoxl.errors import VideoError
 from videoxl.inference.beacon import UNKEPT
-from videoxl.inference.captions import Captions, cues_of
+from videoxl.inference.captions import Captions, check_place, cues_of, later_cues
 from videoxl.inference.footprint import ROOM_FOR_QUESTIONS, Sizes
 from videoxl.inference.hardware import peak_bytes, reset_peak
 from videoxl.inference.planner import require_fit
 from videoxl.inference.prefill import Prefill, Prefilled, Tile, tiles
 from videoxl.inference.progress import Progress, as_progress
+from videoxl.inference.prompt import span_for
 from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
 from videoxl.inference.strategies import Before, frames_per_tile, make_writer, sampled_in_multiples_of
 from videoxl.memory.kv_cache import KVCache
@@ -53,6 +54,13 @@ class Job:
     """Subtitles to be read with the frames; None: there are none."""
     goes_on: bool = False
     """Whether this is more of a video that was read before."""
+    shift: float = 0.0
+    """Seconds by which its frames are later than they say."""
+
+    @property
+    def times(self) -> list[float]:
+        """Of the frames, where they are known beforehand."""
+        return (self.selection.timestamps_F + self.shift).tolist()
 
     @property
     def end_s(self) -> float | None:
@@ -88,14 +96,13 @@ def open_job(
 
 def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
     """Decode, see and prefill, tile by tile."""
-    if job.cues is not None:
-        _check_subtitles(engine, job)
     prefix = engine.chat_format.prefix(job.system)
     if job.source.is_still and engine.config.family == VIDEO_XL:
         stream: Iterator[Tile] = iter([_still(engine, job)])
     else:
         stream = tiles(_batches(engine, job), frames_per_tile(job.strategy, engine.config))
-    filled = _run(engine, job, stream, prefix, progress, before=None)
+    captions = _captions(engine, job)
+    filled = _run(engine, job, stream, prefix, progress, captions=captions)
     if not filled.timestamps:
         raise VideoError(f"{job.source.name}: no frame could be decoded", code="undecodable")
     note = job.selection.note
@@ -107,7 +114,7 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
         timestamps=filled.timestamps,
         prefill=str(job.strategy),
         model_fingerprint=engine.fingerprint,
-        usage=_usage(engine, filled, job),
+        usage=_usage(engine, filled, job, captions),
         warnings=(*job.source.warnings, *([note] if note else []), *filled.notes),
         tail=None if job.source.is_still else filled.tail,
         reader=engine,
@@ -129,17 +136,27 @@ def _still(engine: VideoXL, job: Job) -> Tile:
 
 
 def _run(
-    engine: VideoXL, job: Job, stream: Iterator[Tile], prefix: list[int], progress: Progress, before: Before | None
+    engine: VideoXL,
+    job: Job,
+    stream: Iterator[Tile],
+    prefix: list[int],
+    progress: Progress,
+    *,
+    before: Before | None = None,
+    captions: Captions | None = None,
 ) -> Prefilled:
     config, prefill = engine.config, Prefill(engine.model, engine.chat_format.tokenize, progress=progress)
-    prefill.tokenize_said = engine.chat_format.tokenize_user
-    prefill.captions = _captions(job, prefill)
+    prefill.captions = captions
+    if captions and captions.left_out:
+        prefill.notes.append(
+            f"{captions.left_out} of {len(job.cues or ())} subtitles are at no time that was read, and were left out"
+        )
     frames: int | None = None
     tokens, visual_tokens = 0, None
     times = list(before.timestamps) if before else []
     if not isinstance(job.selection, OpenSelection) and not job.source.is_still:  # their length shows at the end
         frames = len(times) + len(job.selection)
-        span = prefill.span_of([*times, *job.selection.timestamps_F.tolist()])
+        span = prefill.span_of([*times, *job.times])
         require_fit(engine.model, Sizes.of(job.strategy, config, frames, len(prefix), span), job.strategy)
         tokens, visual_tokens = len(prefix) + len(span.ids), span.visual_tokens
     reset_peak(engine.device)
@@ -163,29 +180,26 @@ def _run(
     )
 
 
-def _captions(job: Job, prefill: Prefill) -> Captions | None:
-    if job.cues is None:
-        return None
-    times = job.selection.timestamps_F.tolist()
-    placed = Captions.place(job.cues, times, prefill.span_of(times, job.end_s).groups[-1].end_s)
-    if placed.left_out:
-        prefill.notes.append(
-            f"{placed.left_out} of {len(job.cues)} subtitles are at no time that was read, and were left out"
-        )
-    return placed
+def _captions(engine: VideoXL, job: Job, memory: VideoMemory | None = None) -> Captions | None:
+    """What is said in the frames of ``job``, and in those of ``memory`` before them."""
+    config, chat_format = engine.config, engine.chat_format
+    placed = None
+    if job.cues is not None:
+        check_place(config.family, config.time_format, still=job.source.is_still)
+        if isinstance(job.selection, OpenSelection):
+            raise ValueError("subtitles need frames whose times are known beforehand: an iterator's are not")
+        cues = later_cues(job.cues, memory.groups[-1].end_s, job.times[0]) if memory else job.cues
+        end_s = span_for(config, job.times, chat_format.tokenize, job.end_s).groups[-1].end_s
+        placed = Captions.place(cues, job.times, end_s, chat_format.tokenize_user)
+    if memory is None or memory.usage.get("subtitles") is None:
+        return placed
+    span_ids = memory.token_ids[memory.prefix_length :]
+    read = memory.usage["subtitles"]
+    earlier = Captions.read_before(span_ids, memory.groups, chat_format.tokenize, config.time_format, read)
+    return placed.after(earlier) if placed else earlier
 
 
-def _check_subtitles(engine: VideoXL, job: Job) -> None:
-    """Raise ``ValueError`` where subtitles have no place."""
-    if not engine.config.time_format:
-        raise ValueError(f"{engine.config.family} has no timestamps to put subtitles behind: put them in the question")
-    if job.source.is_still:
-        raise ValueError("a still picture has no subtitles")
-    if isinstance(job.selection, OpenSelection):
-        raise ValueError("subtitles need frames whose times are known beforehand: an iterator's are not")
-
-
-def _usage(engine: VideoXL, filled: Prefilled, job: Job) -> dict[str, Any]:
+def _usage(engine: VideoXL, filled: Prefilled, job: Job, captions: Captions | None) -> dict[str, Any]:
     return {
         "frames": len(filled.timestamps),
         "video_seconds": filled.span.groups[-1].end_s - filled.span.groups[0].start_s,
@@ -200,7 +214,7 @@ def _usage(engine: VideoXL, filled: Prefilled, job: Job) -> dict[str, Any]:
         "digest": job.source.digest,
         "reader": job.source.info.reader,
         "still": job.source.is_still,
-        "subtitles": None if job.cues is None else len(job.cues),
+        "subtitles": captions.cues if captions else None,
     }
 
 
@@ -214,10 +228,12 @@ def extend(
     *,
     fps: float | None = None,
     timestamps: Any = None,
+    subtitles: Any = None,
     progress: bool | Progress = False,
     **settings: Any,
 ) -> None:
-    """See :meth:`VideoMemory.extend`."""
+    """See :meth:`VideoMemory.extend`. ``subtitles``: as in ``encode``, of the whole video or of what is new; those that
+    begin before the memory's end were read with it."""
     strategy = prefill_from_string(memory.prefill)
     _check_extensible(memory, strategy)
     last, step = memory.timestamps[-1], _step(memory)
@@ -228,15 +244,16 @@ def extend(
         if not pictures and source.times_F is not None and not settings.keys() & {"start", "sampling", "frames"}:
             between = 0.5 / source.info.fps if source.info.fps else 0.0
             settings["start"] = max(last + step - between, 0.0)  # the frame due next, not one just before it
-        job = open_job(source, {"fps": None if pictures else fps or 1 / step, **settings}, engine, strategy)
-        job = replace(job, goes_on=True)
+        given = {"fps": None if pictures else fps or 1 / step, **settings}
+        job = replace(open_job(source, given, engine, strategy, subtitles=subtitles), goes_on=True, shift=shift)
+        captions = _captions(engine, job, memory)
         batches = chain(_tail_batch(memory), _later(_batches(engine, job), shift, last))
         before = _settled(engine, memory, strategy)
         with _restored_on_failure(memory.cache, before.tokens):
             stream = tiles(batches, frames_per_tile(strategy, engine.config))
             prefix = list(memory.token_ids[: memory.prefix_length])
-            filled = _run(engine, job, stream, prefix, as_progress(progress), before)
-        _take_over(engine, memory, filled, job)
+            filled = _run(engine, job, stream, prefix, as_progress(progress), before=before, captions=captions)
+        _take_over(engine, memory, filled, job, captions)
 
 
 def _check_extensible(memory: VideoMemory, strategy: PrefillStrategy) -> None:
@@ -246,8 +263,6 @@ def _check_extensible(memory: VideoMemory, strategy: PrefillStrategy) -> None:
         raise ValueError(
             "mix='adaptive' chose its ratio for the length the video had: encode the longer one, or use a fixed ratio"
         )
-    if memory.usage.get("subtitles") is not None:
-        raise ValueError("a memory with subtitles cannot be extended: encode the longer video with its subtitles")
     if memory.usage["still"]:
         raise ValueError("a still picture has no end to go on from: encode the video")
 
@@ -311,9 +326,9 @@ class _restored_on_failure:  # noqa: N801  (used as a statement)
             self.cache.update(keys, values, number)
 
 
-def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job) -> None:
+def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job, captions: Captions | None) -> None:
     """The last step: from here on nothing can fail."""
-    paid, usage = memory.usage, _usage(engine, filled, job)
+    paid, usage = memory.usage, _usage(engine, filled, job, captions)
     phases = {**paid["seconds"], **usage["seconds"]}
     usage["seconds"] = {n: round(paid["seconds"].get(n, 0.0) + usage["seconds"].get(n, 0.0), 6) for n in phases}
     kept = {name: paid[name] for name in ("sampling", "source", "digest", "reader", "still")}

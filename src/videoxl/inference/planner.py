@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,12 +21,14 @@ from videoxl.config import (
 )
 from videoxl.errors import DoesNotFitError
 from videoxl.inference.bilevel import choose_decode
+from videoxl.inference.captions import Captions, check_place, cues_of
 from videoxl.inference.footprint import Sizes, footprint, frames_that_fit, settings_that_fit
 from videoxl.inference.hardware import Hardware, free_host_bytes, hardware
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
 from videoxl.inference.strategies import choose_prefill, memory_tokens, sampled_in_multiples_of
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.video.subtitles import Cue
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Plan:
     video_seconds: float
     visual_tokens: int
     timestamp_tokens: int
+    """With the subtitles that stand behind them."""
+    subtitle_tokens: int
     memory_tokens: int
     question_tokens: int
     max_new_tokens: int
@@ -93,10 +98,11 @@ class Plan:
         def gigabytes(value: int) -> str:
             return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
+        said = f" with {self.subtitle_tokens:,} of subtitles" if self.subtitle_tokens else ""
         lines = [
             f"frames      {self.frames:,} over {self.video_seconds:,.1f} s of video",
-            f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps)"
-            f" + {self.question_tokens} question + up to {self.max_new_tokens} answer",
+            f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps"
+            f"{said}) + {self.question_tokens} question + up to {self.max_new_tokens} answer",
             f"prefill     {self.prefill}, decode {self.decode}",
             f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}, video "
             f"{gigabytes(self.memory_bytes - self.host_bytes)}, room {gigabytes(self.room_bytes)}, and then reading "
@@ -162,6 +168,7 @@ def make_plan(
     question: str = "",
     max_new_tokens: int = 256,
     video_end: float | None = None,
+    cues: Sequence[Cue] | None = None,
     system: str = DEFAULT_SYSTEM_PROMPT,
     prefill: PrefillStrategy | None = None,
     decode: DecodeStrategy | None = None,
@@ -169,7 +176,12 @@ def make_plan(
 ) -> Plan:
     """Put the numbers together. ``weights`` is 0 when they are already on the device."""
     strategy, frames = choose_prefill(prefill, config), len(timestamps)
-    span = span_for(config, timestamps, chat_format.tokenize, video_end)
+    span = silent = span_for(config, timestamps, chat_format.tokenize, video_end)
+    if cues is not None:
+        check_place(config.family, config.time_format)
+        placed = Captions.place(cues, timestamps, span.groups[-1].end_s, chat_format.tokenize_user)
+        said = placed.of_groups(timestamps, config.frames_per_group)
+        span = span_for(config, timestamps, chat_format.tokenize, video_end, said)
     prefix_tokens = len(chat_format.prefix(system))
     sizes = Sizes.of(strategy, config, frames, prefix_tokens, span)
     question_tokens = len(chat_format.suffix(question)) if question else 0
@@ -187,6 +199,7 @@ def make_plan(
         video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
         visual_tokens=span.visual_tokens,
         timestamp_tokens=len(span.ids) - span.visual_tokens,
+        subtitle_tokens=len(span.ids) - len(silent.ids),
         memory_tokens=sizes.kept,
         question_tokens=question_tokens,
         max_new_tokens=max_new_tokens,
@@ -262,6 +275,7 @@ def plan(
     sampling: Sampling | None = None,
     frames: Any = None,
     timestamps: Any = None,
+    subtitles: Any = None,
     stream: int | None = None,
     **settings: Any,
 ) -> Plan:
@@ -271,7 +285,7 @@ def plan(
         video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
         model: a folder, an embedded model, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
-        prefill, frames, timestamps: as in :meth:`VideoXL.encode`.
+        prefill, frames, timestamps, subtitles: as in :meth:`VideoXL.encode`.
         decode: as in :meth:`VideoXL.ask`.
         settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
 
@@ -283,6 +297,7 @@ def plan(
 
     spec = specification(model, dtype, on_cpu=device == "cpu")
     strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
+    cues = None if subtitles is None else cues_of(subtitles)
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
@@ -309,6 +324,7 @@ def plan(
         question=question,
         max_new_tokens=max_new_tokens,
         video_end=end_s,
+        cues=cues,
         prefill=strategy,
         decode=reading,
         notes=notes + spec.notes,

@@ -112,18 +112,14 @@ class Prefill:
         self.notes: list[str] = []
         self.captions: Captions | None = None
         """What is said, and when."""
-        self.tokenize_said = tokenize
-        """As a user's words: control tokens in subtitles are just text."""
 
     def span_of(
         self, timestamps: Sequence[float], end_s: float | None = None, *, before: float | None = None
     ) -> VisualSpan:
         """Of whole groups, with what is said in them; ``before``: the time of the frame before them."""
-        said = None
-        if self.captions:
-            texts = self.captions.of_groups(timestamps, self.model.config.frames_per_group, before)
-            said = [self.tokenize_said(text) if text else [] for text in texts]
-        return span_for(self.model.config, timestamps, self.tokenize, end_s, said)
+        config = self.model.config
+        said = self.captions.of_groups(timestamps, config.frames_per_group, before) if self.captions else None
+        return span_for(config, timestamps, self.tokenize, end_s, said)
 
     @torch.inference_mode()
     def run(

@@ -69,21 +69,14 @@ def specification(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> S
         folder = embedded_folder(model) if model in EMBEDDED else Path(model)
         config = AutoConfig.from_pretrained(folder)
         target = torch.device("cpu") if on_cpu or not torch.cuda.is_available() else torch.device("cuda")
-        return Specification(config, _chat_format(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
+        return Specification(config, ChatFormat.of(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
     if model in RELEASED:
         config = VideoXLConfig.from_dict(native_config_dict(RELEASED[model], None))
-        note = "sizes of the released model; question tokens are estimated at four characters each"
+        note = "sizes of the released model; tokens of questions and subtitles are estimated, four characters each"
         return Specification(config, ChatFormat(_qwen2_like, _qwen2_like), parse_dtype(dtype) or torch.float16, (note,))
     raise CheckpointError(
         f"{model}: not a model folder, and not a model whose sizes are known ({', '.join([*EMBEDDED, *RELEASED])})"
     )
-
-
-def _chat_format(tokenizer: Any) -> ChatFormat:
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-
-    return ChatFormat(encode, encode)
 
 
 def _qwen2_like(text: str) -> list[int]:
