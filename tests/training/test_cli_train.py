@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -108,6 +109,24 @@ def test_the_config_of_the_guide_runs_resumes_and_answers(cli, folder, monkeypat
     assert (facts["steps"], facts["config"]["name"], err) == (2, "small", "going on from checkpoint-2\n")
     model = videoxl.load("out/model", device="cpu")
     assert model.answer("world/videos/00000.mp4", "What is shown first?", max_new_tokens=2).usage.new_tokens <= 2
+
+
+@pytest.mark.slow
+def test_a_launcher_starts_the_same_command_in_two_processes(cli, folder, monkeypatch):
+    """``--multi_gpu`` is how accelerate is told to start several; here without a GPU. torchrun: test_distributed.py."""
+    monkeypatch.chdir(folder)
+    settings = ["--set", "steps=2", "--set", "warmup=0", "--quiet"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launch, "--module", "videoxl", "train", "small.yaml", "--output", "two", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "two/model\n"
+    assert cli("small.yaml", "--output", "one", *settings, "--set", "batch=4")[0] == 0
+    logs = [[json.loads(line) for line in Path(name, "log.jsonl").open()] for name in ("one", "two")]
+    one, two = ([entry["loss"] for entry in log if "loss" in entry] for log in logs)
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(two) == 2
 
 
 def test_a_function_and_a_changed_stage(folder):
