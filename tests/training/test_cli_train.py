@@ -123,7 +123,7 @@ def test_a_launcher_starts_the_same_command_in_two_processes(cli, folder, monkey
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "two/model\n"
     assert cli("small.yaml", "--output", "one", *settings, "--set", "batch=4")[0] == 0
-    logs = [[json.loads(line) for line in Path(name, "log.jsonl").open()] for name in ("one", "two")]
+    logs = [[json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()] for name in ("one", "two")]
     one, two = ([entry["loss"] for entry in log if "loss" in entry] for log in logs)
     assert two == pytest.approx(one, rel=1e-4)
     assert len(two) == 2
