@@ -25,9 +25,12 @@ from videoxl.cli_options import (
     OpenOptions,
     Quiet,
     Reader,
+    Relevance,
     SamplingOptions,
+    Siglip,
     Stream,
     Subtitles,
+    decode_with,
     encode_or_load,
     grouped,
     print_json,
@@ -79,6 +82,8 @@ def ask(
     opening: OpenOptions,
     subtitles: Subtitles = None,
     decode: Decode = "dense",
+    relevance: Relevance = None,
+    siglip: Siglip = None,
     max_new_tokens: MaxNewTokens = 256,
     do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False,
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
@@ -88,7 +93,7 @@ def ask(
     quiet: Quiet = False,
 ) -> None:
     """Answer questions about a video, or about a memory of one."""
-    from videoxl.config import Generation, decode_from_string
+    from videoxl.config import Generation
     from videoxl.inference.engine import check_question
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
@@ -96,12 +101,12 @@ def ask(
         max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
     )
     frames.check()
-    decode_from_string(decode)
+    decode = decode_with(decode, relevance)
     for text in question:
         check_question(text)
     only = question[0] if len(question) == 1 else None  # several are to be answered from one reading
     engine, memory = encode_or_load(
-        video, loading, frames, opening, question=only, subtitles=subtitles, progress=not quiet
+        video, loading, frames, opening, question=only, subtitles=subtitles, siglip=siglip, progress=not quiet
     )
     answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
     if as_json:
@@ -121,6 +126,7 @@ def encode(
     frames: SamplingOptions,
     opening: OpenOptions,
     subtitles: Subtitles = None,
+    siglip: Siglip = None,
     save_dtype: Annotated[
         str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")
     ] = "auto",
@@ -136,7 +142,7 @@ def encode(
     frames.check()
     check_save(save_dtype, level)
     check_target(output)
-    _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, progress=not quiet)
+    _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, siglip=siglip, progress=not quiet)
     memory.save(output, dtype=save_dtype, level=level)
     facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage}
     if as_json:
@@ -154,14 +160,14 @@ def chat(
     opening: OpenOptions,
     subtitles: Subtitles = None,
     decode: Decode = "dense",
+    relevance: Relevance = None,
+    siglip: Siglip = None,
     max_new_tokens: MaxNewTokens = 256,
 ) -> None:
     """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
-    from videoxl.config import decode_from_string
-
     frames.check()
-    decode_from_string(decode)
-    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles)
+    decode = decode_with(decode, relevance)
+    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles, siglip=siglip)
     print(memory, file=sys.stderr)
     session = engine.chat_session(memory, decode=decode)
     prompt = "> " if sys.stdin.isatty() else ""

@@ -22,6 +22,17 @@ Stream = Annotated[int | None, typer.Option(help="Which video stream of a file t
 Subtitles = Annotated[
     str | None, typer.Option(help="A .srt or .vtt file: what is said is read with the frames it is said over.")
 ]
+Relevance = Annotated[
+    str | None,
+    typer.Option(help="With --decode bilevel: attention, siglip, or block numbers (3+7); what is read in detail."),
+]
+Siglip = Annotated[
+    str | None,
+    typer.Option(
+        help="For --relevance siglip: a SigLIP model looks at the frames too. A folder, a Hub id, or auto: the one the "
+        "vision tower was taken from."
+    ),
+]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -39,6 +50,15 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value else value
+
+
+def decode_with(decode: str, relevance: str | None) -> str:
+    """A decode strategy as text, with ``--relevance`` among its settings; raises ``ValueError`` for what is none."""
+    from videoxl.config import decode_from_string
+
+    text = decode if relevance is None else f"{decode}{',' if ':' in decode else ':'}relevance={relevance}"
+    decode_from_string(text)
+    return text
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -164,6 +184,7 @@ def encode(
     *,
     question: str | None = None,
     subtitles: str | None = None,
+    siglip: str | None = None,
     progress: bool = True,
 ) -> tuple[Any, Any]:
     """The engine, and the memory of a video. Opens the video first: a mistake must not cost the wait for the model.
@@ -182,8 +203,20 @@ def encode(
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:
             strategy = for_question(strategy, question)
-        memory = engine.encode(source, **frames.sampling, prefill=strategy, subtitles=cues, progress=progress)
+        memory = engine.encode(
+            source,
+            **frames.sampling,
+            prefill=strategy,
+            subtitles=cues,
+            siglip=_siglip(siglip),
+            progress=progress,
+        )
         return engine, memory
+
+
+def _siglip(name: str | None) -> bool | str:
+    """As ``encode`` takes it."""
+    return True if name == "auto" else name or False
 
 
 def encode_or_load(
@@ -194,6 +227,7 @@ def encode_or_load(
 
     if not is_memory_file(video):
         return encode(video, loading, frames, opening, **how)
+    from videoxl.inference.siglip import siglip_for
     from videoxl.memory.stored import StoredMemory
     from videoxl.memory.video_memory import VideoMemory
 
@@ -211,4 +245,6 @@ def encode_or_load(
     if loading.model is None:
         print(f"note: {video} was made by {card.name} in {card.dtype}", file=sys.stderr)
     engine = loading.load(model=card.name, dtype=card.dtype)
+    if siglip := _siglip(how.get("siglip")):
+        siglip_for(engine, siglip)
     return engine, VideoMemory.load(video, engine)

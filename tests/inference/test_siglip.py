@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +13,14 @@ from transformers import SiglipConfig, SiglipModel
 
 import videoxl
 from tests import media
+from tests.model.random_tiny import tiny_tokenizer
 from videoxl import BiLevelDecode, Generation, SiglipRelevance
+from videoxl.cli import main
+from videoxl.inference.siglip import Watched
 
 SHORT = Generation(max_new_tokens=4)
+SIDE = 96
+"""Of pictures, as tiny and this SigLIP model read them."""
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -26,13 +35,13 @@ def tokenizer(text: str, *, max_length: int, **options) -> dict[str, torch.Tenso
 def siglip() -> SiglipRelevance:
     torch.manual_seed(0)
     text = {**SIZES, "vocab_size": 64, "max_position_embeddings": 16, "projection_size": 32}
-    config = SiglipConfig(text_config=text, vision_config={**SIZES, "image_size": 24, "patch_size": 8})
+    config = SiglipConfig(text_config=text, vision_config={**SIZES, "image_size": SIDE, "patch_size": 16})
     return SiglipRelevance(SiglipModel(config), tokenizer, device="cpu", batch=5)
 
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    return np.random.default_rng(5).integers(0, 256, (30, 24, 24, 3), np.uint8)
+    return np.random.default_rng(5).integers(0, 256, (30, SIDE, SIDE, 3), np.uint8)
 
 
 @torch.inference_mode()
@@ -85,15 +94,136 @@ def test_the_name_alone_says_what_to_do(tiny, pictures):
         tiny.ask(memory, "What?", decode="bilevel:relevance=siglip,block_size=1,top_k=1")
 
 
-def test_answer_has_the_video_at_hand(tiny, siglip, pictures, monkeypatch):
-    monkeypatch.setattr("videoxl.inference.siglip.SiglipRelevance", lambda: siglip)
-    few = {"block_size": 1, "top_k": 1}
-    got = tiny.answer(pictures, "What?", fps=2, decode=BiLevelDecode(relevance="siglip", **few), generation=SHORT)
-    memory = tiny.encode(pictures, fps=2)
+@pytest.fixture(scope="module")
+def folder(siglip, tmp_path_factory) -> str:
+    """A SigLIP model as the Hub would have it."""
+    words = tiny_tokenizer()
+    text = {**SIZES, "vocab_size": len(words), "max_position_embeddings": 16, "projection_size": 32}
+    torch.manual_seed(1)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=siglip.model.config.vision_config.to_dict()))
+    path = tmp_path_factory.mktemp("siglip")
+    model.save_pretrained(path)
+    words.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def engine(tiny):
+    """Tiny without a SigLIP model."""
+    yield tiny
+    tiny.siglip = None
+
+
+NAMED = BiLevelDecode(block_size=1, top_k=1, relevance="siglip")
+
+
+def test_what_is_seen_while_reading_is_what_watching_sees(engine, siglip, pictures):
+    memory = engine.encode(pictures, fps=2, siglip=siglip)
+    assert torch.allclose(memory.seen.features_FD, siglip.watch(memory, pictures, fps=2).features_FD, atol=1e-6)
+    assert engine.encode(pictures, fps=2).seen is None
+
+
+def test_pictures_of_another_size_are_resized(engine, siglip):
+    colours = np.random.default_rng(6).integers(0, 256, (7, 1, 1, 3), np.uint8)
+    small, large = (colours.repeat(side, 1).repeat(side, 2) for side in (SIDE, 2 * SIDE))
+    assert torch.allclose(siglip.see(large), siglip.see(small), atol=1e-5)
+
+
+def test_the_name_is_enough_wherever_a_question_is_asked(engine, siglip, pictures):
+    memory = engine.encode(pictures, fps=2, siglip=siglip)
     watched = siglip.watch(memory, pictures, fps=2)
-    want = tiny.ask(memory, "What?", decode=BiLevelDecode(relevance=watched, **few), generation=SHORT)
-    assert got.token_ids == want.token_ids
-    assert got.spans == want.spans
+    want = engine.ask(memory, "What?", decode=replace(NAMED, relevance=watched), generation=SHORT)
+    *_, streamed = engine.stream(memory, "What?", decode=NAMED, generation=SHORT)
+    settings = {"fps": 2, "siglip": siglip, "decode": NAMED, "generation": SHORT}
+    found = [
+        engine.ask(memory, "What?", decode="bilevel:relevance=siglip,block_size=1,top_k=1", generation=SHORT),
+        streamed.answer,
+        engine.chat_session(memory, decode=NAMED).ask("What?", generation=SHORT),
+        engine.continue_conversation(memory, [], "What?", SHORT, NAMED),
+        engine.answer(pictures, "What?", **settings),
+    ]
+    for answer in found:
+        assert (answer.token_ids, answer.spans) == (want.token_ids, want.spans)
+        assert answer.usage.decode == want.usage.decode
+
+
+def test_what_was_seen_stays_with_a_memory_in_a_file(engine, folder, pictures, tmp_path):
+    memory = engine.encode(pictures, fps=2, siglip=folder)
+    want = engine.ask(memory, "What?", decode=NAMED, generation=SHORT)
+    memory.save(tmp_path / "a.vxl", dtype="int8")
+    engine.siglip = None  # as in another process
+    loaded = videoxl.VideoMemory.load(tmp_path / "a.vxl", engine)
+    assert torch.equal(loaded.seen.features_FD, memory.seen.features_FD)
+    assert engine.ask(loaded, "What?", decode=NAMED, generation=SHORT).spans == want.spans
+    assert engine.siglip.name == folder
+
+
+def test_extend_and_trim_keep_what_was_seen_with_its_frames(engine, folder, pictures):
+    whole = engine.encode(pictures, fps=2, siglip=folder)
+    memory = engine.encode(pictures[:14], fps=2, siglip=folder)
+    memory.extend(pictures[14:])
+    assert torch.allclose(memory.seen.features_FD, whole.seen.features_FD, atol=1e-6)
+    fork = memory.fork()
+    memory.trim(start=4.0, end=10.0)
+    assert torch.equal(memory.seen.features_FD, fork.seen.features_FD[8:20])
+    assert memory.frames == 12
+    decode = replace(NAMED, relevance=lambda m, q: siglip_scores(engine, m, q))
+    assert (
+        engine.ask(memory, "What?", decode=NAMED, generation=SHORT).spans
+        == engine.ask(memory, "What?", decode=decode, generation=SHORT).spans
+    )
+
+
+def siglip_scores(engine, memory, question) -> np.ndarray:
+    return Watched(engine.siglip, memory.timestamps, memory.seen.features_FD)(memory, question)
+
+
+def test_another_siglip_than_the_one_that_looked_is_refused(engine, siglip, folder, pictures):
+    memory = engine.encode(pictures, fps=2, siglip=siglip)
+    memory.seen = replace(memory.seen, model=folder)
+    engine.siglip = None
+    with pytest.raises(ValueError, match="is not the SigLIP model that looked at this memory's frames"):
+        engine.ask(memory, "What?", decode=NAMED)
+
+
+def test_a_model_without_a_siglip_says_what_to_do(engine, pictures):
+    with pytest.raises(ValueError, match="comes without a SigLIP model that reads text: name one, siglip="):
+        engine.encode(pictures, fps=2, siglip=True)
+    with pytest.raises(ValueError, match="name one, siglip="):
+        engine.answer(pictures, "What?", fps=2, decode=NAMED)
+    with pytest.raises(videoxl.CheckpointError, match="no SigLIP model could be loaded from"):
+        engine.encode(pictures, fps=2, siglip="/absent")
+
+
+def test_a_siglip_in_the_models_folder_is_its_own(tiny_folder, folder, pictures, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    shutil.copytree(folder, tmp_path / "m" / "siglip")
+    engine = videoxl.load(str(tmp_path / "m"), device="cpu")
+    memory = engine.encode(pictures, fps=2, siglip=True)
+    assert memory.seen.model == ""
+    assert engine.ask(memory, "What?", decode=NAMED, generation=SHORT).usage.decode.endswith("relevance=siglip")
+
+
+def test_the_command_line(folder, clip, tmp_path, capsys):
+    film = str(tmp_path / "film.vxl")
+    quick = ["--model", "tiny", "--quiet"]
+    asked = ["--decode", "bilevel:block_size=1,top_k=1", "--relevance", "siglip", "--json", "--quiet"]
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return ended.value.code, *capsys.readouterr()
+
+    assert run("encode", str(clip), "-o", film, "--fps", "2", "--siglip", folder, *quick)[0] == 0
+    code, out, _ = run("ask", film, "What is shown?", *asked)
+    assert (code, json.loads(out)["usage"]["decode"]) == (0, "bilevel:top_k=1,block_size=1,relevance=siglip")
+    code, also, _ = run("ask", str(clip), "What is shown?", "--fps", "2", "--siglip", folder, "--model", "tiny", *asked)
+    assert (code, json.loads(also)["spans"]) == (0, json.loads(out)["spans"])
+    code, _, said = run("ask", film, "What?", "--relevance", "siglip", "--quiet")
+    assert (code, "'dense' has no setting 'relevance=siglip'" in said) == (2, True)
+    assert run("encode", str(clip), "-o", film, "--fps", "2", *quick)[0] == 0
+    code, _, said = run("ask", film, "What?", *asked)
+    assert (code, "--siglip" in said) == (2, True)
 
 
 def test_a_loaded_model_needs_its_tokenizer(siglip):

@@ -155,8 +155,9 @@ def block_scores(
         return scores
     if relevance == "siglip":
         raise ValueError(
-            "relevance='siglip' needs to see the video, which a memory does not keep: use "
-            "BiLevelDecode(relevance=SiglipRelevance().watch(memory, video)), or answer(video, question)"
+            "relevance='siglip' needs what SigLIP saw of the video, which this memory was not told to keep: use "
+            "encode(..., siglip=True), --siglip auto on the command line, or "
+            "BiLevelDecode(relevance=SiglipRelevance().watch(memory, video))"
         )
     return attention_scores(model, memory.cache, level, blocks, asked.ids, rows=asked.own)
 

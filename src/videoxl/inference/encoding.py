@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,10 @@ from videoxl.inference.prefill import Prefill, Prefilled, Tile, tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import span_for
 from videoxl.inference.reading import choose_sampling, end_of, open_for_model, picture_size
+from videoxl.inference.siglip import SiglipRelevance, who_saw
 from videoxl.inference.strategies import Before, frames_per_tile, make_writer, sampled_in_multiples_of
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.video_memory import Tail, VideoMemory
+from videoxl.memory.video_memory import Seen, Tail, VideoMemory
 from videoxl.model.configuration import VIDEO_XL
 from videoxl.video import Selection, VideoSource
 from videoxl.video.anyres import cut_crops
@@ -56,6 +57,18 @@ class Job:
     """Whether this is more of a video that was read before."""
     shift: float = 0.0
     """Seconds by which its frames are later than they say."""
+    siglip: SiglipRelevance | None = None
+    """What looks at the frames as well."""
+    looked: list[torch.Tensor] = field(default_factory=list)
+    """What it saw so far: ``[F, D]`` of every batch."""
+
+    def seen(self, before: Seen | None = None) -> Seen | None:
+        """What it saw of all frames; ``before``: of those read earlier."""
+        if self.siglip is None:
+            return None
+        if before is not None:
+            return replace(before, features_FD=torch.cat([before.features_FD, *self.looked]))
+        return Seen(torch.cat(self.looked), self.siglip.name, self.siglip.fingerprint)
 
     @property
     def times(self) -> list[float]:
@@ -117,6 +130,7 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
         usage=_usage(engine, filled, job, captions),
         warnings=(*job.source.warnings, *([note] if note else []), *filled.notes),
         tail=None if job.source.is_still else filled.tail,
+        seen=job.seen(),
         reader=engine,
     )
 
@@ -124,7 +138,10 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
 def _batches(engine: VideoXL, job: Job) -> Iterator[Any]:
     """The frames; nothing is opened before the first is asked for."""
     config = engine.config
-    yield from job.source.read(job.selection, resize=picture_size(job.source, config.image_size, config.frame_fit))
+    for batch in job.source.read(job.selection, resize=picture_size(job.source, config.image_size, config.frame_fit)):
+        if job.siglip is not None:
+            job.looked.append(job.siglip.see(batch.pixels_FHWC))
+        yield batch
 
 
 def _still(engine: VideoXL, job: Job) -> Tile:
@@ -247,6 +264,8 @@ def extend(
         given = {"fps": None if pictures else fps or 1 / step, **settings}
         job = replace(open_job(source, given, engine, strategy, subtitles=subtitles), goes_on=True, shift=shift)
         captions = _captions(engine, job, memory)
+        if memory.seen is not None:
+            job = replace(job, siglip=who_saw(engine, memory.seen))
         batches = chain(_tail_batch(memory), _later(_batches(engine, job), shift, last))
         before = _settled(engine, memory, strategy)
         with _restored_on_failure(memory.cache, before.tokens):
@@ -337,7 +356,7 @@ def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job
     memory.usage = {**usage, **kept, "extended": paid.get("extended", 0) + 1}
     lasting = (text for text in memory.warnings if not text.startswith(UNKEPT))
     memory.warnings = (*lasting, *job.source.warnings, *filled.notes)
-    memory.tail = filled.tail
+    memory.tail, memory.seen = filled.tail, job.seen(memory.seen)
 
 
 # -------------------------------------------------------------------------------------------------------------- trim
@@ -373,6 +392,9 @@ def trim(engine: VideoXL, memory: VideoMemory, *, start: float | None, end: floa
         for group in groups[first:last]
     )
     memory.timestamps = memory.timestamps[first * per_group : last * per_group]
+    if memory.seen is not None:
+        kept = memory.seen.features_FD[first * per_group : last * per_group]
+        memory.seen = replace(memory.seen, features_FD=kept.clone())
     if last < len(groups):
         memory.tail = None
     elif memory.tail is not None:

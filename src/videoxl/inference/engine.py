@@ -12,6 +12,7 @@ import torch
 
 from videoxl.config import (
     DEFAULT_SYSTEM_PROMPT,
+    BiLevelDecode,
     DecodeStrategy,
     DenseDecode,
     Generation,
@@ -27,7 +28,7 @@ from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.reading import open_for_model
-from videoxl.inference.siglip import watching
+from videoxl.inference.siglip import SiglipRelevance, from_memory, siglip_for
 from videoxl.inference.strategies import choose_prefill, for_question
 from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import KVCache
@@ -49,6 +50,8 @@ class VideoXL:
         self.config = model.config
         self.fingerprint = model_fingerprint(model)
         self.chat_format = ChatFormat.of(tokenizer)
+        self.siglip: SiglipRelevance | None = None
+        """What looks at frames for ``relevance="siglip"``; loaded when first asked for."""
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.model.parameters())
@@ -86,6 +89,7 @@ class VideoXL:
         prefill: PrefillStrategy | str | None = None,
         system: str = DEFAULT_SYSTEM_PROMPT,
         subtitles: Any = None,
+        siglip: bool | str | SiglipRelevance = False,
         stream: int | None = None,
         reader: str = "auto",
         limits: VideoLimits | None = None,
@@ -110,6 +114,8 @@ class VideoXL:
             system: the system prompt in front of the video.
             subtitles: a ``.srt`` or ``.vtt`` file, or a list of :class:`~videoxl.video.subtitles.Cue`: what is said is
                 read behind the timestamp of the frames it is said over. Not for Video-XL, which has no timestamps.
+            siglip: also look at every frame with a SigLIP model, for questions with ``relevance="siglip"``: a folder, a
+                Hub id, a :class:`SiglipRelevance`, or True for the one that the vision tower was taken from.
             stream: index of the video stream in a file that has several.
             reader: ``auto``, ``pyav`` or ``torchcodec``.
             limits: what a file may ask for before it is refused.
@@ -133,6 +139,8 @@ class VideoXL:
             job = encoding.open_job(
                 source, given, self, strategy, frames=frames, sampling=sampling, system=system, subtitles=subtitles
             )
+            if siglip and not source.is_still:
+                job = replace(job, siglip=siglip_for(self, siglip))
             return encoding.encode(self, job, as_progress(progress))
 
     def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None:
@@ -229,6 +237,7 @@ class VideoXL:
     ) -> Start:
         """What an answer starts from. ``tail``: the ids after the video, the last ``own`` of which are the question."""
         asked = Question(question, tail, own or len(tail))
+        decode = from_memory(self, memory, decode)
         return start_from(self.model, memory, decode, asked, reserve=len(tail) + generation.max_new_tokens)
 
     def _pieces(
@@ -333,8 +342,9 @@ class VideoXL:
         _generation(generation, settings)
         reading = choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
         strategy = choose_prefill(encode_settings.get("prefill"), self.config)
+        if isinstance(reading, BiLevelDecode) and reading.relevance == "siglip":
+            encode_settings.setdefault("siglip", True)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
-        reading = watching(reading, memory, video, encode_settings)
         return self.ask(memory, question, decode=reading, generation=generation, **settings)
 
     def continue_conversation(

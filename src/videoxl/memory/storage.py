@@ -173,6 +173,8 @@ def _small_tensors(memory: VideoMemory) -> dict[str, torch.Tensor]:
     }
     if memory.tail is not None:
         tensors["tail_pixels"] = torch.from_numpy(np.ascontiguousarray(memory.tail.pixels_FHWC))
+    if memory.seen is not None:
+        tensors["siglip_features"] = memory.seen.features_FD
     return tensors
 
 
@@ -183,6 +185,7 @@ def _metadata(memory: VideoMemory, card: ModelCard, codec: Codec, parts: Sequenc
         "usage": memory.usage,
         "warnings": memory.warnings,
         "settled_tokens": memory.tail.settled_tokens if memory.tail else None,
+        "siglip": {"model": memory.seen.model, "fingerprint": memory.seen.fingerprint} if memory.seen else None,
         "held_dtype": str(memory.cache.layers[0].dtype).removeprefix("torch."),
         "offloaded": any(
             isinstance(layer, HostLayer) or getattr(layer, "on_host", False) for layer in memory.cache.layers

@@ -20,9 +20,9 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.memory_file import MemoryFile
 from videoxl.memory.quantisation import PLAIN, Codec
 from videoxl.memory.spans import Group
-from videoxl.memory.video_memory import Reader, Tail, VideoMemory
+from videoxl.memory.video_memory import Reader, Seen, Tail, VideoMemory
 
-SMALL = ("token_ids", "timestamps", "group_seconds", "group_tokens", "tail_pixels")
+SMALL = ("token_ids", "timestamps", "group_seconds", "group_tokens", "tail_pixels", "siglip_features")
 """Tensors that are not keys or values; read when the file is opened."""
 
 
@@ -47,6 +47,7 @@ class StoredMemory:
     usage: dict[str, Any]
     warnings: tuple[str, ...]
     tail: Tail | None
+    seen: Seen | None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> StoredMemory:
@@ -66,7 +67,10 @@ class StoredMemory:
         token_ids = tuple(int(i) for i in small["token_ids"].tolist())
         if dense.ranges[-1][1] != len(token_ids) or not 0 <= said["prefix_length"] <= len(token_ids):
             raise ValueError(f"blocks and ids disagree about the {len(token_ids)} tokens")
-        pixels = small.get("tail_pixels")
+        pixels, features = small.get("tail_pixels"), small.get("siglip_features")
+        timestamps = tuple(small["timestamps"].tolist())
+        if features is not None and len(features) != len(timestamps):
+            raise ValueError(f"SigLIP saw {len(features)} of {len(timestamps)} frames")
         times, places = small["group_seconds"].tolist(), small["group_tokens"].tolist()
         return cls(
             file=file,
@@ -78,12 +82,13 @@ class StoredMemory:
             pooled={int(name.removeprefix(POOLED)): level for name, level in levels.items()},
             token_ids=token_ids,
             prefix_length=said["prefix_length"],
-            timestamps=tuple(small["timestamps"].tolist()),
+            timestamps=timestamps,
             groups=tuple(Group(*time, *place) for time, place in zip(times, places, strict=True)),
             prefill=str(said["prefill"]),
             usage=dict(_tuples(said["usage"])),
             warnings=tuple(said["warnings"]),
             tail=None if pixels is None else Tail(pixels.numpy(), int(said["settled_tokens"])),
+            seen=None if features is None else Seen(features, **said["siglip"]),
         )
 
     @property
@@ -108,6 +113,7 @@ class StoredMemory:
             usage=self.usage,
             warnings=self.warnings,
             tail=self.tail,
+            seen=self.seen,
             reader=model,
             pooled={pool: self._pooled_level(pool, layout, devices) for pool, layout in self.pooled.items()},
         )

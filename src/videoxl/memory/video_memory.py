@@ -39,6 +39,18 @@ class Tail:
     """Tokens of the cache that stay as they are whatever follows."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a SigLIP model saw of every frame of a memory."""
+
+    features_FD: torch.Tensor
+    """Unit vectors in float32, on the host."""
+    model: str
+    """Its Hub id or folder; empty: the one that the memory's model goes with, or one that has no name."""
+    fingerprint: str
+    """Of its weights, so that no other one's words are compared with these."""
+
+
 class Features(NamedTuple):
     """One layer of a memory, for use outside: what attention reads."""
 
@@ -75,6 +87,8 @@ class VideoMemory:
     """What went wrong while reading, one sentence each."""
     tail: Tail | None = field(default=None, repr=False, compare=False)
     """What :meth:`extend` begins with; None where nothing is unsettled."""
+    seen: Seen | None = field(default=None, repr=False, compare=False)
+    """Kept for ``relevance="siglip"``, where ``encode`` was told to."""
     reader: Reader | None = field(default=None, repr=False, compare=False)
     pooled: dict[int, PooledLevel] = field(default_factory=dict, repr=False, compare=False)
     """Averages of the visual tokens, by how many went into one; made when a question first asks for them."""
