@@ -23,6 +23,13 @@ def lmms(
     max_frames: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     prefill: Annotated[str | None, typer.Option(help="Instead of the preset's: full, chunked, beacon ...")] = None,
     decode: Annotated[str | None, typer.Option(help="Instead of the preset's: dense, bilevel ...")] = None,
+    subtitles: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of subtitle files named as the videos, or a pattern with fields of the documents: "
+            "subs/{subtitle_path}. Read on the time axis."
+        ),
+    ] = None,
     interface: Annotated[str, typer.Option(help="chat, or simple.")] = "chat",
     limit: Annotated[int | None, typer.Option(help="Only the first questions, to try it out.")] = None,
     processes: Annotated[int, typer.Option(help="Processes, each with a GPU of its own.")] = 1,
@@ -36,6 +43,7 @@ def lmms(
     from videoxl.config import decode_from_string, prefill_from_string
     from videoxl.evaluation.lmms.presets import PRESETS
     from videoxl.evaluation.lmms.running import Run, require_lmms_eval, run_lmms, told
+    from videoxl.evaluation.subtitles import check_where
 
     if (preset is None) == (task is None):
         raise ValueError(f"give either --preset ({', '.join(PRESETS)}) or --task")
@@ -47,9 +55,11 @@ def lmms(
         prefill_from_string(prefill)
     if decode is not None:
         decode_from_string(decode)
+    if subtitles is not None:
+        check_where(subtitles)
     chosen = PRESETS[preset] if preset else None
     given: dict[str, Any] = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames}
-    given |= {"prefill": prefill, "decode": decode}
+    given |= {"prefill": prefill, "decode": decode, "subtitles": subtitles}
     given = {name: value for name, value in given.items() if value is not None}
     loaded = {"pretrained": loading.model or "tiny", "device": loading.device, "dtype": loading.dtype}
     require_lmms_eval()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import random
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,17 +25,30 @@ from videoxl.errors import EvaluationError, VideoError
 from videoxl.evaluation.lmms import models
 from videoxl.evaluation.lmms.asking import Asked, Asker, ReadingSettings
 from videoxl.evaluation.lmms.models import FAILED, VideoXLChat, VideoXLSimple
+from videoxl.evaluation.lmms.running import Run, run_lmms
 from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 from videoxl.inference.answers import Answer
 
 SHORT = Generation(max_new_tokens=3)
+
+
+class Told(str):
+    """A memory: what it was made from."""
+
+    usage: dict[str, Any]
+
+    def __new__(cls, text: str, usage: dict[str, Any]):
+        made = super().__new__(cls, text)
+        made.usage = usage
+        return made
 
 
 class CountingEngine:
     """Answers with what it was asked and about what; counts readings. No model behind it."""
 
     def __init__(self, family: str = "video-xl-2", die_at: str | None = None) -> None:
-        self.config = SimpleNamespace(family=family)
+        self.config = SimpleNamespace(family=family, time_format="Time {:.1f}s:" if family != "video-xl" else "")
         self.read: list[str] = []
         self.die_at = die_at
 
@@ -39,7 +56,8 @@ class CountingEngine:
         if "broken" in str(video):
             raise VideoError(f"{video}: is not a video", code="not_a_video")
         self.read.append(video)
-        return f"{video}|{settings['system']}|{settings.get('start')}"
+        said = settings["subtitles"]
+        return Told(f"{video}|{settings['system']}|{settings.get('start')}", {"subtitles": said and len(said)})
 
     def continue_conversation(self, memory, history, question, generation, decode):
         if question == self.die_at:
@@ -134,13 +152,34 @@ def test_a_strategy_that_reads_with_the_question_reads_per_question():
     assert len(engine.read) == 1
 
 
+def test_subtitles_are_read_where_a_video_has_them_and_counted(tmp_path):
+    (tmp_path / "0.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
+    asked = [replace(one, subtitles=subtitle_file(str(tmp_path), one.video, {})) for one in questions(4, 2)]
+    records = Asker(CountingEngine(), ReadingSettings(subtitles=str(tmp_path))).answer(asked)
+    assert [record["subtitles"] for record in records] == [1, None, 1, None]
+    assert "subtitles" not in Asker(CountingEngine(), ReadingSettings()).answer(questions(1, 1))[0]
+    with pytest.raises(ValueError, match="is neither"):
+        Asker(CountingEngine(), ReadingSettings(subtitles=str(tmp_path / "absent")))
+    with pytest.raises(ValueError, match="no timestamps to put subtitles behind"):
+        Asker(CountingEngine("video-xl"), ReadingSettings(prefill="beacon:ratio=8", subtitles=str(tmp_path)))
+
+
+def test_a_bad_subtitle_file_fails_the_samples_of_its_video(tmp_path):
+    (tmp_path / "1.srt").write_text("nothing")
+    asked = [replace(one, subtitles=subtitle_file(str(tmp_path), one.video, {})) for one in questions(4, 2)]
+    asker = Asker(CountingEngine(), ReadingSettings(subtitles=str(tmp_path)))
+    assert [bool(record) for record in asker.answer(asked)] == [True, False, True, False]
+    assert {record["error"].split(":")[0] for record in asker.failed.values()} == {"bad_subtitles"}
+
+
 # ------------------------------------------------------------------------------------------ what lmms-eval hands over
 
 
-def model(kind=VideoXLSimple, documents=({},)):
+def model(kind=VideoXLSimple, documents=({},), subtitles=None):
     """Without its engine: only what turns requests into questions."""
     made = object.__new__(kind)
     made.default_generation = Generation(max_new_tokens=77)
+    made._asker = SimpleNamespace(reading=ReadingSettings(subtitles=subtitles))
     made.task_dict = {TASK: {"test": list(documents)}}
     return made
 
@@ -165,6 +204,15 @@ def test_both_interfaces_make_the_same_question():
     two = model(VideoXLChat)._asked(chat([user(VIDEO, "Which?")]))
     assert (one.key, one.question, one.video, one.generation) == (two.key, two.question, two.video, two.generation)
     assert one.key == f"{TASK}/test/0"
+
+
+def test_both_interfaces_find_the_same_subtitles(tmp_path):
+    (tmp_path / "a_en.json").write_text("[]")
+    how = {"documents": ({"subtitle_path": "a_en.json", "starting_timestamp_for_subtitles": 7},)}
+    how["subtitles"] = f"{tmp_path}/{{subtitle_path}}"
+    one = model(**how)._asked(simple(["/v/0.mp4"]))
+    two = model(VideoXLChat, **how)._asked(chat([user(VIDEO, "Which?")]))
+    assert one.subtitles == two.subtitles == SubtitleFile(str(tmp_path / "a_en.json"), 7.0)
 
 
 def test_messages_may_hold_a_system_prompt_earlier_turns_and_a_part_of_a_video():
@@ -245,44 +293,93 @@ def test_the_entry_point_is_declared_and_leads_somewhere():
 
 # --------------------------------------------------------------------------------------------------- whole runs of it
 
-MODEL_ARGS = "pretrained=tiny,prefill=chunked:chunk_size=2;step_size=1,max_frames=8,log={log}"
+ARGUMENTS = {"pretrained": "tiny", "device": "cpu", "prefill": "chunked:chunk_size=2,step_size=1", "max_frames": 8}
+FILMS, QUESTIONS, UNREADABLE = 4, 2, 2
 
 
-def run(folder: Path, name: str, *, processes: int = 1, options: tuple[str, ...] = ()) -> list[dict]:
-    """Samples of a run, by number."""
-    launcher = [sys.executable, "-m"]
-    if processes > 1:
-        # "--cpu" starts one process whatever is asked for; without a GPU, "--multi_gpu" starts them on the CPU
-        launcher += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        launcher += ["--main_process_port", "0", "-m"]
-    command = [*launcher, "lmms_eval", "--model", "videoxl", "--model_args", MODEL_ARGS.format(log=folder / name)]
-    command += ["--tasks", TASK, "--include_path", str(folder), "--output_path", str(folder / f"{name}-out")]
-    command += ["--log_samples", "--device", "cpu", *options]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=550, check=False)
-    written = list((folder / f"{name}-out").rglob("*_samples_*.jsonl"))
-    assert written, done.stdout[-2000:] + done.stderr[-4000:]
-    samples = [json.loads(line) for line in written[0].read_text().splitlines()]
-    return sorted(samples, key=lambda sample: sample["doc_id"])
+def described(folder: Path, name: str, **how) -> Run:
+    """A run of the toy task, as ``videoxl eval lmms`` makes it."""
+    arguments = {**ARGUMENTS, "subtitles": f"{folder}/{{kind}}.srt"}
+    return Run(task=TASK, model_args=arguments, folder=folder / name, include_path=str(folder), **how)
+
+
+def whole(folder: Path, name: str, **how) -> dict[str, Any]:
+    return run_lmms(described(folder, name, **how))
+
+
+def samples(folder: Path, name: str) -> list[dict]:
+    """What lmms-eval wrote of every sample, by number; without the question, which each interface logs its way."""
+    (written,) = (folder / name / "lmms-eval").rglob(f"*_samples_{TASK}.jsonl")
+    found = [json.loads(line) for line in written.read_text().splitlines()]
+    return [{**sample, "input": None} for sample in sorted(found, key=lambda sample: sample["doc_id"])]
+
+
+def keys(folder: Path, name: str) -> list[str]:
+    """Of the answers in the logs of all processes, in the order they were given."""
+    lines = [line for path in (folder / name / "logs").glob("*.jsonl") for line in path.read_text().splitlines(True)]
+    return [json.loads(line)["key"] for line in lines if line.endswith("\n") and '"key"' in line]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder of the toy task, offline, and the result of a run with messages in one process."""
+    require("lmms_eval")
+    folder = write_task(tmp_path_factory.mktemp("lmms"), films=FILMS, questions=QUESTIONS)
+    kind = json.loads((folder / "data.json").read_text())[0]["kind"]
+    (folder / f"{kind}.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nLook!\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        yield folder, whole(folder, "one")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_task_runs_end_to_end_offline_and_two_processes_equal_one(tmp_path):
-    require("lmms_eval")
-    write_task(tmp_path, films=2)
-    one = run(tmp_path, "one")
-    two = run(tmp_path, "two", processes=2)
-    plain = run(tmp_path, "simple", options=("--force_simple",))
-    assert len(one) == 6
-    for other in (two, plain):
-        for a, b in zip(one, other, strict=True):
-            assert {**a, "input": None} == {**b, "input": None}
-    failed = [sample for sample in one if sample["filtered_resps"] == FAILED]
-    assert {sample["toy_score"]["task_type"] for sample in failed} == {"bad"}
-    assert len(failed) == 2
-    logs = [json.loads(line) for path in (tmp_path / "two").glob("*.jsonl") for line in path.read_text().splitlines()]
-    assert len([line for line in logs if "key" in line]) == 4
-    assert {line["settings"]["processes"] for line in logs if "settings" in line} == {2}
-    failures = [json.loads(path.read_text()) for path in (tmp_path / "two").glob("*.failed.json")]
-    assert sorted(key for found in failures for key in found) == [f"{TASK}/test/{s['doc_id']}" for s in failed]
+@pytest.mark.timeout(600)
+def test_a_task_runs_offline_and_an_unreadable_video_fails_its_samples_visibly(toy):
+    folder, result = toy
+    scores = result["scores"]
+    assert scores["samples"] == FILMS * QUESTIONS + UNREADABLE
+    assert sorted(error.split(":")[0] for error in scores["failed"].values()) == ["not_a_video", "not_found"]
+    found = samples(folder, "one")
+    lost = [sample for sample in found if sample["filtered_resps"] == FAILED]
+    assert sorted(scores["failed"]) == [f"{TASK}/test/{sample['doc_id']}" for sample in lost]
+    assert {sample["toy_score"]["task_type"] for sample in lost} == {"bad"}
+    right = sum(sample["toy_score"]["score"] for sample in found)
+    assert scores["accuracy"] == pytest.approx(right / len(found))
+    assert result["lmms_eval"]["toy_score,none"] == pytest.approx(right / len(found))
+    assert set(keys(folder, "one")).isdisjoint(scores["failed"])
+    assert 0 < scores["with_subtitles"] < FILMS * QUESTIONS
+    assert result["run"]["versions"]["lmms_eval"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_equal_one(toy):
+    folder, one = toy
+    two = whole(folder, "two", processes=2)
+    assert samples(folder, "two") == samples(folder, "one")
+    assert two["run"]["processes"] == 2
+    assert len(list((folder / "two" / "logs").glob("*.jsonl"))) == 2
+    assert sorted(keys(folder, "two")) == sorted(keys(folder, "one"))
+    assert {**two["scores"], "costs": None} == {**one["scores"], "costs": None}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_simple_interface_killed_and_resumed_equals_the_whole_run_with_messages(toy):
+    """kill -9 in the middle: what was answered is not asked again, the rest is, the samples are the same."""
+    folder, _ = toy
+    process = subprocess.Popen(described(folder, "killed", interface="simple").command())
+    try:
+        while process.poll() is None and not keys(folder, "killed"):
+            time.sleep(0.002)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = keys(folder, "killed")
+    assert 0 < len(before) < FILMS * QUESTIONS
+    whole(folder, "killed", interface="simple", resume=True)
+    assert samples(folder, "killed") == samples(folder, "one")
+    after = keys(folder, "killed")
+    assert after[: len(before)] == before
+    assert sorted(after) == sorted(keys(folder, "one"))

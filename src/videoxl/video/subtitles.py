@@ -29,8 +29,9 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
-ARROW = re.compile(rf"^\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?$", re.ASCII)
+_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
+TIME = re.compile(_TIME, re.ASCII)
+ARROW = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?$", re.ASCII)
 TAG = re.compile(r"</?(?:[bius]|c|v|lang|ruby|rt|font|\d[\d:.]*)(?:[\s.][^<>]*)?>", re.IGNORECASE)
 OVERRIDE = re.compile(r"\{\\[^{}]*\}")
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -120,13 +121,14 @@ def _cues(lines: Sequence[str]) -> Iterator[Cue]:
             said.pop()
         if times and times[0] <= times[1] and (shown := clean(" ".join(said))):
             yield Cue(*times, shown)
-        times = (_seconds(arrow.groups()[:4]), _seconds(arrow.groups()[4:])) if arrow else None
+        times = (seconds(arrow.groups()[:4]), seconds(arrow.groups()[4:])) if arrow else None
         said = []
 
 
-def _seconds(parts: Sequence[str | None]) -> float:
-    hours, minutes, seconds, fraction = parts
-    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(seconds or 0) + float(f"0.{fraction or 0}")
+def seconds(parts: Sequence[str | None]) -> float:
+    """Of the groups that :data:`TIME` finds."""
+    hours, minutes, whole, fraction = parts
+    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(whole or 0) + float(f"0.{fraction or 0}")
 
 
 def clean(text: str) -> str:

@@ -15,7 +15,9 @@ from videoxl.config import DEFAULT_SYSTEM_PROMPT, DecodeStrategy, Generation, Pr
 from videoxl.errors import DoesNotFitError, VideoError
 from videoxl.evaluation.asking import record_of
 from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.subtitles import SubtitleFile, check_where
 from videoxl.inference.bilevel import choose_decode
+from videoxl.inference.captions import check_place
 from videoxl.inference.prompt import times_to_seconds
 from videoxl.inference.siglip import watching
 from videoxl.inference.strategies import choose_prefill, for_question
@@ -37,6 +39,8 @@ class ReadingSettings:
     """A video that can only be read in part fails its samples."""
     clock_as_seconds: bool = False
     """Rewrite ``mm:ss`` in questions as seconds, as the released evaluation does, mistakes included (SPEC 3.5)."""
+    subtitles: str | None = None
+    """Where those of the videos are: see :func:`~videoxl.evaluation.subtitles.subtitle_file`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Asked:
     """What the benchmark says of it, its category say; kept with the answer."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
+    subtitles: SubtitleFile | None = None
+    """What is said in the video, where that is to be read with it."""
 
     @property
     def place(self) -> str:
@@ -97,6 +103,9 @@ class Asker:
         Sampling(**reading.sampling)  # type: ignore[arg-type]  # its own checks judge what came
         self.prefill = choose_prefill(reading.prefill, engine.config)
         self.decode = choose_decode(reading.decode, engine.config)
+        if reading.subtitles is not None:
+            check_where(reading.subtitles)
+            check_place(engine.config.family, engine.config.time_format)
 
     def answer(self, asked: Sequence[Asked]) -> list[Record | None]:
         """A record per question, in their order; None where it failed, and :attr:`failed` says why.
@@ -121,7 +130,8 @@ class Asker:
     def _group(self, one: Asked) -> Any:
         """The same for questions that one memory serves."""
         video = os.path.realpath(one.video) if isinstance(one.video, (str, os.PathLike)) else id(one.video)
-        return video, one.problem, one.start, one.end, one.system, str(for_question(self.prefill, one.question))
+        part = (video, one.problem, one.start, one.end, one.subtitles)
+        return *part, one.system, str(for_question(self.prefill, one.question))
 
     def _about_one_video(self, group: list[Asked]) -> Iterator[tuple[str, Record]]:
         """What could be answered. A video that cannot be read fails all of them."""
@@ -136,7 +146,8 @@ class Asker:
                 record = record_of(replace(answer, text=_until(answer.text, one.stop)))
                 paid = len(waiting) == len(group)
                 waiting.pop(0)
-                yield one.key, {**one.known, **record, "paid_reading": paid}
+                said = {"subtitles": memory.usage["subtitles"]} if self.reading.subtitles else {}
+                yield one.key, {**one.known, **record, **said, "paid_reading": paid}
         except (VideoError, DoesNotFitError) as error:
             self.failed |= {one.key: {**one.known, "error": f"{error.code}: {error}"} for one in waiting}
             self.say(f"{group[0].place}: {len(waiting)} samples fail, {error.code}: {error}")
@@ -153,6 +164,7 @@ class Asker:
             **given,
             prefill=for_question(self.prefill, one.question),
             system=one.system,
+            subtitles=one.subtitles.cues() if one.subtitles else None,
             reader=self.reading.reader,
             strict=self.reading.strict,
         )

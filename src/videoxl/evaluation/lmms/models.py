@@ -15,6 +15,7 @@ from videoxl.config import DEFAULT_SYSTEM_PROMPT, Generation
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.lmms.asking import Asked, Asker, ReadingSettings, Record
 from videoxl.evaluation.results import SampleLog, how_it_was_run, write_json
+from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 
 try:
     from lmms_eval.api.model import lmms as _Base  # noqa: N812
@@ -51,6 +52,7 @@ class VideoXLSimple(_Base):
         reader: str = "auto",
         strict: bool = False,
         clock_as_seconds: bool = False,
+        subtitles: str | None = None,
         max_new_tokens: int = 256,
         seed: int = 0,
         log: str | None = None,
@@ -67,6 +69,8 @@ class VideoXLSimple(_Base):
             prefill, decode: strategies by name. A comma ends a model argument: separate their settings by semicolons,
                 ``prefill=chunked:chunk_size=8;step_size=4``.
             clock_as_seconds: see :class:`ReadingSettings`.
+            subtitles: a folder of subtitle files named as the videos, or a pattern with fields of the task's documents,
+                ``subtitles/{subtitle_path}``. They are read on the time axis; what has none is read without.
             max_new_tokens: for tasks that do not say.
             seed: for tasks that sample.
             log: a folder for a log of samples per process, with what each took.
@@ -89,6 +93,7 @@ class VideoXLSimple(_Base):
             reader=reader,
             strict=strict,
             clock_as_seconds=clock_as_seconds,
+            subtitles=_unquoted(subtitles),
         )
         self.default_generation = Generation(max_new_tokens=max_new_tokens, seed=seed)
         self.engine = load(
@@ -109,6 +114,7 @@ class VideoXLSimple(_Base):
                 reader=reader,
                 strict=strict,
                 clock_as_seconds=clock_as_seconds,
+                subtitles=reading.subtitles,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
                 interface="simple" if self.is_simple else "chat",
@@ -161,15 +167,21 @@ class VideoXLSimple(_Base):
         generation, stop = self._generation(settings)
         document = self.task_dict[task][split][doc_id]
         found, problem = _looked_up(doc_to_visual, document)
+        video = None if problem else _only_one([item for item in found or () if item is not None], task)
         return Asked(
             key=f"{task}/{split}/{doc_id}",
             question=context,
-            video=None if problem else _only_one([item for item in found or () if item is not None], task),
+            video=video,
+            subtitles=self._subtitles(video, document),
             problem=problem or "the sample has no video, and no question is answered without one",
             generation=generation,
             document=_facts(document),
             stop=stop,
         )
+
+    def _subtitles(self, video: Any, document: dict[str, Any]) -> SubtitleFile | None:
+        where = self._asker.reading.subtitles
+        return None if where is None else subtitle_file(where, video, document)
 
     def _generation(self, settings: dict[str, Any]) -> tuple[Generation, tuple[str, ...]]:
         """Of a task's ``generation_kwargs``, with the texts that end an answer."""
@@ -222,6 +234,7 @@ class VideoXLChat(VideoXLSimple):
             key=key,
             question=texts[-1],
             video=part.get("url"),
+            subtitles=self._subtitles(part.get("url"), document),
             problem="the messages hold no video, and no question is answered without one",
             start=part.get("start_time"),
             end=part.get("end_time"),

@@ -59,7 +59,8 @@ def _argument(name: str, value: Any) -> str:
     text = str(value)
     if name in ("prefill", "decode"):
         return text.replace(",", ";")
-    if set(text) & set(",\"'{}[]"):
+    forbidden = ",\"'[]" if name == "subtitles" else ",\"'{}[]"
+    if set(text) & set(forbidden):
         raise ValueError(
             f"{name}={text!r} holds a comma, quote or bracket, which lmms-eval's --model_args cannot: rename"
         )
@@ -132,6 +133,10 @@ def told(result: Mapping[str, Any]) -> str:
         lines.append(
             f"cost    {costs['mean_frames']:.0f} frames and {costs['mean_memory_tokens']:,.0f} tokens a video, "
             f"{costs['reading_seconds_per_video']:.1f} s to read it, {costs['seconds_per_answer']:.2f} s an answer"
+        )
+    if scores["with_subtitles"] is not None:
+        lines.append(
+            f"said    {scores['with_subtitles']} of {scores['samples']} questions are about videos with subtitles"
         )
     lines.append(f"failed  {len(scores['failed'])}, which count as wrong; {scores['empty_answers']} empty answers")
     lines += [f"  {key}: {why}" for key, why in scores["failed"].items()]

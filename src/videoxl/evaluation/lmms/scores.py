@@ -70,6 +70,7 @@ def scored(
         "macro": averages[known[0]]["macro"] if known else None,
         "failed": {one["key"]: one["error"] for one in found if one["error"]},
         "empty_answers": sum(not one["text"].strip() for one in found if not one["error"]),
+        "with_subtitles": _with_subtitles([records[one["key"]] for one in found if one["key"] in records]),
         "costs": _costs([records[one["key"]] for one in found if one["key"] in records]),
     }
 
@@ -93,6 +94,12 @@ def _one(
     if not outcomes:
         raise EvaluationError(f"task {task} does not say which answers are right: read its own scores in results.json")
     return {"key": key, "correct": outcomes[0], "error": None, **records[key]}
+
+
+def _with_subtitles(records: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many were asked about a video in which something was said; None in a run without subtitles."""
+    told = [record["subtitles"] for record in records if "subtitles" in record]
+    return sum(bool(cues) for cues in told) if told else None
 
 
 def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
