@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import videoxl
@@ -128,6 +128,29 @@ def test_an_extended_memory_is_the_one_read_at_once(engine, cut, whole_file):
     assert memory.token_ids == at_once.token_ids
     assert memory.groups == at_once.groups
     assert memory.usage["subtitles"] == at_once.usage["subtitles"] == 5
+    assert worst(memory, at_once) < TOLERANCE
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 430), st.integers(1, 90)), max_size=7),
+    st.lists(st.integers(1, 39), min_size=1, max_size=3, unique=True).map(sorted),
+    st.booleans(),
+)
+def test_whatever_the_steps_and_the_cues_it_is_the_one_read_at_once(engine, tenths, cuts, whole_file):
+    cues = [Cue(begin / 10, (begin + length) / 10, f"word {n}") for n, (begin, length) in enumerate(sorted(tenths))]
+    strategy = ChunkedPrefill.from_blocks(2, 1)
+    at_once = encode(engine, cues, strategy)
+    edges = [*cuts, len(PIXELS)]
+
+    def said(begin: int, end: int) -> list[Cue]:
+        return cues if whole_file else [c for c in cues if begin <= c.start_s and (c.start_s < end or end == edges[-1])]
+
+    memory = encode(engine, said(0, cuts[0]), strategy, PIXELS[: cuts[0]])
+    for begin, end in pairwise(edges):
+        memory.extend(PIXELS[begin:end], subtitles=said(begin, end))
+    assert memory.token_ids == at_once.token_ids
+    assert memory.groups == at_once.groups
     assert worst(memory, at_once) < TOLERANCE
 
 

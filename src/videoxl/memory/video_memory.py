@@ -164,7 +164,7 @@ class VideoMemory:
         Args:
             video: anything ``encode`` takes. Pictures without times go on at the rate of those before; everything
                 else must begin after the last frame.
-            settings: sampling settings of ``encode``.
+            settings: sampling settings of ``encode``, and ``subtitles``, of what is new or of the whole video.
 
         The same numbers as encoding the longer video at once, up to rounding. A failure leaves the memory as it was.
         Raises ``VideoError`` for a bad video and ``ValueError`` for frames that do not come later.
