@@ -16,7 +16,7 @@ from tests import media
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl import BiLevelDecode, Generation, SiglipRelevance
 from videoxl.cli import main
-from videoxl.inference.siglip import Watched
+from videoxl.inference.siglip import Watched, watching
 
 SHORT = Generation(max_new_tokens=4)
 SIDE = 96
@@ -176,6 +176,17 @@ def test_extend_and_trim_keep_what_was_seen_with_its_frames(engine, folder, pict
 
 def siglip_scores(engine, memory, question) -> np.ndarray:
     return Watched(engine.siglip, memory.timestamps, memory.seen.features_FD)(memory, question)
+
+
+def test_a_video_at_hand_is_looked_at_when_the_memory_was_not_told_to(engine, siglip, pictures):
+    engine.siglip = siglip
+    memory = engine.encode(pictures, fps=2)
+    assert watching(NAMED, memory, pictures, {"fps": 2}) is NAMED
+    told = engine.encode(pictures, fps=2, siglip=True)
+    assert torch.allclose(memory.seen.features_FD, told.seen.features_FD, atol=1e-6)
+    plain = engine.encode(pictures, fps=2)
+    watching(BiLevelDecode(), plain, pictures, {"fps": 2})
+    assert plain.seen is None
 
 
 def test_another_siglip_than_the_one_that_looked_is_refused(engine, siglip, folder, pictures):
