@@ -1,6 +1,7 @@
 """Memory files: how fast they are written and read, how much of one a question reads, how exact each dtype is.
 
     python benchmarks/memory_file.py --json benchmarks/results/memory_file-cpu2.json
+    python benchmarks/memory_file.py --parts accuracy answers --json ...       # the others stay as they are in the file
 
 Speed is measured on a memory of the released widths (four key/value heads of 128, 144 visual tokens per group) in fewer
 layers and bfloat16, filled with noise. The same tensors are written and read by ``torch.save`` and by ``safetensors``
@@ -8,9 +9,11 @@ in the same run; neither forces them to the disk nor checks them when reading. `
 dropped from the page cache. A bi-level question is its reading part: averages and some blocks, mixed into a cache. One
 thread computes, more read.
 
-Accuracy is that of the question's tokens in the embedded models, as they are and with key biases as large as Qwen2's;
-errors are root mean squares relative to the exact memory's. ``schemes`` compares ways to round keys to eight bits:
-before or after rotary embedding, with scales per token or per channel.
+``accuracy`` is that of a question's tokens in the embedded models, as they are and with key biases as large as Qwen2's;
+errors are root mean squares relative to the exact memory's. ``answers``: about films of the generated world, how often
+the answer from a stored memory is that from the exact one, and right; read densely, on two levels, and from averages
+but for the first and last block. ``schemes`` compares ways to round keys to eight bits: before or after rotary
+embedding, with scales per token or per channel.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -35,6 +39,7 @@ import transformers
 
 import videoxl
 from letter_tokenizer import letter_tokenizer
+from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode
 from videoxl.inference.bilevel import pooled_level
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import span_for
@@ -45,11 +50,15 @@ from videoxl.memory.quantisation import SAVE_DTYPES
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.training.tiny.lessons import draw_questions
+from videoxl.training.world import KINDS, Film, Question, Renderer, sample_film
+from videoxl.training.world.questions import TIMED
 
 BIASES = (0.0, 20.0, 100.0)
-FRAMES_OF_ACCURACY = 256
+GROUPS_OF_ACCURACY = 64
 KEY_BIAS = 50.0
-QUESTION = "When does the ball turn green, and what is next to it?"
+PARTS = ("speed", "accuracy", "answers", "schemes")
+ALL_DENSE, TWO_LEVELS, AVERAGES = DenseDecode(), BiLevelDecode(top_k=2), BiLevelDecode(relevance=(0,))
 
 
 # --------------------------------------------------------------------------------------------------------------- speed
@@ -234,13 +243,25 @@ def relative(ours: torch.Tensor, exact: torch.Tensor) -> float:
     return float((ours - exact).norm() / exact.norm())
 
 
+def film_and_questions(engine: VideoXL, groups: int, number: int, count: int) -> tuple[Film, list[Question]]:
+    source = np.random.default_rng((3, 107, groups, number))
+    film = sample_film(source, groups)
+    kinds = [kind for kind in KINDS if engine.config.time_format or kind not in TIMED]
+    return film, draw_questions(source, film, count, dict.fromkeys(kinds, 1.0))
+
+
+def read(engine: VideoXL, film: Film) -> VideoMemory:
+    prefill = ChunkedPrefill() if engine.config.time_format else None
+    return engine.encode(Renderer(film).frames(engine.config.image_size), timestamps=film.timestamps, prefill=prefill)
+
+
 @torch.inference_mode()
-def outputs(engine: VideoXL, memory: VideoMemory) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs(engine: VideoXL, memory: VideoMemory, question: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention outputs of all layers, and logits, of the question's tokens."""
     base, seen = engine.model.model, []
     layers = base.language_model.layers
     hooks = [layer.self_attn.register_forward_hook(lambda m, i, out: seen.append(out[0])) for layer in layers]
-    embeds = base.get_input_embeddings()(torch.tensor([engine.chat_format.suffix(QUESTION)]))
+    embeds = base.get_input_embeddings()(torch.tensor([engine.chat_format.suffix(question)]))
     out = base.language_model(inputs_embeds=embeds, past_key_values=memory.cache.fork(), use_cache=True)
     for hook in hooks:
         hook.remove()
@@ -258,15 +279,15 @@ def with_key_biases(engine: VideoXL) -> VideoXL:
 
 
 def measure_accuracy(engine: VideoXL, path: Path) -> dict:
-    pictures = np.random.default_rng(0).integers(0, 256, (FRAMES_OF_ACCURACY, 40, 50, 3), dtype=np.uint8)
-    memory = engine.encode(frames=pictures, timestamps=[float(t) for t in range(FRAMES_OF_ACCURACY)])
-    attention, logits = outputs(engine, memory)
+    film, (question,) = film_and_questions(engine, GROUPS_OF_ACCURACY, 0, 1)
+    memory = read(engine, film)
+    attention, logits = outputs(engine, memory, question.text)
     chance = logits.log_softmax(-1)
     found = {}
     for dtype in SAVE_DTYPES:
         memory.save(path, dtype=dtype)
         again = VideoMemory.load(path, engine)
-        ours, theirs = outputs(engine, again)
+        ours, theirs = outputs(engine, again, question.text)
         pairs = list(zip(again.cache.layers, memory.cache.layers))
         found[dtype] = {
             "file_bytes": path.stat().st_size,
@@ -276,6 +297,32 @@ def measure_accuracy(engine: VideoXL, path: Path) -> dict:
             "logits": relative(theirs, logits),
             "kl_divergence": float((chance.exp() * (chance - theirs.log_softmax(-1))).sum(-1).mean()),
         }
+    return found
+
+
+def measure_answers(engine: VideoXL, path: Path, *, groups: int, films: int, questions: int) -> dict:
+    """Shares of answers, per way of reading and dtype: the same text as from the exact memory, and right."""
+    ways: dict[str, Any] = {"dense": ALL_DENSE}
+    if engine.config.time_format:
+        ways |= {"two levels": TWO_LEVELS, "averages": AVERAGES}
+    texts: dict[tuple[str, str], list[str]] = {(way, dtype): [] for way in ways for dtype in SAVE_DTYPES}
+    truths: list[str] = []
+    for number in range(films):
+        film, asked = film_and_questions(engine, groups, number, questions)
+        memory = read(engine, film)
+        truths += [question.answer for question in asked]
+        for dtype in SAVE_DTYPES:
+            memory.save(path, dtype=dtype)
+            stored = memory if dtype == "auto" else VideoMemory.load(path, engine)
+            for way, decode in ways.items():
+                texts[way, dtype] += [
+                    engine.ask(stored, question.text, decode=decode, max_new_tokens=96).text for question in asked
+                ]
+    found: dict = {"questions": len(truths), "groups": groups, "films": films}
+    for (way, dtype), told in texts.items():
+        same = sum(a == b for a, b in zip(told, texts[way, "auto"]))
+        right = sum(text.strip() == truth for text, truth in zip(told, truths))
+        found.setdefault(way, {})[dtype] = {"unchanged": same / len(told), "right": right / len(told)}
     return found
 
 
@@ -319,7 +366,24 @@ def measure_schemes(engine: VideoXL) -> dict:
 
 
 def report(document: dict) -> None:
-    speed = document["speed"]
+    if "speed" in document:
+        report_speed(document["speed"])
+    for scheme, error in document.get("schemes", {}).items():
+        print(f"  {scheme:60} {error:.4f}")
+    for model, found in document.get("accuracy", {}).items():
+        print(model)
+        for dtype, errors in found.items():
+            print(f"  {dtype:5} " + ", ".join(f"{what} {value:.2g}" for what, value in errors.items()))
+    for model, found in document.get("answers", {}).items():
+        print(f"{model}: {found['questions']} questions")
+        for way in [way for way in found if isinstance(found[way], dict)]:
+            shares = (
+                f"{d} {100 * f['unchanged']:.0f} % same, {100 * f['right']:.0f} % right" for d, f in found[way].items()
+            )
+            print(f"  {way:10} " + "; ".join(shares))
+
+
+def report_speed(speed: dict) -> None:
     print(f"{speed['memory_bytes'] / 1e6:,.0f} MB held, {speed['tokens']:,} tokens, {speed['groups']} groups")
     for name, found in speed["others"].items():
         times = ", ".join(f"{what} {value:.3f}" for what, value in found.items())
@@ -333,16 +397,31 @@ def report(document: dict) -> None:
         for name in ("dense", "bilevel_top_8", "bilevel_first_and_last"):
             m = found[name]
             print(f"        {name:24} warm {m['warm_s']:.3f} s cold {m['cold_s']:.3f} s, {m['share_of_file']:.1%} read")
-    for model, found in document["accuracy"].items():
-        print(model)
-        for dtype, errors in found.items():
-            print(f"  {dtype:5} " + ", ".join(f"{what} {value:.2g}" for what, value in errors.items()))
-    for scheme, error in document["schemes"].items():
-        print(f"  {scheme:60} {error:.4f}")
+
+
+def measure(parts: list[str], layers: int, frames: int, repeats: int, folder: Path) -> dict:
+    """The parts asked for."""
+    path, found = folder / "a.vxl", {}
+    if "speed" in parts:
+        found["speed"] = measure_speed(layers, frames, repeats, folder)
+    tiny, tiny_v1 = (videoxl.load(model, device="cpu") for model in ("tiny", "tiny-v1"))
+    if "answers" in parts:
+        found["answers"] = {
+            tiny.name: measure_answers(tiny, path, groups=64, films=8, questions=12),
+            tiny_v1.name: measure_answers(tiny_v1, path, groups=24, films=8, questions=12),
+        }
+    if "accuracy" in parts:
+        found["accuracy"] = {engine.name: measure_accuracy(engine, path) for engine in (tiny, tiny_v1)}
+        biased = with_key_biases(tiny)
+        found["accuracy"][biased.name] = measure_accuracy(biased, path)
+    if "schemes" in parts:
+        found["schemes"] = measure_schemes(wide_engine(1))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--frames", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
@@ -352,15 +431,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # a busy machine disturbs teams of threads most
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = Path(name)
-        speed = measure_speed(arguments.layers, arguments.frames, arguments.repeats, folder)
-        engines = [videoxl.load(model, device="cpu") for model in ("tiny", "tiny-v1")]
-        accuracy = {engine.name: measure_accuracy(engine, folder / "a.vxl") for engine in engines}
-        biased = with_key_biases(engines[0])
-        accuracy[biased.name] = measure_accuracy(biased, folder / "a.vxl")
-        schemes = measure_schemes(wide_engine(1))
-    document = {
-        "benchmark": "memory_file",
+        found = measure(arguments.parts, arguments.layers, arguments.frames, arguments.repeats, Path(name))
+    report(found)
+    run = {
         "date": datetime.date.today().isoformat(),
         "hardware": arguments.hardware,
         "load_average": os.getloadavg()[0],
@@ -372,13 +445,11 @@ def main() -> None:
         },
         "layers": arguments.layers,
         "frames": arguments.frames,
-        "speed": speed,
-        "accuracy": accuracy,
-        "schemes": schemes,
     }
-    report(document)
     if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        document = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"benchmark": "memory_file"}
+        document["runs"] = {**document.get("runs", {}), **dict.fromkeys(arguments.parts, run)}
+        arguments.json.write_text(json.dumps({**document, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 A file as :mod:`memory_file` makes it, of noise. ``pread`` is what the package does. The mapping is made after the same
 checks of header and size; both check every piece before it is used, and copy it to where a question reads it, as keys
 and values must lie in one piece with room behind. ``grown``: by how much resident memory of a fresh process had grown
-when every block had been read once and none kept. ``cut``: what becomes of a reader when the file is cut in place between
-opening and reading.
+when every block had been read once and none kept. ``cut``: what becomes of a reader when the file is cut in place
+between opening and reading.
 """
 
 from __future__ import annotations
