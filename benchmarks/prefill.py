@@ -7,8 +7,8 @@ frames. Measured is processor time on one thread, the least of several rounds (a
 does: its load is noted), and the peak of resident memory in a process of its own. Equality of the results is checked
 before anything is timed. ``attention`` is one layer: rotation, caching, gathering and attention here; rotation and
 ``scaled_dot_product_attention`` under a ready bool mask there. The mask is built twice: as this package does it where
-asked to, and plainly, in 64 bits and added to the logits. ``pairs`` counts what the rule allows: at 2,048 frames two
-thirds of it are rows and columns of timestamps, which grow with the square of the length.
+asked to, and plainly, in 64 bits and added to the logits. ``pairs`` counts what the rule makes attend to what, and is
+checked against the mask; times its multiply-adds it says how any exact implementation must grow.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 FRAMES = 256
 GROWTH = (512, 1024, 2048, 4096)
+HEADS, WIDTH = 2, 64
 TOLERANCE = 1e-5
 tokenizer = letter_tokenizer()
 
@@ -55,10 +56,10 @@ def tiny_widths() -> VideoXLForConditionalGeneration:
     text = {
         "model_type": "qwen2",
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
+        "hidden_size": HEADS * WIDTH,
         "intermediate_size": 256,
         "num_hidden_layers": 3,
-        "num_attention_heads": 2,
+        "num_attention_heads": HEADS,
         "num_key_value_heads": 1,
         "max_position_embeddings": 1 << 20,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
@@ -101,7 +102,7 @@ class Run:
         width = model.config.text_config.hidden_size
         self.tokens_PD = torch.randn(self.span.visual_tokens, width, generator=source)
         length = len(self.ids)
-        self.q, self.k, self.v = (torch.randn(1, heads, length, 64, generator=source) for heads in (2, 1, 1))
+        self.q, self.k, self.v = (torch.randn(1, heads, length, WIDTH, generator=source) for heads in (HEADS, 1, 1))
         self.layout = GroupLayout.from_ids(self.ids, len(self.prefix), model.config.video_token_id)
 
     def mask(self) -> torch.Tensor:
@@ -127,7 +128,7 @@ class Run:
         """One layer under the dense mask."""
         rotate, positions = self.model.model.language_model.rotate, torch.arange(len(self.ids))
         q, k = rotate(self.q, positions), rotate(self.k, positions)
-        return F.scaled_dot_product_attention(q, k, self.v, attn_mask=mask, scale=64**-0.5, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, self.v, attn_mask=mask, scale=WIDTH**-0.5, enable_gqa=True)
 
     def streaming(self, keep: bool = False) -> torch.Tensor | None:
         """One layer tile by tile, as a forward of the product runs it."""
@@ -181,6 +182,8 @@ def side_by_side(model: VideoXLForConditionalGeneration, strategy: ChunkedPrefil
     error = difference(run.streaming(keep=True), run.dense(mask))
     if not torch.equal(run.plain_mask() == 0, mask):
         raise SystemExit("the two dense masks differ: nothing was timed")
+    if sum(pairs(run.layout, strategy).values()) != int(mask.sum()):
+        raise SystemExit("pairs are counted wrongly: nothing was timed")
     caches = run.prefill(StreamingWriter), run.prefill(MaskWriter)
     errors = [
         difference(a, b)
@@ -210,30 +213,65 @@ def side_by_side(model: VideoXLForConditionalGeneration, strategy: ChunkedPrefil
     }
 
 
-def area(layout: GroupLayout, strategy: ChunkedPrefill) -> float:
-    """Pairs of tokens that may attend, counted from the sizes of groups and blocks."""
+def pairs(layout: GroupLayout, strategy: ChunkedPrefill) -> dict[str, float]:
+    """Pairs of tokens that attend by the rule (SPEC 3.6), counted from the sizes of groups and blocks.
+
+    ``windows``: visual tokens to all within their windows, the text before the video among it, whose own rows are here
+    too. ``columns``: visual tokens to timestamps before their windows. ``rows``: timestamps to all before them.
+    """
     ends, starts, visuals = layout.ends, layout.starts_G, layout.visuals_G
-    times, seen = visuals - starts, ends - visuals
-    landmarks = layout.prefix_length + np.concatenate([[0], np.cumsum(times)[:-1]])
-    before = np.concatenate([[0], np.cumsum(seen)])
+    times, seen, prefix = visuals - starts, ends - visuals, layout.prefix_length
     first = (np.arange(len(layout)) // strategy.step_size - strategy.previous_blocks) * strategy.step_size
-    window = before[:-1] - before[np.maximum(first, 0)]
-    rows = (times * (starts + (times + 1) / 2)).sum() + (seen * (landmarks + times + window + (seen + 1) / 2)).sum()
-    return float(rows + layout.prefix_length * (layout.prefix_length + 1) / 2)
+    first = np.maximum(first, 0)
+    early = (np.concatenate([[0], np.cumsum(times)]))[first]
+    window = visuals - starts[first] + (seen + 1) / 2
+    return {
+        "windows": float((seen * (prefix + window)).sum() + prefix * (prefix + 1) / 2),
+        "columns": float((seen * early).sum()),
+        "rows": float((times * (starts + (times + 1) / 2)).sum()),
+    }
+
+
+def multiply_adds(counted: dict[str, float], width: int = HEADS * WIDTH) -> float:
+    """Of one layer's attention: a pair's logit and its share of the sum, for every channel of every head."""
+    return 2 * width * sum(counted.values())
+
+
+def released_multiply_adds(counted: dict[str, float], tokens: int) -> float:
+    """Of a whole prefill by the released language model, Qwen2-7B: its matrices, and attention in every layer."""
+    hidden, keys_and_values, mlp, layers = 3584, 2 * 512, 18944, 28
+    matrices = hidden * (2 * hidden + keys_and_values + 3 * mlp)
+    return layers * (tokens * matrices + multiply_adds(counted, hidden))
+
+
+def exponent(first: float, last: float) -> float:
+    """Of growth between the first and the last length."""
+    return math.log(last / first) / math.log(GROWTH[-1] / GROWTH[0])
 
 
 def growth(model: VideoXLForConditionalGeneration, strategy: ChunkedPrefill, rounds: int) -> dict:
-    """Seconds of one layer's attention and of the whole prefill over length, and exponents from first to last."""
+    """Seconds of one layer's attention and of the whole prefill over length, and exponents from first to last.
+
+    An implementation that takes equally long for every multiply-add grows with the exponent of ``multiply_adds``; one
+    that computes every pair and grows slower is slower at the first length than it could be.
+    """
     rows = []
     for frames in GROWTH:
         run = Run(model, frames, strategy)
+        counted = pairs(run.layout, strategy)
         seconds = least(rounds, attention=run.streaming, prefill=lambda run=run: run.prefill(StreamingWriter))
-        rows.append({"frames": frames, "tokens": len(run.ids), "pairs": area(run.layout, strategy), **seconds})
+        count, tokens = multiply_adds(counted), len(run.ids)
+        counts = {"multiply_adds": count, "released_multiply_adds": released_multiply_adds(counted, tokens)}
+        rows.append({"frames": frames, "tokens": tokens, "pairs": counted, **counts, **seconds})
         print(f"{frames:6,} frames {len(run.ids):8,} tokens: attention {seconds['attention']:.2f} s, "
-              f"prefill {seconds['prefill']:.2f} s", flush=True)  # fmt: skip
-    span = math.log(GROWTH[-1] / GROWTH[0])
-    exponents = {name: math.log(rows[-1][name] / rows[0][name]) / span for name in ("pairs", "attention", "prefill")}
-    return {"rows": rows, "exponents": exponents}
+              f"{count / seconds['attention'] / 1e9:.1f} G multiply-adds/s, prefill {seconds['prefill']:.2f} s",
+              flush=True)  # fmt: skip
+    first, last = rows[0], rows[-1]
+    return {
+        "rows": rows,
+        "exponents": {name: exponent(first[name], last[name]) for name in (*counts, "attention", "prefill")},
+        "exponents_of_pairs": {kind: exponent(first["pairs"][kind], last["pairs"][kind]) for kind in first["pairs"]},
+    }
 
 
 def peak_bytes(kind: str) -> int:
@@ -291,7 +329,8 @@ def main() -> None:
         flush=True,
     )
     results["growth"] = growth(model, strategy, max(1, arguments.rounds // 2))
-    print("exponents", {name: round(value, 2) for name, value in results["growth"]["exponents"].items()})
+    for name in ("exponents", "exponents_of_pairs"):
+        print(name, {what: round(value, 2) for what, value in results["growth"][name].items()})
     document = {
         "benchmark": "prefill",
         "date": datetime.date.today().isoformat(),
