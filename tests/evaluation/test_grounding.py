@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.asking import run_settings
 from videoxl.evaluation.grounding import Event, evaluate, overlap, read_events, reading, score
+from videoxl.evaluation.grounding_films import write_films
 from videoxl.evaluation.results import SampleLog
 from videoxl.evaluation.spans import TimeSpan
+from videoxl.training.world import sample_film
 
 CHARADES = "3MSZA 24.3 30.4##person turn a light on.\n3MSZA 0.0 4##a person sits down.\n\nAO8RW 1 2##  opens a door \n"
 TIMELENS = {
@@ -143,3 +146,19 @@ def test_a_run_fails_what_it_cannot_read_and_resumes(tiny, clip, tmp_path):
     assert sum("failed" in line for line in told) == 2
     with pytest.raises(EvaluationError, match="other settings: max_new_tokens was 3, is now 4"):
         SampleLog(tmp_path / "log", settings | {"max_new_tokens": 4}, resume=True)
+
+
+def test_generated_films_are_annotated_with_what_is_shown_when(tmp_path, tiny):
+    annotations = write_films(tmp_path, films=3, groups=(4, 6), seed=1)
+    events = read_events(annotations)
+    assert {event.video for event in events} <= {"00000", "00001", "00002"}
+    source = np.random.default_rng((1, 0))
+    film = sample_film(source, int(source.integers(4, 7)), step=4.0, begin=0.0)
+    first = [event for event in events if event.video == "00000"]
+    assert [event.query for event in first] == [event.thing.name for event in film.events]
+    assert [event.spans[0].start for event in first] == [4.0 * event.start for event in film.events]
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == len({event.video for event in events})
+    with SampleLog(tmp_path / "log.jsonl", {"benchmark": "grounding"}) as log:
+        found = evaluate(tiny, events, tmp_path / "videos", log, reading(fps=1.0, max_new_tokens=2), prompt="world")
+    assert found["scores"]["unanswered"] == 0
+    assert found["costs"]["mean_frames"] >= 16

@@ -90,6 +90,7 @@ WORLD = {
 }
 """The embedded models know the questions of their generated world and no others: in it, whatever is shown over the
 scenery is what happens."""
+WORLD_UNTIMED = {"ground": "Is there {event}?"}
 
 
 def scenario_prompt(scenario: str, model: str, event: str | None = None, *, timed: bool = True) -> str:
@@ -98,6 +99,13 @@ def scenario_prompt(scenario: str, model: str, event: str | None = None, *, time
     ``event``: what ``ground`` looks for. ``timed``: whether the model is told the times of what it sees.
     """
     told = (event or "").strip().rstrip(".?!")
-    if timed and model in EMBEDDED and scenario in WORLD:
-        return WORLD[scenario].replace("{event}", re.sub(r"^(?:the|an?) ", "", told, flags=re.IGNORECASE))
+    known = WORLD if timed else WORLD_UNTIMED
+    if model in EMBEDDED and scenario in known:
+        thing = re.sub(r"^(?:the|an?) ", "", told, flags=re.IGNORECASE)
+        return known[scenario].replace("{event}", thing if timed else with_article(thing))
     return (SCENARIOS if timed else UNTIMED)[scenario].replace("{event}", told)
+
+
+def with_article(thing: str) -> str:
+    """``an orange star``, ``a red card``."""
+    return f"{'an' if thing[:1].lower() in 'aeiou' else 'a'} {thing}"

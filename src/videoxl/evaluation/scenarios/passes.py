@@ -13,11 +13,15 @@ class Pass(NamedTuple):
     end: float
 
 
-def plan_passes(begin: float, end: float, *, fps: float, max_frames: int, overlap: float) -> list[Pass]:
-    """One pass where ``max_frames`` at ``fps`` reach from ``begin`` to ``end``; else as few as do, all of one length.
+def plan_passes(
+    begin: float, end: float, *, fps: float, max_frames: int, overlap: float, group: float = 0.0
+) -> list[Pass]:
+    """One pass where ``max_frames`` at ``fps`` reach from ``begin`` to ``end``; else as few as do, all of one length
+    (the last may be shorter).
 
     Neighbours share ``overlap`` seconds, or a quarter of a pass where that is less: what is no longer than that lies
-    whole in one of them.
+    whole in one of them. ``group``: seconds of frames that share a timestamp. Passes that are longer begin where groups
+    do, so that what two of them see they see in the same groups.
     """
     if not end > begin:
         raise ValueError(f"end={end} must be later than begin={begin}")
@@ -27,7 +31,12 @@ def plan_passes(begin: float, end: float, *, fps: float, max_frames: int, overla
     if whole <= most:
         return [Pass(begin, end)]
     shared = min(overlap, most / 4)
-    count = math.ceil((whole - shared) / (most - shared))
+    longest = most - shared
+    if 0 < group <= longest:
+        longest = math.floor(longest / group + 1e-9) * group
+    count = math.ceil((whole - shared) / longest - 1e-9)
     step = (whole - shared) / count
-    edges = [(begin + number * step, begin + number * step + step + shared) for number in range(count)]
-    return [Pass(round(a, 3), end if number == count - 1 else round(b, 3)) for number, (a, b) in enumerate(edges)]
+    if 0 < group <= longest:
+        step = math.ceil(step / group - 1e-9) * group
+    starts = [begin + number * step for number in range(count)]
+    return [Pass(round(start, 3), round(min(start + step + shared, end), 3)) for start in starts]

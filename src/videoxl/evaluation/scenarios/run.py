@@ -176,7 +176,7 @@ def _ask_passes(
 ) -> Iterator[tuple[Pass, Answer]]:
     strategy = for_question(choose_prefill(prefill, engine.config), question)
     how = choose_decode(decode, engine.config)
-    passes = passes_of(source, settings, overlap)
+    passes = passes_of(source, settings, overlap, engine.config.frames_per_group)
     for number, stretch in enumerate(passes, 1):
         if tell and len(passes) > 1:
             tell(f"pass {number} of {len(passes)}: {stretch.start:.1f}s to {stretch.end:.1f}s")
@@ -186,7 +186,9 @@ def _ask_passes(
         yield stretch, answer
 
 
-def passes_of(source: VideoSource, settings: Mapping[str, Any], overlap: float) -> list[Pass]:
+def passes_of(
+    source: VideoSource, settings: Mapping[str, Any], overlap: float, frames_per_group: int = 1
+) -> list[Pass]:
     """The passes over an opened video; one where its length is not known, or where ``num_frames`` says how coarse."""
     Sampling(**settings)
     whole = source.info.duration or 0.0
@@ -195,4 +197,5 @@ def passes_of(source: VideoSource, settings: Mapping[str, Any], overlap: float) 
     if "num_frames" in settings or not end > begin:
         return [Pass(begin, max(begin, end))]
     fps = max(settings.get("max_fps") or 0.0, settings.get("fps") or Sampling.DEFAULT_FPS)
-    return plan_passes(begin, end, fps=fps, max_frames=settings["max_frames"], overlap=overlap)
+    group = frames_per_group / fps
+    return plan_passes(begin, end, fps=fps, max_frames=settings["max_frames"], overlap=overlap, group=group)
