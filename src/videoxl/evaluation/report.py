@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -24,8 +25,11 @@ AXES = {
 RESULTS = ["benchmark", "model", "prefill", "decode", "accuracy", "95 % interval", "questions", "failed"]
 RESULTS += ["frames", "s a video", "MB", "file"]
 PUBLISHED = ["model", "benchmark", "mode", "%", "frames", "problems"]
-STYLE = "body{font:15px system-ui;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
-STYLE += "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}img{max-width:100%}"
+STYLE = "body{font:15px system-ui;max-width:80em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+STYLE += "div{overflow-x:auto}table{border-collapse:collapse;font-size:13px}li{overflow-wrap:anywhere}"
+STYLE += "td,th{border:1px solid #ccc;padding:.25em .5em;text-align:left;white-space:nowrap}"
+LEGEND_LINE = 0.19
+"""Inches of a line of the legend."""
 
 
 def published_scores() -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _page(tables: Sequence[Any], plots: dict[str, bytes], notes: Sequence[str]) 
     parts = [f'<!doctype html><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}</style><h1>Evaluation</h1>']
     for title, columns, rows in tables:
         body = "".join(_row_of("td", row) for row in rows)
-        parts.append(f"<h2>{title}</h2><table>{_row_of('th', columns)}{body}</table>")
+        parts.append(f"<h2>{title}</h2><div><table>{_row_of('th', columns)}{body}</table></div>")
         if title == "Results":
             for axis, picture in plots.items():
                 data = base64.b64encode(picture).decode()
@@ -134,31 +138,36 @@ def draw(rows: Sequence[Row], axis: str) -> bytes:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter
     except ImportError:
         raise MissingDependencyError("plots need matplotlib: pip install 'videoxl[eval]'") from None
-    figure = Figure(figsize=(7.5, 5.0), layout="constrained")
+    shown = [(row, drawn) for row in rows if (drawn := _xy(row, axis))]
+    figure = Figure(figsize=(7.5, 4.2 + LEGEND_LINE * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    values = []
-    for number, row in enumerate(rows):
-        drawn = _xy(row, axis)
-        if not drawn:
-            continue
-        values += [x for x, _ in drawn]
-        label = f"{row.benchmark}: {row.model}\n{row.prefill}, {row.decode}"
+    values = [x for _, drawn in shown for x, _ in drawn]
+    names = Counter(_name(row) for row, _ in shown)
+    for number, (row, drawn) in enumerate(shown):
+        label = _name(row) + (f" ({row.source})" if names[_name(row)] > 1 else "")
         marker = "osD^vP*X"[number % 8]
         axes.plot(*zip(*drawn), marker=marker, color=f"C{number % 10}", label=label)
     if min(values) > 0 and max(values) > 8 * min(values):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(-2, 102)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize=8, ncols=2)
+    figure.legend(loc="outside lower center", fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _name(row: Row) -> str:
+    return f"{row.benchmark}: {row.model}, {row.prefill}, {row.decode}"
 
 
 def _xy(row: Row, axis: str) -> list[tuple[float, float]]:

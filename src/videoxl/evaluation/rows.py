@@ -99,7 +99,7 @@ def _niah(found: Mapping[str, Any]) -> list[Row]:
             )
             for frames, cells in sorted(by_length.items())
         ]
-        decode = found["run"]["decode"] + (f" ({way})" if way else "")
+        decode = "dense" if way == "dense" else found["run"]["decode"] + (f" ({way})" if way else "")
         rows.append(_row(found, "niah", decode, "micro", numbers["accuracy"], numbers, numbers["questions"], points))
     return rows
 

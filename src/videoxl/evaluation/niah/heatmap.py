@@ -45,7 +45,7 @@ def draw_heatmap(result: Mapping[str, Any], path: str | Path) -> None:
         drawn = _draw(axis, found["cells"], lengths, depths)
         axis.set_title(f"{way} {percent(found['accuracy'])}".strip(), fontsize=10)
     axes[0].set_ylabel("depth of the needle")
-    figure.colorbar(drawn, ax=list(axes), label="accuracy")
+    figure.colorbar(drawn, ax=list(axes), label="accuracy", fraction=0.15 / len(grids), pad=0.02)
     figure.suptitle(_title(result), fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
