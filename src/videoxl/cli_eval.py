@@ -59,10 +59,15 @@ def niah(
     decode: Annotated[str | None, typer.Option(help="dense, or bilevel, with settings (bilevel:top_k=8).")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed hides the same needles. Default 0.")] = None,
-    ablation: Annotated[
-        bool, typer.Option("--ablation", help="Compare who chooses what bi-level decoding reads densely.")
-    ] = False,
-    siglip: Annotated[str | None, typer.Option(help="With --ablation: a SigLIP model, by Hub id or folder.")] = None,
+    relevance: Annotated[
+        str | None,
+        typer.Option(
+            help="Who chooses what bi-level decoding reads densely, one or several to compare: oracle, attention, "
+            "siglip, random, none, dense."
+        ),
+    ] = None,
+    ablation: Annotated[bool, typer.Option("--ablation", help="All that --relevance may name.")] = False,
+    siglip: Annotated[str | None, typer.Option(help="For siglip: a SigLIP model, by Hub id or folder.")] = None,
     control: Annotated[bool, typer.Option(help="Also ask every question without the video.")] = True,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder for answers, cells, result and heat map.")
@@ -75,7 +80,7 @@ def niah(
     """Needle in a haystack: what a model finds, by the length of the video and the depth of the needle."""
     from videoxl.config import decode_from_string, prefill_from_string
     from videoxl.evaluation.niah.heatmap import require_matplotlib
-    from videoxl.evaluation.niah.settings import PRESETS
+    from videoxl.evaluation.niah.settings import PRESETS, WAYS, check_ways
 
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
@@ -100,7 +105,12 @@ def niah(
     settings = replace(PRESETS[preset], **{name: value for name, value in given.items() if value is not None})
     if preset == "released" and not (settings.haystack and settings.pictures):
         raise ValueError("the released protocol hides pictures in a film: give --haystack and --pictures")
-    decode_from_string(settings.decode)
+    if ablation and relevance is not None:
+        raise ValueError("--ablation compares all of them: leave out --relevance")
+    ways = WAYS if ablation else tuple(relevance.split(",")) if relevance is not None else ()
+    strategy = decode_from_string(settings.decode)
+    if ways:
+        check_ways(ways, strategy)
     if settings.prefill is not None:
         prefill_from_string(settings.prefill)
     folder = Path(output) if output else None
@@ -118,7 +128,7 @@ def niah(
         settings,
         log=folder / "answers.jsonl" if folder else None,
         resume=resume,
-        ablation=ablation,
+        ways=ways,
         siglip=siglip,
         control=control,
         tell=None if quiet else say,

@@ -35,6 +35,10 @@ def run(capsys):
         (("--preset", "released"), "--haystack and --pictures"),
         (("--decode", "twice"), "unknown decode strategy"),
         (("--prefill", "twice"), "unknown prefill strategy"),
+        (("--relevance", "oracle"), "are of bi-level decoding"),
+        (("--relevance", "luck", "--decode", "bilevel"), "relevance must be one of oracle, attention"),
+        (("--relevance", "none,none", "--decode", "bilevel"), "different ways"),
+        (("--relevance", "none", "--ablation", "--decode", "bilevel"), "leave out --relevance"),
     ],
 )
 def test_a_mistake_is_one_line_and_costs_no_model(run, monkeypatch, arguments, message):

@@ -21,7 +21,7 @@ from videoxl.evaluation.blind import answer_blind
 from videoxl.evaluation.niah.heatmap import draw_heatmap
 from videoxl.evaluation.niah.output import write_results
 from videoxl.evaluation.niah.runner import run_niah
-from videoxl.evaluation.niah.settings import NiahSettings
+from videoxl.evaluation.niah.settings import WAYS, NiahSettings
 from videoxl.evaluation.niah.summary import summary, text, ways_table
 
 SMALL = NiahSettings(frames=(16, 48), depths=(0.0, 0.5), samples=1, kinds=("color", "number", "at"), max_new_tokens=4)
@@ -143,11 +143,11 @@ def test_without_matplotlib_the_extra_is_named(small, monkeypatch, tmp_path):
         draw_heatmap(small[0], tmp_path / "heatmap.png")
 
 
-def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny):
+def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny, tmp_path):
     settings = NiahSettings(
         frames=(96,), depths=(0.0, 0.4), samples=1, kinds=("color", "number"), decode="bilevel:top_k=1,block_size=4"
     )
-    result = run_niah(tiny, settings, ablation=True, control=False)
+    result = run_niah(tiny, settings, ways=WAYS, control=False)
     ways = result["ways"]
     assert list(ways) == ["oracle", "attention", "random", "none", "dense"]
     assert "--siglip" in result["not_available"]["siglip"]
@@ -160,7 +160,16 @@ def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny):
     assert len(set(shares)) == 4
     assert ways_table(result).count("\n") == 7
     with pytest.raises(ValueError, match="bi-level"):
-        run_niah(tiny, SMALL, ablation=True)
+        run_niah(tiny, SMALL, ways=WAYS)
+    with pytest.raises(ValueError, match="needs a SigLIP model"):
+        run_niah(tiny, settings, ways=("siglip",))
+    alone = run_niah(tiny, settings, ways=("random",), control=False, log=tmp_path / "answers.jsonl")
+    assert alone["not_available"] == {}
+    (cell,), (same,) = ([c for c in r["ways"]["random"]["cells"] if c["depth"] == 0.4] for r in (alone, result))
+    assert {**cell, "reading_seconds": 0, "answer_seconds": 0} == {**same, "reading_seconds": 0, "answer_seconds": 0}
+    require("matplotlib")
+    write_results(tmp_path, alone)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"heatmap.png", "heatmap-random.png"}
 
 
 def test_pictures_in_a_film_by_the_released_protocol(tiny, tmp_path):

@@ -1,4 +1,7 @@
-"""What a run leaves in a folder: ``niah.json``, ``cells/*.json``, ``heatmap.png``, beside its ``answers.jsonl``."""
+"""What a run leaves in a folder: ``niah.json``, ``cells/*.json``, ``heatmap.png``, beside its ``answers.jsonl``.
+
+Where ways are compared, ``heatmap.png`` has them side by side, and ``heatmap-WAY.png`` each by itself.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ def write_results(folder: Path, result: Mapping[str, Any], *, heatmap: bool = Tr
             write_json(folder / "cells" / f"{name}.json", {**cell, "answers": own})
     if heatmap:
         draw_heatmap(result, folder / "heatmap.png")
+        for way, found in result.get("ways", {}).items():
+            draw_heatmap({**result, "ways": {way: found}}, folder / f"heatmap-{way}.png")
 
 
 def _answers(log: Path) -> list[dict[str, Any]]:

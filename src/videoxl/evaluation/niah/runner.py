@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from videoxl.config import BiLevelDecode, DecodeStrategy, PrefillStrategy, Sampling
+from videoxl.config import DecodeStrategy, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
 from videoxl.evaluation.annotations import digest
 from videoxl.evaluation.asking import record_of
@@ -18,7 +18,7 @@ from videoxl.evaluation.blind import answer_blind
 from videoxl.evaluation.niah.haystacks import Haystack, make_haystack
 from videoxl.evaluation.niah.judging import is_right
 from videoxl.evaluation.niah.needles import Asked, PictureNeedle, read_needles
-from videoxl.evaluation.niah.settings import GIVEN, WAYS, NiahSettings, Place, places
+from videoxl.evaluation.niah.settings import GIVEN, NiahSettings, Place, check_ways, places
 from videoxl.evaluation.niah.summary import summary
 from videoxl.evaluation.niah.ways import decoder, is_inner
 from videoxl.evaluation.results import SampleLog, how_it_was_run
@@ -53,7 +53,7 @@ def run_niah(
     *,
     log: str | Path | None = None,
     resume: bool = False,
-    ablation: bool = False,
+    ways: Sequence[str] = (),
     siglip: Any = None,
     control: bool = True,
     tell: Tell | None = None,
@@ -63,9 +63,10 @@ def run_niah(
     Args:
         log: a file in which every answer is kept as soon as it is there; with ``resume`` those that are in it are not
             asked again. The result is the same as without interruption.
-        ablation: compare all :data:`WAYS` of choosing what is read densely, on the same haystacks; ``decode`` of the
-            settings must be bi-level. The result then has ``ways`` in the place of ``accuracy`` and ``cells``.
-        siglip: a SigLIP model for the ablation: a Hub id, a folder, or a :class:`SiglipRelevance`.
+        ways: of :data:`WAYS` those to compare, on the same haystacks, of choosing what is read densely; ``decode`` of
+            the settings must be bi-level. The result then has ``ways`` in the place of ``accuracy`` and ``cells``.
+        siglip: a SigLIP model for the way of that name: a Hub id, a folder, or a :class:`SiglipRelevance`. Without one
+            the result says that it is not available.
         control: also ask every question without any video.
         tell: called with a line at every haystack.
 
@@ -79,7 +80,7 @@ def run_niah(
     """
     decode = choose_decode(settings.decode, engine.config)
     prefill = choose_prefill(settings.prefill, engine.config)
-    compared = _compared(decode, ablation, siglip)
+    compared = _compared(decode, ways, siglip)
     needles = read_needles(settings.pictures) if settings.pictures else []
     settings = _filled_in(settings, engine, needles)
     with contextlib.ExitStack() as stack:
@@ -215,17 +216,17 @@ def _filled_in(settings: NiahSettings, engine: Any, needles: list[PictureNeedle]
     return replace(settings, samples=settings.samples or SAMPLES, kinds=kinds)
 
 
-def _compared(decode: DecodeStrategy, ablation: bool, siglip: Any) -> Compared:
-    if not ablation:
+def _compared(decode: DecodeStrategy, ways: Sequence[str], siglip: Any) -> Compared:
+    if not ways:
         return Compared()
-    if not isinstance(decode, BiLevelDecode):
-        raise ValueError(f"the ways compared are of bi-level decoding, got decode={decode}: give bilevel:top_k=8, say")
-    if siglip is None:
-        return Compared(
-            tuple(way for way in WAYS if way != "siglip"), missing={"siglip": "no SigLIP model was named (--siglip)"}
-        )
-    model = SiglipRelevance(siglip) if isinstance(siglip, str) else siglip
-    return Compared(WAYS, siglip=model)
+    check_ways(ways, decode)
+    if "siglip" in ways and siglip is None:
+        there = tuple(way for way in ways if way != "siglip")
+        if not there:
+            raise ValueError("the way siglip needs a SigLIP model: name one (--siglip)")
+        return Compared(there, missing={"siglip": "no SigLIP model was named (--siglip)"})
+    model = SiglipRelevance(siglip) if isinstance(siglip, str) and "siglip" in ways else siglip
+    return Compared(tuple(ways), siglip=model)
 
 
 def _told(

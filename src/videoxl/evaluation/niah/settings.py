@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from videoxl.config import BiLevelDecode, DecodeStrategy
 
 NEEDLE_KINDS = ("color", "shape", "number", "when", "at", "present", "choice", "after", "before")
 """Kinds of the generated world's questions that are about one thing shown; of :data:`KINDS`."""
@@ -15,8 +17,18 @@ ANSWERS, JUDGES = ("open", "choice"), ("strict", "released")
 GIVEN = "given"
 """The way of reading that was asked for, and nothing compared."""
 WAYS = ("oracle", "attention", "siglip", "random", "none", "dense")
-"""Ways of reading that an ablation compares; :mod:`ways` tells what they are."""
+"""Ways of reading that can be compared; :mod:`ways` tells what they are."""
 MOST_FRAMES = 100_000
+
+
+def check_ways(ways: Sequence[str], decode: DecodeStrategy) -> None:
+    """Raise ``ValueError`` for ways that are none or that ``decode`` does not have."""
+    for way in ways:
+        _check_one("relevance", way, WAYS)
+    if len(set(ways)) < len(ways):
+        raise ValueError(f"relevance must be different ways of choosing, got {', '.join(ways)}")
+    if not isinstance(decode, BiLevelDecode):
+        raise ValueError(f"the ways compared are of bi-level decoding, got decode={decode}: give bilevel:top_k=8, say")
 
 
 def _check_list(name: str, values: tuple[float, ...], allowed: Callable[[Any], bool], what: str) -> None:
