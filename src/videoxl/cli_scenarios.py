@@ -17,6 +17,7 @@ from videoxl.cli_options import (
     OpenOptions,
     Quiet,
     SamplingOptions,
+    Subtitles,
     encode_or_load,
     grouped,
     print_json,
@@ -45,6 +46,7 @@ class FindOptions:
     overlap: Annotated[
         float, typer.Option(help="Seconds that two passes share, where the frames of a video take several.")
     ] = 30.0
+    subtitles: Subtitles = None
     decode: Annotated[str, typer.Option(help="How questions read the video: dense or bilevel (bilevel:top_k=8).")] = (
         "dense"
     )
@@ -114,6 +116,7 @@ def _find(
     from videoxl.config import decode_from_string
     from videoxl.evaluation.scenarios.run import run_scenario
     from videoxl.evaluation.scenarios.timeline import draw
+    from videoxl.inference.captions import cues_of
     from videoxl.inference.engine import check_question
     from videoxl.inference.reading import open_for_model
     from videoxl.memory.memory_file import is_memory_file
@@ -125,10 +128,11 @@ def _find(
         check_question(event)
     if options.report and (Path(options.report).is_dir() or not Path(options.report).absolute().parent.is_dir()):
         raise ValueError(f"--report {options.report}: give a file in a folder that exists")
+    cues = None if options.subtitles is None else cues_of(options.subtitles)
     how: dict[str, Any] = {"event": event, "decode": options.decode, "max_new_tokens": options.max_new_tokens}
     with contextlib.ExitStack() as stack:
         if is_memory_file(video):
-            engine, source = encode_or_load(video, loading, frames, opening)
+            engine, source = encode_or_load(video, loading, frames, opening, subtitles=options.subtitles)
         else:
             source = stack.enter_context(
                 open_for_model(
@@ -137,7 +141,7 @@ def _find(
             )
             engine = loading.load()
             how |= {"sampling": frames.sampling, "prefill": frames.prefill, "overlap": options.overlap}
-            how |= {"progress": not options.quiet}
+            how |= {"subtitles": cues, "progress": not options.quiet}
         tell = None if options.quiet else _tell
         timeline = run_scenario(engine, source, name, **how, tell=tell)
         if options.report:

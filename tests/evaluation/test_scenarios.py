@@ -19,6 +19,7 @@ from videoxl.evaluation.scenarios.passes import Pass, plan_passes
 from videoxl.evaluation.scenarios.run import SCENARIOS, UNTIMED_FRAMES, read_answer, run_scenario
 from videoxl.evaluation.scenarios.timeline import draw, fine_clock
 from videoxl.video import open_video
+from videoxl.video.subtitles import Cue
 
 STAR, NOTHING = (12.0, 16.0, "a red star"), (20.0, 24.0, "nothing")
 ANSWERS = {
@@ -205,6 +206,15 @@ def test_a_long_video_is_read_in_passes(tiny, clip):
     assert found.to_list() == [{"start": 1, "end": 2, "text": "a bar"}, {"start": 8, "end": 10, "text": "a bar"}]
     assert [reply.events for reply in found.replies] == [1, 0, 1]
     assert (found.begin, found.end) == (0, 10)
+
+
+def test_each_pass_reads_what_is_said_in_it(tiny, clip):
+    engine = Scripted(tiny, "No", "No", "No")
+    cues = [Cue(0.5, 1, "early"), Cue(3.2, 3.5, "in both"), Cue(9.0, 9.5, "late")]
+    with open_video(clip) as source:
+        run_scenario(engine, source, "find-ads", sampling={"max_frames": 16, "fps": 4}, overlap=1, subtitles=cues)
+    said = [[cue.text for cue in settings["subtitles"]] for settings in engine.read]
+    assert said == [["early", "in both"], ["in both"], ["late"]]
 
 
 def test_a_number_of_frames_asks_for_one_pass(tiny, clip):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from videoxl.evaluation.scenarios.events import Event, clipped, denies, merge, p
 from videoxl.evaluation.scenarios.passes import Pass, plan_passes
 from videoxl.inference.answers import Answer
 from videoxl.inference.bilevel import choose_decode
+from videoxl.inference.captions import cues_of
 from videoxl.inference.siglip import watching
 from videoxl.inference.strategies import choose_prefill, for_question
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import VideoSource
+from videoxl.video.subtitles import Cue
 
 OVERLAP = 30.0
 """Seconds that two passes share: about the length of an advertisement."""
@@ -91,6 +93,7 @@ def run_scenario(
     sampling: Mapping[str, Any] | None = None,
     prefill: PrefillStrategy | str | None = None,
     decode: DecodeStrategy | str | None = None,
+    subtitles: Any = None,
     overlap: float = OVERLAP,
     max_new_tokens: int | None = None,
     progress: bool = False,
@@ -103,6 +106,7 @@ def run_scenario(
         event: what ``ground`` looks for.
         sampling: settings of :class:`Sampling` by name; ``max_frames`` holds for one pass. ``num_frames`` asks for
             one pass over the whole video, however coarse.
+        subtitles: of an opened video, as in ``encode``; each pass reads what is said in it.
         overlap: seconds that two passes share.
         tell: gets a sentence before each pass.
 
@@ -120,7 +124,8 @@ def run_scenario(
         settings = {k: v for k, v in (sampling or {}).items() if v is not None}
         if "num_frames" not in settings:
             settings.setdefault("max_frames", scenario.max_frames if timed else UNTIMED_FRAMES)
-        asked = _ask_passes(engine, video, question, settings, prefill, decode, overlap, tokens, progress, tell)
+        cues = None if subtitles is None else cues_of(subtitles)
+        asked = _ask_passes(engine, video, question, settings, prefill, decode, cues, overlap, tokens, progress, tell)
     replies, found, warnings = [], [], dict[str, None]()
     for stretch, answer in asked:
         events = read_answer(answer.text, stretch, scenario, event, timed=timed)
@@ -169,6 +174,7 @@ def _ask_passes(
     settings: dict[str, Any],
     prefill: PrefillStrategy | str | None,
     decode: DecodeStrategy | str | None,
+    cues: Sequence[Cue] | None,
     overlap: float,
     tokens: int,
     progress: bool,
@@ -181,7 +187,10 @@ def _ask_passes(
         if tell and len(passes) > 1:
             tell(f"pass {number} of {len(passes)}: {stretch.start:.1f}s to {stretch.end:.1f}s")
         cut = {"start": stretch.start, "end": stretch.end} if len(passes) > 1 else {}
-        memory = engine.encode(source, **{**settings, **cut}, prefill=strategy, progress=progress)
+        said = cues and [cue for cue in cues if cue.start_s < stretch.end and cue.end_s > stretch.start]
+        memory = engine.encode(
+            source, **{**settings, **cut}, prefill=strategy, subtitles=said or None, progress=progress
+        )
         answer = engine.ask(memory, question, decode=watching(how, memory, source, {}), max_new_tokens=tokens)
         yield stretch, answer
 
