@@ -101,3 +101,12 @@ AGAIN = 3 * (
     Lesson(groups=(64, 512), films=2, questions=24, steps=70, rate=2e-3, kinds=HARDER, chunked=0.5, skips=0.2),
 )
 """All lengths in turn, so that short films are not forgotten while the rate falls."""
+HARDEST = dict.fromkeys(EVEN, 1.0) | {"number": 3, "count": 4, "after": 10, "before": 10, "list": 3, "when": 2, "at": 3}
+LAST = (
+    Lesson(groups=(4, 32), films=14, questions=14, steps=450, rate=1e-3, kinds=HARDEST, telegrams=0.2, skips=0.3),
+    Lesson(groups=(6, 128), films=7, questions=16, steps=60, rate=1e-3, kinds=HARDER, chunked=0.4, skips=0.5),
+    Lesson(groups=(64, 512), films=2, questions=24, steps=40, rate=1e-3, kinds=HARDER, chunked=0.5, skips=0.2),
+    Lesson(groups=(4, 32), films=14, questions=14, steps=400, rate=1e-3, kinds=HARDEST, telegrams=0.2, skips=0.3),
+    Lesson(groups=(6, 128), films=7, questions=16, steps=30, rate=1e-3, kinds=HARDER, chunked=0.4, skips=0.5),
+)
+"""What comes before and after, and lists, were wrong the longest."""

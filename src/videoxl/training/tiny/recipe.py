@@ -33,6 +33,7 @@ from videoxl.training.tiny.courses import (
     CLIP_PICTURES,
     INSTRUCTIONS,
     LANGUAGE,
+    LAST,
     PICTURES,
     PROJECTOR,
     SYNTHESIS,
@@ -199,13 +200,19 @@ def stage_4(recipe: Recipe, folder: Path) -> None:
 
 def stage_4_again(recipe: Recipe, folder: Path) -> None:
     """The same on other films, for twice as long."""
-    _instruct(recipe, folder, after="stage-4", course=AGAIN, seed=recipe.seed + 1, heads=recipe.output / "stage-4")
+    _instruct(recipe, folder, after="stage-4", course=AGAIN, round_=1)
 
 
-def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], **how: Any) -> None:
+def stage_4_last(recipe: Recipe, folder: Path) -> None:
+    """Once more, mostly what is still wrong."""
+    _instruct(recipe, folder, after="stage-4-again", course=LAST, round_=2)
+
+
+def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], round_: int = 0) -> None:
+    """Every round has other films; from the second on the heads of the one before listen on."""
     model = recipe.model(after)
     show, lessons = recipe.bank(model).show, recipe.course(course)
-    how = {"seed": recipe.seed} | how
+    how: dict[str, Any] = {"seed": recipe.seed + round_, "heads": recipe.output / after if round_ else None}
     teach(model, make_tokenizer(), lessons, show, folder, parts=BEHIND_THE_TOWER, schedule="cosine", **how)
 
 
@@ -218,6 +225,7 @@ TINY_STEPS: Steps = {
     "stage-3": stage_3,
     "stage-4": stage_4,
     "stage-4-again": stage_4_again,
+    "stage-4-last": stage_4_last,
 }
 
 
@@ -238,7 +246,7 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4-again"))
+    take_language(model, recipe.model("stage-4-last"))
     show, seed = recipe.bank(model).show, recipe.seed
     parts = {"projector": 1.0, "language_model": 1.0}
     teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, seed=seed)
