@@ -61,6 +61,7 @@ def _describe_memory(target: str, verify: bool) -> dict[str, Any]:
         "levels": held,
         "held_in": str(stored.held_dtype).removeprefix("torch."),
         "stored_in": stored.dtype,
+        "siglip": "not kept" if stored.seen is None else f"kept, of {stored.seen.model or 'the model itself'}",
         "file_bytes": stored.file.size,
         "memory_bytes": usage.get("memory_bytes"),
         "read_seconds": round(sum(usage.get("seconds", {}).values()), 3),

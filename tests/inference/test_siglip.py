@@ -226,6 +226,7 @@ def test_the_command_line(folder, clip, tmp_path, capsys):
         return ended.value.code, *capsys.readouterr()
 
     assert run("encode", str(clip), "-o", film, "--fps", "2", "--siglip", folder, *quick)[0] == 0
+    assert json.loads(run("info", film, "--json")[1])["siglip"] == f"kept, of {folder}"
     code, out, _ = run("ask", film, "What is shown?", *asked)
     assert (code, json.loads(out)["usage"]["decode"]) == (0, "bilevel:top_k=1,block_size=1,relevance=siglip")
     code, also, _ = run("ask", str(clip), "What is shown?", "--fps", "2", "--siglip", folder, "--model", "tiny", *asked)
