@@ -292,8 +292,8 @@ class BiLevelDecode:
     """Visual tokens averaged into one in all other blocks (``compression``); timestamps stay as they are."""
     relevance: str | tuple[int, ...] | Callable[..., Any] = "attention"
     """How blocks are judged: ``attention`` reads the question once against the averaged memory; ``siglip`` compares
-    it with what a SigLIP model saw (``encode(..., siglip=True)``). Or block numbers from 0, which are then read whatever ``top_k``; or a function of the memory and
-    the question that gives a score per block."""
+    it with what a SigLIP model saw (``encode(..., siglip=True)``). Or block numbers from 0, which are then read
+    whatever ``top_k``; or a function of the memory and the question that gives a score per block."""
 
     def __post_init__(self) -> None:
         for name in ("top_k", "block_size", "pool"):
