@@ -143,14 +143,14 @@ def test_without_matplotlib_the_extra_is_named(small, monkeypatch, tmp_path):
         draw_heatmap(small[0], tmp_path / "heatmap.png")
 
 
-def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny, tmp_path):
+def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny, tmp_path, monkeypatch):
     settings = NiahSettings(
         frames=(96,), depths=(0.0, 0.4), samples=1, kinds=("color", "number"), decode="bilevel:top_k=1,block_size=4"
     )
     result = run_niah(tiny, settings, ways=WAYS, control=False)
     ways = result["ways"]
-    assert list(ways) == ["oracle", "attention", "random", "none", "dense"]
-    assert "--siglip" in result["not_available"]["siglip"]
+    assert list(ways) == list(WAYS)
+    assert result["not_available"] == {}
     assert len({found["questions"] for found in ways.values()}) == 1
     assert ways["oracle"]["inner_seen"] == 1.0
     assert ways["none"]["inner_seen"] == 0.0
@@ -159,9 +159,14 @@ def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny, tmp_path):
     assert shares == sorted(shares)  # the oracle needs no block at depth 0, which is read anyhow
     assert len(set(shares)) == 4
     assert ways_table(result).count("\n") == 7
+    monkeypatch.setattr(tiny, "siglip", None)
+    monkeypatch.setattr(tiny.model.config, "_name_or_path", "")
+    without = run_niah(tiny, settings, ways=WAYS, control=False)
+    assert list(without["ways"]) == [way for way in WAYS if way != "siglip"]
+    assert "--siglip" in without["not_available"]["siglip"]
     with pytest.raises(ValueError, match="bi-level"):
         run_niah(tiny, SMALL, ways=WAYS)
-    with pytest.raises(ValueError, match="needs a SigLIP model"):
+    with pytest.raises(ValueError, match="comes without a SigLIP model"):
         run_niah(tiny, settings, ways=("siglip",))
     alone = run_niah(tiny, settings, ways=("random",), control=False, log=tmp_path / "answers.jsonl")
     assert alone["not_available"] == {}

@@ -9,6 +9,7 @@ siglip=True)``), and what it saw stays with the memory, also in a file; or it lo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import torch
 
 from videoxl.config import BiLevelDecode, DecodeStrategy, Sampling
 from videoxl.errors import CheckpointError, MissingDependencyError
-from videoxl.inference.loading import model_fingerprint
+from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long
 from videoxl.inference.reading import open_for_model
 from videoxl.memory.video_memory import Seen, VideoMemory
 from videoxl.model.vision import normalize_pixels
@@ -97,7 +98,8 @@ def _load(name: str, tokenizer: Any) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, SiglipModel
 
     try:
-        return SiglipModel.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
+        with progress_where_it_takes_long(Path(name)) if Path(name).is_dir() else nullcontext():
+            return SiglipModel.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
     except ImportError as error:
         raise MissingDependencyError(
             f"SigLIP's tokenizer needs more packages: pip install sentencepiece protobuf ({error})"
@@ -173,8 +175,7 @@ def own_siglip(engine: VideoXL) -> str:
         return SIGLIP
     raise ValueError(
         f"{engine.name} comes without a SigLIP model that reads text: name one, siglip='folder' or a Hub id (--siglip "
-        "on the command line); the one that tiny's vision tower is from is in pictures/model of what script/train-tiny "
-        "writes"
+        "on the command line)"
     )
 
 

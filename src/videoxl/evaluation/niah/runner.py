@@ -24,7 +24,7 @@ from videoxl.evaluation.niah.ways import decoder, is_inner
 from videoxl.evaluation.results import SampleLog, how_it_was_run
 from videoxl.inference.answers import Answer
 from videoxl.inference.bilevel import choose_decode
-from videoxl.inference.siglip import SiglipRelevance
+from videoxl.inference.siglip import siglip_for
 from videoxl.inference.strategies import choose_prefill, for_question
 from videoxl.training.world.questions import TIMED
 from videoxl.video import VideoSource, open_video
@@ -80,7 +80,7 @@ def run_niah(
     """
     decode = choose_decode(settings.decode, engine.config)
     prefill = choose_prefill(settings.prefill, engine.config)
-    compared = _compared(decode, ways, siglip)
+    compared = _compared(decode, ways, siglip, engine)
     needles = read_needles(settings.pictures) if settings.pictures else []
     settings = _filled_in(settings, engine, needles)
     with contextlib.ExitStack() as stack:
@@ -216,17 +216,19 @@ def _filled_in(settings: NiahSettings, engine: Any, needles: list[PictureNeedle]
     return replace(settings, samples=settings.samples or SAMPLES, kinds=kinds)
 
 
-def _compared(decode: DecodeStrategy, ways: Sequence[str], siglip: Any) -> Compared:
+def _compared(decode: DecodeStrategy, ways: Sequence[str], siglip: Any, engine: Any) -> Compared:
     if not ways:
         return Compared()
     check_ways(ways, decode)
-    if "siglip" in ways and siglip is None:
+    if "siglip" not in ways:
+        return Compared(tuple(ways))
+    try:
+        return Compared(tuple(ways), siglip=siglip_for(engine, True if siglip is None else siglip))
+    except ValueError as error:  # the model has none of its own
         there = tuple(way for way in ways if way != "siglip")
         if not there:
-            raise ValueError("the way siglip needs a SigLIP model: name one (--siglip)")
-        return Compared(there, missing={"siglip": "no SigLIP model was named (--siglip)"})
-    model = SiglipRelevance(siglip) if isinstance(siglip, str) and "siglip" in ways else siglip
-    return Compared(tuple(ways), siglip=model)
+            raise
+        return Compared(there, missing={"siglip": str(error)})
 
 
 def _told(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -117,8 +118,13 @@ class Recipe:
         return FeatureBank(torch.load(path, weights_only=False))
 
 
-def embed(trained: Path, target: Path) -> None:
-    """Put a trained model where the package keeps it: half precision, and all that is beside the weights."""
+def embed(trained: Path, target: Path, *, siglip: Path | None = None) -> None:
+    """Put a trained model where the package keeps it: half precision, and all that is beside the weights.
+
+    ``siglip``: the SigLIP model that its tower is from, which can tell where to look (``relevance="siglip"``).
+    """
+    if siglip is not None:
+        shutil.copytree(siglip, target / "siglip", dirs_exist_ok=True)
     model = VideoXLForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
     VideoXLProcessor.from_config(model.config, make_tokenizer()).save_pretrained(target)
     model.save_pretrained(target)
