@@ -35,7 +35,7 @@ TINY_MODES = {
 V1_MODES = {f"beacon {ratio}": Mode(BeaconPrefill(ratio=ratio)) for ratio in (2, 4, 8, 16)}
 LENGTHS = (8, 16, 32, 64, 128, 512)
 LONG = 64
-"""Groups from which on a third as many films are asked about."""
+"""Groups from which on half as many films are asked about."""
 
 
 def measure(name: str, lengths: Sequence[int], films: int, questions: int, seed: int) -> list[Asked]:
@@ -46,7 +46,7 @@ def measure(name: str, lengths: Sequence[int], films: int, questions: int, seed:
     found: list[Asked] = []
     for groups in lengths:
         begin = time.perf_counter()
-        count = films if groups < LONG else max(2, films // 3)
+        count = films if groups < LONG else max(2, films // 2)
         found += ask_about_films(engine, modes, groups=groups, films=count, questions=questions, kinds=kinds, seed=seed)
         print_row(name, groups, [a for a in found if a.groups == groups], time.perf_counter() - begin)
     return found
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[TINY, TINY_V1])
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="in groups of four frames")
-    parser.add_argument("--films", type=int, default=20, help="of every length below 64 groups; longer: a third")
+    parser.add_argument("--films", type=int, default=20, help="of every length below 64 groups; longer: half")
     parser.add_argument("--questions", type=int, default=20, help="about every film")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
