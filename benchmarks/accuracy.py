@@ -1,6 +1,7 @@
 """How often the embedded models answer exactly right, by kind of question, length of film and way of reading.
 
     python benchmarks/accuracy.py --json benchmarks/results/accuracy-cpu2.json
+    python benchmarks/accuracy.py --tables benchmarks/results/accuracy-cpu2.json    # as docs/embedded.md shows it
 
 Films of the generated world on seeds that training never saw, rendered, encoded and asked through the public calls.
 An answer is right when the whole text is the true one. Every way of reading meets the same films and questions.
@@ -70,6 +71,40 @@ def by_kind(asked: Sequence[Asked]) -> dict[str, tuple[float, int]]:
     return found
 
 
+SHOWN = ("all", "content", "when")
+"""Of every way of reading; the kinds one by one of :data:`IN_DETAIL`."""
+IN_DETAIL = {TINY: "full", TINY_V1: "beacon 8"}
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Markdown."""
+    lines: list[str] = []
+    for name, modes in results.items():
+        lengths = list(next(iter(modes.values())))
+        head = [*(f"{groups} groups |" for groups in lengths)]
+        rule = "|---" * (len(lengths) + 1) + "|"
+        lines += [
+            f"`{name}`, share of whole answers that are right (number asked):",
+            "",
+            " ".join(["| read |", *head]),
+            rule,
+        ]
+        for kind in SHOWN:
+            for mode, by_length in modes.items():
+                cells = [by_length[groups].get(kind) for groups in lengths]
+                if any(cells):
+                    shown = [f"{cell['right']:.2f} ({cell['asked']}) |" if cell else "|" for cell in cells]
+                    lines.append(" ".join([f"| {kind}, {mode} |", *shown]))
+        mode = IN_DETAIL[name]
+        lines += ["", f"By kind, read `{mode}`:", "", " ".join(["| kind |", *head]), rule]
+        for kind in KINDS:
+            cells = [modes[mode][groups].get(kind) for groups in lengths]
+            if any(cells):
+                lines.append(" ".join([f"| {kind} |", *(f"{c['right']:.2f} |" if c else "|" for c in cells)]))
+        lines.append("")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[TINY, TINY_V1])
@@ -78,7 +113,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=20, help="about every film")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--tables", type=Path, help="only show a result that is there, as Markdown")
     arguments = parser.parse_args()
+    if arguments.tables:
+        print(tables(json.loads(arguments.tables.read_text())["accuracy"]))
+        return
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for name in arguments.models:
