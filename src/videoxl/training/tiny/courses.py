@@ -58,7 +58,6 @@ V1_FULL = (Lesson(groups=(6, 12), films=8, questions=14, steps=350, rate=3e-3, k
 V1_BEACONS = (
     Lesson(groups=(4, 12), films=6, questions=10, steps=300, rate=2e-3, kinds=UNTIMED, together=True),
     Lesson(groups=(6, 40), films=3, questions=12, steps=300, rate=2e-3, kinds=UNTIMED, together=True),
-    Lesson(groups=(40, 128), films=2, questions=12, steps=60, rate=2e-3, kinds=UNTIMED, together=True),
 )
 """Packed questions are cheaper; through beacons they can only follow one another."""
 

@@ -252,7 +252,7 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4-last"))
+    take_language(model, recipe.model("stage-4"))
     show, seed = recipe.bank(model).show, recipe.seed
     parts = {"projector": 1.0, "language_model": 1.0}
     teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, seed=seed)
