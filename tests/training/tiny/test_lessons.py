@@ -14,15 +14,18 @@ from videoxl.training.tiny.bank import filmed, make_bank
 from videoxl.training.tiny.learning import AnswerLearning, right_answers, told_in_words
 from videoxl.training.tiny.lessons import (
     HINTS,
+    KNOWN,
+    SHOWN,
     FilmCollator,
     FilmDataset,
     Lesson,
     Scribe,
+    diluted,
     draw_questions,
-    evidence_for,
+    lookups,
     telegram,
 )
-from videoxl.training.tiny.sight import captions, names, sigmoid_loss, snapshots, truths
+from videoxl.training.tiny.sight import captions, names, naming_loss, sigmoid_loss, snapshots, truths
 from videoxl.training.tiny.sizes import fresh_model, model_config, siglip, take_tower
 from videoxl.training.tiny.words import tokenizer
 from videoxl.training.world import KINDS, Thing, ask, kinds_for, sample_film
@@ -102,6 +105,17 @@ def test_the_sigmoid_loss_wants_pairs_that_belong_together():
     right = sigmoid_loss(eye, eye if truth[0, 0] > 0 else eye.flip(0), truth, scale, bias)
     wrong = sigmoid_loss(eye, eye.flip(0) if truth[0, 0] > 0 else eye, truth, scale, bias)
     assert right < wrong
+
+
+def test_the_naming_loss_wants_whole_names():
+    things = names()[1]
+    eye = torch.eye(len(things))
+    shown = [Thing("red", "star"), None, Thing("blue", number=3)]
+    right = torch.stack([eye[things.index(thing)] for thing in shown])
+    scale = torch.tensor(3.0)
+    assert naming_loss(right, eye, shown, scale) < naming_loss(right.roll(1, 0), eye, shown, scale)
+    even = naming_loss(torch.zeros_like(right), eye, shown, scale)
+    assert float(even) == pytest.approx(float(np.log(len(things))))
 
 
 def test_an_example_depends_on_its_number_alone():
@@ -193,10 +207,79 @@ def test_attention_is_measured_as_the_layer_pays_it():
 
 def test_an_answer_is_read_from_the_later_of_two_neighbours():
     film = sample_film(source(5), 16, 4)
+    scribe = Scribe(CONFIG, WORDS)
     for kind, index in (("after", 2), ("before", 1)):
         asked = ask(source(0), film, kind, film.events[1])
-        assert evidence_for(asked) == (film.events[index].start, film.events[index].end)
-    assert evidence_for(ask(source(0), film, "count")) is None
+        event = film.events[index]
+        (found,) = lookups(scribe, asked, scribe.turn(asked)[1])
+        assert found[1:] == ((event.start, event.end), KNOWN)
+    asked = ask(source(0), film, "count")
+    assert list(lookups(scribe, asked, scribe.turn(asked)[1])) == []
+
+
+def test_a_list_is_read_from_event_to_event_and_times_end_in_the_last_group():
+    film = sample_film(source(5), 16, 4)
+    scribe = Scribe(CONFIG, WORDS)
+    asked = ask(source(0), film, "list")
+    ids, labels = scribe.turn(asked)
+    found = list(lookups(scribe, asked, labels))
+    assert [(place, where) for _, place, where in found] == [
+        looked for e in film.events for looked in (((e.start, e.end), SHOWN), ((e.end - 1, e.end), KNOWN))
+    ]
+    told = [WORDS.decode(ids[index + 1 : index + 4]) for index, *_ in found]
+    times = [t for e in film.events for t in (film.time_of(e.start), film.time_of(e.end))]
+    assert all(text.startswith(f"{time:.1f}"[: len(text)]) for text, time in zip(told, times, strict=True))
+
+
+@pytest.mark.parametrize("name", [TINY, TINY_V1])
+def test_what_is_known_stands_in_the_last_token_of_a_group(name):
+    config = model_config(WORDS, name)
+    scribe = Scribe(config, WORDS)
+    kinds = {"after": 1.0, "color": 1.0}
+    lesson = replace(LESSON, groups=(12, 12), events=4, kinds=kinds, questions=6)
+    example = FilmDataset([lesson], scribe, told_in_words(scribe), seed=1)[0]
+    lasts = {place for place, hint in enumerate(example.hints[:, 3]) if hint >= 0}
+    assert len(lasts) == 12
+    looks = dict(zip(example.kinds, example.looks))
+    assert set(looks["after"][1]) <= lasts
+    assert set(looks["color"][1]) & lasts
+    assert len(looks["color"][1]) >= config.tokens_per_group * len(set(looks["color"][1]) & lasts)
+
+
+def test_a_group_of_scenery_counts_as_if_it_stood_there_many_times():
+    """The same output as that of a film in which it does, at the same positions."""
+    torch.manual_seed(0)
+    queries, keys, values = torch.randn(3, 1, 1, 9, 8)
+    example = replace(dataset()[0], copies=3.0, scenery=np.array([0, 1, 1, 0, 0, 2, 2, 0, 0]))
+    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    found = attend(queries, keys, values, attn_mask=diluted(mask, [example]))
+    for place in range(9):
+        own = example.scenery[place]
+        times = [3 if g > 0 and g != own else 1 for g in example.scenery[: place + 1]]
+        seen = np.repeat(np.arange(place + 1), times)
+        wanted = attend(queries[:, :, place : place + 1], keys[:, :, seen], values[:, :, seen])
+        torch.testing.assert_close(found[:, :, place : place + 1], wanted)
+
+
+def test_only_lessons_that_say_so_are_diluted():
+    plain, thin = batch(replace(LESSON, films=2)), batch(replace(LESSON, diluted=512, films=8))
+    assert plain["attention_mask"].dtype == torch.bool
+    added = thin["attention_mask"].unique()
+    assert thin["attention_mask"].is_floating_point()
+    assert (added > 0).any()
+    assert added.max() <= np.log(512 / 3)
+
+
+def test_steps_of_several_lessons_can_be_mixed():
+    scribe = Scribe(CONFIG, WORDS)
+    lessons = [replace(LESSON, films=2, steps=20), replace(LESSON, films=3, steps=20)]
+    mixed = FilmDataset(lessons, scribe, told_in_words(scribe), seed=1, mixed=True)
+    sizes = [len(batch) for batch in mixed.batches]
+    assert sorted(sizes) == [2] * 20 + [3] * 20
+    assert 2 in sizes[:8]
+    assert 3 in sizes[:8]
+    assert [i for batch in mixed.batches for i in batch] == list(range(100))
 
 
 def test_the_loss_falls_and_the_right_weights_move():

@@ -27,7 +27,7 @@ def main(
     torch.set_num_threads(1)  # at these sizes more only get in each other's way, and sums come out as they did
     model = Recipe(output, seed=seed, scale=scale).follow(RECIPES[name]) / "model"
     if into is not None:
-        embed(model, into, siglip=output / "pictures" / "model" if name == TINY else None)
+        embed(model, into, siglip=output / "pictures-again" / "model" if name == TINY else None)
     print(into or model)
 
 

@@ -91,7 +91,7 @@ class AnswerLearning(Objective):
         else:
             batch["input_ids"] = input_ids
         output = self.model(**{**batch, "labels": labels, "use_cache": False})
-        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, segments)
+        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, batch["attention_mask"])
         right = right_answers(output.logits, labels, segments, kinds)
         self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
         output.loss = output.loss + self.weight * torch.stack(list(losses.values())).sum()
@@ -123,7 +123,7 @@ class AnswerLearning(Objective):
         return losses
 
     def _look_loss(
-        self, looks: torch.Tensor, looked_at: torch.Tensor, segments: torch.Tensor
+        self, looks: torch.Tensor, looked_at: torch.Tensor, mask_B1LL: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """How little of the attention where an answer begins goes to what it is read from, in some heads of a layer."""
         inputs, self._finder_inputs = self._finder_inputs, {}
@@ -138,9 +138,9 @@ class AnswerLearning(Objective):
         queries = asking * cos_there + rotate_half(asking) * sin_there
         keys = (offered * cos + rotate_half(offered) * sin)[rows]
         scores = (queries @ keys.mT).float() * width**-0.5
-        own = segments[rows, places][:, None]
-        seen = ((segments[rows] == 0) | (segments[rows] == own)) & (torch.arange(segments.shape[1]) <= places[:, None])
-        share = scores.masked_fill(~seen[:, None], -torch.inf).log_softmax(-1)
+        seen = mask_B1LL[rows, 0, places][:, None]
+        scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+        share = scores.log_softmax(-1)
         return {"look": -share.masked_fill(~looked_at[:, None], -torch.inf).logsumexp(-1).mean()}
 
 

@@ -6,7 +6,7 @@ costs to read is paid once. A step reads films of one length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -54,6 +54,9 @@ class Lesson:
     """Share of films with positions left out, so that late positions are met without long films."""
     longest: int = 4600
     """Position at which a film with positions left out ends, at most."""
+    diluted: int = 0
+    """Groups that most films count as, at most. Attention is shared out as if every group of scenery stood there many
+    times: what finds a thing among that many groups is learned from short films."""
     together: bool = False
     """Questions follow one another as turns of one conversation, as they must where a film is compressed."""
     telegrams: float = 0.0
@@ -70,8 +73,12 @@ class FilmExample(Example):
     """Of its questions, in the order of their segments, from 1."""
     hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS)), -1))
     """Of every token, what it must come to know halfway: :data:`HINTS`, -1 where that is left open."""
-    looks: tuple[tuple[int, tuple[int, int]], ...] = ()
-    """Where answers begin from, and the tokens from ... to before ... in which what they say was shown."""
+    looks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Where answers begin from, and the tokens that they can be read from."""
+    copies: float = 1.0
+    """How many times a group of scenery counts."""
+    scenery: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Of every token, the number of the group of scenery that it belongs to, from 1; 0 for all else."""
     chunked: bool = False
     """Whether the film is read under the mask of chunked prefill."""
     words: torch.Tensor | None = None
@@ -109,6 +116,8 @@ class Scribe:
         return asked + answer, [IGNORE_INDEX] * len(asked) + answer
 
 
+DILUTED = 0.7
+"""Share of films that count as longer, where a lesson says so."""
 NEVER_SHORT = ("choice", "list")
 """Kinds that key words do not do for."""
 LEFT_OUT = {"What", "Which", "How", "is", "are", "the", "a", "an", "of", "these", "on", "there", "shown"}
@@ -120,18 +129,23 @@ def telegram(text: str) -> str:
 
 
 class FilmDataset:
-    """The films of a course, lesson after lesson, each drawn from the seed and its number alone."""
+    """The films of a course, each drawn from the seed and its number alone: lesson after lesson, or steps of all of
+    them in an order drawn from the seed (``mixed``), so that none is forgotten over another."""
 
-    def __init__(self, course: Sequence[Lesson], scribe: Scribe, show: Show, *, seed: int = 0) -> None:
+    def __init__(
+        self, course: Sequence[Lesson], scribe: Scribe, show: Show, *, seed: int = 0, mixed: bool = False
+    ) -> None:
         self.course, self.scribe, self.show, self.seed = tuple(course), scribe, show, seed
+        self._lesson_of = [lesson for lesson in self.course for _ in range(lesson.steps)]
+        if mixed:
+            order = np.random.default_rng((seed, 2)).permutation(len(self._lesson_of))
+            self._lesson_of = [self._lesson_of[i] for i in order]
         self.batches: list[list[int]] = []
         """Numbers of the films of every step."""
-        for lesson in self.course:
-            for _ in range(lesson.steps):
-                first = len(self)
-                self.batches.append(list(range(first, first + lesson.films)))
+        for lesson in self._lesson_of:
+            first = len(self)
+            self.batches.append(list(range(first, first + lesson.films)))
         self._step_of = [step for step, batch in enumerate(self.batches) for _ in batch]
-        self._lesson_of = [lesson for lesson in self.course for _ in range(lesson.steps)]
 
     def __len__(self) -> int:
         return self.batches[-1][-1] + 1 if self.batches else 0
@@ -152,6 +166,8 @@ class FilmDataset:
         film = sample_film(source, groups, lesson.events and min(lesson.events, groups // 2))
         questions = draw_questions(source, film, lesson.questions, lesson.kinds)
         skipped = lesson.longest if source.random() < lesson.skips else 0
+        diluted = lesson.diluted > groups and source.random() < DILUTED
+        copies = float(np.exp(source.uniform(0, np.log(lesson.diluted / groups)))) if diluted else 1.0
         return make_example(
             source,
             self.scribe,
@@ -160,6 +176,7 @@ class FilmDataset:
             self.show,
             chunked=chunked,
             longest=skipped,
+            copies=copies,
             telegrams=lesson.telegrams,
             together=lesson.together,
         )
@@ -190,25 +207,27 @@ def make_example(
     *,
     chunked: bool = False,
     longest: int = 0,
+    copies: float = 1.0,
     telegrams: float = 0.0,
     together: bool = False,
 ) -> FilmExample:
-    """A film with its questions. ``longest``: positions are left out, up to this one; 0: none are."""
+    """A film with its questions. ``longest``: positions are left out, up to this one; 0: none are. ``copies``: how many
+    times each group of scenery counts."""
     span = scribe.span(film)
     prefix = scribe.prefix
     ids, begin = [*prefix, *span.ids], len(prefix)
     labels, segments = [IGNORE_INDEX] * len(ids), [0] * len(ids)
     hints = [_hints(scribe, film, span, begin, past=not chunked)]
+    parts = len(span.groups) // film.groups  # of a film's group: one, or every frame
     looks = []
     for number, question in enumerate(questions, start=1):
         short = question.kind not in NEVER_SHORT and source.random() < telegrams
         turn, answer = scribe.turn(question, as_telegram=short, first=number == 1 or not together)
-        place = evidence_for(question)
-        if place is not None:
-            parts = len(span.groups) // film.groups  # of a film's group: one, or every frame
-            first, last = span.groups[place[0] * parts], span.groups[place[1] * parts - 1]
-            asked_from = len(ids) + next(i for i, label in enumerate(answer) if label != IGNORE_INDEX) - 1
-            looks.append((asked_from, (begin + first.token_start, begin + last.token_end)))
+        for index, (first, end), where in lookups(scribe, question, answer):
+            shown = span.groups[first * parts : end * parts]
+            known = [range(group.token_end - 1, group.token_end) for group in shown[parts - 1 :: parts]]
+            found = known if where == KNOWN else [range(group.token_start, group.token_end) for group in shown]
+            looks.append((len(ids) + index, tuple(begin + token for tokens in found for token in tokens)))
         ids, labels = ids + turn, labels + answer
         segments += [0 if together else number] * len(turn)
         asked = np.full((len(turn), len(HINTS)), -1)
@@ -232,17 +251,36 @@ def make_example(
         kinds=tuple(question.kind for question in questions),
         hints=np.concatenate(hints),
         looks=tuple(looks),
+        copies=copies,
+        scenery=_scenery(film, span, begin, len(ids)),
         chunked=chunked,
         **{"pixels_FHWC": None, "counts": (len(film.timestamps),), **show(source, film)},
     )
 
 
-def evidence_for(question: Question) -> tuple[int, int] | None:
-    """The one event that an answer is read from, as groups from ... to before ...; ``None`` where it is no single one.
+SHOWN, KNOWN = "shown", "known"
+"""Tokens of a group: all of them, or its last one, which alone has seen the group whole and knows what was before."""
 
-    Of a question about what came before or after, the later of the two: it alone can know of the other.
+
+def lookups(scribe: Scribe, question: Question, labels: Sequence[int]) -> Iterator[tuple[int, tuple[int, int], str]]:
+    """From which tokens of a turn something is looked up: in which groups from ... to before ..., and in what of them.
+
+    An answer begins with what a single event shows, or is said to be missing: of a question about what came before or
+    after, the later of the two events, which alone can know of the other. A list goes from event to event. Times end
+    in the last group of an event.
     """
-    return None if question.kind in ("count", "list") or not question.evidence else question.evidence[-1]
+    start = next(i for i, label in enumerate(labels) if label != IGNORE_INDEX) - 1
+    if question.kind == "count" or not question.evidence:
+        return
+    if question.kind not in ("when", "list"):
+        yield start, question.evidence[-1], KNOWN if question.kind in ("before", "after") else SHOWN
+        return
+    (until, _), (newline, _) = scribe.ids(" to 1"), scribe.ids("\n1")
+    begins = [start, *(i for i, label in enumerate(labels) if label == newline)]
+    ends = [i for i, label in enumerate(labels) if label == until]
+    for begin, end, place in zip(begins, ends, question.evidence, strict=True):
+        yield begin, place, SHOWN
+        yield end, (place[1] - 1, place[1]), KNOWN
 
 
 def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
@@ -277,6 +315,16 @@ def kind_of(thing: Thing) -> int:
     return SHAPES.index(thing.shape) if thing.shape else len(SHAPES) + int(thing.number or 0)
 
 
+def _scenery(film: Film, span: VisualSpan, begin: int, length: int) -> np.ndarray:
+    """Of ``length`` tokens with a film from ``begin`` on, the group of scenery that each is in, from 1; else 0."""
+    numbers = np.zeros(length, dtype=np.int64)
+    parts = len(span.groups) // film.groups
+    for number, group in enumerate(span.groups):
+        if film.thing_in(number // parts) is None:
+            numbers[begin + group.token_start : begin + group.token_end] = number + 1
+    return numbers
+
+
 def left_out(source: np.random.Generator, span: VisualSpan, room: int) -> np.ndarray:
     """By how much each token of a span comes later when positions before some groups are skipped, ``room`` in all."""
     groups = span.groups
@@ -307,12 +355,27 @@ class FilmCollator:
         looks = [(row, *look) for row, example in enumerate(examples) for look in example.looks]
         batch["looks"] = torch.tensor([(row, place) for row, place, _ in looks]).reshape(-1, 2)
         batch["looked_at"] = torch.zeros(len(looks), length, dtype=torch.bool)
-        for number, (_, _, (first, last)) in enumerate(looks):
-            batch["looked_at"][number, first:last] = True
+        for number, (_, _, tokens) in enumerate(looks):
+            batch["looked_at"][number, list(tokens)] = True
+        if any(e.copies > 1 for e in examples):
+            batch["attention_mask"] = diluted(batch["attention_mask"], examples)
         words = [e.words for e in examples if e.words is not None]
         if words:
             batch["words"] = torch.cat(words)
         return batch
+
+
+def diluted(mask_B1LL: torch.Tensor, examples: Sequence[FilmExample]) -> torch.Tensor:
+    """A mask of what is added to scores: the logarithm of how often a token counts for those outside of its group."""
+    weights = mask_B1LL
+    if mask_B1LL.dtype == torch.bool:
+        weights = torch.zeros(mask_B1LL.shape).masked_fill_(~mask_B1LL, torch.finfo(torch.float32).min)
+    for row, example in enumerate(examples):
+        scenery = torch.from_numpy(example.scenery)
+        elsewhere = (scenery[None] > 0) & (scenery[None] != scenery[:, None])
+        size = len(scenery)
+        weights[row, 0, :size, :size] += elsewhere * float(np.log(example.copies))
+    return weights
 
 
 def _rows(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:

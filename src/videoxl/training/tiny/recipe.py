@@ -36,7 +36,9 @@ from videoxl.training.tiny.courses import (
     LANGUAGE,
     LAST,
     PICTURES,
+    PICTURES_AGAIN,
     PROJECTOR,
+    SHARPER,
     SYNTHESIS,
     V1_BEACONS,
     V1_FULL,
@@ -52,6 +54,8 @@ from videoxl.training.tiny.words import tokenizer as make_tokenizer
 WHOLE = {"vision_tower": 0.1, "token_synthesis": 1.0, "projector": 1.0, "language_model": 1.0}
 """Shares of the rate where everything learns. The tower, which sees well by then, moves slowly."""
 BEHIND_THE_TOWER = {part: share for part, share in WHOLE.items() if part != "vision_tower"}
+WITH_BEACONS = {"beacon": 1.0, "projector": 0.3, "language_model": 0.3}
+"""The rest moves slowly: what it knows of films longer than these is not to be forgotten."""
 COPIES, SCENERY = 100, 6000
 """Groups kept of every thing, and of scenery."""
 DONE = "done.json"
@@ -97,10 +101,11 @@ class Recipe:
         """What a step made."""
         return VideoXLForConditionalGeneration.from_pretrained(self.output / step / "model", dtype=torch.float32)
 
-    def look(self, pictures: Any, tokenizer: Any, lesson: SightLesson, folder: Path) -> None:
+    def look(self, pictures: Any, tokenizer: Any, lesson: SightLesson, folder: Path, *, round_: int = 0) -> None:
         """Pictures and captions, with a log of how well frames are named."""
+        lesson = replace(lesson, steps=self.steps(lesson.steps))
         with (folder / "log.jsonl").open("w") as log:
-            for check in learn_to_see(pictures, tokenizer, lesson, seed=self.seed):
+            for check in learn_to_see(pictures, tokenizer, lesson, seed=self.seed + round_):
                 log.write(json.dumps(asdict(check)) + "\n")
                 self.say(f"  step {check.step} of {lesson.steps}: {check.whole:.3f} of frames named right")
 
@@ -135,8 +140,16 @@ def learn_pictures(recipe: Recipe, folder: Path) -> None:
     torch.manual_seed(recipe.seed)
     words = make_tokenizer()
     pictures = siglip(words)
-    lesson = replace(PICTURES, steps=recipe.steps(PICTURES.steps))
-    recipe.look(pictures, words, lesson, folder)
+    recipe.look(pictures, words, PICTURES, folder)
+    pictures.save_pretrained(folder / "model")
+    words.save_pretrained(folder / "model")
+
+
+def learn_pictures_again(recipe: Recipe, folder: Path) -> None:
+    """The SigLIP goes on, until it tells digits apart."""
+    words = make_tokenizer()
+    pictures = SiglipModel.from_pretrained(recipe.output / "pictures" / "model")
+    recipe.look(pictures, words, PICTURES_AGAIN, folder, round_=1)
     pictures.save_pretrained(folder / "model")
     words.save_pretrained(folder / "model")
 
@@ -214,12 +227,32 @@ def stage_4_last(recipe: Recipe, folder: Path) -> None:
     _instruct(recipe, folder, after="stage-4-again", course=LAST, round_=2)
 
 
-def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], round_: int = 0) -> None:
-    """Every round has other films; from the second on the heads of the one before listen on."""
+def stage_4_sharper(recipe: Recipe, folder: Path) -> None:
+    """With the eyes of ``pictures-again``, and as if films were long."""
+    _instruct(recipe, folder, after="stage-4-last", course=SHARPER, round_=3, eyes="pictures-again", mixed=True)
+
+
+def _instruct(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    after: str,
+    course: Sequence[Lesson],
+    round_: int = 0,
+    eyes: str | None = None,
+    mixed: bool = False,
+) -> None:
+    """Every round has other films; from the second on the heads of the one before listen on.
+
+    ``eyes``: the step with the SigLIP whose tower is taken; default the one that the model has.
+    """
     model = recipe.model(after)
+    if eyes is not None:
+        take_tower(model, SiglipModel.from_pretrained(recipe.output / eyes / "model"))
     show, lessons = recipe.bank(model).show, recipe.course(course)
     how: dict[str, Any] = {"seed": recipe.seed + round_, "heads": recipe.output / after if round_ else None}
-    teach(model, make_tokenizer(), lessons, show, folder, parts=BEHIND_THE_TOWER, schedule="cosine", **how)
+    how |= {"parts": BEHIND_THE_TOWER, "schedule": "cosine", "mixed": mixed}
+    teach(model, make_tokenizer(), lessons, show, folder, **how)
 
 
 Steps = dict[str, Callable[[Recipe, Path], None]]
@@ -232,6 +265,8 @@ TINY_STEPS: Steps = {
     "stage-4": stage_4,
     "stage-4-again": stage_4_again,
     "stage-4-last": stage_4_last,
+    "pictures-again": learn_pictures_again,
+    "stage-4-sharper": stage_4_sharper,
 }
 
 
@@ -239,9 +274,8 @@ def learn_clip(recipe: Recipe, folder: Path) -> None:
     """A CLIP tower from captioned frames, beside the text tower that tiny's SigLIP has."""
     torch.manual_seed(recipe.seed)
     words = make_tokenizer()
-    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
-    lesson = replace(CLIP_PICTURES, steps=recipe.steps(CLIP_PICTURES.steps))
-    recipe.look(pictures, words, lesson, folder)
+    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
+    recipe.look(pictures, words, CLIP_PICTURES, folder)
     torch.save(pictures.vision_model.state_dict(), folder / "model.pt")
 
 
@@ -249,19 +283,22 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     """Video-XL: the projector between CLIP and tiny's language model, then both in full, then with beacons."""
     words = make_tokenizer()
     model = fresh_model(model_config(words, TINY_V1), words, seed=recipe.seed)
-    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
+    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4"))
-    show, seed = recipe.bank(model).show, recipe.seed
-    parts = {"projector": 1.0, "language_model": 1.0}
-    teach(model, words, recipe.course(V1_PROJECTOR), show, folder / "projector", parts={"projector": 1.0}, seed=seed)
-    teach(model, words, recipe.course(V1_FULL), show, folder / "full", parts=parts, seed=seed)
+    take_language(model, recipe.model("stage-4-last"))
+    heads, show = recipe.output / "stage-4-last", recipe.bank(model).show
+
+    def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> None:
+        teach(
+            model, words, recipe.course(course), show, folder / name, parts=parts, seed=recipe.seed, mixed=True, **how
+        )
+
+    learn("projector", V1_PROJECTOR, {"projector": 1.0}, heads=heads)
+    learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, schedule="cosine", heads=heads)
     take_language(model, model)  # beacons begin as what the rest has become
-    parts["beacon"] = 1.0
     beacons = BeaconPrefill(ratio=(2, 4, 8), mix="random")
-    course = recipe.course(V1_BEACONS)
-    teach(model, words, course, show, folder, parts=parts, schedule="cosine", seed=seed, prefill=beacons)
+    learn("", V1_BEACONS, WITH_BEACONS, schedule="cosine", prefill=beacons)
 
 
 V1_STEPS: Steps = {

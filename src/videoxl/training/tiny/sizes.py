@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -152,7 +153,10 @@ def siglip(tokenizer: Any) -> SiglipModel:
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    pictures = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    nn.init.constant_(pictures.logit_scale, math.log(10))  # as SigLIP begins (Zhai et al., 2023, section 3.2)
+    nn.init.constant_(pictures.logit_bias, -10.0)
+    return pictures
 
 
 class ClipPictures(nn.Module):
@@ -164,6 +168,8 @@ class ClipPictures(nn.Module):
         self.config = CLIPConfig(vision_config=sizes)
         self.vision_model = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, projection_dim=VISION_WIDTH))
         self.text_model = pictures.text_model.requires_grad_(False)
+        self.logit_scale = nn.Parameter(pictures.logit_scale.detach().clone())
+        self.logit_bias = nn.Parameter(pictures.logit_bias.detach().clone())
         layers = pictures.vision_model.encoder.layers.state_dict()
         self.vision_model.vision_model.encoder.layers.load_state_dict(layers)
         old, new = pictures.vision_model.embeddings, self.vision_model.vision_model.embeddings

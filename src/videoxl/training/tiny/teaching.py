@@ -36,6 +36,7 @@ def teach(
     seed: int = 0,
     prefill: PrefillStrategy | None = None,
     heads: Path | None = None,
+    mixed: bool = False,
 ) -> TrainingResult:
     """Train ``model`` in place on a course, and write ``output/model``; a run that was interrupted goes on.
 
@@ -43,6 +44,7 @@ def teach(
         show: what is seen of a film.
         parts: shares of the course's learning rate for the parts that are trained.
         prefill: how a model with beacons reads, which learns from answers alone; default in full, with all hints.
+        mixed: whether steps of all lessons are mixed; default one lesson after the other.
         heads: folder of a course whose heads listen on; default fresh ones, which a hundred steps go into.
     """
     steps = sum(lesson.steps for lesson in course)
@@ -70,7 +72,7 @@ def teach(
         **how,
     )
     scribe = Scribe(model.config, tokenizer)
-    films = FilmDataset(course, scribe, show, seed=seed)
+    films = FilmDataset(course, scribe, show, seed=seed, mixed=mixed)
     torch.manual_seed(seed)  # for the heads
     module = AnswerLearning(model) if prefill is None else model
     if heads is not None:
