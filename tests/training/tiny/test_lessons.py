@@ -211,8 +211,9 @@ def test_an_answer_is_read_from_the_later_of_two_neighbours():
     for kind, index in (("after", 2), ("before", 1)):
         asked = ask(source(0), film, kind, film.events[1])
         event = film.events[index]
-        (found,) = lookups(scribe, asked, scribe.turn(asked)[1])
-        assert found[1:] == ((event.start, event.end), KNOWN)
+        found = list(lookups(scribe, asked, scribe.turn(asked)[1]))
+        assert len(found) == len(scribe.ids(asked.answer))
+        assert {looked[1:] for looked in found} == {((event.start, event.end), KNOWN)}
     asked = ask(source(0), film, "count")
     assert list(lookups(scribe, asked, scribe.turn(asked)[1])) == []
 
@@ -222,13 +223,14 @@ def test_a_list_is_read_from_event_to_event_and_times_end_in_the_last_group():
     scribe = Scribe(CONFIG, WORDS)
     asked = ask(source(0), film, "list")
     ids, labels = scribe.turn(asked)
-    found = list(lookups(scribe, asked, labels))
-    assert [(place, where) for _, place, where in found] == [
-        looked for e in film.events for looked in (((e.start, e.end), SHOWN), ((e.end - 1, e.end), KNOWN))
-    ]
-    told = [WORDS.decode(ids[index + 1 : index + 4]) for index, *_ in found]
-    times = [t for e in film.events for t in (film.time_of(e.start), film.time_of(e.end))]
-    assert all(text.startswith(f"{time:.1f}"[: len(text)]) for text, time in zip(told, times, strict=True))
+    told: dict[tuple, str] = {}
+    for index, place, where in lookups(scribe, asked, labels):
+        told[place, where] = told.get((place, where), "") + WORDS.decode([ids[index + 1]])
+    for event in film.events:
+        assert told[(event.end - 1, event.end), KNOWN].startswith(f"{film.time_of(event.end):.0f}")
+        shown = told[(event.start, event.end), SHOWN]
+        assert shown.startswith(f"{film.time_of(event.start):.1f}s to ")
+        assert event.thing.phrase in shown
 
 
 @pytest.mark.parametrize("name", [TINY, TINY_V1])
@@ -240,10 +242,10 @@ def test_what_is_known_stands_in_the_last_token_of_a_group(name):
     example = FilmDataset([lesson], scribe, told_in_words(scribe), seed=1)[0]
     lasts = {place for place, hint in enumerate(example.hints[:, 3]) if hint >= 0}
     assert len(lasts) == 12
-    looks = dict(zip(example.kinds, example.looks))
-    assert set(looks["after"][1]) <= lasts
-    assert set(looks["color"][1]) & lasts
-    assert len(looks["color"][1]) >= config.tokens_per_group * len(set(looks["color"][1]) & lasts)
+    looks = {example.kinds[example.segments[place] - 1]: set(tokens) for place, tokens in example.looks}
+    assert looks["after"] <= lasts
+    assert looks["color"] & lasts
+    assert len(looks["color"]) >= config.tokens_per_group * len(looks["color"] & lasts)
 
 
 def test_a_group_of_scenery_counts_as_if_it_stood_there_many_times():

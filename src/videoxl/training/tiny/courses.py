@@ -126,6 +126,31 @@ SHARPER = (
     Lesson(groups=(64, 512), films=2, questions=24, steps=150, rate=2e-3, kinds=SHARP, chunked=0.5, skips=0.2),
 )
 """Mixed. Things are found among hundreds of groups in films that have few."""
+FINAL = (
+    Lesson(
+        groups=(4, 32),
+        films=14,
+        questions=14,
+        steps=700,
+        rate=1.5e-3,
+        kinds=SHARP,
+        telegrams=0.3,
+        skips=0.3,
+        diluted=512,
+    ),
+    Lesson(
+        groups=(6, 128),
+        films=7,
+        questions=16,
+        steps=150,
+        rate=1.5e-3,
+        kinds=SHARP,
+        chunked=0.4,
+        skips=0.5,
+        diluted=512,
+    ),
+    Lesson(groups=(64, 512), films=2, questions=24, steps=50, rate=1.5e-3, kinds=SHARP, chunked=0.5, skips=0.2),
+)
 
 CLIP_PICTURES = SightLesson(steps=1200, batch=128, rate=1.5e-3, naming=3.0, check_every=100)
 """Its layers begin as those of the SigLIP."""

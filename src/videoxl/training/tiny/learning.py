@@ -125,7 +125,7 @@ class AnswerLearning(Objective):
     def _look_loss(
         self, looks: torch.Tensor, looked_at: torch.Tensor, mask_B1LL: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """How little of the attention where an answer begins goes to what it is read from, in some heads of a layer."""
+        """How little of the attention of answers goes to what they are read from, in some heads of a layer."""
         inputs, self._finder_inputs = self._finder_inputs, {}
         if not len(looks):
             return {}
@@ -136,12 +136,16 @@ class AnswerLearning(Objective):
         offered = self.finder.k_proj(hidden)[..., :width]
         cos_there, sin_there = cos[rows, places][:, None], sin[rows, places][:, None]
         queries = asking * cos_there + rotate_half(asking) * sin_there
-        keys = (offered * cos + rotate_half(offered) * sin)[rows]
-        scores = (queries @ keys.mT).float() * width**-0.5
-        seen = mask_B1LL[rows, 0, places][:, None]
-        scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-        share = scores.log_softmax(-1)
-        return {"look": -share.masked_fill(~looked_at[:, None], -torch.inf).logsumexp(-1).mean()}
+        keys = offered * cos + rotate_half(offered) * sin
+        losses = []
+        for row in rows.unique().tolist():
+            mine = rows == row
+            scores = (queries[mine] @ keys[row].T).float() * width**-0.5
+            seen = mask_B1LL[row, 0, places[mine]][:, None]
+            scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+            share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)
+            losses.append(-share.logsumexp(-1))
+        return {"look": torch.cat(losses).mean()}
 
 
 def right_answers(

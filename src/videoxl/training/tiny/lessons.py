@@ -74,7 +74,7 @@ class FilmExample(Example):
     hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS)), -1))
     """Of every token, what it must come to know halfway: :data:`HINTS`, -1 where that is left open."""
     looks: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    """Where answers begin from, and the tokens that they can be read from."""
+    """Tokens that are followed by one of an answer, and the tokens that it can be read from."""
     copies: float = 1.0
     """How many times a group of scenery counts."""
     scenery: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -258,6 +258,8 @@ def make_example(
     )
 
 
+TIME_TOKENS = 2
+"""Of a number of seconds, at most: hundreds and the rest."""
 SHOWN, KNOWN = "shown", "known"
 """Tokens of a group: all of them, or its last one, which alone has seen the group whole and knows what was before."""
 
@@ -265,22 +267,28 @@ SHOWN, KNOWN = "shown", "known"
 def lookups(scribe: Scribe, question: Question, labels: Sequence[int]) -> Iterator[tuple[int, tuple[int, int], str]]:
     """From which tokens of a turn something is looked up: in which groups from ... to before ..., and in what of them.
 
-    An answer begins with what a single event shows, or is said to be missing: of a question about what came before or
-    after, the later of the two events, which alone can know of the other. A list goes from event to event. Times end
-    in the last group of an event.
+    From every token that is followed by one of the answer, which says what a single event shows, or that it is
+    missing. Asked what came before or after, it is the later of the two events, which alone can know of the other. A
+    list goes from event to event. Times end in the last group of an event.
     """
-    start = next(i for i, label in enumerate(labels) if label != IGNORE_INDEX) - 1
     if question.kind == "count" or not question.evidence:
         return
+    answered = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
+    first, last = answered[0] - 1, answered[-1] - 1  # nothing is looked up for the end of the turn
     if question.kind not in ("when", "list"):
-        yield start, question.evidence[-1], KNOWN if question.kind in ("before", "after") else SHOWN
+        where = KNOWN if question.kind in ("before", "after") else SHOWN
+        yield from ((i, question.evidence[-1], where) for i in range(first, last))
         return
     (until, _), (newline, _) = scribe.ids(" to 1"), scribe.ids("\n1")
-    begins = [start, *(i for i, label in enumerate(labels) if label == newline)]
-    ends = [i for i, label in enumerate(labels) if label == until]
-    for begin, end, place in zip(begins, ends, question.evidence, strict=True):
-        yield begin, place, SHOWN
-        yield end, (place[1] - 1, place[1]), KNOWN
+    events = iter(question.evidence)
+    event, ends = next(events), len(labels)
+    for i in range(first, last):
+        if labels[i] == newline:
+            event, ends = next(events), len(labels)
+        if labels[i] == until:
+            ends = i
+        until_when = ends <= i < ends + TIME_TOKENS
+        yield (i, (event[1] - 1, event[1]), KNOWN) if until_when else (i, event, SHOWN)
 
 
 def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:

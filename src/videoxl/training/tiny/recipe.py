@@ -32,6 +32,7 @@ from videoxl.training.tiny.courses import (
     AGAIN,
     CAPTIONS,
     CLIP_PICTURES,
+    FINAL,
     INSTRUCTIONS,
     LANGUAGE,
     LAST,
@@ -232,6 +233,11 @@ def stage_4_sharper(recipe: Recipe, folder: Path) -> None:
     _instruct(recipe, folder, after="stage-4-last", course=SHARPER, round_=3, eyes="pictures-again", mixed=True)
 
 
+def stage_4_final(recipe: Recipe, folder: Path) -> None:
+    """The same once more on other films."""
+    _instruct(recipe, folder, after="stage-4-sharper", course=FINAL, round_=4, mixed=True)
+
+
 def _instruct(
     recipe: Recipe,
     folder: Path,
@@ -267,6 +273,7 @@ TINY_STEPS: Steps = {
     "stage-4-last": stage_4_last,
     "pictures-again": learn_pictures_again,
     "stage-4-sharper": stage_4_sharper,
+    "stage-4-final": stage_4_final,
 }
 
 
