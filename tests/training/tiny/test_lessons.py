@@ -189,7 +189,7 @@ def test_what_must_be_known_halfway_is_true_of_the_film():
 
 
 def test_attention_is_measured_as_the_layer_pays_it():
-    model = fresh_model(CONFIG, WORDS).eval()
+    model = fresh_model(model_config(WORDS), WORDS).eval()
     torch.manual_seed(0)
     torch.nn.init.normal_(model.model.language_model.layers[2].self_attn.o_proj.weight, std=0.1)
     model.set_attn_implementation("eager")

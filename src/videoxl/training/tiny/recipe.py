@@ -76,7 +76,7 @@ class Recipe:
     say: Callable[[str], None] = print
 
     def steps(self, count: int) -> int:
-        return max(2, round(count * self.scale))
+        return max(1, round(count * self.scale))
 
     def course(self, lessons: Sequence[Lesson]) -> list[Lesson]:
         return [replace(lesson, steps=self.steps(lesson.steps)) for lesson in lessons]
