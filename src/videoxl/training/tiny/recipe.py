@@ -136,23 +136,26 @@ def embed(trained: Path, target: Path, *, siglip: Path | None = None) -> None:
     model.save_pretrained(target)
 
 
+def save_pictures(pictures: SiglipModel, folder: Path) -> None:
+    """With a new tokenizer: one that was used remembers how it padded."""
+    pictures.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+
+
 def learn_pictures(recipe: Recipe, folder: Path) -> None:
     """A SigLIP from captioned frames."""
     torch.manual_seed(recipe.seed)
     words = make_tokenizer()
     pictures = siglip(words)
     recipe.look(pictures, words, PICTURES, folder)
-    pictures.save_pretrained(folder / "model")
-    words.save_pretrained(folder / "model")
+    save_pictures(pictures, folder / "model")
 
 
 def learn_pictures_again(recipe: Recipe, folder: Path) -> None:
     """The SigLIP goes on, until it tells digits apart."""
-    words = make_tokenizer()
     pictures = SiglipModel.from_pretrained(recipe.output / "pictures" / "model")
-    recipe.look(pictures, words, PICTURES_AGAIN, folder, round_=1)
-    pictures.save_pretrained(folder / "model")
-    words.save_pretrained(folder / "model")
+    recipe.look(pictures, make_tokenizer(), PICTURES_AGAIN, folder, round_=1)
+    save_pictures(pictures, folder / "model")
 
 
 def learn_language(recipe: Recipe, folder: Path) -> None:
