@@ -14,15 +14,15 @@ Relative errors (root mean square) in the embedded models after 64 groups, held 
 ========  ==========  ========  ========  =================  ========
 dtype     model       keys      values    attention outputs  logits
 ========  ==========  ========  ========  =================  ========
-``bf16``  Video-XL-2  0.0017    0.0017    0.0024             0.00072
-``bf16``  Video-XL    0.0017    0.0017    0.0012             0.00022
-``bf16``  biased      0.0018    0.0017    0.028              0.013
-``int8``  Video-XL-2  0.0031    0.0055    0.0048             0.0015
-``int8``  Video-XL    0.0034    0.006     0.0034             0.00054
-``int8``  biased      0.00035   0.0055    0.0076             0.0033
-``fp8``   Video-XL-2  0.019     0.024     0.031              0.009
-``fp8``   Video-XL    0.026     0.025     0.015              0.0029
-``fp8``   biased      0.0019    0.024     0.038              0.014
+``bf16``  Video-XL-2  0.0017    0.0017    0.0043             0.0015
+``bf16``  Video-XL    0.0018    0.0017    0.0017             0.00065
+``bf16``  biased      0.0018    0.0017    0.029              0.011
+``int8``  Video-XL-2  0.0029    0.0054    0.0044             0.0013
+``int8``  Video-XL    0.0033    0.0057    0.0028             0.00079
+``int8``  biased      0.00037   0.0054    0.008              0.0036
+``fp8``   Video-XL-2  0.018     0.025     0.024              0.0082
+``fp8``   Video-XL    0.023     0.029     0.014              0.0038
+``fp8``   biased      0.002     0.025     0.039              0.013
 ========  ==========  ========  ========  =================  ========
 
 Answers about films of the generated world, 96 and 91 questions: how many are right from the exact memory, and per dtype
@@ -32,10 +32,10 @@ and the last densely, ``averages`` only these two:
 ============  ==========  =====  ============  ============  ============
 model         read        exact  ``bf16``      ``int8``      ``fp8``
 ============  ==========  =====  ============  ============  ============
-``tiny``     dense       79 %   100 %, 79 %   100 %, 79 %   99 %, 80 %
-``tiny``     two levels  69 %   100 %, 69 %   99 %, 69 %    99 %, 69 %
-``tiny``     averages    33 %   100 %, 33 %   100 %, 33 %   96 %, 33 %
-``tiny-v1``  dense       79 %   100 %, 79 %   100 %, 79 %   100 %, 79 %
+``tiny``     dense       89 %   100 %, 89 %   100 %, 89 %   99 %, 88 %
+``tiny``     two levels  80 %   100 %, 80 %   100 %, 80 %   98 %, 80 %
+``tiny``     averages    39 %   100 %, 39 %   99 %, 39 %    98 %, 39 %
+``tiny-v1``  dense       90 %   100 %, 90 %   100 %, 90 %   100 %, 90 %
 ============  ==========  =====  ============  ============  ============
 
 ``int8`` is the better choice of the two everywhere; ``fp8`` is as large. ``benchmarks/memory_file.py`` measures this.
