@@ -6,7 +6,7 @@ are asked in key words until that is so, since what they cost is then spent on t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from videoxl.training.tiny.lessons import Lesson
 from videoxl.training.tiny.sight import SightLesson
@@ -127,29 +127,9 @@ SHARPER = (
 )
 """Mixed. Things are found among hundreds of groups in films that have few."""
 FINAL = (
-    Lesson(
-        groups=(4, 32),
-        films=14,
-        questions=14,
-        steps=700,
-        rate=1.5e-3,
-        kinds=SHARP,
-        telegrams=0.3,
-        skips=0.3,
-        diluted=512,
-    ),
-    Lesson(
-        groups=(6, 128),
-        films=7,
-        questions=16,
-        steps=150,
-        rate=1.5e-3,
-        kinds=SHARP,
-        chunked=0.4,
-        skips=0.5,
-        diluted=512,
-    ),
-    Lesson(groups=(64, 512), films=2, questions=24, steps=50, rate=1.5e-3, kinds=SHARP, chunked=0.5, skips=0.2),
+    replace(SHARPER[0], steps=700, rate=1.5e-3, telegrams=0.3),
+    replace(SHARPER[1], steps=150, rate=1.5e-3),
+    replace(SHARPER[2], steps=50, rate=1.5e-3),
 )
 
 CLIP_PICTURES = SightLesson(steps=1200, batch=128, rate=1.5e-3, naming=3.0, check_every=100)
@@ -158,30 +138,18 @@ UNTIMED = {kind: often for kind, often in EVEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
 UNTIMED_SHARP = {kind: often for kind, often in SHARP.items() if kind not in TIMED}
 V1_PROJECTOR = (Lesson(groups=(4, 10), films=8, questions=12, steps=80, rate=3e-3, kinds=UNTIMED),)
-V1_FULL = (
-    Lesson(
-        groups=(4, 16),
-        films=10,
-        questions=14,
-        steps=650,
-        rate=3e-3,
-        kinds=UNTIMED_SHARP,
-        telegrams=0.3,
-        skips=0.3,
-        diluted=512,
-    ),
-    Lesson(
-        groups=(16, 40),
-        films=4,
-        questions=16,
-        steps=150,
-        rate=3e-3,
-        kinds=UNTIMED_SHARP,
-        telegrams=0.3,
-        skips=0.3,
-        diluted=512,
-    ),
+V1_SHORT = Lesson(
+    groups=(4, 16),
+    films=10,
+    questions=14,
+    steps=650,
+    rate=3e-3,
+    kinds=UNTIMED_SHARP,
+    telegrams=0.3,
+    skips=0.3,
+    diluted=512,
 )
+V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=150))
 V1_BEACONS = (
     Lesson(groups=(4, 12), films=6, questions=10, steps=350, rate=2e-3, kinds=UNTIMED_SHARP, together=True),
     Lesson(groups=(6, 40), films=3, questions=12, steps=350, rate=2e-3, kinds=UNTIMED_SHARP, together=True),
