@@ -9,31 +9,44 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import videoxl.training.arguments as arguments_module
 import videoxl.training.run as run_module
 from tests.training.stand_in import config_of, data_of, log_losses, model_of, start_of, weights_of
 from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingInterruptedError
+from videoxl.inference.loading import embedded_folder
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.callbacks import StopOnSignal
 from videoxl.training.run import run
 
 RATES = {"vision_tower": 0.05, "projector": 0.05, "language_model": 0.05}
+ZERO = {"zero1": ("full", "spoilt", "windows"), "zero2": ("full", "spoilt"), "zero3": ("full", "spoilt")}
+"""What is tried under DeepSpeed."""
 
 
 def settings_of(name: str) -> dict[str, Any]:
     """Of a scenario: what is trained, on what. Samples of a step differ in length, and in whether they have a video."""
+    first, _, rest = name.partition(" ")
+    if first in ZERO:
+        chosen = settings_of(rest)
+        if dist.is_initialized():
+            chosen["config"] |= {"sharding": first, "device": "auto", "gradient_checkpointing": True}
+        return chosen
     if name == "windows":
         return {
             "family": "video-xl",
-            "data": {"count": 6, "groups": 6, "texts": [1]},
+            "data": {"count": 6, "groups": 6, "texts": [1], "bad": [2]},
             "config": {
                 "learning_rates": {**RATES, "beacon": 0.05},
                 "prefill": BeaconPrefill(ratio=(2, 4), mix="random"),
@@ -53,6 +66,7 @@ def settings_of(name: str) -> dict[str, Any]:
 def train(name: str, folder: Path, *, processes: int, resume: bool = False) -> dict[str, Any]:
     """Three steps of two samples, on one process or two."""
     chosen = settings_of(name)
+    unset_hf_deepspeed_config()  # of a run before
     model = model_of(chosen["family"])
     config = config_of(
         **{
@@ -132,9 +146,45 @@ def sharded(folder: Path, rank: int) -> dict[str, Any]:
     return results
 
 
-def main(folder: Path) -> None:
+def zero(folder: Path, rank: int) -> dict[str, Any]:
+    """DeepSpeed by the Trainer, through gloo. Its own way between processes on a CPU would have to be compiled."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    sharding = arguments_module._sharding
+    arguments_module._sharding = lambda config, on_cpu: sharding(config, False)
+    results: dict[str, Any] = {}
+    for stage, names in ZERO.items():
+        for name in names:
+            results[f"{stage} {name}"] = train(f"{stage} {name}", folder / stage / name, processes=2)
+        results[f"{stage} loaded"] = loaded(stage, folder / stage / "loaded", resume=False)
+        dist.barrier()
+        if rank == 0:
+            for gone in ("model", "checkpoint-2"):
+                shutil.rmtree(folder / stage / "loaded" / gone)
+        dist.barrier()
+        results[f"{stage} resumed"] = loaded(stage, folder / stage / "loaded", resume=True)
+    return results
+
+
+def loaded(sharding: str, folder: Path, *, resume: bool) -> dict[str, Any]:
+    """Two steps of AdamW from a model that the run loads itself."""
+    given = SimpleNamespace(config=VideoXLConfig.from_pretrained(embedded_folder("tiny")))
+    parts = dict.fromkeys(("token_synthesis", *RATES), 1e-4)
+    config = config_of(sharding=sharding, device="auto", steps=2, save_every=1, learning_rates=parts)
+    run(config, output=folder, resume=resume, data=data_of(given, count=4), progress=False, say=lambda _: None)
+    return {"losses": log_losses(folder), "weights": load_file(folder / "model" / "model.safetensors")}
+
+
+def main(folder: Path, scenario: str) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
+    results = {"gloo": gloo, "zero": zero}[scenario](folder, rank)
+    torch.save(results, folder / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def gloo(folder: Path, rank: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name in ("full", "windows", "spoilt"):
         results[name] = train(name, folder / name, processes=2)
@@ -146,9 +196,8 @@ def main(folder: Path) -> None:
     results["resumed"] = train("stopped", folder / "stopped", processes=2, resume=True)
     results["uninterrupted"] = train("stopped", folder / "uninterrupted", processes=2)
     results["sharded"] = sharded(folder / "sharded", rank)
-    torch.save(results, folder / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

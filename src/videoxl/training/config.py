@@ -21,7 +21,8 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 Objective = Literal["language", "synthesis", "preference"]
 Sharding = Literal["none", "fsdp2", "zero1", "zero2", "zero3"]
-DIVIDES_WEIGHTS: tuple[Sharding, ...] = ("fsdp2", "zero3")
+IN_STEP: tuple[Sharding, ...] = ("fsdp2", "zero2", "zero3")
+"""Processes meet during the backward pass, layer by layer: all must go through the same ones in the same order."""
 """Processes gather weights layer by layer, so all of them must go through the same layers equally often."""
 Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Optimiser = Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
@@ -190,17 +191,17 @@ class TrainingConfig:
             raise ValueError(
                 f"sharding={self.sharding!r} needs GPUs: on a CPU the Trainer quietly trains without; leave it out"
             )
-        if self.sharding not in DIVIDES_WEIGHTS:
+        if self.sharding not in IN_STEP:
             return
         if isinstance(self.prefill, BeaconPrefill):
             raise ValueError(
                 f"sharding={self.sharding!r} needs every process to call every layer equally often, and videos have "
-                "different numbers of windows (prefill=beacon): use zero1, zero2 or none"
+                "different numbers of windows (prefill=beacon): use zero1 or none"
             )
         if self.objective != "language":
             raise ValueError(
                 f"sharding={self.sharding!r} needs every process to call every layer in every step, and a batch "
-                f"without a usable sample of objective={self.objective!r} calls none: use zero1, zero2 or none"
+                f"without a usable sample of objective={self.objective!r} calls none: use zero1 or none"
             )
 
     def _check_rates(self) -> None:

@@ -11,6 +11,13 @@ PREFIX = "model."
 """Of the model's weights among an objective's."""
 
 
+def no_loss(model: nn.Module) -> torch.Tensor:
+    """A loss of 0 that every trained weight is part of, for a batch without a usable sample: with several processes all
+    have to take part in every backward pass."""
+    sums = [parameter.sum() * 0.0 for parameter in model.parameters() if parameter.requires_grad]
+    return torch.stack([s.float() for s in sums]).sum()
+
+
 class Objective(nn.Module):
     """Trains ``model`` in its own way: ``forward`` takes a batch and returns a ``ModelOutput`` with ``loss``.
 
@@ -44,12 +51,6 @@ class Objective(nn.Module):
         means = {name: float(torch.stack(values).float().mean()) for name, values in self._logged.items()}
         self._logged.clear()
         return means
-
-    def no_loss(self) -> torch.Tensor:
-        """A loss of 0 that every trained weight is part of, for a batch without a usable sample: with several processes
-        all have to take part in every backward pass."""
-        sums = [parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]
-        return torch.stack([s.float() for s in sums]).sum()
 
     def objective_state(self) -> dict[str, torch.Tensor]:
         """Everything that is not the model's, for :meth:`load_objective_state`."""

@@ -28,7 +28,7 @@ from videoxl.config import BeaconPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.beacon import ratio_chooser
 from videoxl.training.config import PreferenceConfig
-from videoxl.training.objective import Objective
+from videoxl.training.objective import Objective, no_loss
 
 PICTURES = ("pixel_values_videos", "frames_per_video", "video_features", "pixel_values", "crops_per_image")
 CHOSEN, REJECTED = 1, 2
@@ -91,7 +91,7 @@ class PreferenceTraining(Objective):
         ``reference_log_probs``: ``[B, 2]``, chosen first. Raises ``ValueError`` when there are none and no adapters.
         """
         if "segments" not in batch:
-            return PreferenceOutput(loss=self.no_loss())
+            return PreferenceOutput(loss=no_loss(self))
         if reference_log_probs is None:
             with torch.no_grad(), self._without_adapters():
                 reference_log_probs = self.log_probs(**batch)

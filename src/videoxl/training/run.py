@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from videoxl.errors import TrainingError, TrainingInterruptedError
@@ -135,6 +136,7 @@ class _Run:
 
     def train(self, start: Start | None, data: Data | None, progress: bool) -> TrainingResult:
         torch.manual_seed(self.config.seed)  # of fresh weights, such as adapters
+        unset_hf_deepspeed_config()  # so that the model is read whole; DeepSpeed divides it when the Trainer begins
         start = start or starting_model(self.config)
         if self.config.gradient_checkpointing:
             enable_checkpointing(start.model)

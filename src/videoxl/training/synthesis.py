@@ -34,7 +34,7 @@ from transformers.utils import ModelOutput
 from videoxl.model.configuration import VIDEO_XL_2, VIDEO_XL_PRO
 from videoxl.model.videoxl import VideoXLForConditionalGeneration, require_family
 from videoxl.training.config import SynthesisConfig
-from videoxl.training.objective import Objective
+from videoxl.training.objective import Objective, no_loss
 
 VISION_BATCH = 24
 """Groups that go through the vision tower at once."""
@@ -105,7 +105,7 @@ class SynthesisPretraining(Objective):
         if self.training:
             self.moments.update(target_GTPC)
         if not len(features):
-            return SynthesisOutput(loss=self.no_loss())
+            return SynthesisOutput(loss=no_loss(self))
         tokens_GPC = self.model.model.synthesize(features)
         decoded = self.decoder(tokens_GPC.to(self.decoder.weight.dtype)).float()
         decoded_GTPC = decoded.unflatten(-1, (self.frames, -1)).movedim(2, 1)

@@ -29,10 +29,10 @@ from videoxl.training.bad_samples import BadSampleLog
 from videoxl.training.batches import Key, RunOrder, data_loader
 from videoxl.training.checkpoints import STAGING, find, publish, rotate
 from videoxl.training.collator import PICTURES, with_blank_video
-from videoxl.training.config import DIVIDES_WEIGHTS, TrainingConfig
+from videoxl.training.config import IN_STEP, TrainingConfig
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
-from videoxl.training.objective import Objective
+from videoxl.training.objective import Objective, no_loss
 from videoxl.training.parts import parameter_groups
 
 OBJECTIVE = "objective.pt"
@@ -126,7 +126,7 @@ class VideoXLTrainer(Trainer):
                 return batch
             ids = torch.zeros(1, 2, dtype=torch.long)
             batch = {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
-        if self.config.sharding in DIVIDES_WEIGHTS:
+        if self.config.sharding in IN_STEP:
             return with_blank_video(batch, self.accelerator.unwrap_model(self.model).config)
         return batch
 
@@ -143,7 +143,11 @@ class VideoXLTrainer(Trainer):
         keys = inputs.pop("keys")
         if self.config.objective == "language":
             inputs = {**inputs, "use_cache": False, **self._reading(inputs, keys)}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.config.sharding == "zero1" and not return_outputs:
+            # DeepSpeed adds up the gradients that processes have, in their order, and cannot see whose they are
+            loss = loss + no_loss(self.accelerator.unwrap_model(model))
+        return loss
 
     def _reading(self, inputs: dict[str, Any], keys: list[Key]) -> dict[str, Any]:
         pictures = any(name in inputs for name in PICTURES)
