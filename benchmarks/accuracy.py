@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[TINY, TINY_V1])
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="in groups of four frames")
-    parser.add_argument("--films", type=int, default=20, help="of every length below 64 groups; longer: half")
+    parser.add_argument("--films", type=int, default=40, help="of every length below 64 groups; longer: half")
     parser.add_argument("--questions", type=int, default=20, help="about every film")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)

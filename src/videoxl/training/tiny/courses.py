@@ -63,7 +63,7 @@ class GroupLesson:
 SYNTHESIS = GroupLesson(steps=400, groups=96, rate=2e-3)
 PROJECTOR = (Lesson(groups=(3, 12), films=16, questions=12, steps=100, rate=3e-3, kinds=EVEN, telegrams=0.5),)
 CAPTIONS = (Lesson(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),)
-INSTRUCTIONS = (
+ROUND_1 = (
     Lesson(
         groups=(4, 32),
         films=14,
@@ -81,14 +81,14 @@ INSTRUCTIONS = (
 
 HARDER = EVEN | {"number": 4, "count": 4, "after": 8, "before": 8, "list": 1.5, "choice": 1.5, "present": 2, "when": 4}
 """As :data:`EVEN`, with more of those that were still wrong after that."""
-AGAIN = 3 * (
+ROUND_2 = 3 * (
     Lesson(groups=(4, 32), films=14, questions=14, steps=450, rate=2e-3, kinds=HARDER, telegrams=0.3, skips=0.3),
     Lesson(groups=(6, 128), films=7, questions=16, steps=130, rate=2e-3, kinds=HARDER, chunked=0.4, skips=0.5),
     Lesson(groups=(64, 512), films=2, questions=24, steps=70, rate=2e-3, kinds=HARDER, chunked=0.5, skips=0.2),
 )
 """All lengths in turn, so that short films are not forgotten while the rate falls."""
 HARDEST = dict.fromkeys(EVEN, 1.0) | {"number": 3, "count": 4, "after": 10, "before": 10, "list": 3, "when": 2, "at": 3}
-LAST = (
+ROUND_3 = (
     Lesson(groups=(4, 32), films=14, questions=14, steps=450, rate=1e-3, kinds=HARDEST, telegrams=0.2, skips=0.3),
     Lesson(groups=(6, 128), films=7, questions=16, steps=60, rate=1e-3, kinds=HARDER, chunked=0.4, skips=0.5),
     Lesson(groups=(64, 512), films=2, questions=24, steps=40, rate=1e-3, kinds=HARDER, chunked=0.5, skips=0.2),
@@ -100,7 +100,7 @@ LAST = (
 PICTURES_AGAIN = SightLesson(steps=2000, batch=128, rate=1e-3, naming=3.0, check_every=100)
 """Digits: one in ten was still taken for another."""
 SHARP = HARDER | {"when": 5, "at": 5, "after": 7, "before": 7, "list": 3, "last": 2}
-SHARPER = (
+ROUND_4 = (
     Lesson(
         groups=(4, 32),
         films=14,
@@ -126,10 +126,16 @@ SHARPER = (
     Lesson(groups=(64, 512), films=2, questions=24, steps=150, rate=2e-3, kinds=SHARP, chunked=0.5, skips=0.2),
 )
 """Mixed. Things are found among hundreds of groups in films that have few."""
-FINAL = (
-    replace(SHARPER[0], steps=700, rate=1.5e-3, telegrams=0.3),
-    replace(SHARPER[1], steps=150, rate=1.5e-3),
-    replace(SHARPER[2], steps=50, rate=1.5e-3),
+ROUND_5 = (
+    replace(ROUND_4[0], steps=700, rate=1.5e-3, telegrams=0.3),
+    replace(ROUND_4[1], steps=150, rate=1.5e-3),
+    replace(ROUND_4[2], steps=50, rate=1.5e-3),
+)
+TIMES_AND_ORDER = SHARP | {"when": 7, "after": 10, "before": 10}
+ROUND_6 = (
+    replace(ROUND_4[0], steps=1300, kinds=TIMES_AND_ORDER, telegrams=0.3, skips=0.4),
+    replace(ROUND_4[1], steps=400, kinds=TIMES_AND_ORDER),
+    replace(ROUND_4[2], steps=300, kinds=TIMES_AND_ORDER | {"when": 12}),
 )
 
 CLIP_PICTURES = SightLesson(steps=1200, batch=128, rate=1.5e-3, naming=3.0, check_every=100)
@@ -142,16 +148,21 @@ V1_SHORT = Lesson(
     groups=(4, 16),
     films=10,
     questions=14,
-    steps=650,
+    steps=1150,
     rate=3e-3,
     kinds=UNTIMED_SHARP,
     telegrams=0.3,
     skips=0.3,
     diluted=512,
 )
-V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=150))
+V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=250))
 V1_BEACONS = (
-    Lesson(groups=(4, 12), films=6, questions=10, steps=350, rate=2e-3, kinds=UNTIMED_SHARP, together=True),
-    Lesson(groups=(6, 40), films=3, questions=12, steps=350, rate=2e-3, kinds=UNTIMED_SHARP, together=True),
+    Lesson(groups=(4, 12), films=6, questions=10, steps=550, rate=2e-3, kinds=UNTIMED_SHARP, together=True),
+    Lesson(groups=(6, 40), films=3, questions=12, steps=550, rate=2e-3, kinds=UNTIMED_SHARP, together=True),
 )
 """Packed questions are cheaper; through beacons they can only follow one another."""
+V1_LONG = (
+    replace(V1_BEACONS[1], steps=150, rate=1e-3),
+    replace(V1_BEACONS[1], groups=(64, 512), films=1, questions=24, steps=80, rate=1e-3),
+)
+"""What is learned from 160 frames at most makes a memory of 2,048 unreadable."""

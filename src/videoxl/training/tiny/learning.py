@@ -24,8 +24,6 @@ NOISE = 0.3
 """Of those words, as a share of the embeddings' standard deviation."""
 HINTED = 0.3
 """Weight of what must be known halfway beside the answers."""
-FINDING_HEADS = 2
-"""Query heads of one key head that must look at what an answer is read from."""
 TIMES = ("begin", "end", "start")
 """Hints that are seconds, told as hundreds and the rest."""
 HUNDREDS = 27
@@ -125,22 +123,24 @@ class AnswerLearning(Objective):
     def _look_loss(
         self, looks: torch.Tensor, looked_at: torch.Tensor, mask_B1LL: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """How little of the attention of answers goes to what they are read from, in some heads of a layer."""
+        """How little of the attention of answers goes to what they are read from, in one head of every key head of a
+        layer: two of the same key head would carry but one value."""
         inputs, self._finder_inputs = self._finder_inputs, {}
         if not len(looks):
             return {}
         hidden, (cos, sin) = inputs["hidden_states"], inputs["position_embeddings"]
         rows, places = looks.T
         width = self.finder.head_dim
-        asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))[:, :FINDING_HEADS]
-        offered = self.finder.k_proj(hidden)[..., :width]
+        asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))
+        asking = asking[:, :: self.finder.num_key_value_groups]
+        offered = self.finder.k_proj(hidden).unflatten(-1, (-1, width))
         cos_there, sin_there = cos[rows, places][:, None], sin[rows, places][:, None]
         queries = asking * cos_there + rotate_half(asking) * sin_there
-        keys = offered * cos + rotate_half(offered) * sin
+        keys = offered * cos[:, :, None] + rotate_half(offered) * sin[:, :, None]
         losses = []
         for row in rows.unique().tolist():
             mine = rows == row
-            scores = (queries[mine] @ keys[row].T).float() * width**-0.5
+            scores = torch.einsum("nhd,lhd->nhl", queries[mine], keys[row]).float() * width**-0.5
             seen = mask_B1LL[row, 0, places[mine]][:, None]
             scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
             share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)

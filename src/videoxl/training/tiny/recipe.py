@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,22 @@ from videoxl.training.starting import Data, Start
 from videoxl.training.synthesis import SynthesisPretraining
 from videoxl.training.tiny.bank import FeatureBank, filmed, make_bank
 from videoxl.training.tiny.courses import (
-    AGAIN,
     CAPTIONS,
     CLIP_PICTURES,
-    FINAL,
-    INSTRUCTIONS,
     LANGUAGE,
-    LAST,
     PICTURES,
     PICTURES_AGAIN,
     PROJECTOR,
-    SHARPER,
+    ROUND_1,
+    ROUND_2,
+    ROUND_3,
+    ROUND_4,
+    ROUND_5,
+    ROUND_6,
     SYNTHESIS,
     V1_BEACONS,
     V1_FULL,
+    V1_LONG,
     V1_PROJECTOR,
 )
 from videoxl.training.tiny.learning import told_in_words
@@ -57,6 +60,7 @@ WHOLE = {"vision_tower": 0.1, "token_synthesis": 1.0, "projector": 1.0, "languag
 BEHIND_THE_TOWER = {part: share for part, share in WHOLE.items() if part != "vision_tower"}
 WITH_BEACONS = {"beacon": 1.0, "projector": 0.3, "language_model": 0.3}
 """The rest moves slowly: what it knows of films longer than these is not to be forgotten."""
+BEACONS = BeaconPrefill(ratio=(2, 4, 8), mix="random")
 COPIES, SCENERY = 100, 6000
 """Groups kept of every thing, and of scenery."""
 DONE = "done.json"
@@ -81,7 +85,7 @@ class Recipe:
     def course(self, lessons: Sequence[Lesson]) -> list[Lesson]:
         return [replace(lesson, steps=self.steps(lesson.steps)) for lesson in lessons]
 
-    def follow(self, steps: Mapping[str, Callable[[Recipe, Path], None]]) -> Path:
+    def follow(self, steps: Mapping[str, Step]) -> Path:
         """Do what is not done yet, and give the folder of the last step."""
         for name, make in steps.items():
             folder = self.output / name
@@ -122,6 +126,10 @@ class Recipe:
             torch.save(bank.groups, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
         return FeatureBank(torch.load(path, weights_only=False))
+
+
+Step = Callable[[Recipe, Path], None]
+"""Makes what its folder is to hold."""
 
 
 def embed(trained: Path, target: Path, *, siglip: Path | None = None) -> None:
@@ -216,42 +224,18 @@ def stage_3(recipe: Recipe, folder: Path) -> None:
     teach(model, make_tokenizer(), recipe.course(CAPTIONS), show, folder, parts=WHOLE, seed=recipe.seed)
 
 
-def stage_4(recipe: Recipe, folder: Path) -> None:
-    """Instructions on short and long films, in part under the mask of chunked prefill."""
-    _instruct(recipe, folder, after="stage-3", course=INSTRUCTIONS)
-
-
-def stage_4_again(recipe: Recipe, folder: Path) -> None:
-    """The same on other films, for twice as long."""
-    _instruct(recipe, folder, after="stage-4", course=AGAIN, round_=1)
-
-
-def stage_4_last(recipe: Recipe, folder: Path) -> None:
-    """Once more, mostly what is still wrong."""
-    _instruct(recipe, folder, after="stage-4-again", course=LAST, round_=2)
-
-
-def stage_4_sharper(recipe: Recipe, folder: Path) -> None:
-    """With the eyes of ``pictures-again``, and as if films were long."""
-    _instruct(recipe, folder, after="stage-4-last", course=SHARPER, round_=3, eyes="pictures-again", mixed=True)
-
-
-def stage_4_final(recipe: Recipe, folder: Path) -> None:
-    """The same once more on other films."""
-    _instruct(recipe, folder, after="stage-4-sharper", course=FINAL, round_=4, mixed=True)
-
-
 def _instruct(
     recipe: Recipe,
     folder: Path,
     *,
     after: str,
     course: Sequence[Lesson],
-    round_: int = 0,
+    round_: int,
     eyes: str | None = None,
     mixed: bool = False,
 ) -> None:
-    """Every round has other films; from the second on the heads of the one before listen on.
+    """A round of stage 4: instructions on short and long films. Every round has other films; from the second on the
+    heads of the one before listen on.
 
     ``eyes``: the step with the SigLIP whose tower is taken; default the one that the model has.
     """
@@ -264,19 +248,24 @@ def _instruct(
     teach(model, make_tokenizer(), lessons, show, folder, **how)
 
 
-Steps = dict[str, Callable[[Recipe, Path], None]]
+def _round(after: str, course: Sequence[Lesson], round_: int, **how: Any) -> Step:
+    return partial(_instruct, after=after, course=course, round_=round_, **how)
+
+
+Steps = dict[str, Step]
 TINY_STEPS: Steps = {
     "pictures": learn_pictures,
     "stage-1": stage_1,
     "language": learn_language,
     "stage-2": stage_2,
     "stage-3": stage_3,
-    "stage-4": stage_4,
-    "stage-4-again": stage_4_again,
-    "stage-4-last": stage_4_last,
+    "stage-4": _round("stage-3", ROUND_1, 0),
+    "stage-4.2": _round("stage-4", ROUND_2, 1),
+    "stage-4.3": _round("stage-4.2", ROUND_3, 2),
     "pictures-again": learn_pictures_again,
-    "stage-4-sharper": stage_4_sharper,
-    "stage-4-final": stage_4_final,
+    "stage-4.4": _round("stage-4.3", ROUND_4, 3, eyes="pictures-again", mixed=True),
+    "stage-4.5": _round("stage-4.4", ROUND_5, 4, mixed=True),
+    "stage-4.6": _round("stage-4.5", ROUND_6, 5, mixed=True),
 }
 
 
@@ -296,8 +285,8 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4-last"))
-    heads, show = recipe.output / "stage-4-last", recipe.bank(model).show
+    take_language(model, recipe.model("stage-4.5"))
+    heads, show = recipe.output / "stage-4.5", recipe.bank(model).show
 
     def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> None:
         teach(
@@ -307,13 +296,21 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     learn("projector", V1_PROJECTOR, {"projector": 1.0}, heads=heads)
     learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, schedule="cosine", heads=heads)
     take_language(model, model)  # beacons begin as what the rest has become
-    beacons = BeaconPrefill(ratio=(2, 4, 8), mix="random")
-    learn("", V1_BEACONS, WITH_BEACONS, schedule="cosine", prefill=beacons)
+    learn("", V1_BEACONS, WITH_BEACONS, schedule="cosine", prefill=BEACONS)
+
+
+def stage_v1_long(recipe: Recipe, folder: Path) -> None:
+    """Long films among short ones, through beacons."""
+    model = recipe.model("v1")
+    how: dict[str, Any] = {"parts": WITH_BEACONS, "schedule": "cosine", "mixed": True, "prefill": BEACONS}
+    show = recipe.bank(model).show
+    teach(model, make_tokenizer(), recipe.course(V1_LONG), show, folder, seed=recipe.seed + 1, **how)
 
 
 V1_STEPS: Steps = {
     **TINY_STEPS,
     "v1-pictures": learn_clip,
     "v1": stage_v1,
+    "v1-long": stage_v1_long,
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}
