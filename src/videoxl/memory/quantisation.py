@@ -14,15 +14,15 @@ Relative errors (root mean square) in the embedded models after 64 groups, held 
 ========  ==========  ========  ========  =================  ========
 dtype     model       keys      values    attention outputs  logits
 ========  ==========  ========  ========  =================  ========
-``bf16``  Video-XL-2  0.0017    0.0017    0.0043             0.0015
-``bf16``  Video-XL    0.0018    0.0017    0.0017             0.00065
-``bf16``  biased      0.0018    0.0017    0.029              0.011
-``int8``  Video-XL-2  0.0029    0.0054    0.0044             0.0013
-``int8``  Video-XL    0.0033    0.0057    0.0028             0.00079
-``int8``  biased      0.00037   0.0054    0.008              0.0036
-``fp8``   Video-XL-2  0.018     0.025     0.024              0.0082
-``fp8``   Video-XL    0.023     0.029     0.014              0.0038
-``fp8``   biased      0.002     0.025     0.039              0.013
+``bf16``  Video-XL-2  0.0017    0.0017    0.0033             0.0012
+``bf16``  Video-XL    0.0018    0.0017    0.0017             0.00079
+``bf16``  biased      0.0018    0.0017    0.026              0.0082
+``int8``  Video-XL-2  0.0028    0.0055    0.0055             0.0016
+``int8``  Video-XL    0.0031    0.006     0.003              0.00063
+``int8``  biased      0.00032   0.0055    0.0066             0.0025
+``fp8``   Video-XL-2  0.017     0.025     0.019              0.0051
+``fp8``   Video-XL    0.02      0.029     0.021              0.004
+``fp8``   biased      0.0018    0.024     0.029              0.014
 ========  ==========  ========  ========  =================  ========
 
 Answers about films of the generated world, 96 and 91 questions: how many are right from the exact memory, and per dtype
@@ -32,10 +32,10 @@ and the last densely, ``averages`` only these two:
 ============  ==========  =====  ============  ============  ============
 model         read        exact  ``bf16``      ``int8``      ``fp8``
 ============  ==========  =====  ============  ============  ============
-``tiny``     dense       89 %   100 %, 89 %   100 %, 89 %   99 %, 88 %
-``tiny``     two levels  80 %   100 %, 80 %   100 %, 80 %   98 %, 80 %
-``tiny``     averages    39 %   100 %, 39 %   99 %, 39 %    98 %, 39 %
-``tiny-v1``  dense       90 %   100 %, 90 %   100 %, 90 %   100 %, 90 %
+``tiny``     dense       96 %   100 %, 96 %   100 %, 96 %   99 %, 97 %
+``tiny``     two levels  84 %   99 %, 84 %    99 %, 84 %    97 %, 84 %
+``tiny``     averages    43 %   99 %, 43 %    99 %, 43 %    95 %, 42 %
+``tiny-v1``  dense       93 %   100 %, 93 %   100 %, 93 %   100 %, 93 %
 ============  ==========  =====  ============  ============  ============
 
 ``int8`` is the better choice of the two everywhere; ``fp8`` is as large. ``benchmarks/memory_file.py`` measures this.

@@ -17,7 +17,7 @@ from videoxl.training.tiny.recipe import RECIPES, Recipe
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
     recipe = Recipe(tmp_path, scale=0.004, say=said.append)
-    for name, last in ((TINY, "stage-4-final"), (TINY_V1, "v1")):
+    for name, last in ((TINY, "stage-4.6"), (TINY_V1, "v1-long")):
         folder = recipe.follow(RECIPES[name])
         assert folder == tmp_path / last
         engine = videoxl.load(str(folder / "model"))
