@@ -35,6 +35,8 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
     for name in config.log_to:
         _require(NEEDED[name], f"log_to={name}", "videoxl[train]")
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if on_cpu:  # where DeepSpeed is installed, accelerate loads it, and it would say on stdout that it found no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if "tensorboard" in config.log_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
     return TrainingArguments(

@@ -21,7 +21,7 @@ def main(
     scale: Annotated[float, typer.Option(help="Share of all steps that is done, for trying it out.")] = 1.0,
     into: Annotated[Path | None, typer.Option(help="Also put the model there, in half precision.")] = None,
 ) -> None:
-    """Make an embedded model: seven hours on a core, nine with tiny-v1; the same weights every time on the same machine."""
+    """Make an embedded model: seven hours on a core, nine with tiny-v1; the same weights every time on one machine."""
     if name not in RECIPES:
         raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")
     torch.set_num_threads(1)  # at these sizes more only get in each other's way, and sums come out as they did
