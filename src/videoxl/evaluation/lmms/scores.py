@@ -55,7 +55,8 @@ def scored(
     Raises :class:`EvaluationError` where samples and logs do not belong together, or the task tells no outcomes.
     """
     keys = {key.rsplit("/", 1)[1]: key for key in (*records, *failed) if key.startswith(f"{task}/")}
-    found = [_one(sample, keys, records, failed, task) for sample in samples]
+    in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))  # several processes write in turns
+    found = [_one(sample, keys, records, failed, task) for sample in in_order]
     known = [name for name in categories if any(name in one["document"] for one in found)]
     for one in found:
         one |= {name: one["document"].get(name, "not told") for name in known}
