@@ -35,12 +35,15 @@ ZERO = {"zero1": ("full", "spoilt", "windows"), "zero2": ("full", "spoilt"), "ze
 """What is tried under DeepSpeed."""
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """Of a scenario: what is trained, on what. Samples of a step differ in length, and in whether they have a video."""
+def settings_of(name: str, *, divided: bool = False) -> dict[str, Any]:
+    """Of a scenario: what is trained, on what. Samples of a step differ in length, and in whether they have a video.
+
+    ``divided``: weights or states are divided among processes, where the scenario says so.
+    """
     first, _, rest = name.partition(" ")
     if first in ZERO:
         chosen = settings_of(rest)
-        if dist.is_initialized():
+        if divided:
             chosen["config"] |= {"sharding": first, "device": "auto", "gradient_checkpointing": True}
         return chosen
     if name == "windows":
@@ -56,7 +59,7 @@ def settings_of(name: str) -> dict[str, Any]:
     mixed = {"texts": [1], "bad": [2]}
     data = {"spoilt": {"spoil": [3]}, "stopped": {}}.get(name, mixed)
     config: dict[str, Any] = {"learning_rates": {**RATES, "token_synthesis": 0.05}}
-    if name.startswith("sharded") and dist.is_initialized():
+    if name.startswith("sharded") and divided:
         config |= {"sharding": "fsdp2", "device": "auto", "gradient_checkpointing": True}
     if name == "sharded with states":  # torch cannot load FSDP's states of an optimiser that has none
         config |= {"optimiser": "adamw", "learning_rates": dict.fromkeys(config["learning_rates"], 1e-3)}
@@ -65,7 +68,7 @@ def settings_of(name: str) -> dict[str, Any]:
 
 def train(name: str, folder: Path, *, processes: int, resume: bool = False) -> dict[str, Any]:
     """Three steps of two samples, on one process or two."""
-    chosen = settings_of(name)
+    chosen = settings_of(name, divided=processes > 1)
     unset_hf_deepspeed_config()  # of a run before
     model = model_of(chosen["family"])
     config = config_of(

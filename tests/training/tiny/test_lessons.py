@@ -204,7 +204,7 @@ def test_attention_is_measured_as_the_layer_pays_it():
     one_of_each_key_head = slice(None, None, learning.finder.num_key_value_groups)
     share = (paid["weights"][rows, one_of_each_key_head, places] * made["looked_at"][:, None]).sum(-1)
     assert share.shape[1] == model.config.text_config.num_key_value_heads
-    assert learning.pop_logged()["look"] == pytest.approx(float(-share.log().mean()), rel=1e-5)
+    assert learning.pop_logged()["look"] == pytest.approx(-share.log().mean().item(), rel=1e-5)
 
 
 def test_an_answer_is_read_from_the_later_of_two_neighbours():
