@@ -75,8 +75,8 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
 def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, Any]:
     if config.sharding == "none":
         return {}
-    if on_cpu:
-        raise ValueError(f"sharding={config.sharding!r} needs GPUs: on a CPU the Trainer quietly trains without")
+    if on_cpu:  # the Trainer would quietly leave FSDP out, and DeepSpeed would have to compile its own communication
+        raise ValueError(f"sharding={config.sharding!r} needs GPUs, and torch finds none here: leave it out")
     if config.sharding == "fsdp2":
         return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(LAYERS)}}
     _require("deepspeed", f"sharding={config.sharding}", "deepspeed")

@@ -188,9 +188,7 @@ class TrainingConfig:
 
     def _check_sharding(self) -> None:
         if self.sharding != "none" and self.device == "cpu":
-            raise ValueError(
-                f"sharding={self.sharding!r} needs GPUs: on a CPU the Trainer quietly trains without; leave it out"
-            )
+            raise ValueError(f"sharding={self.sharding!r} needs GPUs, and device is 'cpu': leave one of them out")
         if self.sharding not in IN_STEP:
             return
         if isinstance(self.prefill, BeaconPrefill):
