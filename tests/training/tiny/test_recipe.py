@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
 import videoxl
 from videoxl.config import TINY, TINY_V1
 from videoxl.training.tiny.accuracy import Asked, Mode, ask_about_films, shares
-from videoxl.training.tiny.recipe import RECIPES, Recipe
+from videoxl.training.tiny.recipe import RECIPES, Recipe, Step, embed
 
 
 @pytest.mark.slow
@@ -20,7 +23,8 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     for name, last in ((TINY, "stage-4.6"), (TINY_V1, "v1-long")):
         folder = recipe.follow(RECIPES[name])
         assert folder == tmp_path / last
-        engine = videoxl.load(str(folder / "model"))
+        embed(folder / "model", tmp_path / "into" / name)
+        engine = videoxl.load(str(tmp_path / "into" / name))
         asked = list(ask_about_films(engine, {"": Mode()}, groups=4, films=1, questions=2))
         assert len(asked) == 2
     assert json.loads((tmp_path / "stage-4" / "done.json").read_text()) == {"seed": 0, "scale": 0.004}
@@ -29,6 +33,63 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     assert said[before:] == [f"{name}: done before" for name in RECIPES[TINY]]
     with pytest.raises(ValueError, match="was made with"):
         Recipe(tmp_path, scale=0.5, say=said.append).follow(RECIPES[TINY])
+
+
+def _meet(recipe: Recipe, folder: Path) -> None:
+    """Ends only when the other one is there too."""
+    (folder / "here").touch()
+    while not all((recipe.output / name / "here").exists() for name in "bc"):
+        time.sleep(0.01)
+
+
+def _look_back(recipe: Recipe, folder: Path) -> None:
+    done = sorted(path.parent.name for path in recipe.output.glob("*/done.json"))
+    (folder / "before").write_text(" ".join(done))
+
+
+def _fail_beside_it(recipe: Recipe, folder: Path) -> None:
+    while not (recipe.output / "long" / "began").exists():
+        time.sleep(0.01)
+    raise OSError("no space left")
+
+
+def _stop_when_told(recipe: Recipe, folder: Path) -> None:
+    """As training does: a signal ends it, after what there is was saved."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    (folder / "began").touch()
+    while not stopped:
+        time.sleep(0.01)
+    (folder / "saved").touch()
+    raise InterruptedError("a signal came")
+
+
+def test_steps_are_done_side_by_side_each_after_those_it_needs(tmp_path):
+    steps = {
+        "a": Step(_look_back),
+        "b": Step(_meet, after=("a",)),
+        "c": Step(_meet),
+        "d": Step(_look_back, after=("b", "c")),
+    }
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "done.json").write_text('{"seed": 0, "scale": 1.0}')
+    assert Recipe(tmp_path).follow(steps, processes=2) == tmp_path / "d"
+    assert (tmp_path / "d" / "before").read_text() == "a b c"
+    assert not (tmp_path / "a" / "before").exists()  # what is done is not done again
+
+
+def test_a_step_that_fails_ends_those_beside_it(tmp_path, capfd):
+    steps = {
+        "long": Step(_stop_when_told),
+        "failing": Step(_fail_beside_it),
+        "never": Step(_look_back, after=("failing",)),
+    }
+    with pytest.raises(RuntimeError, match="failing ended with 1"):
+        Recipe(tmp_path).follow(steps, processes=2)
+    assert "no space left" in capfd.readouterr().err
+    assert (tmp_path / "long" / "saved").exists()
+    assert not (tmp_path / "never").exists()
+    assert not any((tmp_path / name / "done.json").exists() for name in ("long", "failing"))
 
 
 def test_only_the_whole_true_answer_is_right():

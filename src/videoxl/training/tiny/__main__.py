@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +14,29 @@ from videoxl.training.tiny.recipe import RECIPES, Recipe, embed
 
 
 def main(
-    name: Annotated[str, typer.Argument(help=f"{' or '.join(EMBEDDED)}; tiny-v1 goes on from tiny.")] = TINY,
+    names: Annotated[list[str], typer.Argument(help=f"{' or '.join(EMBEDDED)}, or both.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to work in; what is done is not done again.")
     ] = Path("runs/tiny"),
     seed: Annotated[int, typer.Option(help="Of weights, films and everything else.")] = 0,
     scale: Annotated[float, typer.Option(help="Share of all steps that is done, for trying it out.")] = 1.0,
-    into: Annotated[Path | None, typer.Option(help="Also put the model there, in half precision.")] = None,
+    processes: Annotated[int, typer.Option(help="Steps done side by side, a core each.", min=1)] = 1,
+    into: Annotated[Path | None, typer.Option(help="Also put the models there, in half precision.")] = None,
 ) -> None:
-    """Make an embedded model: seven hours on a core, nine with tiny-v1; the same weights every time on one machine."""
-    if name not in RECIPES:
-        raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")
+    """Make embedded models: eight to nine hours of a core for both; the same weights every time on one machine."""
+    for name in names:
+        if name not in RECIPES:
+            raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")
     torch.set_num_threads(1)  # at these sizes more only get in each other's way, and sums come out as they did
-    model = Recipe(output, seed=seed, scale=scale).follow(RECIPES[name]) / "model"
-    if into is not None:
-        embed(model, into, siglip=output / "pictures-again" / "model" if name == TINY else None)
-    print(into or model)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the steps that are done side by side, too
+    steps = {step: make for name in names for step, make in RECIPES[name].items()}
+    recipe = Recipe(output, seed=seed, scale=scale)
+    recipe.follow(steps, processes=processes)
+    for name in names:
+        model = output / list(RECIPES[name])[-1] / "model"
+        if into is not None:
+            embed(model, into / name, siglip=output / "pictures-again" / "model" if name == TINY else None)
+        print(into / name if into is not None else model)
 
 
 if __name__ == "__main__":

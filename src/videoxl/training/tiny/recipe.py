@@ -2,7 +2,8 @@
 
 ``tiny`` goes the way of Video-XL-2. What others trained for the released model, a SigLIP and a language model, is
 trained here too; the rest are its four stages. ``tiny-v1`` takes the language model over, learns to see as CLIP does,
-and to read through beacons. A step that is done is not done again; one that was interrupted goes on.
+and to read through beacons. A step that is done is not done again; one that was interrupted goes on. Steps that need
+nothing of one another can be done side by side, and are the same as one after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from transformers import SiglipModel
 
 from videoxl.config import TINY, TINY_V1, BeaconPrefill
 from videoxl.inference.processing import VideoXLProcessor
+from videoxl.model.conversion import write_manifest
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.config import TrainingConfig
 from videoxl.training.data import DataConfig
@@ -85,22 +90,61 @@ class Recipe:
     def course(self, lessons: Sequence[Lesson]) -> list[Lesson]:
         return [replace(lesson, steps=self.steps(lesson.steps)) for lesson in lessons]
 
-    def follow(self, steps: Mapping[str, Step]) -> Path:
-        """Do what is not done yet, and give the folder of the last step."""
-        for name, make in steps.items():
-            folder = self.output / name
-            facts = {"seed": self.seed, "scale": self.scale}
-            if (folder / DONE).is_file():
-                before = json.loads((folder / DONE).read_text())
-                if before != facts:
-                    raise ValueError(f"{folder} was made with {before} and this is {facts}: name another folder")
-                self.say(f"{name}: done before")
-                continue
-            self.say(f"{name} ...")
-            folder.mkdir(parents=True, exist_ok=True)
-            make(self, folder)
-            (folder / DONE).write_text(json.dumps(facts) + "\n")
-        return folder
+    def follow(self, steps: Steps, *, processes: int = 1) -> Path:
+        """Do what is not done yet, and give the folder of the last step.
+
+        Args:
+            processes: how many steps that need nothing of one another are done side by side, at most.
+
+        Raises ``ValueError`` for a folder with steps of another seed or scale, ``RuntimeError`` when a step done beside
+        others failed, after those have saved how far they are.
+        """
+        todo = {name: step for name, step in steps.items() if not self._was_done(name)}
+        if processes > 1:
+            self._side_by_side(todo, processes)
+        else:
+            for name, step in todo.items():
+                self.do(name, step)
+        return self.output / list(steps)[-1]
+
+    def _facts(self) -> dict[str, float]:
+        return {"seed": self.seed, "scale": self.scale}
+
+    def _was_done(self, name: str) -> bool:
+        folder = self.output / name
+        if not (folder / DONE).is_file():
+            return False
+        before = json.loads((folder / DONE).read_text())
+        if before != self._facts():
+            raise ValueError(f"{folder} was made with {before} and this is {self._facts()}: name another folder")
+        self.say(f"{name}: done before")
+        return True
+
+    def do(self, name: str, step: Step) -> None:
+        """One step, whatever was done before."""
+        self.say(f"{name} ...")
+        folder = self.output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        step.make(self, folder)
+        (folder / DONE).write_text(json.dumps(self._facts()) + "\n")
+
+    def _side_by_side(self, todo: dict[str, Step], processes: int) -> None:
+        working: dict[str, SpawnProcess] = {}
+        try:
+            while todo or working:
+                open_ = {*todo, *working}
+                ready = [name for name, step in todo.items() if not open_.intersection(step.after)]
+                for name in ready[: processes - len(working)]:
+                    working[name] = get_context("spawn").Process(target=_do, args=(self, name, todo.pop(name)))
+                    working[name].start()
+                wait([process.sentinel for process in working.values()])
+                for name in [name for name, process in working.items() if not process.is_alive()]:
+                    if code := working.pop(name).exitcode:
+                        raise RuntimeError(f"{name} ended with {code}; what it said is above")
+        finally:
+            for process in working.values():
+                process.terminate()  # a signal upon which training saves how far it is
+                process.join()
 
     def model(self, step: str) -> Any:
         """What a step made."""
@@ -128,8 +172,22 @@ class Recipe:
         return FeatureBank(torch.load(path, weights_only=False))
 
 
-Step = Callable[[Recipe, Path], None]
-"""Makes what its folder is to hold."""
+@dataclass(frozen=True)
+class Step:
+    """What is to be done, and which steps must have been done before."""
+
+    make: Callable[[Recipe, Path], None]
+    """Puts into a folder what it is to hold."""
+    after: tuple[str, ...] = ()
+
+
+Steps = dict[str, Step]
+"""In an order in which they can be done."""
+
+
+def _do(recipe: Recipe, name: str, step: Step) -> None:
+    torch.set_num_threads(1)
+    recipe.do(name, step)
 
 
 def embed(trained: Path, target: Path, *, siglip: Path | None = None) -> None:
@@ -142,6 +200,7 @@ def embed(trained: Path, target: Path, *, siglip: Path | None = None) -> None:
     model = VideoXLForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
     VideoXLProcessor.from_config(model.config, make_tokenizer()).save_pretrained(target)
     model.save_pretrained(target)
+    write_manifest(target)
 
 
 def save_pictures(pictures: SiglipModel, folder: Path) -> None:
@@ -248,21 +307,21 @@ def _instruct(
     teach(model, make_tokenizer(), lessons, show, folder, **how)
 
 
-def _round(after: str, course: Sequence[Lesson], round_: int, **how: Any) -> Step:
-    return partial(_instruct, after=after, course=course, round_=round_, **how)
+def _round(after: str, course: Sequence[Lesson], round_: int, *, eyes: str | None = None, mixed: bool = False) -> Step:
+    make = partial(_instruct, after=after, course=course, round_=round_, eyes=eyes, mixed=mixed)
+    return Step(make, after=(after, eyes) if eyes else (after,))
 
 
-Steps = dict[str, Step]
 TINY_STEPS: Steps = {
-    "pictures": learn_pictures,
-    "stage-1": stage_1,
-    "language": learn_language,
-    "stage-2": stage_2,
-    "stage-3": stage_3,
+    "pictures": Step(learn_pictures),
+    "language": Step(learn_language),
+    "stage-1": Step(stage_1, after=("pictures",)),
+    "stage-2": Step(stage_2, after=("stage-1", "language")),
+    "stage-3": Step(stage_3, after=("stage-2",)),
+    "pictures-again": Step(learn_pictures_again, after=("pictures",)),
     "stage-4": _round("stage-3", ROUND_1, 0),
     "stage-4.2": _round("stage-4", ROUND_2, 1),
     "stage-4.3": _round("stage-4.2", ROUND_3, 2),
-    "pictures-again": learn_pictures_again,
     "stage-4.4": _round("stage-4.3", ROUND_4, 3, eyes="pictures-again", mixed=True),
     "stage-4.5": _round("stage-4.4", ROUND_5, 4, mixed=True),
     "stage-4.6": _round("stage-4.5", ROUND_6, 5, mixed=True),
@@ -308,9 +367,9 @@ def stage_v1_long(recipe: Recipe, folder: Path) -> None:
 
 
 V1_STEPS: Steps = {
-    **TINY_STEPS,
-    "v1-pictures": learn_clip,
-    "v1": stage_v1,
-    "v1-long": stage_v1_long,
+    **{name: step for name, step in TINY_STEPS.items() if name != "stage-4.6"},
+    "v1-pictures": Step(learn_clip, after=("pictures-again",)),
+    "v1": Step(stage_v1, after=("v1-pictures", "stage-4.5")),
+    "v1-long": Step(stage_v1_long, after=("v1",)),
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}
