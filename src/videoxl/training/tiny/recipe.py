@@ -44,9 +44,6 @@ from videoxl.training.tiny.courses import (
     ROUND_1,
     ROUND_2,
     ROUND_3,
-    ROUND_4,
-    ROUND_5,
-    ROUND_6,
     SYNTHESIS,
     V1_BEACONS,
     V1_FULL,
@@ -123,6 +120,7 @@ class Recipe:
     def do(self, name: str, step: Step) -> None:
         """One step, whatever was done before."""
         self.say(f"{name} ...")
+        torch.manual_seed(self.seed)  # whatever was drawn before, too
         folder = self.output / name
         folder.mkdir(parents=True, exist_ok=True)
         step.make(self, folder)
@@ -211,7 +209,6 @@ def save_pictures(pictures: SiglipModel, folder: Path) -> None:
 
 def learn_pictures(recipe: Recipe, folder: Path) -> None:
     """A SigLIP from captioned frames."""
-    torch.manual_seed(recipe.seed)
     words = make_tokenizer()
     pictures = siglip(words)
     recipe.look(pictures, words, PICTURES, folder)
@@ -237,7 +234,7 @@ def stage_1(recipe: Recipe, folder: Path) -> None:
     """Token synthesis, by reconstruction of the features of a frozen tower."""
     words = make_tokenizer()
     model = fresh_model(model_config(words), words, seed=recipe.seed)
-    take_tower(model, SiglipModel.from_pretrained(recipe.output / "pictures" / "model"))
+    take_tower(model, SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
     bank = recipe.bank(model)
     steps = recipe.steps(SYNTHESIS.steps)
     config = TrainingConfig(
@@ -283,54 +280,34 @@ def stage_3(recipe: Recipe, folder: Path) -> None:
     teach(model, make_tokenizer(), recipe.course(CAPTIONS), show, folder, parts=WHOLE, seed=recipe.seed)
 
 
-def _instruct(
-    recipe: Recipe,
-    folder: Path,
-    *,
-    after: str,
-    course: Sequence[Lesson],
-    round_: int,
-    eyes: str | None = None,
-    mixed: bool = False,
-) -> None:
-    """A round of stage 4: instructions on short and long films. Every round has other films; from the second on the
-    heads of the one before listen on.
-
-    ``eyes``: the step with the SigLIP whose tower is taken; default the one that the model has.
-    """
+def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], round_: int) -> None:
+    """A round of stage 4: instructions on short and long films. Every round has other films; the heads of what was
+    before listen on."""
     model = recipe.model(after)
-    if eyes is not None:
-        take_tower(model, SiglipModel.from_pretrained(recipe.output / eyes / "model"))
+    how: dict[str, Any] = {"parts": BEHIND_THE_TOWER, "schedule": "cosine", "mixed": True, "seed": recipe.seed + round_}
     show, lessons = recipe.bank(model).show, recipe.course(course)
-    how: dict[str, Any] = {"seed": recipe.seed + round_, "heads": recipe.output / after if round_ else None}
-    how |= {"parts": BEHIND_THE_TOWER, "schedule": "cosine", "mixed": mixed}
-    teach(model, make_tokenizer(), lessons, show, folder, **how)
+    teach(model, make_tokenizer(), lessons, show, folder, heads=recipe.output / after, **how)
 
 
-def _round(after: str, course: Sequence[Lesson], round_: int, *, eyes: str | None = None, mixed: bool = False) -> Step:
-    make = partial(_instruct, after=after, course=course, round_=round_, eyes=eyes, mixed=mixed)
-    return Step(make, after=(after, eyes) if eyes else (after,))
+def _round(after: str, course: Sequence[Lesson], round_: int) -> Step:
+    return Step(partial(_instruct, after=after, course=course, round_=round_), after=(after,))
 
 
 TINY_STEPS: Steps = {
     "pictures": Step(learn_pictures),
     "language": Step(learn_language),
-    "stage-1": Step(stage_1, after=("pictures",)),
+    "pictures-again": Step(learn_pictures_again, after=("pictures",)),
+    "stage-1": Step(stage_1, after=("pictures-again",)),
     "stage-2": Step(stage_2, after=("stage-1", "language")),
     "stage-3": Step(stage_3, after=("stage-2",)),
-    "pictures-again": Step(learn_pictures_again, after=("pictures",)),
-    "stage-4": _round("stage-3", ROUND_1, 0),
-    "stage-4.2": _round("stage-4", ROUND_2, 1),
-    "stage-4.3": _round("stage-4.2", ROUND_3, 2),
-    "stage-4.4": _round("stage-4.3", ROUND_4, 3, eyes="pictures-again", mixed=True),
-    "stage-4.5": _round("stage-4.4", ROUND_5, 4, mixed=True),
-    "stage-4.6": _round("stage-4.5", ROUND_6, 5, mixed=True),
+    "stage-4": _round("stage-3", ROUND_1, 1),
+    "stage-4.2": _round("stage-4", ROUND_2, 2),
+    "stage-4.3": _round("stage-4.2", ROUND_3, 3),
 }
 
 
 def learn_clip(recipe: Recipe, folder: Path) -> None:
     """A CLIP tower from captioned frames, beside the text tower that tiny's SigLIP has."""
-    torch.manual_seed(recipe.seed)
     words = make_tokenizer()
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
     recipe.look(pictures, words, CLIP_PICTURES, folder)
@@ -344,8 +321,8 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4.5"))
-    heads, show = recipe.output / "stage-4.5", recipe.bank(model).show
+    take_language(model, recipe.model("stage-4.3"))
+    heads, show = recipe.output / "stage-4.3", recipe.bank(model).show
 
     def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> None:
         teach(
@@ -367,9 +344,9 @@ def stage_v1_long(recipe: Recipe, folder: Path) -> None:
 
 
 V1_STEPS: Steps = {
-    **{name: step for name, step in TINY_STEPS.items() if name != "stage-4.6"},
+    **TINY_STEPS,
     "v1-pictures": Step(learn_clip, after=("pictures-again",)),
-    "v1": Step(stage_v1, after=("v1-pictures", "stage-4.5")),
+    "v1": Step(stage_v1, after=("v1-pictures", "stage-4.3")),
     "v1-long": Step(stage_v1_long, after=("v1",)),
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}
