@@ -151,7 +151,7 @@ class Recipe:
     def look(self, pictures: Any, tokenizer: Any, lesson: SightLesson, folder: Path, *, round_: int = 0) -> None:
         """Pictures and captions, with a log of how well frames are named."""
         lesson = replace(lesson, steps=self.steps(lesson.steps))
-        with (folder / "log.jsonl").open("w") as log:
+        with (folder / "log.jsonl").open("w", buffering=1) as log:  # can be read while it is written
             for check in learn_to_see(pictures, tokenizer, lesson, seed=self.seed + round_):
                 log.write(json.dumps(asdict(check)) + "\n")
                 self.say(f"  step {check.step} of {lesson.steps}: {check.whole:.3f} of frames named right")
