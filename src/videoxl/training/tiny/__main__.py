@@ -23,7 +23,7 @@ def main(
     processes: Annotated[int, typer.Option(help="Steps done side by side, a core each.", min=1)] = 1,
     into: Annotated[Path | None, typer.Option(help="Also put the models there, in half precision.")] = None,
 ) -> None:
-    """Make embedded models: tiny in five hours on two cores, both in six and a half; the same weights on one machine."""
+    """Make embedded models: tiny in five hours on two cores, both in six and a half. One machine, one result."""
     for name in names:
         if name not in RECIPES:
             raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")
