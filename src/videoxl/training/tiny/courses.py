@@ -118,17 +118,7 @@ UNTIMED = {kind: often for kind, often in EVEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
 UNTIMED_OFTEN = {kind: often for kind, often in OFTEN.items() if kind not in TIMED}
 V1_PROJECTOR = (Lesson(groups=(4, 10), films=8, questions=12, steps=80, rate=3e-3, kinds=UNTIMED),)
-V1_SHORT = Lesson(
-    groups=(4, 16),
-    films=10,
-    questions=14,
-    steps=1150,
-    rate=3e-3,
-    kinds=UNTIMED_OFTEN,
-    telegrams=0.3,
-    skips=0.3,
-    diluted=512,
-)
+V1_SHORT = replace(SHORT, groups=(4, 16), films=10, steps=1150, kinds=UNTIMED_OFTEN, skips=0.3)
 V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=250))
 V1_BEACONS = (
     Lesson(groups=(4, 12), films=6, questions=10, steps=550, rate=2e-3, kinds=UNTIMED_OFTEN, together=True),
