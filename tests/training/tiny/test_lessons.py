@@ -23,12 +23,14 @@ from videoxl.training.tiny.lessons import (
     diluted,
     draw_questions,
     lookups,
+    numbers_of,
     telegram,
 )
 from videoxl.training.tiny.sight import captions, names, naming_loss, sigmoid_loss, snapshots, truths
 from videoxl.training.tiny.sizes import fresh_model, model_config, siglip, take_tower
 from videoxl.training.tiny.words import tokenizer
 from videoxl.training.world import KINDS, Thing, ask, kinds_for, sample_film
+from videoxl.training.world.film import COLORS, SHAPES
 
 WORDS = tokenizer()
 CONFIG = model_config(WORDS)
@@ -181,6 +183,11 @@ def test_what_must_be_known_halfway_is_true_of_the_film():
         last = example.hints[example.span[0] + group.token_end - 1]
         assert tuple(last[:2]) == (film.time_of(number), film.time_of(number + 1))
         shown = film.thing_in(number)
+        color, kind = last[len(HINTS) :]
+        assert (color, kind) == numbers_of(shown)
+        assert (color == 0) == (shown is None)
+        assert shown is None or COLORS[color - 1] == shown.color
+        assert shown is None or (*SHAPES, *range(10))[kind - 1] == (shown.shape or int(shown.number))
         event = next((e for e in film.events if e.thing == shown), None)
         assert last[2] == (film.time_of(event.start) if event else -1)
         over = [e for e in film.events if e.end <= number]

@@ -11,8 +11,9 @@ import pytest
 
 import videoxl
 from videoxl.config import TINY, TINY_V1
+from videoxl.inference.loading import embedded_folder
 from videoxl.training.tiny.accuracy import Asked, Mode, ask_about_films, shares
-from videoxl.training.tiny.recipe import RECIPES, Recipe, Step, embed
+from videoxl.training.tiny.recipe import RECIPES, Recipe, Step
 
 WEIGHTS = "model/model.safetensors"
 
@@ -22,11 +23,10 @@ WEIGHTS = "model/model.safetensors"
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
     recipe = Recipe(tmp_path, scale=0.004, say=said.append)
-    for name, last in ((TINY, "stage-4.3"), (TINY_V1, "v1-long")):
+    for name in (TINY, TINY_V1):
         folder = recipe.follow(RECIPES[name])
-        assert folder == tmp_path / last
-        embed(folder / "model", tmp_path / "into" / name)
-        engine = videoxl.load(str(tmp_path / "into" / name))
+        assert folder == tmp_path / name
+        engine = videoxl.load(str(folder / "model"))
         asked = list(ask_about_films(engine, {"": Mode()}, groups=4, films=1, questions=2))
         assert len(asked) == 2
     assert json.loads((tmp_path / "stage-4" / "done.json").read_text()) == {"seed": 0, "scale": 0.004}
@@ -39,6 +39,8 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     for name in ("pictures", "pictures-again", "language", "stage-1", "stage-2"):  # the same, whatever was drawn before
         again.do(name, RECIPES[TINY][name])
         assert (again.output / name / WEIGHTS).read_bytes() == (tmp_path / name / WEIGHTS).read_bytes(), name
+    assert recipe.tiny == tmp_path / TINY / "model"
+    assert again.tiny == embedded_folder(TINY)  # what tiny-v1 begins with where no tiny was made
 
 
 def _meet(recipe: Recipe, folder: Path) -> None:

@@ -27,8 +27,14 @@ HINTED = 0.3
 TIMES = ("begin", "end", "start")
 """Hints that are seconds, told as hundreds and the rest."""
 HUNDREDS = 27
-KIND_COUNT = 1 + len(SHAPES) + 10
-"""Nothing, shapes, digits."""
+COLOR_COUNT, KIND_COUNT = 1 + len(COLORS), 1 + len(SHAPES) + 10
+"""Nothing and colours; nothing, shapes and digits."""
+HINT_SIZES = {
+    **dict.fromkeys(TIMES, HUNDREDS + 100),
+    **{"past color": COLOR_COUNT, "past kind": KIND_COUNT, "shapes": 1 + len(SHAPES)},
+    **{"color": COLOR_COUNT, "kind": KIND_COUNT},
+}
+"""Numbers that a hint can be told apart by."""
 
 
 class AnswerLearning(Objective):
@@ -44,10 +50,7 @@ class AnswerLearning(Objective):
     def __init__(self, model: Any, *, hinted: float = HINTED) -> None:
         super().__init__(model)
         self.weight = hinted
-        width = model.config.text_config.hidden_size
-        sizes = dict.fromkeys(TIMES, HUNDREDS + 100)
-        sizes |= {"past color": len(COLORS) + 1, "past kind": KIND_COUNT, "shapes": len(SHAPES) + 1}
-        self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
+        self.heads = hint_heads(model, HINTS)
         layers = model.model.language_model.layers
         middle = len(layers) // 2
         self._heard: dict[str, torch.Tensor] = {}
@@ -58,9 +61,7 @@ class AnswerLearning(Objective):
 
     @property
     def finder(self) -> Any:
-        """Attention of the layer behind the middle, where answers are looked for."""
-        layers = self.model.model.language_model.layers
-        return layers[len(layers) // 2 + 1].self_attn
+        return finder_of(self.model)
 
     def _keep(self, name: str, output: Any) -> None:
         self._heard[name] = output[0] if isinstance(output, tuple) else output
@@ -146,6 +147,18 @@ class AnswerLearning(Objective):
             share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)
             losses.append(-share.logsumexp(-1))
         return {"look": torch.cat(losses).mean()}
+
+
+def hint_heads(model: Any, hints: Sequence[str]) -> nn.ModuleDict:
+    """What hears from hidden states whether they know their hints."""
+    width = model.config.text_config.hidden_size
+    return nn.ModuleDict({name: nn.Linear(width, HINT_SIZES[name]) for name in hints})
+
+
+def finder_of(model: Any) -> Any:
+    """Attention of the layer behind the middle, where answers are looked for."""
+    layers = model.model.language_model.layers
+    return layers[len(layers) // 2 + 1].self_attn
 
 
 def right_answers(

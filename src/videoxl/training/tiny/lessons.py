@@ -25,6 +25,8 @@ from videoxl.training.world.questions import seconds
 HINTS = ("begin", "end", "start", "past color", "past kind", "shapes")
 """Seconds at which a token's group begins and ends, and at which what it shows began; colour and kind of what was shown
 before that, 0 for nothing; how many shapes were shown so far. A time that is asked for begins itself."""
+SEEN = ("color", "kind")
+"""Of what a frame or group shows, 0 for nothing: hints for what stands for its last token."""
 Show = Callable[[np.random.Generator, Film], dict[str, Any]]
 """What is seen of a film, under the names of :class:`FilmExample`: pixels, features, or words in their place."""
 
@@ -71,8 +73,8 @@ class FilmExample(Example):
     """Of every token."""
     kinds: tuple[str, ...] = ()
     """Of its questions, in the order of their segments, from 1."""
-    hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS)), -1))
-    """Of every token, what it must come to know halfway: :data:`HINTS`, -1 where that is left open."""
+    hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS + SEEN)), -1))
+    """Of every token, what it must come to know halfway: :data:`HINTS` and :data:`SEEN`, -1 where that is left open."""
     looks: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Tokens that are followed by one of an answer, and the tokens that it can be read from."""
     copies: float = 1.0
@@ -230,7 +232,7 @@ def make_example(
             looks.append((len(ids) + index, tuple(begin + token for tokens in found for token in tokens)))
         ids, labels = ids + turn, labels + answer
         segments += [0 if together else number] * len(turn)
-        asked = np.full((len(turn), len(HINTS)), -1)
+        asked = np.full((len(turn), len(HINTS + SEEN)), -1)
         if question.kind == "at":
             group = question.evidence[0][0]
             asked[turn.index(scribe.ids(f"at {seconds(film.time_of(group))}")[-1]), 0] = film.time_of(group)
@@ -292,10 +294,10 @@ def lookups(scribe: Scribe, question: Question, labels: Sequence[int]) -> Iterat
 
 
 def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
-    """:data:`HINTS` of a prefix and the film behind it: the time for every visual token, all else for the last of each
-    group, which alone has seen it whole. ``past``: whether tokens see what was shown before. A model that is told
-    no times need not know them."""
-    hints = np.full((begin + len(span.ids), len(HINTS)), -1)
+    """Hints of a prefix and the film behind it: the time for every visual token, all else for the last of each group,
+    :data:`SEEN` also for that of each frame that has its own tokens; it alone has seen them all. ``past``: whether
+    tokens see what was shown before. A model that is told no times need not know them."""
+    hints = np.full((begin + len(span.ids), len(HINTS + SEEN)), -1)
     visual = begin + np.flatnonzero(np.asarray(span.ids) == scribe.config.video_token_id)
     before: Thing | None = None
     shapes = 0
@@ -311,16 +313,21 @@ def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bo
             last[2] = film.time_of(event.start)
             shapes += group == event.start and event.thing.shape is not None
         if past:
-            thing = (0, 0) if before is None else (1 + COLORS.index(before.color), 1 + kind_of(before))
-            last[3:] = (*thing, shapes)
+            last[3 : len(HINTS)] = (*numbers_of(before), shapes)
+    parts = len(span.groups) // film.groups
+    for number, group in enumerate(span.groups):
+        hints[begin + group.token_end - 1, len(HINTS) :] = numbers_of(film.thing_in(number // parts))
     if not scribe.config.time_format:
         hints[:, :3] = -1
     return hints
 
 
-def kind_of(thing: Thing) -> int:
-    """Number of its shape, or behind these of its digit."""
-    return SHAPES.index(thing.shape) if thing.shape else len(SHAPES) + int(thing.number or 0)
+def numbers_of(thing: Thing | None) -> tuple[int, int]:
+    """Of a thing's colour, and of its shape or behind these its digit, from 1; 0 for nothing."""
+    if thing is None:
+        return 0, 0
+    kind = SHAPES.index(thing.shape) if thing.shape else len(SHAPES) + int(thing.number or 0)
+    return 1 + COLORS.index(thing.color), 1 + kind
 
 
 def _scenery(film: Film, span: VisualSpan, begin: int, length: int) -> np.ndarray:
@@ -357,7 +364,7 @@ class FilmCollator:
         batch["position_ids"] = _rows([e.positions for e in examples], length, 0)
         batch["segments"] = _rows([e.segments for e in examples], length, 0)
         batch["kinds"] = [e.kinds for e in examples]
-        batch["hints"] = torch.full((len(examples), length, len(HINTS)), -1)
+        batch["hints"] = torch.full((len(examples), length, len(HINTS + SEEN)), -1)
         for row, example in enumerate(examples):
             batch["hints"][row, : len(example.hints)] = torch.from_numpy(example.hints)
         looks = [(row, *look) for row, example in enumerate(examples) for look in example.looks]

@@ -1,9 +1,10 @@
 """How the embedded models are made: every step from random numbers to a folder that ``videoxl.load`` reads.
 
 ``tiny`` goes the way of Video-XL-2. What others trained for the released model, a SigLIP and a language model, is
-trained here too; the rest are its four stages. ``tiny-v1`` takes the language model over, learns to see as CLIP does,
-and to read through beacons. A step that is done is not done again; one that was interrupted goes on. Steps that need
-nothing of one another can be done side by side, and are the same as one after the other.
+trained here too; the rest are its four stages. ``tiny-v1`` begins with what ``tiny`` has become, the one made in the
+same folder or else the one in the package: it takes the language model over, learns to see as CLIP does, and to read
+through beacons. A step that is done is not done again; one that was interrupted goes on. Steps that need nothing of one
+another can be done side by side, and are the same as one after the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from transformers import SiglipModel
 
 from videoxl.config import TINY, TINY_V1, BeaconPrefill
+from videoxl.inference.loading import embedded_folder
 from videoxl.inference.processing import VideoXLProcessor
 from videoxl.model.conversion import write_manifest
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -146,7 +148,13 @@ class Recipe:
 
     def model(self, step: str) -> Any:
         """What a step made."""
-        return VideoXLForConditionalGeneration.from_pretrained(self.output / step / "model", dtype=torch.float32)
+        return load(self.output / step / "model")
+
+    @property
+    def tiny(self) -> Path:
+        """The finished ``tiny``: the one that was made here, or else the one in the package."""
+        made = self.output / TINY / "model"
+        return made if made.exists() else embedded_folder(TINY)
 
     def look(self, pictures: Any, tokenizer: Any, lesson: SightLesson, folder: Path, *, round_: int = 0) -> None:
         """Pictures and captions, with a log of how well frames are named."""
@@ -188,14 +196,21 @@ def _do(recipe: Recipe, name: str, step: Step) -> None:
     recipe.do(name, step)
 
 
-def embed(trained: Path, target: Path, *, siglip: Path | None = None) -> None:
-    """Put a trained model where the package keeps it: half precision, and all that is beside the weights.
+def load(folder: Path) -> Any:
+    """A model to go on with."""
+    return VideoXLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
-    ``siglip``: the SigLIP model that its tower is from, which can tell where to look (``relevance="siglip"``).
+
+def finish(recipe: Recipe, folder: Path, *, after: str, siglip: str | None = None) -> None:
+    """A trained model as the package keeps it: half precision, and all that is beside the weights.
+
+    ``siglip``: the step with the SigLIP model that its tower is from, which can tell where to look
+    (``relevance="siglip"``).
     """
+    target = folder / "model"
     if siglip is not None:
-        shutil.copytree(siglip, target / "siglip", dirs_exist_ok=True)
-    model = VideoXLForConditionalGeneration.from_pretrained(trained, dtype=torch.float16)
+        shutil.copytree(recipe.output / siglip / "model", target / "siglip", dirs_exist_ok=True)
+    model = VideoXLForConditionalGeneration.from_pretrained(recipe.output / after / "model", dtype=torch.float16)
     VideoXLProcessor.from_config(model.config, make_tokenizer()).save_pretrained(target)
     model.save_pretrained(target)
     write_manifest(target)
@@ -303,13 +318,18 @@ TINY_STEPS: Steps = {
     "stage-4": _round("stage-3", ROUND_1, 1),
     "stage-4.2": _round("stage-4", ROUND_2, 2),
     "stage-4.3": _round("stage-4.2", ROUND_3, 3),
+    TINY: Step(partial(finish, after="stage-4.3", siglip="pictures-again"), after=("stage-4.3",)),
 }
+
+
+def _clip(recipe: Recipe) -> ClipPictures:
+    return ClipPictures(SiglipModel.from_pretrained(recipe.tiny / "siglip", dtype=torch.float32))
 
 
 def learn_clip(recipe: Recipe, folder: Path) -> None:
     """A CLIP tower from captioned frames, beside the text tower that tiny's SigLIP has."""
     words = make_tokenizer()
-    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
+    pictures = _clip(recipe)
     recipe.look(pictures, words, CLIP_PICTURES, folder)
     torch.save(pictures.vision_model.state_dict(), folder / "model.pt")
 
@@ -318,18 +338,19 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     """Video-XL: the projector between CLIP and tiny's language model, then both in full, then with beacons."""
     words = make_tokenizer()
     model = fresh_model(model_config(words, TINY_V1), words, seed=recipe.seed)
-    pictures = ClipPictures(SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
+    pictures = _clip(recipe)
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, recipe.model("stage-4.3"))
-    heads, show = recipe.output / "stage-4.3", recipe.bank(model).show
+    take_language(model, load(recipe.tiny))
+    show = recipe.bank(model).show
 
     def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> None:
         teach(
             model, words, recipe.course(course), show, folder / name, parts=parts, seed=recipe.seed, mixed=True, **how
         )
 
-    learn("projector", V1_PROJECTOR, {"projector": 1.0}, heads=heads)
+    learn("projector", V1_PROJECTOR, {"projector": 1.0})
+    heads = folder / "projector"
     learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, schedule="cosine", heads=heads)
     take_language(model, model)  # beacons begin as what the rest has become
     learn("", V1_BEACONS, WITH_BEACONS, schedule="cosine", prefill=BEACONS)
@@ -339,14 +360,14 @@ def stage_v1_long(recipe: Recipe, folder: Path) -> None:
     """Long films among short ones, through beacons."""
     model = recipe.model("v1")
     how: dict[str, Any] = {"parts": WITH_BEACONS, "schedule": "cosine", "mixed": True, "prefill": BEACONS}
-    show = recipe.bank(model).show
-    teach(model, make_tokenizer(), recipe.course(V1_LONG), show, folder, seed=recipe.seed + 1, **how)
+    show, heads = recipe.bank(model).show, recipe.output / "v1"
+    teach(model, make_tokenizer(), recipe.course(V1_LONG), show, folder, seed=recipe.seed + 1, heads=heads, **how)
 
 
 V1_STEPS: Steps = {
-    **TINY_STEPS,
-    "v1-pictures": Step(learn_clip, after=("pictures-again",)),
-    "v1": Step(stage_v1, after=("v1-pictures", "stage-4.3")),
+    "v1-pictures": Step(learn_clip, after=(TINY,)),
+    "v1": Step(stage_v1, after=("v1-pictures",)),
     "v1-long": Step(stage_v1_long, after=("v1",)),
+    TINY_V1: Step(partial(finish, after="v1-long"), after=("v1-long",)),
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}

@@ -15,6 +15,7 @@ from videoxl.training.data import DataConfig
 from videoxl.training.mixtures import Source
 from videoxl.training.run import TrainingResult, run
 from videoxl.training.starting import Data, Start
+from videoxl.training.tiny.beacon_learning import BeaconLearning
 from videoxl.training.tiny.learning import AnswerLearning
 from videoxl.training.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, Show
 
@@ -43,9 +44,10 @@ def teach(
     Args:
         show: what is seen of a film.
         parts: shares of the course's learning rate for the parts that are trained.
-        prefill: how a model with beacons reads, which learns from answers alone; default in full, with all hints.
+        prefill: how a model with beacons reads; default in full.
         mixed: whether steps of all lessons are mixed; default one lesson after the other.
-        heads: folder of a course whose heads listen on; default fresh ones, which a hundred steps go into.
+        heads: folder of a course, read in the same way, whose heads listen on; default fresh ones, which a hundred
+            steps go into.
     """
     steps = sum(lesson.steps for lesson in course)
     rate = course[0].rate
@@ -55,7 +57,7 @@ def teach(
         name=output.name,
         model="tiny",
         data=DataConfig(sources=(Source("films of the generated world"),), seed=seed, workers=0),
-        learning_rates=rates | ({"objective": rate} if prefill is None else {}),
+        learning_rates=rates | {"objective": rate},
         steps=steps,
         batch=max(lesson.films for lesson in course),
         optimiser="muon",
@@ -74,13 +76,12 @@ def teach(
     scribe = Scribe(model.config, tokenizer)
     films = FilmDataset(course, scribe, show, seed=seed, mixed=mixed)
     torch.manual_seed(seed)  # for the heads
-    module = AnswerLearning(model) if prefill is None else model
+    module = AnswerLearning(model) if prefill is None else BeaconLearning(model)
     if heads is not None:
         module.heads.load_state_dict(torch.load(heads / HEADS, weights_only=True))
     start = Start(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
     collator = FilmCollator(model.config, tokenizer.pad_token_id)
     data = Data(films, collator, lambda epoch, rank, world: films.share(rank, world))
     result = run(config, output=output, resume=True, progress=False, start=start, data=data)
-    if prefill is None:
-        torch.save(module.heads.state_dict(), output / HEADS)
+    torch.save(module.heads.state_dict(), output / HEADS)
     return result
