@@ -48,7 +48,8 @@ class BeaconLearning(Objective):
             output = self.model(**batch)
         finally:
             listening.remove()
-        elsewhere, known = [], []
+        elsewhere: list[torch.Tensor] = []
+        known: list[tuple[torch.Tensor, torch.Tensor]] = []
         for row, read in enumerate(_rows(steps)):
             mine = looks[:, 0] == row
             elsewhere += self._look_losses(read, looks[mine, 1], looked_at[mine])

@@ -315,8 +315,8 @@ def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bo
         if past:
             last[3 : len(HINTS)] = (*numbers_of(before), shapes)
     parts = len(span.groups) // film.groups
-    for number, group in enumerate(span.groups):
-        hints[begin + group.token_end - 1, len(HINTS) :] = numbers_of(film.thing_in(number // parts))
+    for number, tokens in enumerate(span.groups):
+        hints[begin + tokens.token_end - 1, len(HINTS) :] = numbers_of(film.thing_in(number // parts))
     if not scribe.config.time_format:
         hints[:, :3] = -1
     return hints
