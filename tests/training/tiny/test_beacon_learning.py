@@ -40,13 +40,24 @@ def steps_of(length: int, visual: tuple[int, int], window: int, ratios: RatioCho
     return steps
 
 
+def spans_of(steps: list[BeaconStep], length: int) -> dict[int, range]:
+    """The tokens of every beacon, by its place in the cache."""
+    spans = {}
+    for running in steps:
+        if running.step.beacons:
+            places, tokens = stood_for(running, torch.arange(length)[:, None])
+            for place, mine in zip(range(places.start, places.stop), tokens[..., 0].tolist(), strict=True):
+                spans[place] = range(mine[0], mine[-1] + 1)
+                assert mine == list(spans[place])
+    return spans
+
+
 @pytest.mark.parametrize("ratio", [3, 8])
 def test_beacons_stand_for_the_tokens_before_them(ratio):
     """Also over the border of two windows, where a beacon stands for tokens of both."""
     steps = steps_of(90, (7, 80), 20, RatioChooser((ratio,)))
-    spans = dict(pair for running in steps for pair in stood_for(running))
     count = (80 - 7) // ratio
-    assert spans == {7 + i: (7 + i * ratio, 7 + (i + 1) * ratio) for i in range(count)}
+    assert spans_of(steps, 90) == {7 + i: range(7 + i * ratio, 7 + (i + 1) * ratio) for i in range(count)}
 
 
 def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
@@ -79,13 +90,13 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
         length = int(made["attention_mask"][row].sum())
         visual = (ids == CONFIG.video_token_id).nonzero()
         steps = steps_of(length, (int(visual[0]), int(visual[-1]) + 1), CONFIG.beacon_window, ratios)
-        spans = dict(pair for running in steps for pair in stood_for(running))
+        spans = spans_of(steps, length)
         for running in steps:
             share = next(shares)
             if running.step.kind != "text":
                 continue
             for (of, place), looked_at in zip(made["looks"].tolist(), made["looked_at"], strict=True):
-                good = [beacon for beacon, (begin, end) in spans.items() if looked_at[begin:end].any()]
+                good = [beacon for beacon, tokens in spans.items() if looked_at[list(tokens)].any()]
                 if of == row and running.step.begin <= place < running.step.end and good:
                     expected.append(-share[:, place - running.step.begin, good].sum(-1).log())
     assert len(expected) > 20

@@ -64,12 +64,9 @@ class BeaconLearning(Objective):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Beacons of a window ``[beacons, D]``, and what they must know: what the last of their tokens must that must
         know something."""
-        wanted = []
-        for _, (begin, end) in stood_for(running):
-            of = hints[begin:end]
-            last = (of >= 0).long() * torch.arange(1, len(of) + 1)[:, None]
-            wanted.append(of.gather(0, last.argmax(0, keepdim=True))[0])
-        return hidden[0, running.slots], torch.stack(wanted)
+        _, of = stood_for(running, hints)
+        last = (of >= 0).long() * torch.arange(1, of.shape[1] + 1)[:, None]
+        return hidden[0, running.slots], of.gather(1, last.argmax(1, keepdim=True))[:, 0]
 
     def _hint_losses(self, known: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
         beacons, wanted = torch.cat([k for k, _ in known]).float(), torch.cat([w for _, w in known])
@@ -85,8 +82,9 @@ class BeaconLearning(Objective):
         keys = read[-1][0].cache.layers[finder.layer_idx].keys[0]
         wanted = torch.zeros(len(places), keys.shape[1], dtype=torch.bool)
         for running, _ in read:
-            for beacon, (begin, end) in stood_for(running):
-                wanted[:, beacon] = looked_at[:, begin:end].any(1)
+            if running.step.beacons:
+                beacons, of = stood_for(running, looked_at.T)
+                wanted[:, beacons] = of.any(1).T
         for running, hidden in read:
             step = running.step
             mine = (places >= step.begin) & (places < step.end) & wanted.any(1)
@@ -109,11 +107,13 @@ def _rows(steps: list[Read]) -> Iterator[list[Read]]:
         yield steps[begin:end]
 
 
-def stood_for(running: BeaconStep) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Of every beacon of a window, its place in the cache, and from which to before which token it stands for."""
+def stood_for(running: BeaconStep, of_tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
+    """Of the beacons of a window, their places in the cache, and what is given of the tokens that each stands for:
+    ``[L, X] -> [beacons, ratio, X]``."""
     step = running.step
+    assert step.ratio is not None
     prefix, beacons, _ = step.kept
-    first = prefix + beacons - step.beacons
-    for number, slot in enumerate(step.beacon_slots):
-        end = step.begin + slot - number
-        yield first + number, (end - (step.ratio or 0), end)
+    last = prefix + beacons
+    begin = step.begin + step.beacon_slots[0] - step.ratio
+    tokens = of_tokens[begin : begin + step.beacons * step.ratio]
+    return slice(last - step.beacons, last), tokens.unflatten(0, (step.beacons, step.ratio))
