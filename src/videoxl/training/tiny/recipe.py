@@ -349,7 +349,7 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
             model, words, recipe.course(course), show, folder / name, parts=parts, seed=recipe.seed, mixed=True, **how
         )
 
-    learn("projector", V1_PROJECTOR, {"projector": 1.0})
+    learn("projector", V1_PROJECTOR, {"projector": 1.0}, schedule="cosine")
     heads = folder / "projector"
     learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, schedule="cosine", heads=heads)
     take_language(model, model)  # beacons begin as what the rest has become
