@@ -117,7 +117,7 @@ CLIP_PICTURES = SightLesson(steps=1200, batch=128, rate=1.5e-3, naming=3.0, chec
 UNTIMED = {kind: often for kind, often in OFTEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
 V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=500, rate=1e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
-V1_PROJECTOR = (replace(V1_SHORT, groups=(4, 12), films=8, steps=200, rate=4e-3),)
+V1_PROJECTOR = (replace(V1_SHORT, groups=(4, 12), films=8, steps=300, rate=4e-3),)
 V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=100))
 """A third of the rate that the language model learned at: at that one it forgot what it knew, and needed five times the
 steps to know it again."""
