@@ -22,8 +22,8 @@ def main(
     scale: Annotated[float, typer.Option(help="Share of all steps that is done, for trying it out.")] = 1.0,
     processes: Annotated[int, typer.Option(help="Steps done side by side, a core each.", min=1)] = 1,
 ) -> None:
-    """Make embedded models: tiny in five hours on two cores; tiny-v1 in an hour and a quarter from the tiny that was made
-    in the same folder, or else from the one in the package. One machine, one result."""
+    """Make embedded models: tiny in five hours on two cores; tiny-v1 in an hour and a quarter from the tiny made in the
+    same folder, or else from the one in the package. One machine, one result."""
     for name in names:
         if name not in RECIPES:
             raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")
