@@ -37,7 +37,13 @@ class BeaconLearning(Objective):
         self.heads = hint_heads(model, BEACON_HINTS)
 
     def forward(self, hints: torch.Tensor, looks: torch.Tensor, looked_at: torch.Tensor, **batch: Any) -> Any:
-        """``loss``, and for the log its parts."""
+        """``loss``, and for the log its parts. As :class:`~videoxl.training.tiny.lessons.FilmCollator` gives them:
+
+        Args:
+            hints: ``[B, L, hints]``, -1 where nothing must be known.
+            looks: row and place of every token that is followed by one of an answer, ``[N, 2]``.
+            looked_at: bool ``[N, L]``, the tokens that each can be read from.
+        """
         steps: list[Read] = []
 
         def keep(module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
