@@ -109,6 +109,19 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
     assert output.loss.item() == pytest.approx(logged["answers"] + 0.3 * sum(hints), rel=1e-6)
 
 
+def test_a_batch_counts_by_its_share_of_the_answers_of_a_step():
+    """As the answers themselves do, which the Trainer adds up over processes."""
+    learning = BeaconLearning(fresh_model(CONFIG, WORDS).eval())
+    made = batch()
+    live = (made["labels"][:, 1:] != -100).sum()
+    alone = learning(**made, num_items_in_batch=live).loss.item()
+    noted = learning.pop_logged()
+    ratios = batch()["ratios"]  # drawn as they are used
+    shared = learning(**made | {"ratios": ratios}, num_items_in_batch=4 * live).loss.item()
+    assert shared == pytest.approx(alone / 4, rel=1e-6)
+    assert learning.pop_logged() == pytest.approx(noted, rel=1e-6)
+
+
 def test_beacons_must_know_what_their_last_tokens_show():
     learning = BeaconLearning(fresh_model(CONFIG, WORDS))
     (running,) = (running for running in steps_of(40, (4, 30), 26, RatioChooser((8,))) if running.step.beacons)

@@ -320,6 +320,15 @@ def data_for(made: dict) -> dict:
     return {name: value for name, value in made.items() if name not in ("bad_samples", "truncated")}
 
 
+def test_a_batch_counts_by_its_share_of_the_answers_of_a_step():
+    learning = AnswerLearning(fresh_model(CONFIG, WORDS).eval())
+    made = data_for(batch(show=filmed(CONFIG.image_size)))  # words come with noise
+    live = (made["labels"][:, 1:] != -100).sum()
+    alone = learning(**made).loss.item()
+    assert learning(**made, num_items_in_batch=live).loss.item() == pytest.approx(alone, rel=1e-6)
+    assert learning(**made, num_items_in_batch=4 * live).loss.item() == pytest.approx(alone / 4, rel=1e-6)
+
+
 def test_right_answers_are_those_without_a_wrong_token():
     labels = torch.tensor([[IGNORE_INDEX, 5, 6, IGNORE_INDEX, 7]])
     segments = torch.tensor([[0, 1, 1, 2, 2]])

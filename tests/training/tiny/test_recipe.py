@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import PartialState
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 import videoxl
 from videoxl.config import TINY, TINY_V1
@@ -29,7 +33,9 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
         engine = videoxl.load(str(folder / "model"))
         asked = list(ask_about_films(engine, {"": Mode()}, groups=4, films=1, questions=2))
         assert len(asked) == 2
-    assert json.loads((tmp_path / "stage-4" / "done.json").read_text()) == {"seed": 0, "scale": 0.004}
+    assert json.loads((tmp_path / "stage-4" / "done.json").read_text()) == {"seed": 0, "scale": 0.004, "shares": 2}
+    shared = json.loads(next((tmp_path / "stage-4").glob("checkpoint-*/complete.json")).read_text())
+    assert shared["processes"] == 2
     before = len(said)
     recipe.follow(RECIPES[TINY])  # nothing is done twice
     assert said[before:] == [f"{name}: done before" for name in RECIPES[TINY]]
@@ -80,7 +86,7 @@ def test_steps_are_done_side_by_side_each_after_those_it_needs(tmp_path):
         "d": Step(_look_back, after=("b", "c")),
     }
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "done.json").write_text('{"seed": 0, "scale": 1.0}')
+    (tmp_path / "a" / "done.json").write_text('{"seed": 0, "scale": 1.0, "shares": 1}')
     assert Recipe(tmp_path).follow(steps, processes=2) == tmp_path / "d"
     assert (tmp_path / "d" / "before").read_text() == "a b c"
     assert not (tmp_path / "a" / "before").exists()  # what is done is not done again
@@ -98,6 +104,43 @@ def test_a_step_that_fails_ends_those_beside_it(tmp_path, capfd):
     assert (tmp_path / "long" / "saved").exists()
     assert not (tmp_path / "never").exists()
     assert not any((tmp_path / name / "done.json").exists() for name in ("long", "failing"))
+
+
+def _add_up(recipe: Recipe, folder: Path) -> None:
+    with PartialState(cpu=True).local_main_process_first():
+        pass
+    rank = torch.distributed.get_rank()
+    total = torch.tensor(1 + rank)
+    torch.distributed.all_reduce(total)
+    recipe.say(f"{rank} speaks")
+    (folder / str(rank)).write_text(str(total.item()))
+    torch.distributed.destroy_process_group()
+
+
+def _fail_second(recipe: Recipe, folder: Path) -> None:
+    if os.environ["RANK"] == "1":
+        raise OSError("no space left")
+
+
+def test_a_shared_step_is_done_by_processes_that_know_of_one_another(tmp_path, capfd):
+    steps = {"shared": Step(_add_up, shared=True), "after": Step(_look_back, after=("shared",))}
+    recipe = Recipe(tmp_path, shares=3)
+    recipe.follow(steps)
+    assert {path.name: path.read_text() for path in (tmp_path / "shared").glob("?")} == dict.fromkeys("012", "6")
+    assert json.loads((tmp_path / "shared" / "done.json").read_text()) == {"seed": 0, "scale": 1.0, "shares": 3}
+    assert (tmp_path / "after" / "before").read_text() == "shared"
+    said = capfd.readouterr().out
+    assert "0 speaks" in said
+    assert "1 speaks" not in said
+    with pytest.raises(ValueError, match="was made with"):  # sums would be others
+        Recipe(tmp_path, shares=1).follow(steps)
+
+
+def test_a_share_that_fails_leaves_its_step_undone(tmp_path, capfd):
+    with pytest.raises(ChildFailedError):
+        Recipe(tmp_path).follow({"failing": Step(_fail_second, shared=True)})
+    assert "no space left" in capfd.readouterr().err
+    assert not (tmp_path / "failing" / "done.json").exists()
 
 
 def test_only_the_whole_true_answer_is_right():

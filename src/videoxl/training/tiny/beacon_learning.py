@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from videoxl.model.beacon import BeaconStep
 from videoxl.training.objective import Objective
-from videoxl.training.tiny.learning import HINTED, TIMES, finder_of, hint_heads
+from videoxl.training.tiny.learning import HINTED, TIMES, finder_of, hint_heads, share_of_answers
 from videoxl.training.tiny.lessons import HINTS, SEEN
 
 BEACON_HINTS = (*(hint for hint in HINTS if hint not in TIMES), *SEEN)
@@ -61,8 +61,9 @@ class BeaconLearning(Objective):
             elsewhere += self._look_losses(read, looks[mine, 1], looked_at[mine])
             known += [self._known(running, hidden, hints[row]) for running, hidden in read if running.step.beacons]
         losses = {"look": torch.cat(elsewhere).mean()} | self._hint_losses(known)
-        self.noted({**losses, "answers": output.loss})
-        output.loss = output.loss + self.weight * torch.stack(list(losses.values())).sum()
+        share = share_of_answers(batch["labels"], batch.get("num_items_in_batch"))
+        self.noted({**losses, "answers": output.loss / share})
+        output.loss = output.loss + self.weight * share * torch.stack(list(losses.values())).sum()
         return output
 
     def _known(

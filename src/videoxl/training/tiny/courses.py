@@ -81,7 +81,7 @@ SHORT = Lesson(
     skips=0.4,
     diluted=512,
 )
-LONGER = replace(SHORT, groups=(6, 128), films=7, questions=16, steps=500, telegrams=0.0, chunked=0.4, skips=0.5)
+LONGER = replace(SHORT, groups=(6, 128), films=8, questions=16, steps=440, telegrams=0.0, chunked=0.4, skips=0.5)
 LONG = Lesson(
     groups=(64, 512),
     films=2,
@@ -101,33 +101,34 @@ CHOICES = {"choice": 3}
 ROUND_2 = (
     replace(SHORT, steps=350, rate=2e-3, kinds=TIMES_AND_ORDER | CHOICES),
     replace(PLAIN, steps=200, rate=2e-3, kinds=TIMES_AND_ORDER | {"choice": 8}, skips=0.0),
-    replace(LONGER, steps=130, rate=2e-3, kinds=TIMES_AND_ORDER | CHOICES),
+    replace(LONGER, steps=115, rate=2e-3, kinds=TIMES_AND_ORDER | CHOICES),
     replace(LONG, steps=90, rate=2e-3, kinds=TIMES_AT_LENGTH | CHOICES),
 )
 CHOICES_AND_LISTS = CHOICES | {"list": 4}
 ROUND_3 = (
     replace(SHORT, steps=500, rate=1.5e-3, kinds=TIMES_AND_ORDER | CHOICES_AND_LISTS),
     replace(PLAIN, steps=400, rate=1.5e-3, kinds=TIMES_AND_ORDER | {"choice": 6, "list": 4}, skips=0.2),
-    replace(LONGER, steps=200, rate=1.5e-3, kinds=TIMES_AND_ORDER | CHOICES_AND_LISTS),
+    replace(LONGER, steps=175, rate=1.5e-3, kinds=TIMES_AND_ORDER | CHOICES_AND_LISTS),
     replace(LONG, steps=120, rate=1.5e-3, kinds=TIMES_AT_LENGTH | CHOICES_AND_LISTS),
 )
 
 CLIP_PICTURES = SightLesson(steps=1200, batch=128, rate=1.5e-3, naming=3.0, check_every=100)
 """Its layers begin as those of the SigLIP."""
-UNTIMED = {kind: often for kind, often in OFTEN.items() if kind not in TIMED}
+V1_OFTEN = OFTEN | CHOICES | {"count": 5, "last": 3}
+UNTIMED = {kind: often for kind, often in V1_OFTEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
-V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=500, rate=1e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
+V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=700, rate=1e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
 V1_PROJECTOR = (replace(V1_SHORT, groups=(4, 12), films=8, steps=300, rate=4e-3),)
-V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=100))
+V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=150))
 """A third of the rate that the language model learned at: at that one it forgot what it knew, and needed five times the
 steps to know it again."""
 V1_BEACONS = (
-    Lesson(groups=(4, 12), films=6, questions=10, steps=550, rate=2e-3, kinds=UNTIMED, together=True),
-    Lesson(groups=(6, 40), films=3, questions=12, steps=550, rate=2e-3, kinds=UNTIMED, together=True),
+    Lesson(groups=(4, 12), films=6, questions=10, steps=700, rate=4e-3, kinds=UNTIMED, together=True),
+    Lesson(groups=(6, 40), films=4, questions=12, steps=900, rate=4e-3, kinds=UNTIMED, together=True),
 )
 """Packed questions are cheaper; through beacons they can only follow one another."""
 V1_LONG = (
-    replace(V1_BEACONS[1], steps=150, rate=1e-3),
-    replace(V1_BEACONS[1], groups=(64, 512), films=1, questions=24, steps=80, rate=1e-3),
+    replace(V1_BEACONS[1], steps=200, rate=1.5e-3),
+    replace(V1_BEACONS[1], groups=(64, 512), films=2, questions=24, steps=120, rate=1.5e-3),
 )
 """What is learned from 160 frames at most makes a memory of 2,048 unreadable."""

@@ -93,7 +93,8 @@ class AnswerLearning(Objective):
         losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, batch["attention_mask"])
         right = right_answers(output.logits, labels, segments, kinds)
         self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
-        output.loss = output.loss + self.weight * torch.stack(list(losses.values())).sum()
+        hinted = self.weight * torch.stack(list(losses.values())).sum()
+        output.loss = output.loss + share_of_answers(labels, batch.get("num_items_in_batch")) * hinted
         return output
 
     def _told(self, input_ids: torch.Tensor, visual: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -147,6 +148,13 @@ class AnswerLearning(Objective):
             share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)
             losses.append(-share.logsumexp(-1))
         return {"look": torch.cat(losses).mean()}
+
+
+def share_of_answers(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
+    """How much of a step's answers this batch holds; by it the batch's mean counts among those of other processes."""
+    if num_items_in_batch is None:
+        return 1.0
+    return (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
 
 
 def hint_heads(model: Any, hints: Sequence[str]) -> nn.ModuleDict:

@@ -4,13 +4,15 @@
 trained here too; the rest are its four stages. ``tiny-v1`` begins with what ``tiny`` has become, the one made in the
 same folder or else the one in the package: it takes the language model over, learns to see as CLIP does, and to read
 through beacons. A step that is done is not done again; one that was interrupted goes on. Steps that need nothing of one
-another can be done side by side, and are the same as one after the other.
+another can be done side by side, and are the same as one after the other. The long ones are shared: two processes read
+half of the films each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +22,10 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import SiglipModel
 
 from videoxl.config import TINY, TINY_V1, BeaconPrefill
@@ -56,13 +60,13 @@ from videoxl.training.tiny.learning import told_in_words
 from videoxl.training.tiny.lessons import Lesson, Scribe
 from videoxl.training.tiny.sight import SightLesson, learn_to_see
 from videoxl.training.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_language, take_tower
-from videoxl.training.tiny.teaching import teach
+from videoxl.training.tiny.teaching import is_first_process, teach
 from videoxl.training.tiny.words import tokenizer as make_tokenizer
 
 WHOLE = {"vision_tower": 0.1, "token_synthesis": 1.0, "projector": 1.0, "language_model": 1.0}
 """Shares of the rate where everything learns. The tower, which sees well by then, moves slowly."""
 BEHIND_THE_TOWER = {part: share for part, share in WHOLE.items() if part != "vision_tower"}
-WITH_BEACONS = {"beacon": 1.0, "projector": 0.3, "language_model": 0.3}
+WITH_BEACONS = {"beacon": 1.0, "projector": 0.2, "language_model": 0.2}
 """The rest moves slowly: what it knows of films longer than these is not to be forgotten."""
 BEACONS = BeaconPrefill(ratio=(2, 4, 8), mix="random")
 COPIES, SCENERY = 100, 6000
@@ -76,11 +80,13 @@ class Recipe:
 
     Args:
         scale: share of all steps that is done, for trying it out.
+        shares: how many processes read the films of a shared step. What comes out depends on it, since sums do.
     """
 
     output: Path
     seed: int = 0
     scale: float = 1.0
+    shares: int = 2
     say: Callable[[str], None] = print
 
     def steps(self, count: int) -> int:
@@ -98,7 +104,7 @@ class Recipe:
         Raises ``ValueError`` for a folder with steps of another seed or scale, ``RuntimeError`` when a step done beside
         others failed, after those have saved how far they are.
         """
-        todo = {name: step for name, step in steps.items() if not self._was_done(name)}
+        todo = {name: step for name, step in steps.items() if not self._was_done(name, step)}
         if processes > 1:
             self._side_by_side(todo, processes)
         else:
@@ -106,27 +112,47 @@ class Recipe:
                 self.do(name, step)
         return self.output / list(steps)[-1]
 
-    def _facts(self) -> dict[str, float]:
-        return {"seed": self.seed, "scale": self.scale}
+    def _facts(self, step: Step) -> dict[str, float]:
+        return {"seed": self.seed, "scale": self.scale, "shares": self.shares if step.shared else 1}
 
-    def _was_done(self, name: str) -> bool:
+    def _was_done(self, name: str, step: Step) -> bool:
         folder = self.output / name
         if not (folder / DONE).is_file():
             return False
         before = json.loads((folder / DONE).read_text())
-        if before != self._facts():
-            raise ValueError(f"{folder} was made with {before} and this is {self._facts()}: name another folder")
+        if before != self._facts(step):
+            raise ValueError(f"{folder} was made with {before} and this is {self._facts(step)}: name another folder")
         self.say(f"{name}: done before")
         return True
 
     def do(self, name: str, step: Step) -> None:
         """One step, whatever was done before."""
         self.say(f"{name} ...")
-        torch.manual_seed(self.seed)  # whatever was drawn before, too
         folder = self.output / name
         folder.mkdir(parents=True, exist_ok=True)
+        if step.shared and self.shares > 1:
+            self._share(step, folder)
+        else:
+            self._make(step, folder)
+        (folder / DONE).write_text(json.dumps(self._facts(step)) + "\n")
+
+    def _share(self, step: Step, folder: Path) -> None:
+        """As ``torchrun --standalone`` starts processes. Each does the whole step; training takes its share."""
+        launch = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=self.shares,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=uuid4().hex,
+            max_restarts=0,
+            start_method="spawn",
+        )
+        elastic_launch(launch, _make_share)(self, step, folder)
+
+    def _make(self, step: Step, folder: Path) -> None:
+        torch.manual_seed(self.seed)  # whatever was drawn before, too
         step.make(self, folder)
-        (folder / DONE).write_text(json.dumps(self._facts()) + "\n")
 
     def _side_by_side(self, todo: dict[str, Step], processes: int) -> None:
         working: dict[str, SpawnProcess] = {}
@@ -173,8 +199,9 @@ class Recipe:
             share = min(1.0, self.scale)
             copies, scenery = max(2, round(COPIES * share)), max(20, round(SCENERY * share))
             bank = make_bank(model, copies=copies, scenery=scenery, seed=self.seed)
-            torch.save(bank.groups, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            part = path.with_suffix(f".{os.getpid()}.part")  # those that share a step all look
+            torch.save(bank.groups, part)
+            part.replace(path)
         return FeatureBank(torch.load(path, weights_only=False))
 
 
@@ -185,6 +212,8 @@ class Step:
     make: Callable[[Recipe, Path], None]
     """Puts into a folder what it is to hold."""
     after: tuple[str, ...] = ()
+    shared: bool = False
+    """Whether several processes do it together (:attr:`Recipe.shares`)."""
 
 
 Steps = dict[str, Step]
@@ -194,6 +223,17 @@ Steps = dict[str, Step]
 def _do(recipe: Recipe, name: str, step: Step) -> None:
     torch.set_num_threads(1)
     recipe.do(name, step)
+
+
+def _make_share(recipe: Recipe, step: Step, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if not is_first_process():
+        recipe = replace(recipe, say=_silent)
+    recipe._make(step, folder)
+
+
+def _silent(message: str) -> None:
+    pass
 
 
 def load(folder: Path) -> Any:
@@ -305,7 +345,7 @@ def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Less
 
 
 def _round(after: str, course: Sequence[Lesson], round_: int) -> Step:
-    return Step(partial(_instruct, after=after, course=course, round_=round_), after=(after,))
+    return Step(partial(_instruct, after=after, course=course, round_=round_), after=(after,), shared=True)
 
 
 TINY_STEPS: Steps = {
@@ -366,8 +406,8 @@ def stage_v1_long(recipe: Recipe, folder: Path) -> None:
 
 V1_STEPS: Steps = {
     "v1-pictures": Step(learn_clip, after=(TINY,)),
-    "v1": Step(stage_v1, after=("v1-pictures",)),
-    "v1-long": Step(stage_v1_long, after=("v1",)),
+    "v1": Step(stage_v1, after=("v1-pictures",), shared=True),
+    "v1-long": Step(stage_v1_long, after=("v1",), shared=True),
     TINY_V1: Step(partial(finish, after="v1-long"), after=("v1-long",)),
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}

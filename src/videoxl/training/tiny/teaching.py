@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import barrier, is_initialized
 
 from videoxl.config import PrefillStrategy
 from videoxl.inference.processing import VideoXLProcessor
@@ -40,6 +42,8 @@ def teach(
     mixed: bool = False,
 ) -> TrainingResult:
     """Train ``model`` in place on a course, and write ``output/model``; a run that was interrupted goes on.
+
+    Where several processes call it (``torchrun``), each reads its share of the films of a step.
 
     Args:
         show: what is seen of a film.
@@ -83,5 +87,13 @@ def teach(
     collator = FilmCollator(model.config, tokenizer.pad_token_id)
     data = Data(films, collator, lambda epoch, rank, world: films.share(rank, world))
     result = run(config, output=output, resume=True, progress=False, start=start, data=data)
-    torch.save(module.heads.state_dict(), output / HEADS)
+    if is_first_process():
+        torch.save(module.heads.state_dict(), output / HEADS)
+    if is_initialized():
+        barrier()  # the next course reads them
     return result
+
+
+def is_first_process() -> bool:
+    """Whether this is the one that writes, of those that share a run."""
+    return os.environ.get("RANK", "0") == "0"
