@@ -122,6 +122,18 @@ def test_a_batch_counts_by_its_share_of_the_answers_of_a_step():
     assert learning.pop_logged() == pytest.approx(noted, rel=1e-6)
 
 
+def test_answers_that_are_found_nowhere_are_learned_all_the_same():
+    """Two films, all of whose questions ask how many, or for what is not there."""
+    learning = BeaconLearning(fresh_model(CONFIG, WORDS))
+    made = batch()
+    made |= {"looks": made["looks"][:0], "looked_at": made["looked_at"][:0]}
+    learning(**made).loss.backward()
+    logged = learning.pop_logged()
+    assert "look" not in logged
+    assert logged["answers"] > 0
+    assert all(head.weight.grad.abs().sum() > 0 for head in learning.heads.values())
+
+
 def test_beacons_must_know_what_their_last_tokens_show():
     learning = BeaconLearning(fresh_model(CONFIG, WORDS))
     (running,) = (running for running in steps_of(40, (4, 30), 26, RatioChooser((8,))) if running.step.beacons)

@@ -22,11 +22,9 @@ def main(
     scale: Annotated[float, typer.Option(help="Share of all steps that is done, for trying it out.")] = 1.0,
     processes: Annotated[int, typer.Option(help="Steps done side by side, a core each.", min=1)] = 1,
     shares: Annotated[
-        int,
-        typer.Option(
-            help="Processes that read the films of a long step, a core each; the result depends on it.", min=1
-        ),
-    ] = 2,
+        int | None,
+        typer.Option(help="Processes that divide a long step; the result depends on it. Default 2, on a GPU 1.", min=1),
+    ] = None,
 ) -> None:
     """Make embedded models: tiny in five hours on two cores; tiny-v1 in an hour and a quarter from the tiny made in the
     same folder, or else from the one in the package. One machine, one result."""
@@ -36,6 +34,8 @@ def main(
     torch.set_num_threads(1)  # at these sizes more only get in each other's way, and sums come out as they did
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the steps that are done side by side, too
     steps = {step: make for name in names for step, make in RECIPES[name].items()}
+    if shares is None:
+        shares = 1 if torch.cuda.is_available() else 2
     Recipe(output, seed=seed, scale=scale, shares=shares).follow(steps, processes=processes)
     for name in names:
         print(output / name / "model")

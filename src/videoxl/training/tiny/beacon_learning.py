@@ -60,7 +60,9 @@ class BeaconLearning(Objective):
             mine = looks[:, 0] == row
             elsewhere += self._look_losses(read, looks[mine, 1], looked_at[mine])
             known += [self._known(running, hidden, hints[row]) for running, hidden in read if running.step.beacons]
-        losses = {"look": torch.cat(elsewhere).mean()} | self._hint_losses(known)
+        losses = self._hint_losses(known)
+        if elsewhere:  # counts, and what is not there, are found nowhere
+            losses["look"] = torch.cat(elsewhere).mean()
         share = share_of_answers(batch["labels"], batch.get("num_items_in_batch"))
         self.noted({**losses, "answers": output.loss / share})
         output.loss = output.loss + self.weight * share * torch.stack(list(losses.values())).sum()
