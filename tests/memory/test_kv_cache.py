@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from tests.model.builders import noise, small_model
-from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.kv_cache import GrowingLayer, KVCache
 
 LAYERS, HEADS, WIDTH = 2, 2, 4
 
@@ -199,3 +200,30 @@ def test_generation_from_a_fork_equals_generation_without_a_cache(how):
     before = contents(base)
     assert torch.equal(model.generate(ids, past_key_values=base.fork(), **how), model.generate(ids, **how))
     assert same(contents(base), before)
+
+
+@pytest.fixture
+def threads_that_switch_all_the_time():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("threads_that_switch_all_the_time")
+def test_forks_that_come_and_go_in_threads_keep_what_they_wrote():
+    """Who has claimed the spare room must be known while others join and leave."""
+
+    def grow(base: GrowingLayer, number: int) -> bool:
+        layer = base.fork(reserve=24)
+        written = [torch.full((1, 1, 1, 2), 10.0 * number + step) for step in range(8)]
+        for token in written:
+            layer.update(token, token)
+        return torch.equal(layer.keys[..., 4:, :], torch.cat(written, dim=-2))
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(150):
+            base = GrowingLayer()
+            base.reserved = 24
+            base.update(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2))
+            assert all(pool.map(grow, [base] * 24, range(24)))

@@ -22,15 +22,23 @@ class _Room:
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.keys, self.values = keys, values
-        self.layers: weakref.WeakSet[GrowingLayer] = weakref.WeakSet()
-        self.lock = threading.Lock()
+        self._layers: list[weakref.ref[GrowingLayer]] = []
+        self._lock = threading.Lock()  # questions of several threads come and go; a WeakSet would lose some of them
+
+    def join(self, layer: GrowingLayer) -> None:
+        with self._lock:
+            self._layers.append(weakref.ref(layer))
+
+    def leave(self, layer: GrowingLayer) -> None:
+        with self._lock:
+            self._layers = [one for one in self._layers if one() not in (None, layer)]
 
     def claim(self, layer: GrowingLayer, seen: int, total: int) -> bool:
         """Whether ``layer`` may write tokens ``[seen, total)`` here: nobody else alive has any there."""
-        with self.lock:
-            free = self.keys.shape[-2] >= total and all(
-                other.claimed <= seen for other in self.layers if other is not layer
-            )
+        with self._lock:
+            self._layers = [one for one in self._layers if one() is not None]
+            others = (other for one in self._layers if (other := one()) is not None and other is not layer)
+            free = self.keys.shape[-2] >= total and all(other.claimed <= seen for other in others)
             if free:
                 layer.claimed = total
         return free
@@ -84,10 +92,10 @@ class GrowingLayer(DynamicLayer):
 
     def _move_to(self, room: _Room | None, claimed: int) -> None:
         if self._room is not None:
-            self._room.layers.discard(self)
+            self._room.leave(self)
         self._room, self.claimed = room, claimed
         if room is not None:
-            room.layers.add(self)
+            room.join(self)
 
     def _empty(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         return like.new_empty(shape)
