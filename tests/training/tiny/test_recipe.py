@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,20 @@ WEIGHTS = "model/model.safetensors"
 @pytest.mark.timeout(600)
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
-    recipe = Recipe(tmp_path, scale=0.004, say=said.append)
+    recipe = Recipe(tmp_path, scale=0.004, shares=1, say=said.append)
+    shared = replace(recipe, shares=2)
+    assert recipe.follow(RECIPES[TINY]) == tmp_path / TINY
+    for name, step in RECIPES[TINY_V1].items():
+        (shared if name == "v1-long" else recipe).do(name, step)
     for name in (TINY, TINY_V1):
-        folder = recipe.follow(RECIPES[name])
-        assert folder == tmp_path / name
-        engine = videoxl.load(str(folder / "model"))
+        engine = videoxl.load(str(tmp_path / name / "model"))
         asked = list(ask_about_films(engine, {"": Mode()}, groups=4, films=1, questions=2))
         assert len(asked) == 2
-    assert json.loads((tmp_path / "stage-4" / "done.json").read_text()) == {"seed": 0, "scale": 0.004, "shares": 2}
-    shared = json.loads(next((tmp_path / "stage-4").glob("checkpoint-*/complete.json")).read_text())
-    assert shared["processes"] == 2
+    for name, processes in (("stage-4", 1), ("v1-long", 2)):
+        facts = {"seed": 0, "scale": 0.004, "shares": processes}
+        assert json.loads((tmp_path / name / "done.json").read_text()) == facts
+        complete = next((tmp_path / name).glob("checkpoint-*/complete.json"))
+        assert json.loads(complete.read_text())["facts"]["processes"] == processes
     before = len(said)
     recipe.follow(RECIPES[TINY])  # nothing is done twice
     assert said[before:] == [f"{name}: done before" for name in RECIPES[TINY]]
