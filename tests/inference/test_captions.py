@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import videoxl
@@ -137,6 +137,7 @@ def test_an_extended_memory_is_the_one_read_at_once(engine, cut, whole_file):
     st.lists(st.integers(1, 39), min_size=1, max_size=3, unique=True).map(sorted),
     st.booleans(),
 )
+@example([(30, 1)], [3, 4], False)  # a step of a single frame, at whose time the cue begins
 def test_whatever_the_steps_and_the_cues_it_is_the_one_read_at_once(engine, tenths, cuts, whole_file):
     cues = [Cue(begin / 10, (begin + length) / 10, f"word {n}") for n, (begin, length) in enumerate(sorted(tenths))]
     strategy = ChunkedPrefill.from_blocks(2, 1)

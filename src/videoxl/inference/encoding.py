@@ -206,7 +206,8 @@ def _captions(engine: VideoXL, job: Job, memory: VideoMemory | None = None) -> C
         if isinstance(job.selection, OpenSelection):
             raise ValueError("subtitles need frames whose times are known beforehand: an iterator's are not")
         cues = later_cues(job.cues, memory.groups[-1].end_s, job.times[0]) if memory else job.cues
-        end_s = span_for(config, job.times, chat_format.tokenize, job.end_s).groups[-1].end_s
+        times = [*memory.timestamps, *job.times] if memory else job.times  # how long a frame is one alone cannot tell
+        end_s = span_for(config, times, chat_format.tokenize, job.end_s).groups[-1].end_s
         placed = Captions.place(cues, job.times, end_s, chat_format.tokenize_user)
     if memory is None or memory.usage.get("subtitles") is None:
         return placed
