@@ -21,10 +21,12 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
 import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import SiglipModel
 
@@ -139,17 +141,19 @@ class Recipe:
 
     def _share(self, step: Step, folder: Path) -> None:
         """As ``torchrun --standalone`` starts processes. Each does the whole step; training takes its share."""
-        launch = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=self.shares,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            run_id=uuid4().hex,
-            max_restarts=0,
-            start_method="spawn",
-        )
-        elastic_launch(launch, _make_share)(self, step, folder)
+        with TemporaryDirectory() as failures:  # where processes write what ended them; else they leave it behind
+            launch = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=self.shares,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                run_id=uuid4().hex,
+                max_restarts=0,
+                start_method="spawn",
+                logs_specs=DefaultLogsSpecs(failures),
+            )
+            elastic_launch(launch, _make_share)(self, step, folder)
 
     def _make(self, step: Step, folder: Path) -> None:
         torch.manual_seed(self.seed)  # whatever was drawn before, too
