@@ -315,7 +315,7 @@ def stage_1(recipe: Recipe, folder: Path) -> None:
     groups = bank.sample(SYNTHESIS.groups * steps, seed=recipe.seed)
     batches = [list(range(s * SYNTHESIS.groups, (s + 1) * SYNTHESIS.groups)) for s in range(steps)]
     data = Data(groups, collate_groups, lambda epoch, rank, world: [b[rank::world] for b in batches])
-    run(config, output=folder, resume=True, progress=False, start=start, data=data)
+    run(config, output=folder, resume=True, start=start, data=data)
 
 
 def collate_groups(groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -86,7 +86,7 @@ def teach(
     start = Start(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
     collator = FilmCollator(model.config, tokenizer.pad_token_id)
     data = Data(films, collator, lambda epoch, rank, world: films.share(rank, world))
-    result = run(config, output=output, resume=True, progress=False, start=start, data=data)
+    result = run(config, output=output, resume=True, start=start, data=data)
     if is_first_process():
         torch.save(module.heads.state_dict(), output / HEADS)
     if is_initialized():
