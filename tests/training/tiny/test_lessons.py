@@ -10,6 +10,7 @@ import torch
 
 from videoxl.config import TINY, TINY_V1
 from videoxl.inference.prompt import IGNORE_INDEX
+from videoxl.model.vision import patch_features
 from videoxl.training.tiny.bank import filmed, make_bank
 from videoxl.training.tiny.learning import AnswerLearning, right_answers, told_in_words
 from videoxl.training.tiny.lessons import (
@@ -26,8 +27,18 @@ from videoxl.training.tiny.lessons import (
     numbers_of,
     telegram,
 )
-from videoxl.training.tiny.sight import captions, names, naming_loss, sigmoid_loss, snapshots, truths
-from videoxl.training.tiny.sizes import fresh_model, model_config, siglip, take_tower
+from videoxl.training.tiny.sight import (
+    SightLesson,
+    before_the_last_layer,
+    captions,
+    learn_to_see,
+    names,
+    naming_loss,
+    sigmoid_loss,
+    snapshots,
+    truths,
+)
+from videoxl.training.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_tower
 from videoxl.training.tiny.words import tokenizer
 from videoxl.training.world import KINDS, Thing, ask, kinds_for, sample_film
 from videoxl.training.world.film import COLORS, SHAPES
@@ -114,10 +125,30 @@ def test_the_naming_loss_wants_whole_names():
     eye = torch.eye(len(things))
     shown = [Thing("red", "star"), None, Thing("blue", number=3)]
     right = torch.stack([eye[things.index(thing)] for thing in shown])
-    scale = torch.tensor(3.0)
-    assert naming_loss(right, eye, shown, scale) < naming_loss(right.roll(1, 0), eye, shown, scale)
-    even = naming_loss(torch.zeros_like(right), eye, shown, scale)
+    assert naming_loss(right, shown) < naming_loss(right.roll(1, 0), shown)
+    even = naming_loss(torch.zeros_like(right), shown)
     assert float(even) == pytest.approx(float(np.log(len(things))))
+
+
+def test_what_is_read_of_patches_is_what_a_language_model_will_see():
+    pictures, layer = ClipPictures(siglip(WORDS)), model_config(WORDS, TINY_V1).vision_select_layer
+    pixels = torch.randn(2, 3, 48, 48)
+    with before_the_last_layer(pictures) as patches:
+        pictures.get_image_features(pixels)
+    seen = patch_features(pictures.vision_model.vision_model, pixels, layer)
+    assert len(patches) == 1
+    assert torch.equal(patches[0], seen)
+
+
+def test_names_are_also_learned_from_patches():
+    """A head that knows nothing yet finds every name as likely as any other."""
+    lesson, losses = SightLesson(steps=1, batch=8), []
+    for readable in (0.0, 1.0):
+        torch.manual_seed(0)
+        pictures = ClipPictures(siglip(WORDS))
+        (check,) = learn_to_see(pictures, WORDS, replace(lesson, readable=readable))
+        losses.append(check.loss)
+    assert losses[1] - losses[0] == pytest.approx(np.log(len(names()[1])), rel=0.2)
 
 
 def test_an_example_depends_on_its_number_alone():

@@ -112,9 +112,9 @@ ROUND_3 = (
     replace(LONG, steps=120, rate=1.5e-3, kinds=TIMES_AT_LENGTH | CHOICES_AND_LISTS),
 )
 
-CLIP_PICTURES = SightLesson(steps=1200, batch=128, rate=1.5e-3, naming=3.0, check_every=100)
+CLIP_PICTURES = SightLesson(steps=2000, batch=128, rate=1.5e-3, naming=3.0, readable=3.0, check_every=100)
 """Its layers begin as those of the SigLIP."""
-V1_OFTEN = OFTEN | CHOICES | {"count": 5, "last": 3}
+V1_OFTEN = OFTEN | {"choice": 5, "count": 5, "last": 3, "present": 4, "shape": 3}
 UNTIMED = {kind: often for kind, often in V1_OFTEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
 V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=700, rate=1e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
@@ -127,7 +127,7 @@ V1_BEACONS = (
     Lesson(groups=(6, 40), films=4, questions=12, steps=900, rate=4e-3, kinds=UNTIMED, together=True),
 )
 """Packed questions are cheaper; through beacons they can only follow one another."""
-RELATIONS = UNTIMED | {"choice": 10, "after": 10, "count": 6, "last": 4, "present": 3}
+RELATIONS = UNTIMED | {"choice": 10, "after": 10, "count": 6, "last": 4, "present": 6}
 """More of what is found by comparing one beacon with another, or a question's lines with them."""
 V1_ROUND_2 = (
     replace(V1_BEACONS[0], groups=(4, 16), steps=350, rate=2.5e-3, kinds=RELATIONS),

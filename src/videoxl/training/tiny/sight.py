@@ -8,6 +8,7 @@ own, as the world knows which are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -123,13 +124,10 @@ def sigmoid_loss(
     return -F.logsigmoid(truth_FN * logits).sum() / len(pictures_FD)
 
 
-def naming_loss(
-    pictures_FD: torch.Tensor, names_ND: torch.Tensor, shown: Sequence[Thing | None], scale: torch.Tensor
-) -> torch.Tensor:
+def naming_loss(scores_FN: torch.Tensor, shown: Sequence[Thing | None]) -> torch.Tensor:
     """How little of the odds go to what each picture shows when every name of a thing is offered (:func:`names`)."""
     numbers = {thing: number for number, thing in enumerate(names()[1])}
-    wanted = torch.tensor([numbers[thing] for thing in shown])
-    return F.cross_entropy(pictures_FD @ names_ND.T * scale.exp(), wanted)
+    return F.cross_entropy(scores_FN, torch.tensor([numbers[thing] for thing in shown]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +142,10 @@ class SightLesson:
     naming: float = 0.0
     """Weight of telling whole names apart (:func:`naming_loss`) beside the sigmoid loss. Two digits differ in few of
     all captions: once those are right, what is left of the sigmoid loss hardly speaks of digits."""
+    readable: float = 0.0
+    """Weight of telling whole names also from the mean of the patches that a language model will see, which are those
+    before the last layer, by a linear head that is thrown away. What only the last layer makes of them, it would have
+    to learn again."""
     check_every: int = 250
 
 
@@ -170,19 +172,23 @@ def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: in
     named = [captions().index(name) for name in names()[0]]
     scale, bias = pictures.logit_scale, pictures.logit_bias
     weights = [p for p in pictures.parameters() if p.requires_grad]
+    reader = nn.Linear(pictures.config.vision_config.hidden_size, len(named)) if lesson.readable else None
+    weights += reader.parameters() if reader else []
     optimiser = muon_for(pictures, [{"params": weights, "lr": lesson.rate, "weight_decay": 0.0}], betas=(0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimiser, min(100, lesson.steps // 4), lesson.steps)
     losses: list[float] = []
     for step in range(1, lesson.steps + 1):
         pictures.train()
         frames, shown = snapshots(source, lesson.batch, pictures.config.vision_config.image_size)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16), before_the_last_layer(pictures) as patches:
             seen, read = picture_vectors(pictures, frames), text_vectors(pictures, texts)
         loss = sigmoid_loss(seen.float(), read.float(), truths(captions(), shown), scale, bias)
         if lesson.naming:
-            loss = loss + lesson.naming * naming_loss(seen.float(), read.float()[named], shown, scale)
+            loss = loss + lesson.naming * naming_loss(seen.float() @ read.float()[named].T * scale.exp(), shown)
+        if reader:
+            loss = loss + lesson.readable * naming_loss(reader(patches[0].float().mean(1)), shown)
         loss.backward()
-        nn.utils.clip_grad_norm_(pictures.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()
@@ -190,6 +196,20 @@ def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: in
         if step % lesson.check_every == 0 or step == lesson.steps:
             yield check_sight(pictures, tokenizer, step, float(np.mean(losses)))
             losses.clear()
+
+
+@contextmanager
+def before_the_last_layer(pictures: Any) -> Iterator[list[torch.Tensor]]:
+    """What its patches are there, ``[F, patches, C]`` of every look that is taken; a class token is left out."""
+    tower = pictures.vision_model
+    tower = getattr(tower, "vision_model", tower)
+    skipped = int(pictures.config.model_type == "clip")
+    found: list[torch.Tensor] = []
+    hook = tower.encoder.layers[-2].register_forward_hook(lambda module, given, out: found.append(out[:, skipped:]))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def caption_ids(tokenizer: Any, texts: list[str]) -> torch.Tensor:
