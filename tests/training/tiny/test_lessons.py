@@ -351,6 +351,30 @@ def data_for(made: dict) -> dict:
     return {name: value for name, value in made.items() if name not in ("bad_samples", "truncated")}
 
 
+def test_questions_see_the_film_only_behind_layers_that_are_blind():
+    model = fresh_model(CONFIG, WORDS).eval()
+    layers = model.model.language_model.layers
+    for layer in layers:
+        torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.1)
+    made = data_for(batch(show=filmed(CONFIG.image_size)))
+    visual = made["input_ids"] == CONFIG.video_token_id
+    asked = (visual.cumsum(1) == visual.sum(1, keepdim=True)) & ~visual
+    came: dict[int, torch.Tensor] = {}
+    for number, layer in enumerate(layers):
+        layer.register_forward_pre_hook(
+            lambda m, a, named, n=number: came.update({n: (a[0] if a else named["hidden_states"]).detach()}),
+            with_kwargs=True,
+        )
+    learning = AnswerLearning(model, blind=2)
+    first = learning(**made).loss, dict(came)
+    other = made | {"pixel_values_videos": -made["pixel_values_videos"]}
+    second = learning(**other).loss, dict(came)
+    differ = [bool((first[1][n] - second[1][n])[asked].abs().max() > 1e-4) for n in range(len(layers))]
+    assert differ == [False, False, False, *[True] * (len(layers) - 3)]  # what comes to a layer, from those before it
+    assert all((first[1][n] - second[1][n])[visual].abs().max() > 1e-4 for n in range(len(layers)))
+    assert first[0] != second[0]
+
+
 def test_a_batch_counts_by_its_share_of_the_answers_of_a_step():
     learning = AnswerLearning(fresh_model(CONFIG, WORDS).eval())
     made = data_for(batch(show=filmed(CONFIG.image_size)))  # words come with noise

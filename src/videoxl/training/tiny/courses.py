@@ -117,11 +117,15 @@ CLIP_PICTURES = SightLesson(steps=2000, batch=128, rate=1.5e-3, naming=3.0, read
 V1_OFTEN = OFTEN | {"choice": 5, "count": 5, "last": 3, "present": 4, "shape": 3}
 UNTIMED = {kind: often for kind, often in V1_OFTEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
-V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=700, rate=1e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
+V1_BLIND = 2
+"""Layers of five in which questions do not see the film yet: things are looked up where beacons will know of them."""
+V1_LANGUAGE = (
+    replace(LANGUAGE[0], kinds={kind: often for kind, often in UNTIMED.items() if kind in KEYS}),
+    replace(LANGUAGE[1], kinds=UNTIMED, chunked=0.0),
+)
+V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=800, rate=2e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
 V1_PROJECTOR = (replace(V1_SHORT, groups=(4, 12), films=8, steps=300, rate=4e-3),)
 V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=150))
-"""A third of the rate that the language model learned at: at that one it forgot what it knew, and needed five times the
-steps to know it again."""
 V1_BEACONS = (
     Lesson(groups=(4, 12), films=6, questions=10, steps=700, rate=4e-3, kinds=UNTIMED, together=True),
     Lesson(groups=(6, 40), films=4, questions=12, steps=900, rate=4e-3, kinds=UNTIMED, together=True),

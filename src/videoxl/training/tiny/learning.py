@@ -45,13 +45,21 @@ class AnswerLearning(Objective):
     when what it shows began, what was shown before, and how many shapes so far. Linear heads listen to that and are
     thrown away afterwards. Without them a model of this size takes ten times as long to tie what it sees to when it
     sees it.
+
+    Args:
+        blind: in how many layers, from the first on, questions and answers do not see the film. In full, a first layer
+            can look things up among the patches themselves; through beacons it cannot, since these know nothing
+            before they have passed a layer, and all is to be learned again.
     """
 
-    def __init__(self, model: Any, *, hinted: float = HINTED) -> None:
+    def __init__(self, model: Any, *, hinted: float = HINTED, blind: int = 0) -> None:
         super().__init__(model)
         self.weight = hinted
         self.heads = hint_heads(model, HINTS)
         layers = model.model.language_model.layers
+        self._out_of_sight: torch.Tensor | None = None
+        for layer in layers[:blind]:
+            layer.register_forward_pre_hook(self._cover, with_kwargs=True)
         middle = len(layers) // 2
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
@@ -65,6 +73,12 @@ class AnswerLearning(Objective):
 
     def _keep(self, name: str, output: Any) -> None:
         self._heard[name] = output[0] if isinstance(output, tuple) else output
+
+    def _cover(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask, hidden = named["attention_mask"], self._out_of_sight
+        assert hidden is not None
+        nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return arguments, {**named, "attention_mask": mask.masked_fill(hidden, nothing)}
 
     def _keep_inputs(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
         self._finder_inputs = named
@@ -82,8 +96,12 @@ class AnswerLearning(Objective):
         **batch: Any,
     ) -> Any:
         """``loss``, and for the log the share of right answers of every kind."""
+        visual = input_ids == self.config.video_token_id
+        behind = visual.flip(1).cumsum(1).flip(1) == 0
+        film = (visual.cumsum(1) > 0) & ~behind  # and the times within it, which have seen it
+        self._out_of_sight = (behind[:, :, None] & film[:, None])[:, None]
         if words is not None:
-            batch["inputs_embeds"] = self._told(input_ids, input_ids == self.config.video_token_id, words)
+            batch["inputs_embeds"] = self._told(input_ids, visual, words)
         elif self.config.beacon_param:  # in full, without compressing
             pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
             batch["inputs_embeds"] = self.model.model.embed(input_ids, **pictures)

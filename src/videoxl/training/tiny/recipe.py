@@ -54,7 +54,9 @@ from videoxl.training.tiny.courses import (
     ROUND_3,
     SYNTHESIS,
     V1_BEACONS,
+    V1_BLIND,
     V1_FULL,
+    V1_LANGUAGE,
     V1_LONG,
     V1_PROJECTOR,
     V1_ROUND_2,
@@ -282,12 +284,13 @@ def learn_pictures_again(recipe: Recipe, folder: Path) -> None:
     save_pictures(pictures, folder / "model")
 
 
-def learn_language(recipe: Recipe, folder: Path) -> None:
-    """A language model from films told in words."""
+def _learn_language(recipe: Recipe, folder: Path, *, course: Sequence[Lesson], blind: int) -> None:
+    """A language model from films told in words. ``blind``: layers in which questions do not see them."""
     words = make_tokenizer()
     model = fresh_model(model_config(words), words, seed=recipe.seed)
     show = told_in_words(Scribe(model.config, words))
-    teach(model, words, recipe.course(LANGUAGE), show, folder, parts={"language_model": 1.0}, seed=recipe.seed)
+    parts = {"language_model": 1.0}
+    teach(model, words, recipe.course(course), show, folder, parts=parts, seed=recipe.seed, blind=blind)
 
 
 def stage_1(recipe: Recipe, folder: Path) -> None:
@@ -355,7 +358,7 @@ def _round(after: str, course: Sequence[Lesson], round_: int) -> Step:
 
 TINY_STEPS: Steps = {
     "pictures": Step(learn_pictures),
-    "language": Step(learn_language),
+    "language": Step(partial(_learn_language, course=LANGUAGE, blind=0)),
     "pictures-again": Step(learn_pictures_again, after=("pictures",)),
     "stage-1": Step(stage_1, after=("pictures-again",)),
     "stage-2": Step(stage_2, after=("stage-1", "language")),
@@ -380,25 +383,24 @@ def learn_clip(recipe: Recipe, folder: Path) -> None:
 
 
 def stage_v1(recipe: Recipe, folder: Path) -> None:
-    """Video-XL: the projector between CLIP and tiny's language model, then both in full, then with beacons."""
+    """Video-XL: the projector between CLIP and a language model, then both in full, then with beacons."""
     words = make_tokenizer()
     model = fresh_model(model_config(words, TINY_V1), words, seed=recipe.seed)
     pictures = _clip(recipe)
     pictures.vision_model.load_state_dict(torch.load(recipe.output / "v1-pictures" / "model.pt", weights_only=True))
     take_tower(model, pictures)
-    take_language(model, load(recipe.tiny))
+    take_language(model, recipe.model("v1-language"))
     show = recipe.bank(model).show
 
-    def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> None:
-        teach(
-            model, words, recipe.course(course), show, folder / name, parts=parts, seed=recipe.seed, mixed=True, **how
-        )
+    def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> Path:
+        output, how = folder / name, {"schedule": "cosine", "mixed": True, "seed": recipe.seed, **how}
+        teach(model, words, recipe.course(course), show, output, parts=parts, **how)
+        return output
 
-    learn("projector", V1_PROJECTOR, {"projector": 1.0}, schedule="cosine")
-    heads = folder / "projector"
-    learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, schedule="cosine", heads=heads)
+    heard = learn("projector", V1_PROJECTOR, {"projector": 1.0}, heads=recipe.output / "v1-language", blind=V1_BLIND)
+    learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, heads=heard, blind=V1_BLIND)
     take_language(model, model)  # beacons begin as what the rest has become
-    learn("", V1_BEACONS, WITH_BEACONS, schedule="cosine", prefill=BEACONS)
+    learn("", V1_BEACONS, WITH_BEACONS, prefill=BEACONS)
 
 
 def _read_on(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], films: int) -> None:
@@ -415,7 +417,8 @@ def _beacon_round(after: str, course: Sequence[Lesson], films: int) -> Step:
 
 V1_STEPS: Steps = {
     "v1-pictures": Step(learn_clip, after=(TINY,)),
-    "v1": Step(stage_v1, after=("v1-pictures",), shared=True),
+    "v1-language": Step(partial(_learn_language, course=V1_LANGUAGE, blind=V1_BLIND)),
+    "v1": Step(stage_v1, after=("v1-pictures", "v1-language"), shared=True),
     "v1.2": _beacon_round("v1", V1_ROUND_2, 2),
     "v1-long": _beacon_round("v1.2", V1_LONG, 1),
     TINY_V1: Step(partial(finish, after="v1-long"), after=("v1-long",)),

@@ -40,6 +40,7 @@ def teach(
     prefill: PrefillStrategy | None = None,
     heads: Path | None = None,
     mixed: bool = False,
+    blind: int = 0,
 ) -> TrainingResult:
     """Train ``model`` in place on a course, and write ``output/model``; a run that was interrupted goes on.
 
@@ -52,6 +53,8 @@ def teach(
         mixed: whether steps of all lessons are mixed; default one lesson after the other.
         heads: folder of a course, read in the same way, whose heads listen on; default fresh ones, which a hundred
             steps go into.
+        blind: in how many layers questions do not see a film that is read in full
+            (:class:`~videoxl.training.tiny.learning.AnswerLearning`).
     """
     steps = sum(lesson.steps for lesson in course)
     rate = course[0].rate
@@ -80,7 +83,7 @@ def teach(
     scribe = Scribe(model.config, tokenizer)
     films = FilmDataset(course, scribe, show, seed=seed, mixed=mixed)
     torch.manual_seed(seed)  # for the heads
-    module = AnswerLearning(model) if prefill is None else BeaconLearning(model)
+    module = AnswerLearning(model, blind=blind) if prefill is None else BeaconLearning(model)
     if heads is not None:
         module.heads.load_state_dict(torch.load(heads / HEADS, weights_only=True))
     start = Start(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
