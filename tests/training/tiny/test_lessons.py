@@ -373,6 +373,9 @@ def test_questions_see_the_film_only_behind_layers_that_are_blind():
     assert differ == [False, False, False, *[True] * (len(layers) - 3)]  # what comes to a layer, from those before it
     assert all((first[1][n] - second[1][n])[visual].abs().max() > 1e-4 for n in range(len(layers)))
     assert first[0] != second[0]
+    came.clear()
+    model(inputs_embeds=model.get_input_embeddings()(made["input_ids"][:, :5]), use_cache=False)
+    assert len(came) == len(layers)  # another text is read as ever
 
 
 def test_a_batch_counts_by_its_share_of_the_answers_of_a_step():

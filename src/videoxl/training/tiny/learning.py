@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,9 +57,7 @@ class AnswerLearning(Objective):
         self.weight = hinted
         self.heads = hint_heads(model, HINTS)
         layers = model.model.language_model.layers
-        self._out_of_sight: torch.Tensor | None = None
-        for layer in layers[:blind]:
-            layer.register_forward_pre_hook(self._cover, with_kwargs=True)
+        self.blind = layers[:blind]
         middle = len(layers) // 2
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
@@ -73,12 +71,6 @@ class AnswerLearning(Objective):
 
     def _keep(self, name: str, output: Any) -> None:
         self._heard[name] = output[0] if isinstance(output, tuple) else output
-
-    def _cover(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        mask, hidden = named["attention_mask"], self._out_of_sight
-        assert hidden is not None
-        nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        return arguments, {**named, "attention_mask": mask.masked_fill(hidden, nothing)}
 
     def _keep_inputs(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
         self._finder_inputs = named
@@ -97,9 +89,6 @@ class AnswerLearning(Objective):
     ) -> Any:
         """``loss``, and for the log the share of right answers of every kind."""
         visual = input_ids == self.config.video_token_id
-        behind = visual.flip(1).cumsum(1).flip(1) == 0
-        film = (visual.cumsum(1) > 0) & ~behind  # and the times within it, which have seen it
-        self._out_of_sight = (behind[:, :, None] & film[:, None])[:, None]
         if words is not None:
             batch["inputs_embeds"] = self._told(input_ids, visual, words)
         elif self.config.beacon_param:  # in full, without compressing
@@ -107,7 +96,12 @@ class AnswerLearning(Objective):
             batch["inputs_embeds"] = self.model.model.embed(input_ids, **pictures)
         else:
             batch["input_ids"] = input_ids
-        output = self.model(**{**batch, "labels": labels, "use_cache": False})
+        hooks = [layer.register_forward_pre_hook(cover(visual), with_kwargs=True) for layer in self.blind]
+        try:  # the next course's model is this one
+            output = self.model(**{**batch, "labels": labels, "use_cache": False})
+        finally:
+            for hook in hooks:
+                hook.remove()
         losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, batch["attention_mask"])
         right = right_answers(output.logits, labels, segments, kinds)
         self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
@@ -166,6 +160,20 @@ class AnswerLearning(Objective):
             share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)
             losses.append(-share.logsumexp(-1))
         return {"look": torch.cat(losses).mean()}
+
+
+def cover(visual_BL: torch.Tensor) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """What hides a film from all behind it in a layer that is called with an ``attention_mask`` ``[B, 1, L, L]``."""
+    behind = visual_BL.flip(1).cumsum(1).flip(1) == 0
+    film = (visual_BL.cumsum(1) > 0) & ~behind  # and the times within it, which have seen it
+    hidden = (behind[:, :, None] & film[:, None])[:, None]
+
+    def hook(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = named["attention_mask"]
+        nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return arguments, {**named, "attention_mask": mask.masked_fill(hidden, nothing)}
+
+    return hook
 
 
 def share_of_answers(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
