@@ -366,6 +366,7 @@ def test_questions_see_the_film_only_behind_layers_that_are_blind():
             with_kwargs=True,
         )
     learning = AnswerLearning(model, blind=2)
+    assert learning.state_dict().keys() == AnswerLearning(model).state_dict().keys()
     first = learning(**made).loss, dict(came)
     other = made | {"pixel_values_videos": -made["pixel_values_videos"]}
     second = learning(**other).loss, dict(came)

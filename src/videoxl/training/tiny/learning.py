@@ -57,7 +57,7 @@ class AnswerLearning(Objective):
         self.weight = hinted
         self.heads = hint_heads(model, HINTS)
         layers = model.model.language_model.layers
-        self.blind = layers[:blind]
+        self.blind = blind
         middle = len(layers) // 2
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
@@ -96,7 +96,8 @@ class AnswerLearning(Objective):
             batch["inputs_embeds"] = self.model.model.embed(input_ids, **pictures)
         else:
             batch["input_ids"] = input_ids
-        hooks = [layer.register_forward_pre_hook(cover(visual), with_kwargs=True) for layer in self.blind]
+        blind = self.model.model.language_model.layers[: self.blind]
+        hooks = [layer.register_forward_pre_hook(cover(visual), with_kwargs=True) for layer in blind]
         try:  # the next course's model is this one
             output = self.model(**{**batch, "labels": labels, "use_cache": False})
         finally:
