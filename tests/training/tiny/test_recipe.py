@@ -51,7 +51,7 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
         again.do(name, RECIPES[TINY][name])
         assert (again.output / name / WEIGHTS).read_bytes() == (tmp_path / name / WEIGHTS).read_bytes(), name
     assert recipe.tiny == tmp_path / TINY / "model"
-    assert again.tiny == embedded_folder(TINY)  # what tiny-v1 begins with where no tiny was made
+    assert again.tiny == embedded_folder(TINY)  # where tiny-v1 has its SigLIP from, if none was made
 
 
 def _meet(recipe: Recipe, folder: Path) -> None:

@@ -26,8 +26,8 @@ def main(
         typer.Option(help="Processes that divide a long step; the result depends on it. Default 2, on a GPU 1.", min=1),
     ] = None,
 ) -> None:
-    """Make embedded models; hours on two cores (docs/embedded.md). tiny-v1 begins with the tiny made in the same
-    folder, or else with the one in the package. One machine, one result."""
+    """Make embedded models; hours on two cores (docs/embedded.md). tiny-v1 sees with what the tiny made in
+    the same folder has learned, or else the one in the package. One machine, one result."""
     for name in names:
         if name not in RECIPES:
             raise typer.BadParameter(f"there is no embedded model {name!r}; there are {', '.join(RECIPES)}")

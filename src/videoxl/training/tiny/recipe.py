@@ -1,8 +1,8 @@
 """How the embedded models are made: every step from random numbers to a folder that ``videoxl.load`` reads.
 
 ``tiny`` goes the way of Video-XL-2. What others trained for the released model, a SigLIP and a language model, is
-trained here too; the rest are its four stages. ``tiny-v1`` begins with what ``tiny`` has become, the one made in the
-same folder or else the one in the package: it takes the language model over, learns to see as CLIP does, and to read
+trained here too; the rest are its four stages. ``tiny-v1`` has a language model of its own, and a CLIP that begins with
+the SigLIP of ``tiny``, the one made in the same folder or else the one in the package; it learns to read in full, then
 through beacons. A step that is done is not done again; one that was interrupted goes on. Steps that need nothing of one
 another can be done side by side, and are the same as one after the other. The long ones are shared: two processes read
 half of the films each.
