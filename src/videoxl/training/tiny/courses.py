@@ -131,15 +131,10 @@ V1_BEACONS = (
     Lesson(groups=(6, 40), films=4, questions=12, steps=900, rate=4e-3, kinds=UNTIMED, together=True),
 )
 """Packed questions are cheaper; through beacons they can only follow one another."""
-RELATIONS = UNTIMED | {"choice": 10, "after": 10, "count": 6, "last": 4, "present": 6}
-"""More of what is found by comparing one beacon with another, or a question's lines with them."""
-V1_ROUND_2 = (
-    replace(V1_BEACONS[0], groups=(4, 16), steps=350, rate=2.5e-3, kinds=RELATIONS),
-    replace(V1_BEACONS[1], steps=150, rate=2.5e-3, kinds=RELATIONS),
-)
+COUNTS = UNTIMED | {"count": 10}
 V1_LONG = (
-    replace(V1_ROUND_2[0], steps=200, rate=1.5e-3),
-    replace(V1_BEACONS[1], steps=200, rate=1.5e-3, kinds=RELATIONS),
-    replace(V1_BEACONS[1], groups=(64, 512), films=2, questions=24, steps=140, rate=1.5e-3, kinds=RELATIONS),
+    replace(V1_BEACONS[0], steps=100, rate=1.5e-3, kinds=COUNTS),
+    replace(V1_BEACONS[1], steps=100, rate=1.5e-3, kinds=COUNTS),
+    replace(V1_BEACONS[1], groups=(64, 512), films=2, questions=24, steps=140, rate=1.5e-3, kinds=COUNTS),
 )
 """What is learned from 160 frames at most makes a memory of 2,048 unreadable."""

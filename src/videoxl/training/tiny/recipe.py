@@ -59,7 +59,6 @@ from videoxl.training.tiny.courses import (
     V1_LANGUAGE,
     V1_LONG,
     V1_PROJECTOR,
-    V1_ROUND_2,
 )
 from videoxl.training.tiny.learning import told_in_words
 from videoxl.training.tiny.lessons import Lesson, Scribe
@@ -403,24 +402,19 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     learn("", V1_BEACONS, WITH_BEACONS, prefill=BEACONS)
 
 
-def _read_on(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], films: int) -> None:
-    """More films through beacons. ``films``: a number that no other round has, for other ones."""
-    model = recipe.model(after)
+def stage_v1_long(recipe: Recipe, folder: Path) -> None:
+    """Long films among short ones, through beacons; other ones than before."""
+    model = recipe.model("v1")
     how: dict[str, Any] = {"parts": WITH_BEACONS, "schedule": "cosine", "mixed": True, "prefill": BEACONS}
-    show, lessons, heads = recipe.bank(model).show, recipe.course(course), recipe.output / after
-    teach(model, make_tokenizer(), lessons, show, folder, seed=recipe.seed + films, heads=heads, **how)
-
-
-def _beacon_round(after: str, course: Sequence[Lesson], films: int) -> Step:
-    return Step(partial(_read_on, after=after, course=course, films=films), after=(after,), shared=True)
+    show, heads = recipe.bank(model).show, recipe.output / "v1"
+    teach(model, make_tokenizer(), recipe.course(V1_LONG), show, folder, seed=recipe.seed + 1, heads=heads, **how)
 
 
 V1_STEPS: Steps = {
     "v1-pictures": Step(learn_clip, after=(TINY,)),
     "v1-language": Step(partial(_learn_language, course=V1_LANGUAGE, blind=V1_BLIND)),
     "v1": Step(stage_v1, after=("v1-pictures", "v1-language"), shared=True),
-    "v1.2": _beacon_round("v1", V1_ROUND_2, 2),
-    "v1-long": _beacon_round("v1.2", V1_LONG, 1),
+    "v1-long": Step(stage_v1_long, after=("v1",), shared=True),
     TINY_V1: Step(partial(finish, after="v1-long"), after=("v1-long",)),
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}
