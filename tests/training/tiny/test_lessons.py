@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from videoxl.config import TINY, TINY_V1
+from videoxl.config import TINY, TINY_V1, BeaconPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.vision import patch_features
 from videoxl.training.tiny.bank import filmed, make_bank
@@ -39,6 +39,7 @@ from videoxl.training.tiny.sight import (
     truths,
 )
 from videoxl.training.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_tower
+from videoxl.training.tiny.teaching import teach
 from videoxl.training.tiny.words import tokenizer
 from videoxl.training.world import KINDS, Thing, ask, kinds_for, sample_film
 from videoxl.training.world.film import COLORS, SHAPES
@@ -345,6 +346,13 @@ def test_the_loss_falls_and_the_right_weights_move():
     logged = learning.pop_logged()
     assert set(logged) >= {*HINTS, "look"}
     assert set(logged) <= {*HINTS, "look", *KINDS}
+
+
+def test_a_film_that_is_compressed_is_hidden_from_no_layer(tmp_path):
+    how = {"parts": {"projector": 1.0}, "prefill": BeaconPrefill(ratio=2), "blind": 2}
+    with pytest.raises(ValueError, match="got blind=2 with prefill="):
+        teach(fresh_model(CONFIG, WORDS), WORDS, [LESSON], filmed(CONFIG.image_size), tmp_path, **how)
+    assert not any(tmp_path.iterdir())
 
 
 def data_for(made: dict) -> dict:

@@ -54,8 +54,10 @@ def teach(
         heads: folder of a course, read in the same way, whose heads listen on; default fresh ones, which a hundred
             steps go into.
         blind: in how many layers questions do not see a film that is read in full
-            (:class:`~videoxl.training.tiny.learning.AnswerLearning`).
+            (:class:`~videoxl.training.tiny.learning.AnswerLearning`). ``ValueError`` for one beside a ``prefill``.
     """
+    if blind and prefill is not None:
+        raise ValueError(f"got blind={blind} with prefill={prefill}: only films that are read in full can be hidden")
     steps = sum(lesson.steps for lesson in course)
     rate = course[0].rate
     rates = {part: share * rate for part, share in parts.items()}
