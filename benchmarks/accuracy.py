@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 import transformers
+from recipes.tiny.accuracy import Asked, Mode, ask_about_films
 
 import videoxl
 from videoxl.config import TINY, TINY_V1, BeaconPrefill, BiLevelDecode, ChunkedPrefill, FullPrefill
-from videoxl.training.tiny.accuracy import Asked, Mode, ask_about_films
-from videoxl.training.world import KINDS
-from videoxl.training.world.questions import CONTENT, TIMED
+from videoxl.world import KINDS
+from videoxl.world.questions import CONTENT, TIMED
 
 TINY_MODES = {
     "full": Mode(FullPrefill()),

@@ -28,10 +28,10 @@ import transformers
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import BeaconPrefill
-from videoxl.inference.beacon import BeaconWriter
-from videoxl.inference.prefill import FRAMES_PER_TILE, Prefill, Tile
+from videoxl.inference.plan.model_spec import RELEASED
+from videoxl.inference.prefill.beacon import BeaconWriter
+from videoxl.inference.prefill.read import FRAMES_PER_TILE, Prefill, Tile
 from videoxl.inference.prompt import VisualSpan
-from videoxl.inference.specification import RELEASED
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import step_embeddings
 from videoxl.model.configuration import VideoXLConfig, native_config_dict

@@ -36,23 +36,23 @@ import safetensors
 import safetensors.torch
 import torch
 import transformers
+from recipes.tiny.lessons import draw_questions
 
 import videoxl
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode
-from videoxl.inference.bilevel import pooled_level
+from videoxl.inference.decode.bilevel import pooled_level
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import span_for
-from videoxl.memory.blocks import blocks_of, mix, plan_mix
+from videoxl.memory.file.codec import SAVE_DTYPES
+from videoxl.memory.file.format import MemoryFile
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.memory_file import MemoryFile
-from videoxl.memory.quantisation import SAVE_DTYPES
+from videoxl.memory.pooling import blocks_of, mix, plan_mix
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.tiny.lessons import draw_questions
-from videoxl.training.world import KINDS, Film, Question, Renderer, sample_film
-from videoxl.training.world.questions import TIMED
+from videoxl.world import KINDS, Film, Question, Renderer, sample_film
+from videoxl.world.questions import TIMED
 
 BIASES = (0.0, 20.0, 100.0)
 GROUPS_OF_ACCURACY = 64

@@ -27,8 +27,8 @@ import torch
 
 from memory_file import forget, noise_memory, seconds, wide_engine
 from videoxl.errors import MemoryFileError
-from videoxl.memory.file_layers import BOTH, DENSE, part_name
-from videoxl.memory.memory_file import MemoryFile
+from videoxl.memory.file.format import MemoryFile
+from videoxl.memory.file.layers import BOTH, DENSE, part_name
 
 BLOCK = 30
 WAYS = ("pread", "mapped")

@@ -32,11 +32,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import ChunkedPrefill
-from videoxl.inference.chunked import GROUPS_PER_TILE, MaskWriter, StreamingWriter, TileStep
+from videoxl.inference.prefill.chunked import GROUPS_PER_TILE, MaskWriter, StreamingWriter, TileStep
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
-from videoxl.memory.chunks import ChunkBook, GroupLayout, allowed_mask
+from videoxl.memory.host_cache import DeviceStore
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.stores import DeviceStore
+from videoxl.memory.layout import ChunkBook, GroupLayout, allowed_mask
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 

@@ -30,17 +30,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from recipes.tiny.lessons import draw_questions
 
 import videoxl
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode
 from videoxl.evaluation.metrics import wilson_interval
-from videoxl.inference.bilevel import Question, best_blocks, pooled_level, start_from
-from videoxl.inference.relevance import ScoringStep, attention_scores
-from videoxl.inference.siglip import SiglipRelevance
-from videoxl.memory.blocks import PooledLevel, blocks_of
+from videoxl.inference.decode.bilevel import Question, best_blocks, pooled_level, start_from
+from videoxl.inference.decode.relevance import ScoringStep, attention_scores
+from videoxl.inference.decode.siglip import SiglipRelevance
+from videoxl.memory.pooling import PooledLevel, blocks_of
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.training.tiny.lessons import draw_questions
-from videoxl.training.world import KINDS, Renderer, sample_film
+from videoxl.world import KINDS, Renderer, sample_film
 
 BLOCK_SIZE, POOL, WIDER = 4, 4, 4
 TOP_K = (1, 2, 4, 8)

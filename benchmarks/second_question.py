@@ -33,9 +33,9 @@ import transformers
 import videoxl
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode, PrefillStrategy
-from videoxl.inference.encoding import ROOM_FOR_QUESTIONS
+from videoxl.inference.encode import ROOM_FOR_QUESTIONS
+from videoxl.inference.prefill.choose import frames_per_tile, make_writer
 from videoxl.inference.prompt import span_for
-from videoxl.inference.strategies import frames_per_tile, make_writer
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration

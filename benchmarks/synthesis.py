@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 import transformers
+from recipes.tiny.bank import FeatureBank, make_bank
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import videoxl
 from videoxl.config import TINY
-from videoxl.training.config import SynthesisConfig
-from videoxl.training.synthesis import SynthesisPretraining, parts
-from videoxl.training.tiny.bank import FeatureBank, make_bank
+from videoxl.training.config.training import SynthesisConfig
+from videoxl.training.objectives.synthesis import SynthesisPretraining, parts
 
 BATCH, RATE = 32, 2e-3
 FITTED, JUDGED = 200, 100

@@ -26,22 +26,22 @@ from typing import Any
 
 import torch
 import transformers
+from recipes.tiny.sizes import model_config
+from recipes.tiny.words import tokenizer
 
 from videoxl.config import TINY, Sampling
-from videoxl.inference.processing import VideoXLProcessor
+from videoxl.hf.processing import VideoXLProcessor
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.collator import Collator
-from videoxl.training.config import TrainingConfig
-from videoxl.training.data import DataConfig, VideoDataset
-from videoxl.training.mixtures import Source
-from videoxl.training.order import BatchOrder
+from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.collator import Collator
+from videoxl.training.data.dataset import DataConfig, VideoDataset
+from videoxl.training.data.mixtures import Source
+from videoxl.training.data.order import BatchOrder
 from videoxl.training.run import run
-from videoxl.training.starting import Data, Start
-from videoxl.training.tiny.sizes import model_config
-from videoxl.training.tiny.words import tokenizer
+from videoxl.training.setup import Data, Start
 from videoxl.training.trainer import VideoXLTrainer
-from videoxl.training.world import write_world
+from videoxl.world import write_world
 
 BATCH, RATE, CLIP = 2, 1e-4, 1.0
 FRAMES = 16

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch.nn import functional as F  # noqa: N812
 
-from videoxl.inference.specification import RELEASED
+from videoxl.inference.plan.model_spec import RELEASED
 from videoxl.model.configuration import VideoXLConfig, native_config_dict
 from videoxl.model.token_synthesis import TemporalConv
 from videoxl.model.videoxl import VideoXLModel

@@ -46,7 +46,7 @@ def tiny_v1():
 @pytest.fixture(scope="session")
 def tiny_folder(tiny, tmp_path_factory) -> Path:
     """``tiny`` as a user would save it: weights, config, tokenizer, processor."""
-    from videoxl.inference.processing import VideoXLProcessor
+    from videoxl.hf.processing import VideoXLProcessor
 
     folder = tmp_path_factory.mktemp("saved") / "tiny"
     tiny.model.save_pretrained(folder)

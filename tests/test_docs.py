@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videoxl.conversion import convert_checkpoint
-from videoxl.demo import write_demo
+from videoxl.cli.convert import convert_checkpoint
+from videoxl.cli.demo import write_demo
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))

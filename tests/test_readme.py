@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from videoxl.conversion import convert_checkpoint
-from videoxl.demo import write_demo
+from videoxl.cli.convert import convert_checkpoint
+from videoxl.cli.demo import write_demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

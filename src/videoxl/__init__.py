@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from videoxl._registration import register_on_import
 from videoxl._version import __version__
+from videoxl.hf.register import register_on_import
 
 if TYPE_CHECKING:
     from videoxl.config import (
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
         VideoXLError,
     )
     from videoxl.inference.answers import Answer, Piece, Span, Usage
+    from videoxl.inference.decode.released_units import released_selection
+    from videoxl.inference.decode.siglip import SiglipRelevance
     from videoxl.inference.engine import ChatSession, VideoXL, load
-    from videoxl.inference.planner import Plan, plan
-    from videoxl.inference.selections import released_selection
-    from videoxl.inference.siglip import SiglipRelevance
+    from videoxl.inference.plan.planner import Plan, plan
     from videoxl.memory.video_memory import VideoMemory
     from videoxl.video import Frames, VideoLimits, open_video
 
@@ -64,9 +64,9 @@ _HOMES = {
     ),
     "videoxl.inference.answers": ("Answer", "Piece", "Span", "Usage"),
     "videoxl.inference.engine": ("ChatSession", "VideoXL", "load"),
-    "videoxl.inference.planner": ("Plan", "plan"),
-    "videoxl.inference.selections": ("released_selection",),
-    "videoxl.inference.siglip": ("SiglipRelevance",),
+    "videoxl.inference.plan.planner": ("Plan", "plan"),
+    "videoxl.inference.decode.released_units": ("released_selection",),
+    "videoxl.inference.decode.siglip": ("SiglipRelevance",),
     "videoxl.memory.video_memory": ("VideoMemory",),
     "videoxl.video": ("Frames", "VideoLimits", "open_video"),
 }

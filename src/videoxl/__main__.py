@@ -1,5 +1,5 @@
 """``python -m videoxl`` is the ``videoxl`` command."""
 
-from videoxl.cli import main
+from videoxl.cli.main import main
 
 main()

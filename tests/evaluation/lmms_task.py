@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from videoxl.training.world import write_world
+from videoxl.world import write_world
 
 TASK = "toy_world"
 YAML = """\

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.asking import run_settings
 from videoxl.evaluation.grounding import Event, evaluate, overlap, read_events, reading, score
 from videoxl.evaluation.grounding_films import write_films
-from videoxl.evaluation.results import SampleLog
-from videoxl.evaluation.spans import TimeSpan
-from videoxl.training.world import sample_film
+from videoxl.evaluation.log import SampleLog
+from videoxl.evaluation.samples import run_settings
+from videoxl.scenarios.time_spans import TimeSpan
+from videoxl.world import sample_film
 
 CHARADES = "3MSZA 24.3 30.4##person turn a light on.\n3MSZA 0.0 4##a person sits down.\n\nAO8RW 1 2##  opens a door \n"
 TIMELENS = {

@@ -26,7 +26,7 @@ from videoxl.evaluation.lmms import models
 from videoxl.evaluation.lmms.asking import Asked, Asker, ReadingSettings
 from videoxl.evaluation.lmms.models import FAILED, VideoXLChat, VideoXLSimple
 from videoxl.evaluation.lmms.running import Run, run_lmms
-from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 from videoxl.inference.answers import Answer
 

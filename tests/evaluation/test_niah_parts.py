@@ -18,8 +18,8 @@ from videoxl.evaluation.niah.judging import is_right, says
 from videoxl.evaluation.niah.needles import Asked, film_of, questions_about, read_needles
 from videoxl.evaluation.niah.settings import NEEDLE_KINDS, PRESETS, NiahSettings, Place, places
 from videoxl.evaluation.niah.ways import evidence_blocks, is_inner
-from videoxl.training.world import Renderer
 from videoxl.video import Resize, open_video
+from videoxl.world import Renderer
 
 ZOO = "\nFind the sign. What animal is it?\nA. lion\nB. tiger\nC. horse\nD. dog\nAnswer with the letter."
 

@@ -17,12 +17,12 @@ from tests.conftest import require
 from tests.evaluation.test_niah_parts import needle_folder
 from videoxl.config import DenseDecode, prefill_from_string
 from videoxl.errors import EvaluationError, MissingDependencyError, VideoError
-from videoxl.evaluation.blind import answer_blind
 from videoxl.evaluation.niah.heatmap import draw_heatmap
 from videoxl.evaluation.niah.output import write_results
 from videoxl.evaluation.niah.runner import run_niah
 from videoxl.evaluation.niah.settings import WAYS, NiahSettings
 from videoxl.evaluation.niah.summary import summary, text, ways_table
+from videoxl.evaluation.no_video import answer_blind
 
 SMALL = NiahSettings(frames=(16, 48), depths=(0.0, 0.5), samples=1, kinds=("color", "number", "at"), max_new_tokens=4)
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image
 
-from videoxl.cli import main
+from videoxl.cli.main import main
 from videoxl.config import BiLevelDecode, ChunkedPrefill, decode_from_string, prefill_from_string
 from videoxl.errors import EvaluationError, MissingDependencyError
 from videoxl.evaluation.lmms import running

@@ -9,9 +9,9 @@ import shutil
 import pytest
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.asking import run_settings
+from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.prompts import VNBENCH
-from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.samples import run_settings
 from videoxl.evaluation.vnbench import (
     evaluate,
     first_questions,

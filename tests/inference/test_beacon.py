@@ -21,7 +21,7 @@ from tests.model.builders import BEACON_FRAME, BEACON_WINDOW, small_beacon_model
 from videoxl import BeaconPrefill, ChunkedPrefill, FullPrefill, Generation, VideoMemory
 from videoxl.config import MIXES, prefill_from_string
 from videoxl.errors import CheckpointError
-from videoxl.inference.generation import generate
+from videoxl.inference.decode.generate import generate
 from videoxl.model.beacon import LostWindowError
 from videoxl.video import Resize
 

@@ -12,12 +12,12 @@ import torch
 import videoxl
 from tests.model.builders import difference
 from videoxl import BiLevelDecode, ChunkedPrefill, DenseDecode, FullPrefill, Generation, VideoMemory
-from videoxl.inference import bilevel
-from videoxl.inference.bilevel import Question, pooled_level, start_from
-from videoxl.inference.relevance import ScoringStep, attention_scores, group_masses
-from videoxl.inference.selections import ReleasedUnits, released_selection
-from videoxl.memory.blocks import blocks_of, mix, plan_mix
+from videoxl.inference.decode import bilevel
+from videoxl.inference.decode.bilevel import Question, pooled_level, start_from
+from videoxl.inference.decode.released_units import ReleasedUnits, released_selection
+from videoxl.inference.decode.relevance import ScoringStep, attention_scores, group_masses
 from videoxl.memory.kv_cache import GrowingLayer, KVCache
+from videoxl.memory.pooling import blocks_of, mix, plan_mix
 
 QUESTION = "What happens at 3 seconds?"
 SHORT = Generation(max_new_tokens=8)
@@ -252,7 +252,7 @@ def test_a_block_is_as_relevant_as_its_best_group(tiny, memory, monkeypatch):
     masses = np.full((3, GROUPS), 0.01)
     masses[1, 7] = 0.1
     level = pooled_level(tiny.model, memory, 3)
-    monkeypatch.setattr("videoxl.inference.relevance.group_masses", lambda *given: masses)
+    monkeypatch.setattr("videoxl.inference.decode.relevance.group_masses", lambda *given: masses)
     scores = attention_scores(tiny.model, memory.cache, level, blocks_of(GROUPS, 2), range(9), rows=9)
     assert scores == pytest.approx([0.01, 0.01, 0.01, 0.04, 0.01, 0.01])
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.model.builders import difference, noise, small_model
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import ChunkedPrefill
-from videoxl.inference import chunked
-from videoxl.inference.chunked import MaskWriter, StreamingWriter, chunked_writer, heads_as_batch
+from videoxl.inference.prefill import chunked
+from videoxl.inference.prefill.chunked import MaskWriter, StreamingWriter, chunked_writer, heads_as_batch
+from videoxl.inference.prefill.full import FullWriter
 from videoxl.inference.prompt import VisualSpan, span_for
-from videoxl.inference.writers import FullWriter
+from videoxl.memory.host_cache import HostLayer, HostStore
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.stores import HostLayer, HostStore
-from videoxl.model import language
+from videoxl.model import decoder as language
 
 TOLERANCE = 1e-5  # measured: 9e-7
 tokenizer = tiny_tokenizer()
@@ -158,7 +158,7 @@ def test_kernels_without_masks_get_timestamps_in_causal_pieces(model, monkeypatc
             q, k, v, attn_mask=seen, scale=module.scaling, enable_gqa=True
         )
 
-    monkeypatch.setattr("videoxl.model.language.masked_attention", flash)
+    monkeypatch.setattr("videoxl.model.decoder.masked_attention", flash)
     monkeypatch.setattr(model.config.text_config, "_attn_implementation_internal", "flash_attention_2")
     got = filled(chunked_writer(model, [40], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
     assert handed

@@ -7,17 +7,17 @@ import shutil
 
 import pytest
 import torch
+from recipes.tiny.sizes import model_config
+from recipes.tiny.words import tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import videoxl
 from tests.conftest import require
+from videoxl.cli.convert import convert_checkpoint
+from videoxl.cli.info import describe
 from videoxl.config import EMBEDDED
-from videoxl.conversion import convert_checkpoint
 from videoxl.inference.loading import embedded_folder, is_cached
-from videoxl.information import describe
-from videoxl.model.conversion import verify_manifest
-from videoxl.training.tiny.sizes import model_config
-from videoxl.training.tiny.words import tokenizer
+from videoxl.model.checkpoint import verify_manifest
 
 QUESTION = "What is shown first?"
 

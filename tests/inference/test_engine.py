@@ -13,7 +13,7 @@ import torch
 
 import videoxl
 from videoxl import Answer, Generation, VideoError, VideoMemory
-from videoxl.inference.generation import generate
+from videoxl.inference.decode.generate import generate
 
 QUESTION = "What happens at 3 seconds?"
 SHORT = Generation(max_new_tokens=12)
@@ -77,7 +77,7 @@ def tiny_resize(tiny):
 
 def test_tiles_do_not_change_the_memory(tiny, clip, monkeypatch):
     whole = tiny.encode(clip)
-    monkeypatch.setattr("videoxl.inference.strategies.FRAMES_PER_TILE", 4)
+    monkeypatch.setattr("videoxl.inference.prefill.choose.FRAMES_PER_TILE", 4)
     tiled = tiny.encode(clip)
     assert tiled.token_ids == whole.token_ids
     pairs = list(zip(cache_of(tiled), cache_of(whole)))
@@ -212,7 +212,7 @@ def test_a_single_choice_leaves_nothing_to_draw(tiny, memory):
 
 
 def test_draws_follow_the_probabilities():
-    from videoxl.inference.generation import SeededSampler
+    from videoxl.inference.decode.generate import SeededSampler
 
     wanted = torch.tensor([0.5, 0.3, 0.2, 0.0])
     sampler = SeededSampler(Generation(do_sample=True, seed=3), torch.device("cpu"))

@@ -13,12 +13,12 @@ from tests.model.builders import pro_model, randomised, small_config, small_mode
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl import CheckpointError, DoesNotFitError, Sampling
 from videoxl.config import prefill_from_string
-from videoxl.inference import planner
 from videoxl.inference.engine import VideoXL
-from videoxl.inference.footprint import kv_bytes
 from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
-from videoxl.inference.planner import plan
-from videoxl.inference.specification import specification
+from videoxl.inference.plan import planner
+from videoxl.inference.plan.footprint import kv_bytes
+from videoxl.inference.plan.model_spec import specification
+from videoxl.inference.plan.planner import plan
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 GB = 10**9
@@ -221,7 +221,7 @@ def test_a_plan_reads_as_text_and_as_data(plan_tiny, clip):
 
 
 def test_nothing_is_decoded_for_a_plan(plan_tiny, clip, monkeypatch):
-    monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)
+    monkeypatch.setattr("videoxl.video.decoder.source.FileSource.read", None)
     assert plan_tiny(clip).frames == 8
 
 
@@ -250,7 +250,7 @@ def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(p
     planned = plan_tiny(clip)
     room = planned.room_bytes + planned.working_bytes + planned.memory_bytes // 2
     monkeypatch.setattr(planner, "free_device_bytes", lambda device: room)
-    monkeypatch.setattr("videoxl.video.file_source.FileSource.read", None)
+    monkeypatch.setattr("videoxl.video.decoder.source.FileSource.read", None)
     with pytest.raises(
         DoesNotFitError, match=r"8 frames are \d+ tokens and need .* about \d+ frames fit: lower max_frames"
     ):

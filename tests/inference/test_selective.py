@@ -14,8 +14,8 @@ from tests.model.random_tiny import tiny_tokenizer
 from videoxl import Generation, SelectivePrefill
 from videoxl.config import prefill_from_string
 from videoxl.inference.engine import VideoXL
-from videoxl.inference.prefill import Prefill, tiles
-from videoxl.inference.selective import SelectiveWriter
+from videoxl.inference.prefill.read import Prefill, tiles
+from videoxl.inference.prefill.selective import SelectiveWriter
 from videoxl.model.token_scores import normalise_scores, rotate_pairs
 
 QUESTION = "What happens at 3 seconds?"

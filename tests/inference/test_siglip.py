@@ -15,8 +15,8 @@ import videoxl
 from tests import media
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl import BiLevelDecode, Generation, SiglipRelevance
-from videoxl.cli import main
-from videoxl.inference.siglip import Watched, watching
+from videoxl.cli.main import main
+from videoxl.inference.decode.siglip import Watched, watching
 
 SHORT = Generation(max_new_tokens=4)
 SIDE = 96

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videoxl.memory import memory_file
+from videoxl.memory.file import format as memory_file
 from videoxl.memory.video_memory import VideoMemory
 
 QUESTION, BILEVEL = "What is it?", "bilevel:relevance=0"

@@ -25,8 +25,8 @@ from tests.model.builders import (
 )
 from videoxl.config import BeaconPrefill, Generation
 from videoxl.errors import CheckpointError
-from videoxl.inference.beacon import BeaconWriter
-from videoxl.inference.generation import generate
+from videoxl.inference.decode.generate import generate
+from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import LostWindowError

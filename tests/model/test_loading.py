@@ -18,8 +18,8 @@ import videoxl
 from tests.conftest import require
 from tests.model.builders import noise, released_tensors, small_model, write_released, write_shards
 from videoxl.errors import CheckpointError
-from videoxl.inference.released import VideoXLForCausalLM
 from videoxl.model.videoxl import VideoXLForConditionalGeneration, VideoXLModel
+from videoxl.released.chat_v2 import VideoXLForCausalLM
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 

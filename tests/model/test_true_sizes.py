@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
-from videoxl.inference.footprint import kv_bytes
-from videoxl.inference.planner import model_flops, weight_bytes
-from videoxl.inference.specification import RELEASED
+from videoxl.inference.plan.footprint import kv_bytes
+from videoxl.inference.plan.model_spec import RELEASED
+from videoxl.inference.plan.planner import model_flops, weight_bytes
+from videoxl.model.checkpoint import to_native, to_released
 from videoxl.model.configuration import VideoXLConfig, native_config_dict
-from videoxl.model.conversion import to_native, to_released
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 # Counted from the released checkpoint's parameter table, text_mlp (2 tensors, unused) left out: docs/SPEC.md 5.2

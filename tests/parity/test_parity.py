@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from videoxl.parity import run_parity
-from videoxl.parity.checks import CHECKS
+from videoxl.parity.checks.v2 import CHECKS
 from videoxl.parity.golden import GoldenError
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"

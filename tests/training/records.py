@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests import media
 from videoxl.config import Sampling
-from videoxl.training.data import DataConfig, VideoDataset
-from videoxl.training.mixtures import Source
+from videoxl.training.data.dataset import DataConfig, VideoDataset
+from videoxl.training.data.mixtures import Source
 
 
 def said(*texts: str) -> list[dict]:

@@ -8,11 +8,11 @@ import torch
 
 from tests.model.builders import small_beacon_model, small_model
 from tests.model.random_tiny import tiny_tokenizer
-from videoxl.inference.processing import VideoXLProcessor
-from videoxl.training.config import TrainingConfig
-from videoxl.training.data import DataConfig
-from videoxl.training.mixtures import Source
-from videoxl.training.starting import Data, Start
+from videoxl.hf.processing import VideoXLProcessor
+from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.dataset import DataConfig
+from videoxl.training.data.mixtures import Source
+from videoxl.training.setup import Data, Start
 
 
 class Samples:

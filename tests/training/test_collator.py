@@ -13,8 +13,8 @@ from tests.model.random_tiny import tiny_config, tiny_engine, tiny_tokenizer
 from tests.training.records import dataset, record, video
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
-from videoxl.training.collator import Collator, positions_of, with_blank_video
-from videoxl.training.examples import BadSample, Example
+from videoxl.training.data.collator import Collator, positions_of, with_blank_video
+from videoxl.training.data.examples import BadSample, Example
 from videoxl.training.parts import is_read, unread_by
 
 CHUNKS = ChunkedPrefill(chunk_size=2, step_size=1)
@@ -236,7 +236,7 @@ def test_one_placeholder_for_images_and_videos_needs_batches_of_one_kind():
 
 
 def test_pixels_are_normalised_as_in_inference(engine, folder, alone):
-    from videoxl.inference.processing import VideoXLVideoProcessor
+    from videoxl.hf.processing import VideoXLVideoProcessor
 
     config = engine.config
     processor = VideoXLVideoProcessor(

@@ -8,8 +8,8 @@ import pytest
 
 from tests.training.stand_in import config_of
 from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
-from videoxl.training.config import Lora, TrainingConfig
-from videoxl.training.settings import changed, differences, made, plain, with_settings
+from videoxl.training.config.overrides import changed, differences, made, plain, with_settings
+from videoxl.training.config.training import Lora, TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tests.model.random_tiny import tiny_tokenizer
 from tests.training.records import record, said
 from videoxl.errors import TrainingDataError
 from videoxl.inference.prompt import IGNORE_INDEX, IMAGE_TOKEN_INDEX, ChatFormat
-from videoxl.training.conversations import ConversationEncoder, read_conversation
+from videoxl.training.data.conversations import ConversationEncoder, read_conversation
 
 TOKENIZER = tiny_tokenizer()
 CHAT = ChatFormat.of(TOKENIZER)

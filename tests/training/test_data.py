@@ -14,10 +14,10 @@ from tests.training.records import dataset, record, said, video, write
 from videoxl.config import BeaconPrefill, ChunkedPrefill, FullPrefill, Sampling
 from videoxl.errors import TrainingDataError
 from videoxl.inference.prompt import IGNORE_INDEX
-from videoxl.training.collator import Collator
-from videoxl.training.data import BadSample, DataConfig, VideoDataset
-from videoxl.training.mixtures import Source
-from videoxl.training.order import BatchOrder
+from videoxl.training.data.collator import Collator
+from videoxl.training.data.dataset import BadSample, DataConfig, VideoDataset
+from videoxl.training.data.mixtures import Source
+from videoxl.training.data.order import BatchOrder
 
 QUESTION = "<image>\nWhat is shown?"
 

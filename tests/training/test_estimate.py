@@ -10,13 +10,13 @@ import pytest
 from tests.training.records import record, write
 from tests.training.stand_in import config_of
 from videoxl.config import Sampling
-from videoxl.training.config import Lora
-from videoxl.training.data_config import DataConfig
+from videoxl.training.config.data import DataConfig
+from videoxl.training.config.stages import STAGES, video_xl_2_stage4
+from videoxl.training.config.training import Lora
+from videoxl.training.data.mixtures import Source
 from videoxl.training.estimate import estimate
-from videoxl.training.mixtures import Source
 from videoxl.training.parts import freeze
-from videoxl.training.stages import STAGES, video_xl_2_stage4
-from videoxl.training.starting import starting_model
+from videoxl.training.setup import starting_model
 
 BILLION = 1e9
 

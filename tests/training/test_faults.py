@@ -13,8 +13,8 @@ from tests.training.records import record, video, write
 from tests.training.stand_in import config_of, data_of, log_losses, model_of, start_of, weights_of
 from videoxl.config import Sampling
 from videoxl.errors import TrainingError
-from videoxl.training.data_config import DataConfig
-from videoxl.training.mixtures import Source
+from videoxl.training.config.data import DataConfig
+from videoxl.training.data.mixtures import Source
 from videoxl.training.run import run
 from videoxl.training.trainer import VideoXLTrainer
 

@@ -10,9 +10,9 @@ import torch
 from tests.model.random_tiny import tiny_engine
 from tests.training.records import dataset, record, video
 from videoxl.errors import TrainingDataError
-from videoxl.training.collator import Collator
-from videoxl.training.data import BadSample
-from videoxl.training.features import FeatureCache, vision_fingerprint
+from videoxl.training.data.collator import Collator
+from videoxl.training.data.dataset import BadSample
+from videoxl.training.data.features import FeatureCache, vision_fingerprint
 
 QUESTION = "<image>\nWhat is shown?"
 
@@ -78,7 +78,7 @@ def test_a_filled_cache_opens_no_video_and_bad_ones_stay_bad(folder, tmp_path, f
     assert "not in the feature cache: fill it again" in cached[0].reason
     cached.fill_features(frozen.model)
     assert "bad.mp4" in cached[3].reason
-    monkeypatch.setattr("videoxl.training.reading.open_for_model", None)
+    monkeypatch.setattr("videoxl.training.data.read_sample.open_for_model", None)
     assert cached[2].pixels_FHWC is None
     assert cached[2].features_FPC.shape == (cached[2].counts[0], frozen.config.token_grid**2, 64)
     assert cached[2].input_ids[: cached[2].span[1]] == cached[0].input_ids[: cached[0].span[1]]
@@ -135,7 +135,7 @@ def test_damaged_entries_and_a_disk_that_is_full(folder, tmp_path, frozen, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("videoxl.training.features.write_at", full)
+    monkeypatch.setattr("videoxl.training.data.features.write_at", full)
     with pytest.raises(TrainingDataError, match=r"cannot be written .*No space left"):
         cached.fill_features(frozen.model)
     assert list((tmp_path / "cache").rglob("*.*")) == []

@@ -10,8 +10,8 @@ import pytest
 
 from tests.training.records import record, write
 from videoxl.errors import TrainingDataError
-from videoxl.training import mixtures
-from videoxl.training.mixtures import RecordFile, Source, choose_records, load_mixture
+from videoxl.training.data import mixtures
+from videoxl.training.data.mixtures import RecordFile, Source, choose_records, load_mixture
 
 RECORDS = [
     record(f'Question {n} with "quotes", [brackets], {{braces}} and \\ é', f"Answer {n}", id=n) for n in range(5)

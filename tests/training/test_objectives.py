@@ -16,9 +16,9 @@ from tests.model.builders import small_beacon_model, small_model
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import BeaconPrefill, Sampling
 from videoxl.inference.loading import load_model
-from videoxl.training.config import Lora, TrainingConfig
-from videoxl.training.data import DataConfig
-from videoxl.training.mixtures import Source
+from videoxl.training.config.training import Lora, TrainingConfig
+from videoxl.training.data.dataset import DataConfig
+from videoxl.training.data.mixtures import Source
 from videoxl.training.parts import part_of
 from videoxl.training.run import run
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from videoxl.training.order import BatchOrder
+from videoxl.training.data.order import BatchOrder
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(1, 1000, 403)]
 KINDS = ["video", "image", "text"] * 134 + ["video"]

@@ -14,8 +14,8 @@ from tests.model.builders import pro_model, small_beacon_model, small_model
 from tests.model.random_tiny import tiny_tokenizer
 from tests.training.stand_in import config_of, data_of, weights_of
 from videoxl.config import BeaconPrefill
-from videoxl.inference.processing import VideoXLProcessor
-from videoxl.training.config import LORA_TARGETS, PARTS, Lora
+from videoxl.hf.processing import VideoXLProcessor
+from videoxl.training.config.training import LORA_TARGETS, PARTS, Lora
 from videoxl.training.parts import add_adapters, freeze, parameter_groups, part_of, target_pattern, weight_dtype
 from videoxl.training.run import run
 

@@ -17,21 +17,21 @@ from tests.model.builders import difference, gradient_difference, noise, small_b
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
 from videoxl.errors import TrainingDataError, TrainingError
-from videoxl.training.collator import Collator
-from videoxl.training.config import PreferenceConfig
-from videoxl.training.conversations import read_conversation
-from videoxl.training.data import DataConfig, VideoDataset
-from videoxl.training.examples import BadSample, Example
-from videoxl.training.mixtures import Source
-from videoxl.training.pairs import (
+from videoxl.training.config.training import PreferenceConfig
+from videoxl.training.data.collator import Collator
+from videoxl.training.data.conversations import read_conversation
+from videoxl.training.data.dataset import DataConfig, VideoDataset
+from videoxl.training.data.examples import BadSample, Example
+from videoxl.training.data.mixtures import Source
+from videoxl.training.data.pairs import (
     PreferenceCollator,
     PreferenceDataset,
     as_conversation,
     pair_key,
     reference_log_probs,
 )
+from videoxl.training.objectives.preferences import PreferenceTraining, preference_loss
 from videoxl.training.parts import add_adapters
-from videoxl.training.preferences import PreferenceTraining, preference_loss
 
 PAIRS = [
     {"video": "one.mp4", "prompt": "What moves?", "chosen": "The ramp.", "rejected": "Nothing at all moves here."},
@@ -285,7 +285,7 @@ def test_keys_tell_apart_what_the_reference_depends_on(folder):
 
 def test_adapters_can_be_left_out_instead(folder):
     require("peft")
-    from videoxl.training.config import Lora
+    from videoxl.training.config.training import Lora
 
     model = model_of("video-xl-2")
     adapted = add_adapters(model, Lora(rank=2), {"language_model": 1e-3})

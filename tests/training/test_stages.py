@@ -14,14 +14,14 @@ from tests.model.builders import small_beacon_model, small_model
 from tests.model.random_tiny import tiny_tokenizer
 from tests.training.stand_in import weights_of
 from videoxl.config import BeaconPrefill, ChunkedPrefill, Sampling
-from videoxl.inference.processing import VideoXLProcessor
-from videoxl.training.mixtures import Source
+from videoxl.hf.processing import VideoXLProcessor
+from videoxl.training.config.overrides import differences, made, plain
+from videoxl.training.config.stages import STAGES, video_xl_2_stage3, video_xl_2_stage4, video_xl_finetune_video
+from videoxl.training.data.mixtures import Source
+from videoxl.training.data.read_sample import PictureReader
 from videoxl.training.parts import part_of
-from videoxl.training.reading import PictureReader
 from videoxl.training.run import run
-from videoxl.training.settings import differences, made, plain
-from videoxl.training.stages import STAGES, video_xl_2_stage3, video_xl_2_stage4, video_xl_finetune_video
-from videoxl.training.starting import Start
+from videoxl.training.setup import Start
 
 EVERYTHING = {"vision_tower", "projector", "language_model"}
 
@@ -77,7 +77,7 @@ def small(stage, records, **changes):
 
 
 def start_with(model, config):
-    from videoxl.training.starting import _module, prepare
+    from videoxl.training.setup import _module, prepare
 
     tokenizer = tiny_tokenizer()
     model = prepare(model, config)

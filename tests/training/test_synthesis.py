@@ -13,8 +13,8 @@ from tests.model.random_tiny import tiny_tokenizer
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import load_model
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.config import SynthesisConfig
-from videoxl.training.synthesis import Moments, SynthesisPretraining, parts
+from videoxl.training.config.training import SynthesisConfig
+from videoxl.training.objectives.synthesis import Moments, SynthesisPretraining, parts
 
 T, SIDE = 4, 28
 

@@ -89,7 +89,7 @@ def test_playlists_hidden_from_the_first_look_are_refused_by_the_format_list(tmp
                 read_all(write(tmp_path / "list.m3u8", data))
             assert caught.value.code in ("unsupported_container", "not_a_video")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("videoxl.video.opening.refuse_other_kinds", lambda file: None)
+                patch.setattr("videoxl.video.open.refuse_other_kinds", lambda file: None)
                 with pytest.raises(VideoError) as caught:
                     read_all(write(tmp_path / "x.mp4", playlist.encode()))
                 assert caught.value.code in ("unsupported_container", "not_a_video")

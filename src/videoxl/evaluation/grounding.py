@@ -14,11 +14,11 @@ from typing import Any
 from videoxl.config import Sampling
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.annotations import find_video, read_text
-from videoxl.evaluation.asking import Reading, Sample, Tell, answer_all, result
+from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.metrics import bootstrap_interval
 from videoxl.evaluation.prompts import GROUNDING
-from videoxl.evaluation.results import SampleLog
-from videoxl.evaluation.spans import TimeSpan, iou, parse_spans
+from videoxl.evaluation.samples import Reading, Sample, Tell, answer_all, result
+from videoxl.scenarios.time_spans import TimeSpan, iou, parse_spans
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 FPS = 2.0

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from videoxl.evaluation.results import write_json
-from videoxl.training.world import sample_film, write_film
+from videoxl.evaluation.log import write_json
+from videoxl.world import sample_film, write_film
 
 SIZE = 96
 """Pixels a side; the embedded models see 48."""

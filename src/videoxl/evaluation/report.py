@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from videoxl.errors import MissingDependencyError
-from videoxl.evaluation.results import write_bytes
+from videoxl.evaluation.log import write_bytes
 from videoxl.evaluation.rows import Point, Row, read_rows
 
 AXES = {

@@ -18,11 +18,11 @@ from typing import Any
 from videoxl.config import Sampling
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.annotations import find_video, parse_json, read_text
-from videoxl.evaluation.asking import Reading, Sample, Tell, answer_all, result
 from videoxl.evaluation.choices import LETTERS, chosen_option
+from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.metrics import accuracy, choice_chance, wilson_interval
 from videoxl.evaluation.prompts import VNBENCH
-from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.samples import Reading, Sample, Tell, answer_all, result
 from videoxl.video import VideoSource
 
 TRIES = 4

@@ -19,19 +19,19 @@ from videoxl.config import (
     PrefillStrategy,
     Sampling,
 )
-from videoxl.inference import encoding
+from videoxl.inference import encode as encoding
 from videoxl.inference.answers import Answer, Piece, Usage
-from videoxl.inference.bilevel import Question, Start, choose_decode, start_from
-from videoxl.inference.generation import TokenStream, finish_reason, generate
+from videoxl.inference.decode.bilevel import Question, Start, choose_decode, start_from
+from videoxl.inference.decode.generate import TokenStream, finish_reason, generate
+from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for
 from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
+from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
-from videoxl.inference.reading import open_for_model
-from videoxl.inference.siglip import SiglipRelevance, from_memory, siglip_for
-from videoxl.inference.strategies import choose_prefill, for_question
-from videoxl.memory.card import ModelCard
+from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.model_id import ModelCard
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VIDEO_XL_2
 from videoxl.video import VideoLimits
@@ -437,7 +437,7 @@ def load(
 
     Args:
         name: a Hub id such as ``"BAAI/Video-XL-2"``, a folder, or ``"tiny"`` or ``"tiny-v1"``: a Video-XL-2 and a
-            Video-XL that the package brings along, very small, trained on :mod:`videoxl.training.world` alone.
+            Video-XL that the package brings along, very small, trained on :mod:`videoxl.world` alone.
         device: ``auto`` (a GPU if there is one), a torch device, or an accelerate ``device_map``.
         dtype: ``auto`` (the checkpoint's on a GPU, float32 on a CPU if it fits), or a torch dtype or its name.
         attention: ``auto`` (sdpa) or any ``attn_implementation`` of transformers.

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError, MissingDependencyError
 from videoxl.inference.hardware import free_host_bytes
-from videoxl.model.conversion import checkpoint_bytes, plain_values, read_config, shard_files
+from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 _EITHER = " or ".join(map(repr, EMBEDDED))
@@ -113,7 +113,7 @@ def _snapshot(name: str, **how: Any) -> Path:
 
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
-    from transformers import AutoTokenizer  # at the top it could be half-way: see videoxl._registration
+    from transformers import AutoTokenizer  # at the top it could be half-way: see videoxl.hf.register
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)

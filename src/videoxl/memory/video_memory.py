@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from videoxl.memory.blocks import PooledLevel
-from videoxl.memory.card import ModelCard
 from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.model_id import ModelCard
+from videoxl.memory.pooling import PooledLevel
 from videoxl.memory.spans import Group, clock
 
 
@@ -133,13 +133,13 @@ class VideoMemory:
             path: ``film.vxl``, say. The file is a safetensors file.
             dtype: ``auto`` writes keys and values as they are held, and what is loaded is the same bit for bit.
                 ``bf16`` halves a memory held in float32. ``int8`` and ``fp8`` halve that again, with an error
-                (see :mod:`videoxl.memory.quantisation`).
+                (see :mod:`videoxl.memory.file.codec`).
             level: ``pooled`` writes the averages of Video-XL-2's visual tokens, and in detail only the first and the
                 last block: a quarter of the size, for ``BiLevelDecode(relevance=(0,))`` alone.
 
         Raises :class:`MemoryFileError` when it cannot be written; what was at ``path`` is then still there.
         """
-        from videoxl.memory.storage import save_memory
+        from videoxl.memory.file.save import save_memory
 
         save_memory(self, path, dtype=dtype, level=level)
 
@@ -150,7 +150,7 @@ class VideoMemory:
         ``model``: what :func:`videoxl.load` returned, the model that made it. Raises :class:`MemoryFileError` for a
         file that is damaged, of another model, or of another version; a block damaged since then is found when read.
         """
-        from videoxl.memory.stored import load_memory
+        from videoxl.memory.file.load import load_memory
 
         return load_memory(path, model)
 

@@ -16,7 +16,7 @@ from transformers import Cache
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
-from videoxl.model.language import LanguageModel, StepAttention, causal_attention
+from videoxl.model.decoder import LanguageModel, StepAttention, causal_attention
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
 IGNORED = -100
@@ -27,7 +27,7 @@ class LostWindowError(ValueError):
 
 
 class BeaconStep:
-    """One forward of the window loop on a cache (a :class:`~videoxl.model.language.Step`).
+    """One forward of the window loop on a cache (a :class:`~videoxl.model.decoder.Step`).
 
     The step's own keys join the cache while it runs. A full window leaves only its beacons behind.
     Running a layer a second time gives the same cache, as gradient checkpointing needs.

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from videoxl._registration import finish, register_configs
 from videoxl.errors import CheckpointError
+from videoxl.hf.register import finish, register_configs
 
 QWEN2_VISION_PAD = 151654
 QWEN2_IMAGE_PAD = 151655
@@ -306,7 +306,7 @@ def _family(tower_type: str, folder: str | Path | None) -> str:
         raise CheckpointError(
             f"the vision tower is a {tower_type!r}; known are CLIP (Video-XL) and SigLIP (Video-XL-2, Video-XL-Pro)"
         )
-    from videoxl.model.conversion import has_pro_weights
+    from videoxl.model.checkpoint import has_pro_weights
 
     return VIDEO_XL_PRO if folder is not None and has_pro_weights(_weight_names(folder)) else VIDEO_XL_2
 
@@ -315,7 +315,7 @@ def _weight_names(name: str | Path) -> set[str]:
     """Names of the weights of a checkpoint folder or of a Hub id; empty where they cannot be told."""
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
-    from videoxl.model.conversion import tensors
+    from videoxl.model.checkpoint import tensors
 
     if Path(name).is_dir():
         return set(tensors(Path(name))) if any(Path(name).glob("*.safetensors")) else set()

@@ -13,8 +13,8 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from videoxl.model.beacon import initialise_beacons
+from videoxl.model.checkpoint import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.conversion import RENAMES, check_checkpoint_files, check_weights, write_manifest
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis
 
 # How transformers finds our weights in a released file

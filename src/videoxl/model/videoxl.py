@@ -1,7 +1,7 @@
 """The model: vision tower, token synthesis, projector, language model (SPEC 2, 3).
 
 Built from transformers' own CLIP, SigLIP and Qwen2; written here is only what lies between. Released checkpoints load
-through the renames of :mod:`videoxl.model.conversion`.
+through the renames of :mod:`videoxl.model.checkpoint`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from transformers import AutoModel, Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from videoxl._registration import finish, register_models
 from videoxl.errors import CheckpointError
+from videoxl.hf.register import finish, register_models
 from videoxl.model.beacon import IGNORED, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig
-from videoxl.model.language import LanguageModel
+from videoxl.model.decoder import LanguageModel
 from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_scores import TokenScores

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.parity.checks import CHECKS
+from videoxl.parity.checks.v2 import CHECKS
 from videoxl.parity.golden import Case, Comparison, GoldenError, GoldenFolder, write_checkpoint
 
 

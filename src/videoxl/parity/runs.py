@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from videoxl.config import Generation
-from videoxl.inference.generation import generate
-from videoxl.inference.prefill import Tile
+from videoxl.inference.decode.generate import generate
+from videoxl.inference.prefill.read import Tile
 from videoxl.parity.golden import Case
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from videoxl.errors import MissingDependencyError
-from videoxl.training.config import TrainingConfig
+from videoxl.training.config.training import TrainingConfig
 
 OPTIMISERS = {
     "adamw": "adamw_torch",

@@ -17,17 +17,17 @@ import torch
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, BeaconPrefill, Sampling
 from videoxl.errors import CheckpointError, TrainingDataError
 from videoxl.inference.hardware import Hardware, hardware
-from videoxl.inference.planner import model_flops, prefill_work
+from videoxl.inference.plan.model_spec import RELEASED, Specification, specification
+from videoxl.inference.plan.planner import model_flops, prefill_work
+from videoxl.inference.prefill.choose import memory_tokens
 from videoxl.inference.prompt import span_for
-from videoxl.inference.specification import RELEASED, Specification, specification
-from videoxl.inference.strategies import memory_tokens
 from videoxl.model.configuration import KNOWN_VISION_TOWERS, TEXT_KEYS, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.config import TrainingConfig
-from videoxl.training.joining import BEACON_PARAM, joined_config
-from videoxl.training.mixtures import RecordFile, choose_records
+from videoxl.training.assemble import BEACON_PARAM, joined_config
+from videoxl.training.config.stages import OUTPUT, STAGES
+from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.mixtures import RecordFile, choose_records
 from videoxl.training.parts import is_read, part_of, target_pattern, unread_by, weight_dtype
-from videoxl.training.stages import OUTPUT, STAGES
 
 ANSWER_TOKENS = 256
 """Of question and answers, where the config sets no limit."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from videoxl.errors import MissingDependencyError
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.training.config import Lora, TrainingConfig
+from videoxl.training.config.training import Lora, TrainingConfig
 
 _RULES = tuple(
     (part, re.compile(rule))

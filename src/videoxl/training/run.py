@@ -17,13 +17,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from videoxl.errors import TrainingError, TrainingInterruptedError
 from videoxl.training.arguments import training_arguments
-from videoxl.training.batches import RunOrder
 from videoxl.training.callbacks import LogFile, ProgressLine, Stop, StopOnSignal, stopping_on_signals
 from videoxl.training.checkpoints import STAGING, Found, find, publish, remove_leftovers
-from videoxl.training.config import TrainingConfig
+from videoxl.training.config.overrides import differences, plain
+from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.batches import RunOrder
 from videoxl.training.parts import enable_checkpointing, freeze
-from videoxl.training.settings import differences, plain
-from videoxl.training.starting import Data, Start, merge_adapters, read_data, starting_model
+from videoxl.training.setup import Data, Start, merge_adapters, read_data, starting_model
 from videoxl.training.trainer import VideoXLTrainer
 
 MODEL, ADAPTERS = "model", "adapters"

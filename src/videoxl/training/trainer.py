@@ -25,14 +25,14 @@ from transformers.utils import logging
 from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingError
 from videoxl.model.windows import RatioChooser
-from videoxl.training.bad_samples import BadSampleLog
-from videoxl.training.batches import Key, RunOrder, data_loader
 from videoxl.training.checkpoints import STAGING, find, publish, rotate
-from videoxl.training.collator import PICTURES, with_blank_video
-from videoxl.training.config import IN_STEP, TrainingConfig
+from videoxl.training.config.training import IN_STEP, TrainingConfig
+from videoxl.training.data.bad_samples import BadSampleLog
+from videoxl.training.data.batches import Key, RunOrder, data_loader
+from videoxl.training.data.collator import PICTURES, with_blank_video
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
-from videoxl.training.objective import Objective, no_loss
+from videoxl.training.objectives.objective import Objective, no_loss
 from videoxl.training.parts import parameter_groups
 
 OBJECTIVE = "objective.pt"

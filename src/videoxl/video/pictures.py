@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from videoxl.errors import VideoError
 from videoxl.video.frames import Frames, Resize, Selection
 from videoxl.video.info import VideoInfo, VideoLimits
-from videoxl.video.preprocessing import resize_pixels
+from videoxl.video.resize import resize_pixels
 from videoxl.video.selection import Timeline
 from videoxl.video.source import VideoSource, batches, check_batch_frames
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, DecodeStrategy, Generation, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
-from videoxl.evaluation.asking import record_of
-from videoxl.evaluation.results import SampleLog
+from videoxl.evaluation.log import SampleLog
+from videoxl.evaluation.samples import record_of
 from videoxl.evaluation.subtitles import SubtitleFile, check_where
-from videoxl.inference.bilevel import choose_decode
-from videoxl.inference.captions import check_place
+from videoxl.inference.decode.bilevel import choose_decode
+from videoxl.inference.decode.siglip import watching
+from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.prompt import times_to_seconds
-from videoxl.inference.siglip import watching
-from videoxl.inference.strategies import choose_prefill, for_question
+from videoxl.inference.subtitles import check_place
 
 Record = dict[str, Any]
 """Of one answer: see :func:`record_of`; with video, question, and whether it paid for the reading."""

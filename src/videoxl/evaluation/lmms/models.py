@@ -14,7 +14,7 @@ from typing import Any
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, Generation
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.lmms.asking import Asked, Asker, ReadingSettings, Record
-from videoxl.evaluation.results import SampleLog, how_it_was_run, write_json
+from videoxl.evaluation.log import SampleLog, how_it_was_run, write_json
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 
 try:

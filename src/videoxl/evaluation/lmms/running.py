@@ -15,7 +15,7 @@ from typing import Any
 from videoxl.errors import EvaluationError, MissingDependencyError
 from videoxl.evaluation.lmms.presets import PRESETS
 from videoxl.evaluation.lmms.scores import read_logs, scored
-from videoxl.evaluation.results import write_json
+from videoxl.evaluation.log import write_json
 
 RESULT = "result.json"
 

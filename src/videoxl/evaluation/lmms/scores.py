@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.asking import costs
 from videoxl.evaluation.metrics import bootstrap_interval, micro_macro
+from videoxl.evaluation.samples import costs
 
 Sample = dict[str, Any]
 NOT_METRICS = frozenset(

@@ -16,13 +16,13 @@ import numpy as np
 from videoxl.errors import VideoError
 from videoxl.evaluation.niah.needles import Asked, PictureNeedle, film_of, questions_about
 from videoxl.evaluation.niah.settings import NiahSettings, Place
-from videoxl.training.world import Film, Renderer
-from videoxl.training.world.film import FRAMES_PER_GROUP
 from videoxl.video import Frames, Resize, Selection, VideoInfo, VideoLimits, VideoSource
 from videoxl.video.pictures import PictureSource, load_picture
-from videoxl.video.preprocessing import resize_pixels
+from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import uniform_indices
 from videoxl.video.source import check_batch_frames
+from videoxl.world import Film, Renderer
+from videoxl.world.film import FRAMES_PER_GROUP
 
 Paint = Callable[[np.ndarray], np.ndarray]
 """From a frame, ``[H, W, 3]`` uint8, to the one shown in its place."""

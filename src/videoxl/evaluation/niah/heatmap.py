@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from videoxl.errors import MissingDependencyError
+from videoxl.evaluation.log import write_bytes
 from videoxl.evaluation.niah.summary import percent
-from videoxl.evaluation.results import write_bytes
 
 ANNOTATED = 16
 """Lengths up to which cells have their numbers written in."""

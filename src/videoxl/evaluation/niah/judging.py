@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from videoxl.evaluation.choices import LETTERS, chosen_option
 from videoxl.evaluation.niah.needles import Asked
-from videoxl.evaluation.spans import iou, parse_spans
+from videoxl.scenarios.time_spans import iou, parse_spans
 
 LEAST_OVERLAP = 0.5
 """Of a time span with the true one, intersection over union: R1@0.5 of temporal grounding."""

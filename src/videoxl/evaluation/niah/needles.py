@@ -14,8 +14,8 @@ from videoxl.errors import EvaluationError
 from videoxl.evaluation.choices import LETTERS, lettered
 from videoxl.evaluation.metrics import choice_chance
 from videoxl.evaluation.niah.settings import SEVERAL, NiahSettings, Place
-from videoxl.training.world import COLORS, SHAPES, Event, Film, Thing, ask, sample_things
-from videoxl.training.world.film import CARD_SHARE, FRAMES_PER_GROUP
+from videoxl.world import COLORS, SHAPES, Event, Film, Thing, ask, sample_things
+from videoxl.world.film import CARD_SHARE, FRAMES_PER_GROUP
 
 CONTENT = {"color": COLORS, "shape": SHAPES, "number": tuple(map(str, range(10)))}
 """Kinds with a vocabulary of their own."""

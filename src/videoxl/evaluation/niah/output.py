@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from videoxl.evaluation.log import write_json
 from videoxl.evaluation.niah.heatmap import draw_heatmap
-from videoxl.evaluation.results import write_json
 
 ANSWERS = "answers.jsonl"
 

@@ -13,21 +13,21 @@ from typing import Any
 from videoxl.config import DecodeStrategy, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
 from videoxl.evaluation.annotations import digest
-from videoxl.evaluation.asking import record_of
-from videoxl.evaluation.blind import answer_blind
+from videoxl.evaluation.log import SampleLog, how_it_was_run
 from videoxl.evaluation.niah.haystacks import Haystack, make_haystack
 from videoxl.evaluation.niah.judging import is_right
 from videoxl.evaluation.niah.needles import Asked, PictureNeedle, read_needles
 from videoxl.evaluation.niah.settings import GIVEN, NiahSettings, Place, check_ways, places
 from videoxl.evaluation.niah.summary import summary
 from videoxl.evaluation.niah.ways import decoder, is_inner
-from videoxl.evaluation.results import SampleLog, how_it_was_run
+from videoxl.evaluation.no_video import answer_blind
+from videoxl.evaluation.samples import record_of
 from videoxl.inference.answers import Answer
-from videoxl.inference.bilevel import choose_decode
-from videoxl.inference.siglip import siglip_for
-from videoxl.inference.strategies import choose_prefill, for_question
-from videoxl.training.world.questions import TIMED
+from videoxl.inference.decode.bilevel import choose_decode
+from videoxl.inference.decode.siglip import siglip_for
+from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.video import VideoSource, open_video
+from videoxl.world.questions import TIMED
 
 SAMPLES = 2
 """Haystacks per cell, where nothing else is asked for."""

@@ -21,8 +21,8 @@ import numpy as np
 from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode
 from videoxl.evaluation.niah.needles import Asked
 from videoxl.evaluation.niah.settings import GIVEN
-from videoxl.inference.siglip import watching
-from videoxl.memory.blocks import blocks_of
+from videoxl.inference.decode.siglip import watching
+from videoxl.memory.pooling import blocks_of
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import VideoSource
 

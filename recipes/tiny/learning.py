@@ -1,0 +1,235 @@
+"""The loss of the embedded models' lessons, and how many answers are right while they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
+
+from recipes.tiny.lessons import HINTS, Scribe
+from videoxl.inference.prompt import IGNORE_INDEX
+from videoxl.model.videoxl import PICTURE_INPUTS
+from videoxl.training.objectives.objective import Objective
+from videoxl.world import Film
+from videoxl.world.film import COLORS, SHAPES
+from videoxl.world.questions import NOTHING
+
+WORDS = 3
+"""Words that stand in the place of a visual token, at most."""
+NOISE = 0.3
+"""Of those words, as a share of the embeddings' standard deviation."""
+HINTED = 0.3
+"""Weight of what must be known halfway beside the answers."""
+TIMES = ("begin", "end", "start")
+"""Hints that are seconds, told as hundreds and the rest."""
+HUNDREDS = 27
+COLOR_COUNT, KIND_COUNT = 1 + len(COLORS), 1 + len(SHAPES) + 10
+"""Nothing and colours; nothing, shapes and digits."""
+HINT_SIZES = {
+    **dict.fromkeys(TIMES, HUNDREDS + 100),
+    **{"past color": COLOR_COUNT, "past kind": KIND_COUNT, "shapes": 1 + len(SHAPES)},
+    **{"color": COLOR_COUNT, "kind": KIND_COUNT},
+}
+"""Numbers that a hint can be told apart by."""
+
+
+class AnswerLearning(Objective):
+    """Answers, and halfway up what they are made from (:data:`~recipes.tiny.lessons.HINTS`).
+
+    Behind the layer before the middle a token must tell when its group begins, and the token of a time that is asked
+    for must tell it in the same way; behind the middle one the last token of a group must tell when the group ends,
+    when what it shows began, what was shown before, and how many shapes so far. Linear heads listen to that and are
+    thrown away afterwards. Without them a model of this size takes ten times as long to tie what it sees to when it
+    sees it.
+
+    Args:
+        blind: in how many layers, from the first on, questions and answers do not see the film. In full, a first layer
+            can look things up among the patches themselves; through beacons it cannot, since these know nothing
+            before they have passed a layer, and all is to be learned again.
+    """
+
+    def __init__(self, model: Any, *, hinted: float = HINTED, blind: int = 0) -> None:
+        super().__init__(model)
+        self.weight = hinted
+        self.heads = hint_heads(model, HINTS)
+        layers = model.model.language_model.layers
+        self.blind = blind
+        middle = len(layers) // 2
+        self._heard: dict[str, torch.Tensor] = {}
+        for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
+            layer.register_forward_hook(lambda m, i, out, name=name: self._keep(name, out))
+        self.finder.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+        self._finder_inputs: dict[str, Any] = {}
+
+    @property
+    def finder(self) -> Any:
+        return finder_of(self.model)
+
+    def _keep(self, name: str, output: Any) -> None:
+        self._heard[name] = output[0] if isinstance(output, tuple) else output
+
+    def _keep_inputs(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
+        self._finder_inputs = named
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        segments: torch.Tensor,
+        kinds: Sequence[Sequence[str]],
+        hints: torch.Tensor,
+        looks: torch.Tensor,
+        looked_at: torch.Tensor,
+        words: torch.Tensor | None = None,
+        **batch: Any,
+    ) -> Any:
+        """``loss``, and for the log the share of right answers of every kind."""
+        visual = input_ids == self.config.video_token_id
+        if words is not None:
+            batch["inputs_embeds"] = self._told(input_ids, visual, words)
+        elif self.config.beacon_param:  # in full, without compressing
+            pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
+            batch["inputs_embeds"] = self.model.model.embed(input_ids, **pictures)
+        else:
+            batch["input_ids"] = input_ids
+        blind = self.model.model.language_model.layers[: self.blind]
+        hooks = [layer.register_forward_pre_hook(cover(visual), with_kwargs=True) for layer in blind]
+        try:  # the next course's model is this one
+            output = self.model(**{**batch, "labels": labels, "use_cache": False})
+        finally:
+            for hook in hooks:
+                hook.remove()
+        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, batch["attention_mask"])
+        right = right_answers(output.logits, labels, segments, kinds)
+        self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
+        hinted = self.weight * torch.stack(list(losses.values())).sum()
+        output.loss = output.loss + share_of_answers(labels, batch.get("num_items_in_batch")) * hinted
+        return output
+
+    def _told(self, input_ids: torch.Tensor, visual: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """Embeddings of a prompt whose visual tokens are sums of words, and noise."""
+        table = self.model.get_input_embeddings()
+        told = (table(words.clamp_min(0)) * (words >= 0)[..., None]).sum(1)
+        told = told + NOISE * table.weight.std().detach() * torch.randn_like(told)
+        embeds = table(input_ids)
+        return embeds.masked_scatter(visual[..., None].expand_as(embeds), told)
+
+    def _hint_losses(self, hints: torch.Tensor) -> dict[str, torch.Tensor]:
+        losses = {}
+        for column, name in enumerate(HINTS):
+            wanted = hints[..., column]
+            known = wanted >= 0
+            if not bool(known.any()):
+                continue
+            heard = self._heard["begin" if name == "begin" else "middle"][known].float()
+            told, wanted = self.heads[name](heard), wanted[known]
+            if name in TIMES:
+                hundreds, rest = told[:, :HUNDREDS], told[:, HUNDREDS:]
+                losses[name] = F.cross_entropy(hundreds, wanted // 100) + F.cross_entropy(rest, wanted % 100)
+            else:
+                losses[name] = F.cross_entropy(told, wanted)
+        self._heard.clear()
+        return losses
+
+    def _look_loss(
+        self, looks: torch.Tensor, looked_at: torch.Tensor, mask_B1LL: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """How little of the attention of answers goes to what they are read from, in one head of every key head of a
+        layer: two of the same key head would carry but one value."""
+        inputs, self._finder_inputs = self._finder_inputs, {}
+        if not len(looks):
+            return {}
+        hidden, (cos, sin) = inputs["hidden_states"], inputs["position_embeddings"]
+        rows, places = looks.T
+        width = self.finder.head_dim
+        asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))
+        asking = asking[:, :: self.finder.num_key_value_groups]
+        offered = self.finder.k_proj(hidden).unflatten(-1, (-1, width))
+        cos_there, sin_there = cos[rows, places][:, None], sin[rows, places][:, None]
+        queries = asking * cos_there + rotate_half(asking) * sin_there
+        keys = offered * cos[:, :, None] + rotate_half(offered) * sin[:, :, None]
+        losses = []
+        for row in rows.unique().tolist():
+            mine = rows == row
+            scores = torch.einsum("nhd,lhd->nhl", queries[mine], keys[row]).float() * width**-0.5
+            seen = mask_B1LL[row, 0, places[mine]][:, None]
+            scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+            share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)
+            losses.append(-share.logsumexp(-1))
+        return {"look": torch.cat(losses).mean()}
+
+
+def cover(visual_BL: torch.Tensor) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """What hides a film from all behind it in a layer that is called with an ``attention_mask`` ``[B, 1, L, L]``."""
+    behind = visual_BL.flip(1).cumsum(1).flip(1) == 0
+    film = (visual_BL.cumsum(1) > 0) & ~behind  # and the times within it, which have seen it
+    hidden = (behind[:, :, None] & film[:, None])[:, None]
+
+    def hook(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = named["attention_mask"]
+        nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return arguments, {**named, "attention_mask": mask.masked_fill(hidden, nothing)}
+
+    return hook
+
+
+def share_of_answers(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
+    """How much of a step's answers this batch holds; by it the batch's mean counts among those of other processes."""
+    if num_items_in_batch is None:
+        return 1.0
+    return (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
+
+
+def hint_heads(model: Any, hints: Sequence[str]) -> nn.ModuleDict:
+    """What hears from hidden states whether they know their hints."""
+    width = model.config.text_config.hidden_size
+    return nn.ModuleDict({name: nn.Linear(width, HINT_SIZES[name]) for name in hints})
+
+
+def finder_of(model: Any) -> Any:
+    """Attention of the layer behind the middle, where answers are looked for."""
+    layers = model.model.language_model.layers
+    return layers[len(layers) // 2 + 1].self_attn
+
+
+def right_answers(
+    logits_BLV: torch.Tensor, labels: torch.Tensor, segments: torch.Tensor, kinds: Sequence[Sequence[str]]
+) -> dict[str, list[bool]]:
+    """Of every kind, which answers would come out whole, token by token the most likely one.
+
+    Since every token before a wrong one is the right one, this is what greedy generation gives.
+    """
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    wrong = (following != IGNORE_INDEX) & (logits_BLV.argmax(-1) != following)
+    found: dict[str, list[bool]] = {}
+    for row, names in enumerate(kinds):
+        bad = set(segments[row][wrong[row]].tolist())
+        for number, kind in enumerate(names, start=1):
+            found.setdefault(kind, []).append(number not in bad)
+    return found
+
+
+def told_in_words(scribe: Scribe) -> Any:
+    """What is seen of a film, in words: a thing stands in some of the tokens of its groups, elsewhere is nothing."""
+    bags: dict[str, list[int]] = {}
+
+    def bag(text: str) -> list[int]:
+        if text not in bags:
+            ids = [scribe.ids(w if w.isdigit() else f" {w}")[0] for w in text.split() if w != "with"]
+            bags[text] = ids + [-1] * (WORDS - len(ids))
+        return bags[text]
+
+    def show(source: Any, film: Film) -> dict[str, Any]:
+        tokens = scribe.config.tokens_per_group
+        words = torch.tensor(bag(NOTHING)).repeat(film.groups * tokens, 1)
+        for event in film.events:
+            for group in range(event.start, event.end):
+                shown = source.permutation(tokens)[: int(source.integers(1, tokens + 1))]
+                words[group * tokens + torch.from_numpy(shown)] = torch.tensor(bag(str(event.thing)))
+        return {"words": words, "counts": ()}
+
+    return show

@@ -1,0 +1,124 @@
+"""``videoxl eval vnbench`` and ``grounding``: benchmarks that are a file of annotations and a folder of videos."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videoxl.cli.options import Json, LoadOptions, Quiet, grouped, print_json
+
+Annotations = Annotated[str, typer.Argument(help="The file of annotations, as its authors released it.")]
+Videos = Annotated[str, typer.Argument(help="The folder of the videos.")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the questions are asked, and where the answers go."""
+
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder for answers and result. Default: runs/NAME.")
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the answers that are in the folder.")] = False
+    limit: Annotated[int | None, typer.Option(help="Only the first questions, to try it out.")] = None
+    prefill: Annotated[
+        str | None, typer.Option(help="full, chunked, beacon or selective, with settings (beacon:ratio=16).")
+    ] = None
+    decode: Annotated[str | None, typer.Option(help="dense, or bilevel, with settings (bilevel:top_k=8).")] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64
+    as_json: Json = False
+    quiet: Quiet = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What a benchmark's ``reading`` takes."""
+        return {"prefill": self.prefill, "decode": self.decode, "max_new_tokens": self.max_new_tokens}
+
+    @property
+    def tell(self) -> Any:
+        return None if self.quiet else lambda line: print(line, file=sys.stderr, flush=True)
+
+    def check(self, prompt: str, prompts: dict[str, Any]) -> None:
+        """Raise ``ValueError`` for what can be told to be wrong before a model is loaded."""
+        from videoxl.config import Generation, decode_from_string, prefill_from_string
+
+        if prompt not in prompts:
+            raise ValueError(f"--prompt must be one of {', '.join(prompts)}, got {prompt!r}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit must be at least 1, got {self.limit}")
+        Generation(max_new_tokens=self.max_new_tokens)
+        if self.prefill is not None:
+            prefill_from_string(self.prefill)
+        if self.decode is not None:
+            decode_from_string(self.decode)
+
+
+@grouped
+def vnbench(
+    annotations: Annotations,
+    videos: Videos,
+    loading: LoadOptions,
+    running: RunOptions,
+    prompt: Annotated[str, typer.Option(help="video-xl: the released model's; vnbench: the benchmark's.")] = "video-xl",
+) -> None:
+    """VNBench: needles to be retrieved, ordered and counted; right is what is right in all four tries."""
+    from videoxl.evaluation import vnbench as benchmark
+    from videoxl.evaluation.prompts import VNBENCH
+    from videoxl.evaluation.samples import run_settings
+
+    running.check(prompt, VNBENCH)
+    tries = benchmark.first_questions(benchmark.read_tries(annotations), running.limit)
+    how = benchmark.reading(prompt=prompt, **running.how)
+    engine = loading.load()
+    settings = run_settings("vnbench", annotations, engine, how, prompt=prompt, limit=running.limit)
+    _run(
+        running,
+        settings,
+        lambda log: benchmark.evaluate(engine, tries, videos, log, how, prompt=prompt, tell=running.tell),
+    )
+
+
+@grouped
+def grounding(
+    annotations: Annotations,
+    videos: Videos,
+    loading: LoadOptions,
+    running: RunOptions,
+    prompt: Annotated[str, typer.Option(help="default, timelens, or world for the generated world.")] = "default",
+    fps: Annotated[float, typer.Option(help="Frames per second of video to read.")] = 2.0,
+    max_frames: Annotated[int | None, typer.Option(help="Read at most this many frames. Default 2048.")] = None,
+) -> None:
+    """Temporal grounding (Charades-STA, TimeLens-Bench): when does it happen? R1@0.3, 0.5, 0.7 and mIoU."""
+    from videoxl.evaluation import grounding as benchmark
+    from videoxl.evaluation.prompts import GROUNDING
+    from videoxl.evaluation.samples import run_settings
+
+    running.check(prompt, GROUNDING)
+    events = benchmark.read_events(annotations)[: running.limit]
+    how = benchmark.reading(fps=fps, max_frames=max_frames, **running.how)
+    engine = loading.load()
+    settings = run_settings("grounding", annotations, engine, how, prompt=prompt, limit=running.limit)
+    _run(
+        running,
+        settings,
+        lambda log: benchmark.evaluate(engine, events, videos, log, how, prompt=prompt, tell=running.tell),
+    )
+
+
+def _run(running: RunOptions, settings: dict[str, Any], evaluate: Any) -> None:
+    """Run with the log of the output folder, write the result beside it, and print it. Exits with 1 on any failure."""
+    from videoxl.evaluation.log import SampleLog, write_json
+    from videoxl.evaluation.tables import text
+
+    name = settings["benchmark"]
+    folder = Path(running.output or f"runs/{name}")
+    with SampleLog(folder / "answers.jsonl", settings, resume=running.resume) as log:
+        result = evaluate(log)
+    write_json(folder / f"{name}.json", result)
+    shown = {name: value for name, value in result.items() if name != "samples"}
+    print_json(shown) if running.as_json else print(text(result))
+    if result["failed"]:
+        raise typer.Exit(1)

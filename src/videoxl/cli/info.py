@@ -1,0 +1,149 @@
+"""What ``videoxl info`` tells about a video, a memory or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from videoxl.config import EMBEDDED
+
+
+def describe(target: str, *, stream: int | None = None, reader: str = "auto", verify: bool = False) -> dict[str, Any]:
+    """Facts about a video, a memory, a model folder or an embedded model, ready for JSON.
+
+    Raises ``VideoError``, ``MemoryFileError`` or ``CheckpointError`` for what can be neither read nor loaded.
+    """
+    from videoxl.memory.file.format import is_memory_file
+
+    if target in EMBEDDED and not Path(target).exists():
+        from videoxl.inference.loading import embedded_folder
+
+        return _describe_model(embedded_folder(target), verify)
+    if (Path(target) / "config.json").is_file():
+        return _describe_model(Path(target), verify)
+    if is_memory_file(target):
+        return _describe_memory(target, verify)
+    if verify:
+        raise ValueError(f"--verify compares a model folder with its manifest, or a memory; {target} is neither")
+    return _describe_video(target, stream, reader)
+
+
+def _describe_video(target: str, stream: int | None, reader: str) -> dict[str, Any]:
+    from videoxl.video import open_video
+
+    with open_video(target, stream=stream, reader=reader) as source:
+        return {"kind": "video", **source.info.to_dict(), "warnings": list(source.warnings)}
+
+
+def _describe_memory(target: str, verify: bool) -> dict[str, Any]:
+    from videoxl.memory.file.load import StoredMemory
+    from videoxl.memory.spans import clock
+
+    stored = StoredMemory.open(target)
+    usage, metadata = stored.usage, stored.file.metadata
+    pieces = stored.file.verify() if verify else 0
+    held = [name for name, there in (("dense", stored.complete), ("pooled", bool(stored.pooled))) if there]
+    return {
+        "kind": "memory",
+        "model": stored.card.name,
+        "family": stored.card.family,
+        "fingerprint": stored.card.fingerprint,
+        "source": usage.get("source"),
+        "digest": usage.get("digest"),
+        "sampling": usage.get("sampling"),
+        "prefill": stored.prefill,
+        "from": clock(stored.groups[0].start_s),
+        "to": clock(stored.groups[-1].end_s),
+        "frames": len(stored.timestamps),
+        "groups": len(stored.groups),
+        "tokens": len(stored.token_ids),
+        "levels": held,
+        "held_in": str(stored.held_dtype).removeprefix("torch."),
+        "stored_in": stored.dtype,
+        "siglip": "not kept" if stored.seen is None else f"kept, of {stored.seen.model or 'the model itself'}",
+        "file_bytes": stored.file.size,
+        "memory_bytes": usage.get("memory_bytes"),
+        "read_seconds": round(sum(usage.get("seconds", {}).values()), 3),
+        "format_version": int(metadata["version"]),
+        "written_by": f"videoxl {metadata.get('videoxl', 'unknown')}",
+        "verified": f"{pieces:,} pieces agree with their checksums" if verify else "not asked (--verify)",
+        "warnings": list(stored.warnings),
+        "timeline": timeline(stored.timestamps, stored.groups[0].start_s, stored.groups[-1].end_s),
+    }
+
+
+def timeline(timestamps: Sequence[float], begin: float, end: float, columns: int = 60) -> list[dict[str, float]]:
+    """How many frames were read in each of up to ``columns`` equal stretches of a video, of a few frames at least."""
+    columns = max(1, min(columns, len(timestamps) // 4))
+    step = max(end - begin, 1e-9) / columns
+    counts = [0] * columns
+    for time in timestamps:
+        counts[min(columns - 1, max(0, int((time - begin) / step + 1e-6)))] += 1
+    edges = [round(begin + step * number, 3) for number in range(columns + 1)]
+    return [{"start": a, "end": b, "frames": n} for a, b, n in zip(edges, edges[1:], counts)]
+
+
+def draw_timeline(columns: Sequence[dict[str, float]]) -> str:
+    """Two lines: a mark per stretch, ``#`` where most frames were read, and below them the clock."""
+    from videoxl.memory.spans import clock
+
+    most = int(max(column["frames"] for column in columns))
+    marks = "".join(" .:+#"[-(-4 * int(column["frames"]) // most)] for column in columns)
+    at = range(0, max(1, len(columns) - 7), 15)  # the last label needs its room
+    times = "".join(f"{clock(columns[column]['start']):<15}" for column in at).rstrip()
+    return f"|{marks}|\n {times:<{len(columns)}} {clock(columns[-1]['end'])}"
+
+
+def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    from videoxl.model.checkpoint import (
+        checkpoint_bytes,
+        layout_of,
+        read_config,
+        shard_files,
+        tensors,
+        verify_manifest,
+    )
+
+    config, names = AutoConfig.from_pretrained(folder), tensors(folder)
+    return {
+        "kind": "model",
+        "family": config.family,
+        "why": _why(config, read_config(folder), names),
+        "layout": layout_of(folder),
+        **_sizes(config),
+        "tensors": len(names),
+        "files": len(shard_files(folder)),
+        "weight_bytes": checkpoint_bytes(folder),
+        "verified": f"{verify_manifest(folder)} files agree with manifest.json" if verify else "not asked (--verify)",
+    }
+
+
+def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
+    """What the family was recognised by: the order of things looked at is that of ``native_config_dict``."""
+    from videoxl.model.checkpoint import PRO_ONLY, has_pro_weights, is_released
+
+    if not is_released(found):
+        return "config.json has our model_type 'video_xl' and names the family"
+    released = "config.json is a released one (it has mm_vision_tower)"
+    if "family" in found:
+        return f"{released} and names the family"
+    if config.vision_config.model_type == "clip_vision_model":
+        return f"{released}, and its vision tower is a CLIP"
+    hold = "hold" if has_pro_weights(names) else "do not hold"
+    return f"{released}, its vision tower is a SigLIP, and the weights {hold} {PRO_ONLY[0]}*"
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    return {
+        "image_size": config.image_size,
+        "frames_per_group": config.frames_per_group,
+        "tokens_per_group": config.tokens_per_group,
+        "vision_layers": config.vision_config.num_hidden_layers,
+        "text_layers": config.text_config.num_hidden_layers,
+        "text_width": config.text_config.hidden_size,
+        "vocabulary": config.text_config.vocab_size,
+        "dtype": str(config.dtype).removeprefix("torch.") if config.dtype else None,
+    }

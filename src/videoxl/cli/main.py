@@ -1,0 +1,341 @@
+"""``videoxl ...``: each command parses its arguments, calls one function and prints what came back.
+
+Answers go to stdout, everything else to stderr. Exit status: 0, 1 (failed), 2 (bad usage or bad input), 130
+(interrupted). An expected error is one line; ``--debug`` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videoxl._version import __version__
+from videoxl.cli.evaluate import app as evaluations
+from videoxl.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    LoadOptions,
+    Model,
+    OpenOptions,
+    Quiet,
+    Reader,
+    Relevance,
+    SamplingOptions,
+    Siglip,
+    Stream,
+    Subtitles,
+    decode_with,
+    encode_or_load,
+    grouped,
+    print_json,
+)
+from videoxl.cli.options import encode as encode_video
+from videoxl.cli.scenarios import add_scenarios
+from videoxl.cli.train import train
+from videoxl.config import DEFAULT_MODEL, TINY
+from videoxl.errors import VideoXLError
+
+app = typer.Typer(
+    name="videoxl",
+    help="Ask questions about hours of video on one GPU.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
+VideoOrMemory = Annotated[
+    str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"videoxl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Ask questions about hours of video on one GPU."""
+
+
+@app.command()
+@grouped
+def ask(
+    video: VideoOrMemory,
+    question: Annotated[list[str], typer.Argument(help="One or more questions; the video is read once.")],
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    subtitles: Subtitles = None,
+    decode: Decode = "dense",
+    relevance: Relevance = None,
+    siglip: Siglip = None,
+    max_new_tokens: MaxNewTokens = 256,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
+    seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer questions about a video, or about a memory of one."""
+    from videoxl.config import Generation
+    from videoxl.inference.engine import check_question
+
+    # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
+    generation = Generation(
+        max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
+    )
+    frames.check()
+    decode = decode_with(decode, relevance)
+    for text in question:
+        check_question(text)
+    only = question[0] if len(question) == 1 else None  # several are to be answered from one reading
+    engine, memory = encode_or_load(
+        video, loading, frames, opening, question=only, subtitles=subtitles, siglip=siglip, progress=not quiet
+    )
+    answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
+    if as_json:
+        results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
+        print_json(results[0] if len(results) == 1 else results)
+    else:
+        for answer in answers:
+            print(answer.text)
+
+
+@app.command()
+@grouped
+def encode(
+    video: Video,
+    output: Annotated[str, typer.Option("--output", "-o", help="The memory file to write: film.vxl, say.")],
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    subtitles: Subtitles = None,
+    siglip: Siglip = None,
+    save_dtype: Annotated[
+        str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")
+    ] = "auto",
+    level: Annotated[
+        str, typer.Option(help="dense, or pooled: averages alone, for --decode bilevel:relevance=0.")
+    ] = "dense",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read a video once and keep the memory in a file, which ask, chat and info take in its place."""
+    from videoxl.memory.file.save import check_save, check_target
+
+    frames.check()
+    check_save(save_dtype, level)
+    check_target(output)
+    _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, siglip=siglip, progress=not quiet)
+    memory.save(output, dtype=save_dtype, level=level)
+    facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage}
+    if as_json:
+        print_json(facts)
+    else:
+        print(f"{output}: {memory}, {facts['file_bytes'] / 1e6:,.1f} MB on disk")
+
+
+@app.command()
+@grouped
+def chat(
+    video: VideoOrMemory,
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    subtitles: Subtitles = None,
+    decode: Decode = "dense",
+    relevance: Relevance = None,
+    siglip: Siglip = None,
+    max_new_tokens: MaxNewTokens = 256,
+) -> None:
+    """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
+    frames.check()
+    decode = decode_with(decode, relevance)
+    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles, siglip=siglip)
+    print(memory, file=sys.stderr)
+    session = engine.chat_session(memory, decode=decode)
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        if prompt:
+            print(prompt, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        print(session.ask(line.strip(), max_new_tokens=max_new_tokens).text, flush=True)
+
+
+@app.command()
+def info(
+    target: Annotated[str, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")],
+    stream: Stream = None,
+    reader: Reader = "auto",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare a model folder, or a memory, with its checksums.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a video, a memory or a model folder is."""
+    from videoxl.cli.info import describe, draw_timeline
+
+    facts = describe(target, stream=stream, reader=reader, verify=verify)
+    timeline = None if as_json else facts.pop("timeline", None)
+    _print_facts(facts, as_json)
+    if timeline:
+        print(draw_timeline(timeline))
+
+
+@app.command()
+@grouped
+def plan(
+    video: Video,
+    frames: SamplingOptions,
+    model: Model = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
+    dtype: Dtype = "auto",
+    question: Annotated[str, typer.Option(help="Counted exactly when given.")] = "",
+    subtitles: Subtitles = None,
+    decode: Decode = "dense",
+    max_new_tokens: MaxNewTokens = 256,
+    as_json: Json = False,
+) -> None:
+    """Predict tokens, memory and time of a run; nothing is decoded. Exits with 2 when it would not fit."""
+    from videoxl.inference.plan.planner import plan as make_plan
+
+    frames.check()
+    made = make_plan(
+        video,
+        model=model,
+        device=device,
+        dtype=dtype,
+        question=question,
+        max_new_tokens=max_new_tokens,
+        prefill=frames.prefill,
+        decode=decode,
+        subtitles=subtitles,
+        stream=frames.stream,
+        **frames.sampling,
+    )
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        print(made)
+    if not made.fits:
+        raise typer.Exit(2)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A model folder in either layout, or 'tiny'/'tiny-v1'.")],
+    target: Annotated[str, typer.Argument(help="A folder that does not exist yet.")],
+    to: Annotated[str, typer.Option(help="videoxl or released.")] = "videoxl",
+    as_json: Json = False,
+) -> None:
+    """Rewrite a checkpoint in our layout or the released one, with a sha256 manifest."""
+    from videoxl.cli.convert import convert_checkpoint
+
+    _print_facts({"target": target, **convert_checkpoint(source, target, to)}, as_json)
+
+
+@app.command()
+def parity(
+    golden: Annotated[str, typer.Argument(help="A folder with cases.json and recorded arrays.")],
+    kinds: Annotated[
+        list[str] | None, typer.Option(help="Only these kinds; may be repeated or comma-separated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare this implementation with recorded numbers of the released one; exits with 1 on any miss."""
+    from dataclasses import asdict
+
+    from videoxl.parity import run_parity
+
+    chosen = [kind for item in kinds for kind in item.split(",")] if kinds else None
+    results = []
+    for result in run_parity(Path(golden), chosen):
+        results.append(result)
+        if not as_json:
+            print(result, flush=True)
+    passed = sum(result.passed for result in results)
+    if as_json:
+        print_json({"passed": passed, "total": len(results), "cases": [asdict(result) for result in results]})
+    else:
+        print(f"{passed} of {len(results)} cases agree")
+    if passed < len(results) or not results:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    model: Model = TINY,
+    device: Device = "auto",
+    keep: Annotated[str | None, typer.Option(help="Write the film to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a short film, read it, ask about it, and print what each step took and which answers are right."""
+    from videoxl.cli.demo import run_demo
+
+    result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
+    if as_json:
+        print_json(result)
+
+
+app.command()(train)
+app.add_typer(evaluations)
+add_scenarios(app)
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        if isinstance(value, (list, tuple)):
+            value = "; ".join(str(item) for item in value) or "none"
+        print(f"{key:<{width}}  {'unknown' if value is None else value}")
+
+
+def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``videoxl`` command. Always ends in ``SystemExit``."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(given)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (VideoXLError, ValueError, FileExistsError) as error:
+        if debug:
+            raise
+        print(f"videoxl: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

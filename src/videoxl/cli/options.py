@@ -1,0 +1,250 @@
+"""Options that several commands share: each block is a dataclass, which a command takes as one argument."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from videoxl.config import DEFAULT_MODEL, TINY
+from videoxl.errors import CheckpointError
+
+Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
+Subtitles = Annotated[
+    str | None, typer.Option(help="A .srt or .vtt file: what is said is read with the frames it is said over.")
+]
+Relevance = Annotated[
+    str | None,
+    typer.Option(help="With --decode bilevel: attention, siglip, or block numbers (3+7); what is read in detail."),
+]
+Siglip = Annotated[
+    str | None,
+    typer.Option(
+        help="For --relevance siglip: a SigLIP model looks at the frames too. A folder, a Hub id, or auto: the one the "
+        "vision tower was taken from."
+    ),
+]
+Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def print_json(value: Any) -> None:
+    """On stdout."""
+    print(json.dumps(finite(value), indent=1, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity; a number that is none becomes null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value else value
+
+
+def decode_with(decode: str, relevance: str | None) -> str:
+    """A decode strategy as text, with ``--relevance`` among its settings; raises ``ValueError`` for what is none."""
+    from videoxl.config import decode_from_string
+
+    text = decode if relevance is None else f"{decode}{',' if ':' in decode else ':'}relevance={relevance}"
+    decode_from_string(text)
+    return text
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer wants it: for an argument that is a dataclass, its fields as options of their own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for given in inspect.signature(command).parameters.values():
+        if given.name not in groups:
+            parameters.append(given.replace(annotation=hints[given.name]))
+            continue
+        options = get_type_hints(groups[given.name], include_extras=True)
+        parameters += [
+            inspect.Parameter(field.name, given.kind, default=field.default, annotation=options[field.name])
+            for field in dataclasses.fields(groups[given.name])
+        ]
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Which model, and how."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when "
+            "the Hub must not be asked and the cache does not hold it); for a memory, its own.",
+        ),
+    ] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    quantization: Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")] = None
+
+    def load(self, *, model: str | None = None, dtype: str = "auto") -> Any:
+        """The engine. ``model`` and ``dtype`` stand in for what nobody gave; without a model there is a default."""
+        from videoxl.inference.engine import load
+
+        name = self.model or model or _default_model()
+        chosen = dtype if self.dtype == "auto" else self.dtype
+        try:
+            return load(name, device=self.device, dtype=chosen, quantization=self.quantization)
+        except CheckpointError as error:
+            if self.model or model:
+                raise
+            raise CheckpointError(f"{error}; or use --model {TINY}, which is embedded") from error
+
+
+def _default_model() -> str:
+    """The released model, or the embedded one where the Hub must not be asked. Says which on stderr."""
+    from huggingface_hub import is_offline_mode
+
+    from videoxl.inference.loading import is_cached
+
+    if is_offline_mode() and not is_cached(DEFAULT_MODEL):
+        name, why = TINY, f"embedded and small, because {DEFAULT_MODEL} is not in the cache and the Hub is off"
+        other = "choose another by --model"
+    else:
+        name, why = DEFAULT_MODEL, "the default"
+        other = f"choose another by --model; --model {TINY} is embedded, small, and runs anywhere"
+    print(f"note: the model is {name} ({why}); {other}", file=sys.stderr)
+    return name
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Which frames are read, and how."""
+
+    fps: Annotated[float | None, typer.Option(help="Frames per second of video to read. Default 1.")] = None
+    max_fps: Annotated[float | None, typer.Option(help="Read more densely, up to this rate, if max-frames allows.")] = (
+        None
+    )
+    max_frames: Annotated[int | None, typer.Option(help="Read at most this many frames. Default 2048.")] = None
+    num_frames: Annotated[int | None, typer.Option(help="Read exactly this many frames, evenly spread.")] = None
+    start: Annotated[float | None, typer.Option(help="Begin at this second.")] = None
+    end: Annotated[float | None, typer.Option(help="Stop at this second.")] = None
+    prefill: Annotated[
+        str | None,
+        typer.Option(
+            help="How the video is read: full, chunked, beacon or selective, with settings (beacon:ratio=16)."
+        ),
+    ] = None
+    stream: Stream = None
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for what contradicts itself, before anything slow begins."""
+        from videoxl.config import Sampling, prefill_from_string
+
+        Sampling(**self.sampling)
+        if self.prefill is not None:
+            prefill_from_string(self.prefill)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings that :class:`Sampling` has."""
+        return {name: value for name, value in asdict(self).items() if name not in ("prefill", "stream")}
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How a video file is opened."""
+
+    reader: Reader = "auto"
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a video that can only be read in part.")] = False
+
+
+def encode(
+    video: str,
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    *,
+    question: str | None = None,
+    subtitles: str | None = None,
+    siglip: str | None = None,
+    progress: bool = True,
+) -> tuple[Any, Any]:
+    """The engine, and the memory of a video. Opens the video first: a mistake must not cost the wait for the model.
+
+    ``question``: the one that will be asked, for strategies that read with it in mind.
+    """
+    from videoxl.inference.prefill.choose import choose_prefill, for_question
+    from videoxl.inference.subtitles import cues_of
+    from videoxl.inference.video_input import open_for_model
+
+    cues = None if subtitles is None else cues_of(subtitles)
+    with open_for_model(
+        video, fps=frames.fps, stream=frames.stream, reader=opening.reader, strict=opening.strict
+    ) as source:
+        engine = loading.load()
+        strategy = choose_prefill(frames.prefill, engine.config)
+        if question is not None:
+            strategy = for_question(strategy, question)
+        memory = engine.encode(
+            source,
+            **frames.sampling,
+            prefill=strategy,
+            subtitles=cues,
+            siglip=_siglip(siglip),
+            progress=progress,
+        )
+        return engine, memory
+
+
+def _siglip(name: str | None) -> bool | str:
+    """As ``encode`` takes it."""
+    return True if name == "auto" else name or False
+
+
+def encode_or_load(
+    video: str, loading: LoadOptions, frames: SamplingOptions, opening: OpenOptions, **how: Any
+) -> tuple[Any, Any]:
+    """The engine and the memory of ``video``, which may be a memory file itself. ``how``: see :func:`encode`."""
+    from videoxl.memory.file.format import is_memory_file
+
+    if not is_memory_file(video):
+        return encode(video, loading, frames, opening, **how)
+    from videoxl.inference.decode.siglip import siglip_for
+    from videoxl.memory.file.load import StoredMemory
+    from videoxl.memory.video_memory import VideoMemory
+
+    changed = [
+        f"--{field.name.replace('_', '-')}"
+        for group in (frames, opening)
+        for field in dataclasses.fields(group)
+        if getattr(group, field.name) != field.default
+    ]
+    if how.get("subtitles") is not None:
+        changed.append("--subtitles")
+    if changed:
+        raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
+    card = StoredMemory.open(video).card
+    if loading.model is None:
+        print(f"note: {video} was made by {card.name} in {card.dtype}", file=sys.stderr)
+    engine = loading.load(model=card.name, dtype=card.dtype)
+    if siglip := _siglip(how.get("siglip")):
+        siglip_for(engine, siglip)
+    return engine, VideoMemory.load(video, engine)

@@ -1,0 +1,168 @@
+"""``videoxl ground``, ``find-ads``, ``find-anomalies``, ``summarize``: what happens when, as text, JSON or a page."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from videoxl.cli.options import (
+    Json,
+    LoadOptions,
+    OpenOptions,
+    Quiet,
+    SamplingOptions,
+    Subtitles,
+    encode_or_load,
+    grouped,
+    print_json,
+)
+
+Video = Annotated[str, typer.Argument(help="A video file, a folder of pictures, or a memory that encode wrote.")]
+
+
+@dataclass(frozen=True)
+class PassSampling(SamplingOptions):
+    """Which frames are read, in as many passes as it takes."""
+
+    max_frames: Annotated[
+        int | None,
+        typer.Option(help="Read at most this many frames in one pass. Default 512; find-ads and summarize 1024."),
+    ] = None
+    num_frames: Annotated[
+        int | None, typer.Option(help="Read the whole video in one pass, with exactly this many frames.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """How it is looked for, and how it is shown."""
+
+    overlap: Annotated[
+        float, typer.Option(help="Seconds that two passes share, where the frames of a video take several.")
+    ] = 30.0
+    subtitles: Subtitles = None
+    decode: Annotated[str, typer.Option(help="How questions read the video: dense or bilevel (bilevel:top_k=8).")] = (
+        "dense"
+    )
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer about one pass, in tokens.")] = None
+    report: Annotated[str | None, typer.Option(help="Write a page with pictures to this file: report.html.")] = None
+    as_json: Json = False
+    quiet: Quiet = False
+
+
+def add_scenarios(app: typer.Typer) -> None:
+    """The commands of this module, on the command line's own app."""
+    for name, command in (
+        ("ground", ground),
+        ("find-ads", find_ads),
+        ("find-anomalies", find_anomalies),
+        ("summarize", summarize),
+    ):
+        app.command(name)(command)
+
+
+@grouped
+def ground(
+    video: Video,
+    event: Annotated[str, typer.Argument(help="What to look for: 'the goal falls'.")],
+    loading: LoadOptions,
+    frames: PassSampling,
+    opening: OpenOptions,
+    options: FindOptions,
+) -> None:
+    """Say when something happens in a video."""
+    _find("ground", video, event, loading, frames, opening, options)
+
+
+@grouped
+def find_ads(
+    video: Video, loading: LoadOptions, frames: PassSampling, opening: OpenOptions, options: FindOptions
+) -> None:
+    """Find the advertisements in a video."""
+    _find("find-ads", video, None, loading, frames, opening, options)
+
+
+@grouped
+def find_anomalies(
+    video: Video, loading: LoadOptions, frames: PassSampling, opening: OpenOptions, options: FindOptions
+) -> None:
+    """Find what is out of the ordinary in a video, of a surveillance camera, say."""
+    _find("find-anomalies", video, None, loading, frames, opening, options)
+
+
+@grouped
+def summarize(
+    video: Video, loading: LoadOptions, frames: PassSampling, opening: OpenOptions, options: FindOptions
+) -> None:
+    """Say what happens in a video, event by event."""
+    _find("summarize", video, None, loading, frames, opening, options)
+
+
+def _find(
+    name: str,
+    video: str,
+    event: str | None,
+    loading: LoadOptions,
+    frames: PassSampling,
+    opening: OpenOptions,
+    options: FindOptions,
+) -> None:
+    from videoxl.config import decode_from_string
+    from videoxl.inference.engine import check_question
+    from videoxl.inference.subtitles import cues_of
+    from videoxl.inference.video_input import open_for_model
+    from videoxl.memory.file.format import is_memory_file
+    from videoxl.scenarios.run import run_scenario
+    from videoxl.scenarios.timeline import draw
+
+    # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
+    frames.check()
+    decode_from_string(options.decode)
+    if event is not None:
+        check_question(event)
+    if options.report and (Path(options.report).is_dir() or not Path(options.report).absolute().parent.is_dir()):
+        raise ValueError(f"--report {options.report}: give a file in a folder that exists")
+    cues = None if options.subtitles is None else cues_of(options.subtitles)
+    how: dict[str, Any] = {"event": event, "decode": options.decode, "max_new_tokens": options.max_new_tokens}
+    with contextlib.ExitStack() as stack:
+        if is_memory_file(video):
+            engine, source = encode_or_load(video, loading, frames, opening, subtitles=options.subtitles)
+        else:
+            source = stack.enter_context(
+                open_for_model(
+                    video, fps=frames.fps, stream=frames.stream, reader=opening.reader, strict=opening.strict
+                )
+            )
+            engine = loading.load()
+            how |= {"sampling": frames.sampling, "prefill": frames.prefill, "overlap": options.overlap}
+            how |= {"subtitles": cues, "progress": not options.quiet}
+        tell = None if options.quiet else _tell
+        timeline = run_scenario(engine, source, name, **how, tell=tell)
+        if options.report:
+            _write_page(options.report, timeline, None if is_memory_file(video) else source)
+    for warning in timeline.warnings:
+        _tell(f"warning: {warning}")
+    if not timeline.events and not options.quiet:
+        _tell(f"the model said: {' / '.join(reply.text for reply in timeline.replies)[:500]!r}")
+    if options.as_json:
+        print_json(timeline.to_list())
+    else:
+        print(draw(timeline, width=min(120, shutil.get_terminal_size((100, 24)).columns)))
+
+
+def _write_page(path: str, timeline: Any, source: Any) -> None:
+    """``source``: the opened video; None for a memory, which has no pictures."""
+    from videoxl.evaluation.log import write_bytes
+    from videoxl.scenarios.page import page, thumbnails
+
+    write_bytes(path, page(timeline, thumbnails(timeline, source) if source else {}).encode(errors="replace"))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,257 @@
+"""What every evaluation writes: a log of samples that survives a kill, and how the run was made."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from videoxl._version import __version__
+from videoxl.errors import EvaluationError, MemoryFileError
+
+FORMAT = 1
+"""Of sample logs. Another number is refused."""
+PACKAGES = ("torch", "transformers", "av")
+
+
+class SampleLog:
+    """The finished samples of an evaluation, one JSON line each, so that an interrupted run goes on where it was.
+
+    with SampleLog("run.jsonl", settings, resume=True) as log:
+        for key, sample in samples:
+            record = log.done(key) or log.add(key, evaluate(sample))
+
+    The first line is the header: the settings and the versions. A line stands in the file before :meth:`add` returns;
+    half a last line, left by a process that was killed, is dropped on opening. The file is locked while it is open.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, Any], *, resume: bool = False) -> None:
+        """``path``: None keeps nothing beyond the run. ``settings``: all that answers depend on, of plain JSON values.
+
+        Raises :class:`EvaluationError` when the file exists and ``resume`` is not asked for, when it was made with
+        other settings, when it is damaged, or when another process is writing it.
+        """
+        self.path = Path(path or os.devnull)
+        self.settings = json.loads(_line(settings))
+        self.header: dict[str, Any] = {}
+        self._records: dict[str, dict[str, Any]] = {}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b") if path else tempfile.TemporaryFile("a+b")  # noqa: SIM115 - in close()
+        except OSError as error:
+            raise EvaluationError(
+                f"{path} cannot be opened for writing ({error.strerror}): name another file"
+            ) from None
+        try:
+            self._lock()
+            self._open(resume)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def done(self, key: str) -> dict[str, Any] | None:
+        """The record of a finished sample; None when it is still to be done."""
+        return self._records.get(key)
+
+    def add(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a finished sample and return it as :meth:`done` will. Raises ``ValueError`` for a key that is there."""
+        if key in self._records:
+            raise ValueError(f"sample {key!r} is in {self.path} already: ask done() before doing a sample")
+        line = _line({"key": key, "record": record})
+        self._write(line)
+        self._records[key] = json.loads(line)["record"]
+        return self._records[key]
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """All finished samples by their keys, in the order they were finished."""
+        return dict(self._records)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __enter__(self) -> SampleLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ opening
+
+    def _lock(self) -> None:
+        """Two writers would both do every sample."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvaluationError(
+                f"{self.path} is being written by another process: wait for it, or name another file"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+    def _open(self, resume: bool) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole:  # new, or killed before the header was there
+            if content and not b'{"evaluation_log"'.startswith(content[:17]):
+                raise EvaluationError(f"{self.path} exists and is no log of samples: name another file")
+            self._file.truncate(0)
+            self.header = {"evaluation_log": FORMAT, "settings": self.settings, "versions": versions()}
+            self._write(_line(self.header))
+            return
+        lines = whole.decode("utf-8", errors="replace").splitlines()
+        self._check_header(lines[0], resume)
+        for number, line in enumerate(lines[1:], 2):
+            self._take(line, number)
+        self._file.truncate(len(whole))
+        self._write(_line({"resumed": versions()}))
+
+    def _check_header(self, line: str, resume: bool) -> None:
+        header = _parsed(line)
+        if header.get("evaluation_log") != FORMAT:
+            raise EvaluationError(f"{self.path} exists and is no log of samples this version reads: name another file")
+        if not resume:
+            raise EvaluationError(
+                f"{self.path} exists: resume it (--resume), name another file, or remove it to begin anew"
+            )
+        if different := differences(header.get("settings", {}), self.settings):
+            raise EvaluationError(
+                f"{self.path} was made with other settings: {'; '.join(different)}. Give the same, or name another file"
+            )
+        self.header = header
+
+    def _take(self, line: str, number: int) -> None:
+        found = _parsed(line)
+        if "resumed" in found:
+            return
+        if not isinstance(found.get("key"), str) or not isinstance(found.get("record"), dict):
+            raise EvaluationError(f"{self.path}, line {number} is damaged: remove that line and resume")
+        self._records[found["key"]] = found["record"]
+
+    def _write(self, line: str) -> None:
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise EvaluationError(f"{self.path} cannot be written ({error.strerror}); make room and resume") from error
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A sentence for every setting that is not the same: ``frames was [512], is now [1024]``."""
+    missing = "not set"
+    return [
+        f"{name} was {before.get(name, missing)!r}, is now {now.get(name, missing)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, missing) != now.get(name, missing)
+    ]
+
+
+def how_it_was_run(model_name: str, engine: Any, **settings: Any) -> dict[str, Any]:
+    """All that is needed to make a run again: model, dtype, device, versions, command line, and ``settings``.
+
+    ``settings`` of an evaluation: ``prefill``, ``decode``, ``sampling``, ``seed`` and what is its own. Strategies and
+    other values that JSON does not know are told by their ``str()``. Of a model folder only its own name is told.
+    """
+    import torch
+
+    from videoxl.inference.hardware import device_name
+
+    return {
+        "model": os.path.basename(os.path.normpath(model_name)) if os.path.isdir(model_name) else model_name,
+        "family": engine.config.family,
+        "fingerprint": engine.fingerprint,
+        "dtype": engine.dtype,
+        "device": str(engine.device),
+        "hardware": device_name(engine.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **{name: plain(value) for name, value in settings.items()},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of this package (with its commit where it runs from a git checkout), Python, and what the numbers depend on."""
+    found: dict[str, str | None] = {"videoxl": __version__, "commit": _commit(), "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str | None:
+    """None outside a checkout of this package. A ``+`` behind it: files were changed since."""
+    here = Path(__file__).parent
+    if not (here.parents[2] / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+        return (git("rev-parse", "HEAD") + ("+" if changed else "")) or None
+    except OSError:  # no git
+        return None
+
+
+def plain(value: Any) -> Any:
+    """Of JSON's own types; anything else as its ``str()``."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as JSON; the file is replaced whole or stays as it was.
+
+    Raises :class:`EvaluationError` when it cannot be written, ``ValueError`` for a number that is not finite.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """See :func:`write_json`: for pictures and pages."""
+    from videoxl.memory.file.atomic import replacing, write_at
+
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, len(content)) as descriptor:
+            write_at(descriptor, content, 0)
+    except (OSError, MemoryFileError) as error:
+        raise EvaluationError(f"{path} was not written: {error.__cause__ or error}") from error
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """Nothing, for a line that is no JSON object."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,1 @@
+"""What ties the models to transformers' Auto classes."""

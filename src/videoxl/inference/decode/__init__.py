@@ -1,0 +1,1 @@
+"""One decode strategy per file, and the loop that writes an answer."""

@@ -1,0 +1,223 @@
+"""Relevance by comparing the question with pictures: SigLIP's text tower against its picture tower.
+
+The released Video-XL-2 has the picture tower without its last layer and its pooling head, which is where text and
+pictures meet. So this needs a whole SigLIP model. It looks at frames while a video is read (``encode(...,
+siglip=True)``), and what it saw stays with the memory, also in a file; or it looks at the video of a memory once more
+(:meth:`SiglipRelevance.watch`). Every question after that costs one pass of the text tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from videoxl.config import BiLevelDecode, DecodeStrategy, Sampling
+from videoxl.errors import CheckpointError, MissingDependencyError
+from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long
+from videoxl.inference.video_input import open_for_model
+from videoxl.memory.video_memory import Seen, VideoMemory
+from videoxl.model.vision import normalize_pixels
+from videoxl.video import Resize
+
+if TYPE_CHECKING:
+    from videoxl.inference.engine import VideoXL
+
+SIGLIP = "google/siglip-so400m-patch14-384"
+"""The model that Video-XL-2's vision tower was taken from."""
+SIGLIP_WIDTH = 1152
+
+
+class SiglipRelevance:
+    """A SigLIP model that can look at the frames of a memory.
+
+    ``relevance = SiglipRelevance().watch(memory, "film.mp4")``, then ``BiLevelDecode(relevance=relevance)``.
+    """
+
+    def __init__(
+        self, model: Any = SIGLIP, tokenizer: Any = None, *, device: str | torch.device = "auto", batch: int = 32
+    ) -> None:
+        """``model``: a Hub id or folder, or a loaded ``SiglipModel`` with its ``tokenizer``; ``batch``: frames at once.
+
+        Raises :class:`CheckpointError` where it cannot be loaded, :class:`MissingDependencyError` where the
+        tokenizer's own packages are not installed.
+        """
+        self.name = str(model) if isinstance(model, (str, Path)) else ""
+        if self.name:
+            model, tokenizer = _load(self.name, tokenizer)
+        if tokenizer is None:
+            raise ValueError("a loaded SigLIP model needs its tokenizer: SiglipRelevance(model, tokenizer)")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model, self.tokenizer, self.batch = model.to(device).eval(), tokenizer, batch
+        self.device = torch.device(device)
+        self.fingerprint = model_fingerprint(model)
+
+    def watch(self, memory: VideoMemory, video: Any, *, fps: float | None = None, timestamps: Any = None) -> Watched:
+        """Look at the frames that are in ``memory``, which were read from ``video``.
+
+        ``video``, ``fps``, ``timestamps``: as ``encode`` was given them. Raises ``ValueError`` for another video.
+        """
+        side = self.model.config.vision_config.image_size
+        features: list[torch.Tensor] = []
+        with open_for_model(video, fps=fps, timestamps=timestamps) as source:
+            made_from = memory.usage.get("digest")
+            if made_from is not None and source.digest not in (None, made_from):
+                raise ValueError(f"{source.name} is not the video this memory was made from")
+            selection = source.select(Sampling(times=memory.timestamps))
+            for frames in source.read(selection, resize=Resize(side, side)):
+                features.append(self.see(frames.pixels_FHWC))
+        return Watched(self, memory.timestamps, torch.cat(features))
+
+    @torch.inference_mode()
+    def see(self, pixels_FHWC: np.ndarray) -> torch.Tensor:
+        """Unit vectors ``[F, D]`` of 8-bit pictures, on the host."""
+        side, half = self.model.config.vision_config.image_size, (0.5, 0.5, 0.5)
+        found = []
+        for part in torch.from_numpy(pixels_FHWC).split(self.batch):
+            pixels = normalize_pixels(part.to(self.device), half, half, self.model.dtype)
+            if pixels.shape[-1] != side:
+                pixels = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+            found.append(_unit(self.model.vision_model(pixel_values=pixels).pooler_output).float().cpu())
+        return torch.cat(found)
+
+    @torch.inference_mode()
+    def read(self, text: str) -> torch.Tensor:
+        """Unit vector ``[D]`` of a text; what is longer than the model reads is cut off."""
+        length = self.model.config.text_config.max_position_embeddings
+        ids = self.tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return _unit(self.model.text_model(input_ids=ids["input_ids"].to(self.device)).pooler_output)[0].float().cpu()
+
+
+def _load(name: str, tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer, SiglipModel
+
+    try:
+        with progress_where_it_takes_long(Path(name)) if Path(name).is_dir() else nullcontext():
+            return SiglipModel.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"SigLIP's tokenizer needs more packages: pip install sentencepiece protobuf ({error})"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(
+            f"no SigLIP model could be loaded from {name}: {reason}; give a folder or Hub id"
+        ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """What a SigLIP model saw of one memory's video: a ``relevance``."""
+
+    model: SiglipRelevance
+    timestamps: tuple[float, ...]
+    features_FD: torch.Tensor
+
+    @property
+    def __name__(self) -> str:
+        return "siglip"
+
+    def __call__(self, memory: VideoMemory, question: str) -> np.ndarray:
+        """Per group of frames, how alike its most similar frame and the question are: cosines, ``[G]``.
+
+        Raises ``ValueError`` for a memory with other frames, such as one that was extended since.
+        """
+        if memory.timestamps != self.timestamps:
+            raise ValueError(
+                f"SigLIP saw {len(self.timestamps)} frames, this memory has {len(memory.timestamps)}, or at other "
+                "times: call watch() with this memory and its video"
+            )
+        alike_F = (self.features_FD @ self.model.read(question)).numpy()
+        begins = [group.start_s for group in memory.groups]
+        group_F = np.searchsorted(begins, np.asarray(memory.timestamps), side="right") - 1
+        scores = np.full(len(begins), -1.0)
+        np.maximum.at(scores, group_F, alike_F)
+        return scores
+
+    @property
+    def seen(self) -> Seen:
+        """As a memory keeps it."""
+        return Seen(self.features_FD, self.model.name, self.model.fingerprint)
+
+
+# -------------------------------------------------------------------------------------------------- with an engine
+
+
+def siglip_for(engine: VideoXL, wanted: bool | str | SiglipRelevance = True) -> SiglipRelevance:
+    """The SigLIP model asked for, which the engine then holds; ``True``: the one it holds, or its own."""
+    held = engine.siglip
+    if isinstance(wanted, SiglipRelevance):
+        held = wanted
+    elif isinstance(wanted, str):
+        held = held if held is not None and held.name == wanted else SiglipRelevance(wanted)
+    elif held is None:
+        held = SiglipRelevance(own_siglip(engine))
+        held.name = ""  # wherever the model is, there it is too
+    engine.siglip = held
+    return held
+
+
+def own_siglip(engine: VideoXL) -> str:
+    """Where the SigLIP model is that a model's vision tower was taken from: its folder's ``siglip``, or the Hub.
+
+    Raises ``ValueError`` where none is known.
+    """
+    folder = Path(engine.model.config._name_or_path or ".") / "siglip"
+    if (folder / "config.json").is_file():
+        return str(folder)
+    if engine.config.vision_config.hidden_size == SIGLIP_WIDTH:
+        return SIGLIP
+    raise ValueError(
+        f"{engine.name} comes without a SigLIP model that reads text: name one, siglip='folder' or a Hub id (--siglip "
+        "on the command line)"
+    )
+
+
+def from_memory(engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> DecodeStrategy:
+    """``relevance="siglip"`` with what the memory keeps; a SigLIP model is looked for when a block must be judged."""
+    seen = memory.seen
+    if not isinstance(decode, BiLevelDecode) or decode.relevance != "siglip" or seen is None:
+        return decode
+
+    def siglip(memory: VideoMemory, question: str) -> np.ndarray:
+        return Watched(who_saw(engine, seen), memory.timestamps, seen.features_FD)(memory, question)
+
+    return replace(decode, relevance=siglip)
+
+
+def who_saw(engine: VideoXL, seen: Seen) -> SiglipRelevance:
+    """The SigLIP model that looked at a memory's frames: the engine's, or loaded by its name.
+
+    Raises ``ValueError`` where it is another one by now.
+    """
+    if engine.siglip is None or engine.siglip.fingerprint != seen.fingerprint:
+        name = seen.model or own_siglip(engine)
+        found = SiglipRelevance(name)
+        if found.fingerprint != seen.fingerprint:
+            raise ValueError(
+                f"{name} is not the SigLIP model that looked at this memory's frames: give that one, "
+                "model.siglip = SiglipRelevance(...), or --siglip"
+            )
+        engine.siglip = found
+    return engine.siglip
+
+
+def watching(decode: DecodeStrategy, memory: VideoMemory, video: Any, given: Mapping[str, Any]) -> DecodeStrategy:
+    """``decode``; where it is ``relevance="siglip"`` and SigLIP has not seen the memory's frames, it looks now.
+
+    ``given``: what ``encode`` was given, for the times of pictures.
+    """
+    if isinstance(decode, BiLevelDecode) and decode.relevance == "siglip" and memory.seen is None:
+        siglip = siglip_for(memory._needs_reader("siglip"))  # type: ignore[arg-type]
+        memory.seen = siglip.watch(memory, video, fps=given.get("fps"), timestamps=given.get("timestamps")).seen
+    return decode
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors / vectors.norm(dim=-1, keepdim=True)

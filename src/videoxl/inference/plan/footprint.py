@@ -1,0 +1,197 @@
+"""Bytes a run takes, by where and when: keys and values exactly, activations by estimate."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from typing import Any
+
+from videoxl.config import (
+    BeaconPrefill,
+    BiLevelDecode,
+    ChunkedPrefill,
+    DecodeStrategy,
+    DenseDecode,
+    PrefillStrategy,
+    SelectivePrefill,
+)
+from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
+from videoxl.inference.prefill.read import GROUPS_PER_TILE
+from videoxl.inference.prompt import VisualSpan
+from videoxl.model.configuration import VIDEO_XL, VIDEO_XL_2, VideoXLConfig
+
+ROOM_FOR_QUESTIONS = 2048
+"""Tokens of spare room behind a video, so that questions need not copy it."""
+SPARE = 9 / 8
+"""What a buffer grows by when its final size is not known."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the bytes depend on."""
+
+    frames: int
+    groups: int
+    kept: int
+    """Tokens that stay in the cache, the prefix included."""
+    landmarks: int
+    """Tokens of the prefix and of timestamps."""
+    prefix: int
+
+    @classmethod
+    def of(cls, strategy: PrefillStrategy, config: VideoXLConfig, frames: int, prefix: int, span: VisualSpan) -> Sizes:
+        """Of a video of ``frames`` frames."""
+        kept = memory_tokens(strategy, config, prefix, span)
+        return cls(frames, len(span.groups), kept, prefix + len(span.ids) - span.visual_tokens, prefix)
+
+    def scaled(self, frames: int) -> Sizes:
+        """Of the same video with another number of frames."""
+        groups, kept, landmarks = (-(-n * frames // self.frames) for n in (self.groups, self.kept, self.landmarks))
+        return Sizes(frames, groups, kept, landmarks, self.prefix)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes beside the weights. Reading and asking come one after the other."""
+
+    memory: int
+    """Keys and values of the video."""
+    host: int
+    """As much of them as is in host memory (``offload``)."""
+    room: int
+    """Spare room behind them."""
+    question: int
+    """Keys and values that a question needs beyond both."""
+    working: int
+    """Estimate of what reading needs beyond both: activations, and copies that only reading has."""
+
+    @property
+    def device(self) -> int:
+        """Peak on the device."""
+        return self.memory - self.host + self.room + max(self.working, self.question)
+
+
+def footprint(
+    config: VideoXLConfig,
+    sizes: Sizes,
+    further_tokens: int,
+    itemsize: int,
+    prefill: PrefillStrategy,
+    decode: DecodeStrategy | None = None,
+) -> Footprint:
+    """``further_tokens``: those of a question and its answer; ``decode``: how it reads, default all of the video."""
+    memory = kv_bytes(config, sizes.kept, itemsize)
+    offloaded = isinstance(prefill, ChunkedPrefill) and prefill.offload
+    return Footprint(
+        memory=memory,
+        host=memory if offloaded else 0,
+        room=0 if offloaded else kv_bytes(config, ROOM_FOR_QUESTIONS, itemsize),
+        question=_question_bytes(config, sizes, further_tokens, itemsize, decode or DenseDecode(), offloaded),
+        working=working_bytes(config, sizes, itemsize, prefill),
+    )
+
+
+def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
+    """Bytes of the keys and values of ``tokens`` tokens, exactly."""
+    text: Any = config.text_config
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * tokens * text.num_hidden_layers * text.num_key_value_heads * width * itemsize
+
+
+def mixed_tokens(config: VideoXLConfig, sizes: Sizes, decode: BiLevelDecode) -> tuple[int, int]:
+    """Tokens of the pooled level, and of a cache mixed for a question.
+
+    The latter with all chosen blocks between the first and the last, as they are when attention chooses.
+    """
+    visual, pooled = config.tokens_per_group, config.tokens_per_group // decode.pool
+    named = len(decode.relevance) if isinstance(decode.relevance, tuple) else decode.top_k
+    last = (sizes.groups - 1) % decode.block_size + 1
+    dense = min(sizes.groups, (named + 1) * decode.block_size + last)
+    level = sizes.landmarks - sizes.prefix + sizes.groups * pooled
+    return level, sizes.landmarks + dense * visual + (sizes.groups - dense) * pooled
+
+
+def _question_bytes(
+    config: VideoXLConfig, sizes: Sizes, further: int, itemsize: int, decode: DecodeStrategy, offloaded: bool
+) -> int:
+    if isinstance(decode, BiLevelDecode):
+        pooled, mixed = mixed_tokens(config, sizes, decode)
+        return kv_bytes(config, pooled + mixed + further, itemsize)
+    if offloaded or further > ROOM_FOR_QUESTIONS:  # a copy on the device
+        return kv_bytes(config, sizes.kept + further, itemsize)
+    return 0
+
+
+def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
+    """Estimate of what reading holds at its peak: the vision batch, or a tile of the language model and its mask."""
+    vision: Any = config.vision_config
+    text: Any = config.text_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    frames = min(sizes.frames, frames_per_tile(prefill, config))
+    seeing = frames * patches * (vision.intermediate_size + 6 * vision.hidden_size) * itemsize
+    tile = min(sizes.kept, GROUPS_PER_TILE * (config.tokens_per_group + 10))
+    if isinstance(prefill, BeaconPrefill):
+        window = prefill.window or config.beacon_window
+        tile = window + window // min(prefill.ratios)
+    reading = tile * (3 * text.intermediate_size + 8 * text.hidden_size) * itemsize
+    chunked = isinstance(prefill, ChunkedPrefill) and prefill.mode == "streaming"
+    reading += 0 if chunked else tile * sizes.kept * (1 + itemsize)
+    return max(seeing, reading) + _held_while_reading(config, sizes, itemsize, prefill)
+
+
+def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
+    """Copies of keys and values, or visual tokens, that are gone when reading is done."""
+    text: Any = config.text_config
+    if isinstance(prefill, SelectivePrefill):  # visual tokens wait until the last has been scored
+        return sizes.groups * config.tokens_per_group * text.hidden_size * itemsize
+    if not isinstance(prefill, ChunkedPrefill) or prefill.mode == "mask":
+        return 0
+    landmarks = int(kv_bytes(config, sizes.landmarks, itemsize) * SPARE)
+    if not prefill.offload:
+        return landmarks
+    per_group = (sizes.kept + sizes.groups - 1) // max(1, sizes.groups)
+    window = kv_bytes(config, min(sizes.kept, (prefill.chunk_size + GROUPS_PER_TILE) * per_group), itemsize)
+    return landmarks + window + kv_bytes(config, sizes.kept, itemsize) // int(text.num_hidden_layers)  # one layer back
+
+
+def frames_that_fit(
+    config: VideoXLConfig,
+    sizes: Sizes,
+    further_tokens: int,
+    itemsize: int,
+    room: int,
+    prefill: PrefillStrategy,
+    decode: DecodeStrategy | None = None,
+) -> int:
+    """Most frames, in whole groups, of a video like this that fit into ``room`` bytes of the device."""
+
+    def fits(count: int) -> bool:
+        return footprint(config, sizes.scaled(count), further_tokens, itemsize, prefill, decode).device <= room
+
+    group = config.frames_per_group
+    return bisect_left(range(group, sizes.frames + 1, group), True, key=lambda count: not fits(count)) * group
+
+
+def settings_that_fit(
+    config: VideoXLConfig, sizes: Sizes, further_tokens: int, itemsize: int, room: int
+) -> tuple[PrefillStrategy, DecodeStrategy] | None:
+    """A way to read all of the video that fits, where the family has one."""
+    for prefill, decode in THRIFTY.get(config.family, ()):
+        if isinstance(prefill, BeaconPrefill):
+            kept = sizes.landmarks + sizes.frames * config.tokens_per_group // min(prefill.ratios)
+            sizes = replace(sizes, kept=kept)
+        if footprint(config, sizes, further_tokens, itemsize, prefill, decode).device <= room:
+            return prefill, decode
+    return None
+
+
+THRIFTY: dict[str, tuple[tuple[PrefillStrategy, DecodeStrategy], ...]] = {
+    VIDEO_XL: ((BeaconPrefill(ratio=8), DenseDecode()), (BeaconPrefill(ratio=16), DenseDecode())),
+    VIDEO_XL_2: (
+        (ChunkedPrefill(), DenseDecode()),
+        (ChunkedPrefill(vision_batch=6), DenseDecode()),
+        (ChunkedPrefill(offload=True, vision_batch=6), BiLevelDecode()),
+        (ChunkedPrefill(offload=True, vision_batch=6), BiLevelDecode(pool=12)),
+    ),
+}
+"""Family -> ways of reading, from the fastest to the one that needs least of the GPU."""

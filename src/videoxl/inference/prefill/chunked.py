@@ -1,0 +1,238 @@
+"""Chunked prefill of Video-XL-2 (SPEC 3.6), in two ways that give the same numbers.
+
+``streaming`` runs the language model tile by tile on top of the cache so far. In every layer, the rows of a block read
+[landmarks before the window, gathered] + [the window], an order of keys under which the mask is causal and aligned at
+the end, as the fast kernels want it; rows of timestamps are then done again over everything before them. ``mask`` runs
+one forward under the whole mask and is there to check the other.
+
+Kernels: with ``sdpa`` on a GPU, windows go through the flash kernel without any mask
+(``torch.nn.attention.bias.causal_lower_right``), timestamps through the memory-efficient kernel under a mask of
+timestamps by tokens; on a CPU both take torch's fused kernel with such small masks. ``flash_attention_2`` needs no mask
+for either, ``eager`` materialises all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from videoxl.config import ChunkedPrefill
+from videoxl.inference.prefill.full import TiledWriter
+from videoxl.inference.prompt import VisualSpan
+from videoxl.memory.host_cache import DeviceStore, HostStore
+from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.layout import ChunkBook, GroupLayout, Run, TilePlan, allowed_mask
+from videoxl.model.decoder import LanguageModel, StepAttention, causal_attention, masked_attention
+
+GROUPS_PER_TILE = 24
+"""Groups per forward of the language model, at most: about 3,700 tokens at true size."""
+LEAST_ROWS = 64
+"""Timestamp rows that attend at once, at least: every piece reads all keys."""
+MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Largest mask of timestamps by tokens that is made at once, beyond that; a GPU needs many rows to be busy."""
+
+
+class StreamingWriter(TiledWriter):
+    """Tile by tile; neither the number of groups handed over at once nor that of a forward changes the numbers."""
+
+    def __init__(
+        self,
+        model: Any,
+        prefix_ids: Sequence[int],
+        strategy: ChunkedPrefill,
+        *,
+        tile_groups: int = GROUPS_PER_TILE,
+        **before: Any,
+    ) -> None:
+        """``before``: see :class:`TiledWriter`; of a video that was read before, everything follows from its ids."""
+        super().__init__(model, prefix_ids, tile_groups=tile_groups, **before)
+        self.book = ChunkBook(
+            len(self.prefix_ids),
+            model.config.video_token_id,
+            block_size=strategy.step_size,
+            previous_blocks=strategy.previous_blocks,
+        )
+        read = self.book.add(self.ids[len(self.prefix_ids) :]) if self.ids else None
+        landmarks = read.landmarks.tolist() if read else ()
+        if strategy.offload:
+            tail_from = read.keep_from if read else 0
+            self.store: DeviceStore = HostStore(self.cache, landmarks, tail_from=tail_from)
+            self.cache = self.store.cache
+        else:
+            self.store = DeviceStore(self.cache, landmarks)
+
+    def read(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> None:
+        self._mark = self.book.mark()
+        plan = self.book.add(ids)
+        new = [*(() if self.ids else self.prefix_ids), *ids]
+        base = self.model.model
+        step = TileStep(base.language_model, self.store, plan)
+        base.language_model.run_step(base.embed_span(new, tokens_PD), step)
+        self.store.forget_before(plan.keep_from)
+        self.ids += new
+
+    def take_back(self) -> None:
+        self.book.rewind(self._mark)
+        self.store.rewind(len(self.ids), self.book.landmarks if self.ids else 0)
+
+    def finish(self) -> None:
+        self.store.finish()
+
+
+class TileStep:
+    """Attention of one tile in every layer; a :class:`~videoxl.model.decoder.Step`."""
+
+    beacons_L: torch.Tensor | None = None
+
+    def __init__(self, language_model: LanguageModel, store: DeviceStore, plan: TilePlan) -> None:
+        self.language_model, self.store, self.plan = language_model, store, plan
+        self.last_layer = len(language_model.layers) - 1
+        self._made: dict[Any, Any] = {}
+
+    def attend(
+        self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
+    ) -> torch.Tensor:
+        """Un-rotated queries, keys and values of the tile; they join the store, rotated."""
+        layer, plan, rotate = module.layer_idx, self.plan, self.language_model.rotate
+        positions = self._once("positions", keys_BKLE.device, torch.arange(plan.begin, plan.end).to)
+        keys_BKLE = rotate(keys_BKLE, positions)
+        landmarks = self._once("landmarks", keys_BKLE.device, torch.from_numpy(plan.landmarks).to)
+        self.store.append(layer, keys_BKLE, values_BKLE, landmarks)
+        if layer == self.last_layer:  # what comes out of it is read by nobody
+            return torch.zeros_like(queries_BNLE)
+        q = rotate(queries_BNLE, positions)
+        parts = [self._run(module, run, q[:, :, run.begin - plan.begin : run.end - plan.begin]) for run in plan.runs]
+        out_BNLE = torch.cat(parts, dim=2)
+        if plan.timestamps:
+            self._timestamps(module, q, out_BNLE)
+        return out_BNLE
+
+    def _run(self, module: StepAttention, run: Run, q_BNLE: torch.Tensor) -> torch.Tensor:
+        return causal_attention(module, q_BNLE, *self.store.read(module.layer_idx, run))
+
+    def _timestamps(self, module: StepAttention, q_BNLE: torch.Tensor, out_BNLE: torch.Tensor) -> None:
+        """Replace the rows of timestamps in ``out``: they see everything before them."""
+        begin, end = self.plan.begin, self.plan.timestamps[-1][1]
+        k, v = self.store.everything(module.layer_idx, end)
+        if "flash" in (module.config._attn_implementation or ""):  # takes no mask, but causal pieces
+            for first, stop in self.plan.timestamps:
+                rows = slice(first - begin, stop - begin)
+                out_BNLE[:, :, rows] = causal_attention(module, q_BNLE[:, :, rows], k[:, :, :stop], v[:, :, :stop])
+            return
+        for number, positions in enumerate(self._timestamp_rows(end, q_BNLE.device)):
+            rows, mask = self._once(("rows", number), q_BNLE.device, partial(rows_and_mask, positions, end))
+            out_BNLE[:, :, rows - begin] = rows_attention(module, q_BNLE[:, :, rows - begin], k, v, mask)
+
+    def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
+        """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
+        rows = torch.cat([torch.arange(*bounds) for bounds in self.plan.timestamps])
+        return rows.split(max(LEAST_ROWS, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys))
+
+    def _once(self, name: Any, device: torch.device, make: Callable[[torch.device], Any]) -> Any:
+        """Something made once per device, for all layers."""
+        key = (name, device)
+        if key not in self._made:
+            self._made[key] = make(device)
+        return self._made[key]
+
+
+def rows_and_mask(rows_L: torch.Tensor, keys: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of a sequence, and which of its first ``keys`` tokens each sees: those up to itself, ``[L, keys]``."""
+    rows_L = rows_L.to(device)
+    return rows_L, torch.arange(keys, device=device) <= rows_L[:, None]
+
+
+def rows_attention(
+    module: StepAttention, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, mask_LS: torch.Tensor
+) -> torch.Tensor:
+    """Attention of a few rows under a mask, ``[1, N, L, E]``.
+
+    On a GPU no fused kernel takes a mask and grouped heads at once: the heads of a group go in as a batch over the same
+    keys, which costs no copy, instead of the kernel that would write all weights to memory.
+    """
+    kernel = module.config._attn_implementation or "eager"
+    if not q_BNLE.is_cuda or kernel == "eager":
+        return masked_attention(module, q_BNLE, k_BKSE, v_BKSE, mask_LS)
+    return heads_as_batch(q_BNLE, k_BKSE, v_BKSE, mask_LS, module.scaling)
+
+
+def heads_as_batch(
+    q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, mask_LS: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Grouped-query attention for one sequence, without grouped heads: ``[1, N, L, E]``."""
+    heads = k_1KSE.shape[1]
+    per_head = q_1NLE.shape[1] // heads
+    q_RKLE = q_1NLE[0].unflatten(0, (heads, per_head)).transpose(0, 1)
+    k, v = (t.expand(per_head, -1, -1, -1) for t in (k_1KSE, v_1KSE))
+    out_RKLE = F.scaled_dot_product_attention(q_RKLE, k, v, attn_mask=mask_LS, scale=scale)
+    return out_RKLE.transpose(0, 1).flatten(0, 1)[None]
+
+
+class MaskWriter:
+    """All groups in one forward, under the whole mask: memory grows with the square of the length."""
+
+    def __init__(
+        self,
+        model: Any,
+        prefix_ids: Sequence[int],
+        strategy: ChunkedPrefill,
+        *,
+        reserve: int = 0,
+        cache: KVCache | None = None,
+        ids: Sequence[int] = (),
+    ) -> None:
+        """As :class:`TiledWriter`."""
+        self.model, self.strategy, self.prefix_ids = model, strategy, list(prefix_ids)
+        self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
+        self.ids: list[int] = list(ids)
+        self.notes: list[str] = []
+        self._waiting = [] if self.ids else list(prefix_ids)
+        self._spans: list[tuple[int, ...]] = []
+        self._tokens: list[torch.Tensor] = []
+
+    def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
+        self._spans.append(span.ids)
+        self._tokens.append(tokens_PD)
+
+    def finish(self) -> None:
+        if not self._spans:
+            return
+        seen, model = len(self.ids), self.model.model
+        new = [*self._waiting, *(token for ids in self._spans for token in ids)]
+        self.ids += new
+        embeds_BLD = model.embed_span(new, torch.cat(self._tokens))
+        layout = GroupLayout.from_ids(self.ids, len(self.prefix_ids), self.model.config.video_token_id)
+        allowed = allowed_mask(
+            layout,
+            len(self.ids),
+            block_size=self.strategy.step_size,
+            previous_blocks=self.strategy.previous_blocks,
+            first_row=seen,
+        )
+        mask_LS = torch.from_numpy(allowed).to(embeds_BLD.device)
+        mask = attention_mask(model.language_model.config, mask_LS, embeds_BLD.dtype)
+        model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, past_key_values=self.cache, use_cache=True)
+        self._waiting, self._spans, self._tokens = [], [], []
+
+
+def attention_mask(config: Any, allowed_LS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``[1, 1, L, S]`` in the form the attention in use takes. Raises ``ValueError`` where it takes none."""
+    kernel = config._attn_implementation or "eager"
+    if "flash" in kernel:
+        raise ValueError(f"mode='mask' needs attention='sdpa' or 'eager', the model was loaded with {kernel!r}")
+    if kernel == "sdpa":
+        return allowed_LS[None, None]
+    barred = torch.zeros(allowed_LS.shape, dtype=dtype, device=allowed_LS.device)
+    return barred.masked_fill_(~allowed_LS, torch.finfo(dtype).min)[None, None]
+
+
+def chunked_writer(
+    model: Any, prefix_ids: Sequence[int], strategy: ChunkedPrefill, **before: Any
+) -> StreamingWriter | MaskWriter:
+    """The writer of a strategy's ``mode``. ``before``: see :class:`TiledWriter`."""
+    kind = MaskWriter if strategy.mode == "mask" else StreamingWriter
+    return kind(model, prefix_ids, strategy, **before)

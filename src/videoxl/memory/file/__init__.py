@@ -1,0 +1,1 @@
+"""The `.vxl` file of a video memory."""

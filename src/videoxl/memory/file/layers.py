@@ -1,0 +1,294 @@
+"""Keys and values that stay in a file until somebody reads them.
+
+A level of a memory (dense, or averaged) is written in *blocks* of tokens that follow each other. A question about the
+whole video reads all blocks once, one about a few stretches those that hold them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from videoxl.errors import MemoryFileError
+from videoxl.memory.file.codec import Codec, Parts
+from videoxl.memory.file.format import MemoryFile, TensorSpec
+from videoxl.memory.kv_cache import GrowingLayer, Tier, Which
+from videoxl.memory.model_id import ModelCard
+
+Rotate = Callable[..., torch.Tensor]
+"""``rotate(states_BKLE, positions_L, back=False)`` of the language model."""
+SPARE_TOKENS = 2048
+"""Room behind what is read from a file, so that questions need not copy it."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Blocks read at once: reading and checking release the interpreter."""
+DENSE, POOLED = "dense", "pooled"
+"""Names of levels; behind the second stands how many tokens went into one."""
+Ranges = tuple[tuple[int, int], ...]
+BOTH: tuple[Which, Which] = ("keys", "values")
+
+
+def part_name(level: str, block: int, part: str) -> str:
+    """Name of a tensor of a block: ``dense.00012.keys``."""
+    return f"{level}.{block:05d}.{part}"
+
+
+@dataclass(frozen=True)
+class LevelLayout:
+    """How one level lies in a file: per block the tokens ``[begin, end)``, ascending, and the sizes of a layer."""
+
+    name: str
+    ranges: Ranges
+    codec: Codec
+    layers: int
+    heads: int
+    width: int
+
+    @classmethod
+    def of(cls, card: ModelCard, codec: Codec, name: str, ranges: Ranges) -> LevelLayout:
+        """Of a model's memories."""
+        return cls(name, ranges, codec, card.layers, card.heads, card.head_width)
+
+    def specs(self) -> Iterator[TensorSpec]:
+        """Its tensors, each with a piece per layer."""
+        for block, (begin, end) in enumerate(self.ranges):
+            for part, (dtype, shape) in self.codec.layout(self.heads, end - begin, self.width).items():
+                yield TensorSpec(part_name(self.name, block, part), dtype, (self.layers, *shape))
+
+    @property
+    def tokens(self) -> int:
+        return sum(end - begin for begin, end in self.ranges)
+
+
+class StoredLevel:
+    """A level in an opened file."""
+
+    def __init__(
+        self, file: MemoryFile, layout: LevelLayout, length: int, dtype: torch.dtype, rotate: Rotate | None
+    ) -> None:
+        """
+        Args:
+            length: tokens of the level; with gaps between the ranges some are not there.
+            dtype: what keys and values are handed out in.
+            rotate: puts positions into keys that were written without; None where they stay without.
+        """
+        self.file, self.layout, self.length, self.dtype = file, layout, length, dtype
+        self.rotate = None if layout.codec.rotated else rotate
+        for spec in layout.specs():
+            if file.spec(spec.name) != spec:
+                raise file.corrupt(f"{spec.name} has another form than the rest says")
+        self._begins = np.array([begin for begin, _ in layout.ranges])
+        self._ends = np.array([end for _, end in layout.ranges])
+
+    @property
+    def complete(self) -> bool:
+        return self.layout.tokens == self.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one layer, as handed out."""
+        return 2 * self.layout.heads * self.layout.width * self.layout.tokens * self.dtype.itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one layer in the file."""
+        return sum(spec.piece_bytes for spec in self.layout.specs())
+
+    def _read(self, which: Which, layer: int, block: int) -> Parts:
+        """What is written of one layer of one block."""
+        names = self.layout.codec.names(which)
+        return {name: self.file.read(part_name(self.layout.name, block, name), layer) for name in names}
+
+    def _decode(self, which: Which, block: int, parts: Parts, device: torch.device) -> torch.Tensor:
+        """Keys or values, ``[K, T, E]``."""
+        states = self.layout.codec.decode(which, {name: part.to(device) for name, part in parts.items()})
+        if which == "keys" and self.rotate is not None:
+            begin, end = self.layout.ranges[block]
+            states = self.rotate(states[None], torch.arange(begin, end, device=device))[0]
+        return states.to(self.dtype)
+
+    def select(self, which: Which, layer: int, positions: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Keys or values of some tokens of one layer, ``[1, K, len(positions), E]``; reads the blocks they are in."""
+        wanted = positions.cpu().numpy()
+        blocks = np.searchsorted(self._begins, wanted, side="right") - 1
+        if len(wanted) and (blocks.min() < 0 or (wanted >= self._ends[blocks]).any()):
+            raise self.incomplete()
+        out = _empty((1, self.layout.heads, len(wanted), self.layout.width), self.dtype, device)
+        for block in np.unique(blocks).tolist():
+            places = torch.from_numpy(np.flatnonzero(blocks == block)).to(device)
+            inside = torch.from_numpy(wanted[blocks == block] - self._begins[block]).to(device)
+            states = self._decode(which, block, self._read(which, layer, block), device)
+            out[0].index_copy_(1, places, states.index_select(1, inside))
+        return out
+
+    def read_into(self, which: Which, layer: int, buffer_1KSE: torch.Tensor) -> None:
+        """All tokens of a layer, to the places they have. Raises :class:`MemoryFileError` where some are missing."""
+        if not self.complete:
+            raise self.incomplete()
+        ranges, device = self.layout.ranges, buffer_1KSE.device
+        with ThreadPoolExecutor(THREADS) as pool:  # for the file alone: torch brings threads of its own to the rest
+            for block, parts in enumerate(pool.map(partial(self._read, which, layer), range(len(ranges)))):
+                begin, end = ranges[block]
+                buffer_1KSE[0, :, begin:end].copy_(self._decode(which, block, parts, device))
+
+    def incomplete(self) -> MemoryFileError:
+        return MemoryFileError(
+            f"{self.file.path} was saved with level='pooled': in detail it holds only the beginning and the end of the "
+            "video; ask with decode='bilevel:relevance=0', or encode the video again and save it with level='dense'",
+            code="memory_pooled_only",
+        )
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pinned: bool = False) -> torch.Tensor:
+    """A tensor that other threads may fill and later calls grow into, also when a question runs in inference mode."""
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+
+
+class _LayerSource:
+    """One layer of a stored level, shared by all that have not read it yet; read whole at most once."""
+
+    def __init__(self, level: StoredLevel, layer: int, device: torch.device, host: bool) -> None:
+        self.level, self.layer, self.device, self.host = level, layer, device, host
+        self._lock = threading.Lock()
+        self._held: GrowingLayer | None = None
+
+    @property
+    def read(self) -> bool:
+        return self._held is not None
+
+    def held(self, reserve: int) -> GrowingLayer:
+        """The layer in memory. It is kept here, so that its tokens stay what they are for whoever comes later."""
+        with self._lock:
+            if self._held is None:
+                self._held = self._read(max(reserve, self.level.length + SPARE_TOKENS))
+            return self._held
+
+    def _read(self, room: int) -> GrowingLayer:
+        layout = self.level.layout
+        pinned = self.host and self.device.type == "cuda"
+        place = torch.device("cpu") if self.host else self.device
+        buffers = []
+        for which in BOTH:
+            shape = (1, layout.heads, room, layout.width)
+            buffer = _empty(shape, self.level.dtype, place, pinned)
+            self.level.read_into(which, self.layer, buffer)
+            buffers.append(buffer)
+        return GrowingLayer.holding(buffers[0], buffers[1], self.level.length)
+
+
+class FileLayer(GrowingLayer):
+    """A cache layer that is read from a file when its keys or values are first asked for, then one like any other."""
+
+    _source: _LayerSource | None = None
+
+    def __init__(self, level: StoredLevel, layer: int, device: torch.device, *, host: bool = False) -> None:
+        """``host``: keep what is read in host memory; it comes to ``device`` where it grows."""
+        self._become(_LayerSource(level, layer, device, host))
+
+    def _become(self, source: _LayerSource) -> None:
+        super().__init__()
+        self.dtype, self.is_initialized = source.level.dtype, True
+        self.device = torch.device("cpu") if source.host else source.device
+        self.on_host = source.host
+        self._source = source
+
+    @property
+    def _unread(self) -> _LayerSource | None:
+        """Where to read from, while neither this layer nor a fork of it was read."""
+        if self._source is not None and self._source.read:
+            self._load()
+        return self._source
+
+    def _load(self) -> None:
+        source = self._source
+        if source is None:
+            return
+        held = source.held(self.reserved)
+        self._keys, self._values = held.keys, held.values
+        self._move_to(None if source.host else held._room, source.level.length)
+        self._source = None
+
+    @property
+    def keys(self) -> torch.Tensor:
+        self._load()
+        return self._keys
+
+    @keys.setter
+    def keys(self, value: torch.Tensor) -> None:
+        self._keys, self._source = value, None
+
+    @property
+    def values(self) -> torch.Tensor:
+        self._load()
+        return self._values
+
+    @values.setter
+    def values(self, value: torch.Tensor) -> None:
+        self._values, self._source = value, None
+
+    def get_seq_length(self) -> int:
+        source = self._unread
+        return source.level.length if source else int(super().get_seq_length())
+
+    def fork(self, reserve: int = 0) -> GrowingLayer:
+        """A layer with the same content; neither is read for that."""
+        source = self._unread
+        if source is None:
+            return super().fork(reserve)
+        other = FileLayer.__new__(FileLayer)
+        other._become(source)
+        other.reserved = reserve
+        return other
+
+    def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
+        source = self._unread
+        if source is None:
+            return super().select(which, positions)
+        return source.level.select(which, source.layer, positions, self.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, as they are once read."""
+        source = self._unread
+        return source.level.nbytes if source else super().nbytes
+
+    @property
+    def tier(self) -> tuple[Tier, int]:
+        source = self._unread
+        return ("disk", source.level.stored_bytes) if source else super().tier
+
+
+class StoredTensors(Sequence[torch.Tensor]):
+    """Keys or values of a stored level, layer by layer ``[1, K, S, E]``; each is read when first asked for."""
+
+    def __init__(self, level: StoredLevel, which: Which, devices: Sequence[torch.device]) -> None:
+        self.level, self.which, self.devices = level, which, devices
+        self._held: list[torch.Tensor | None] = [None] * len(devices)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, layer: int) -> torch.Tensor:  # type: ignore[override]
+        held = self._held[layer]
+        if held is None:
+            layout = self.level.layout
+            shape = (1, layout.heads, self.level.length, layout.width)
+            held = _empty(shape, self.level.dtype, self.devices[layer])
+            self.level.read_into(self.which, layer, held)
+            self._held[layer] = held
+        return held
+
+    def tiers(self) -> Iterator[tuple[Tier, int]]:
+        """Where each layer is, and its bytes there."""
+        for held in self._held:
+            if held is None:
+                yield "disk", self.level.stored_bytes // 2
+            else:
+                yield ("host" if held.device.type == "cpu" else "device"), held.numel() * held.element_size()

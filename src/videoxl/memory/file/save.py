@@ -1,0 +1,207 @@
+"""A whole memory into one file (the format: docs/memory.md). :mod:`videoxl.memory.file.load` reads it.
+
+Keys and values are written level by level in blocks of tokens (:mod:`videoxl.memory.file.layers`), everything else in a
+few small tensors and in the metadata.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+import torch
+
+from videoxl.config import BiLevelDecode
+from videoxl.memory.file.atomic import replacing
+from videoxl.memory.file.codec import Codec, codec_for
+from videoxl.memory.file.format import TensorSpec, is_memory_file
+from videoxl.memory.file.layers import BOTH, DENSE, POOLED, LevelLayout, Ranges, part_name
+from videoxl.memory.file.writer import MemoryFileWriter
+from videoxl.memory.host_cache import HostLayer
+from videoxl.memory.kv_cache import Which
+from videoxl.memory.layout import GroupLayout
+from videoxl.memory.model_id import ModelCard
+from videoxl.memory.pooling import PooledLevel, make_pooled
+from videoxl.memory.video_memory import Reader, VideoMemory
+
+BLOCK_GROUPS = BiLevelDecode().block_size
+"""Groups in a block of the dense level: what a bi-level question reads in one piece."""
+BLOCK_TOKENS = 1024
+"""Tokens in a block where there are no groups."""
+POOLED_TOKENS = 4096
+"""Tokens in a block of the averaged level, which is always read whole."""
+POOL = BiLevelDecode().pool
+"""Tokens averaged into one."""
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A level to be written: how it lies in the file, and where its states come from."""
+
+    layout: LevelLayout
+    states: Callable[[Which, int, int, int], torch.Tensor]
+    """``(which, layer, begin, end)`` -> ``[1, K, T, E]``."""
+    positions: bool
+    """Whether its keys have positions rotated in."""
+
+
+def save_memory(
+    memory: VideoMemory, path: str | os.PathLike[str], *, dtype: str = "auto", level: str = "dense"
+) -> None:
+    """See :meth:`VideoMemory.save`."""
+    check_save(dtype, level)
+    reader = memory._needs_reader("save")
+    memory = memory.fork()  # what it holds now, whoever reads on meanwhile
+    held = memory.cache.layers[0].dtype
+    codec = codec_for(dtype, cast(torch.dtype, held))
+    parts = _parts(memory, reader, codec, level)
+    small = _small_tensors(memory)
+    specs = [TensorSpec(name, t.dtype, tuple(t.shape)) for name, t in small.items()]
+    writer = MemoryFileWriter(
+        [*specs, *(spec for part in parts for spec in part.layout.specs())],
+        _metadata(memory, reader.card, codec, parts),
+    )
+    with replacing(path, writer.size) as descriptor, torch.inference_mode():
+        for name, tensor in small.items():
+            writer.put(descriptor, name, 0, tensor)
+        for part in parts:
+            _write_level(writer, descriptor, part, reader)
+        writer.finish(descriptor)
+
+
+def check_save(dtype: str, level: str) -> None:
+    """Raise ``ValueError`` for what :meth:`VideoMemory.save` does not know."""
+    codec_for(dtype, torch.float32)
+    if level not in (DENSE, POOLED):
+        raise ValueError(f"unknown level {level!r}; allowed: {DENSE}, {POOLED}")
+
+
+def check_target(path: str) -> None:
+    """Raise ``ValueError`` for a place where a memory would not be written, or would replace something else."""
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"{path} is no place for a file: give a name in a folder that exists")
+    if os.path.exists(path) and not is_memory_file(path):
+        raise ValueError(f"{path} exists and is no memory: give another name, or remove it")
+
+
+def _parts(memory: VideoMemory, reader: Reader, codec: Codec, level: str) -> list[_Part]:
+    layers, ranges = memory.cache.layers, dense_ranges(memory)
+    layout = partial(LevelLayout.of, reader.card, codec)
+
+    def dense(which: Which, layer: int, begin: int, end: int) -> torch.Tensor:
+        return layers[layer].select(which, torch.arange(begin, end))
+
+    pooled = _pooled(memory, reader)
+    if pooled is None:
+        if level == POOLED:
+            raise ValueError("only Video-XL-2's memories have a pooled level: save this one with level='dense'")
+        return [_Part(layout(DENSE, ranges), dense, positions=True)]
+    if level == POOLED:
+        ranges = tuple(sorted({*ranges[:2], ranges[-1]}))
+    states = {"keys": pooled.keys, "values": pooled.values}
+
+    def averages(which: Which, layer: int, begin: int, end: int) -> torch.Tensor:
+        return states[which][layer][:, :, begin:end]
+
+    edges = tuple((a, min(a + POOLED_TOKENS, len(pooled))) for a in range(0, len(pooled), POOLED_TOKENS))
+    return [
+        _Part(layout(DENSE, ranges), dense, positions=True),
+        _Part(layout(f"{POOLED}{POOL}", edges), averages, positions=False),
+    ]
+
+
+def dense_ranges(memory: VideoMemory) -> Ranges:
+    """Tokens of each block: the prefix, then a few groups each, or as many tokens where groups are not apart."""
+    head, length = memory.prefix_length, len(memory.token_ids)
+    ends = [head + group.token_end for group in memory.groups]
+    if ends[-1] == length:
+        edges = [0, head, *ends[BLOCK_GROUPS - 1 :: BLOCK_GROUPS], length]
+    else:
+        edges = [0, head, *range(head + BLOCK_TOKENS, length, BLOCK_TOKENS), length]
+    return tuple((a, b) for a, b in pairwise(edges) if a < b)
+
+
+def _pooled(memory: VideoMemory, reader: Reader) -> PooledLevel | None:
+    """The averaged level: the one at hand, or made for the file and not kept. None where there can be none."""
+    if not reader.card.two_levels:
+        return None
+    level = memory.pooled.get(POOL)
+    if level is not None and level.token_ids is memory.token_ids:
+        return level
+    with torch.inference_mode():
+        return make_pooled(
+            memory.cache,
+            memory.token_ids,
+            GroupLayout.from_ids(memory.token_ids, memory.prefix_length, reader.card.video_token_id),
+            POOL,
+            rotate=reader.rotate,
+            devices=reader.layer_devices,
+            video_token_id=reader.card.video_token_id,
+        )
+
+
+def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, reader: Reader) -> None:
+    """One layer of one block at a time, so that nothing is held twice."""
+    layout = part.layout
+    for block, (begin, end) in enumerate(layout.ranges):
+        for layer in range(layout.layers):
+            for which in BOTH:
+                states = part.states(which, layer, begin, end)
+                if which == "keys" and part.positions and not layout.codec.rotated:
+                    states = reader.rotate(states.float(), torch.arange(begin, end, device=states.device), back=True)
+                for name, tensor in layout.codec.encode(which, states[0]).items():
+                    writer.put(descriptor, part_name(layout.name, block, name), layer, tensor)
+
+
+def _small_tensors(memory: VideoMemory) -> dict[str, torch.Tensor]:
+    groups = memory.groups
+    tensors = {
+        "token_ids": torch.tensor(memory.token_ids, dtype=torch.int64),
+        "timestamps": torch.tensor(memory.timestamps, dtype=torch.float64),
+        "group_seconds": torch.tensor([[g.start_s, g.end_s] for g in groups], dtype=torch.float64),
+        "group_tokens": torch.tensor([[g.token_start, g.visual_start, g.token_end] for g in groups]),
+    }
+    if memory.tail is not None:
+        tensors["tail_pixels"] = torch.from_numpy(np.ascontiguousarray(memory.tail.pixels_FHWC))
+    if memory.seen is not None:
+        tensors["siglip_features"] = memory.seen.features_FD
+    return tensors
+
+
+def _metadata(memory: VideoMemory, card: ModelCard, codec: Codec, parts: Sequence[_Part]) -> dict[str, str]:
+    fields = {
+        "prefill": memory.prefill,
+        "prefix_length": memory.prefix_length,
+        "usage": memory.usage,
+        "warnings": memory.warnings,
+        "settled_tokens": memory.tail.settled_tokens if memory.tail else None,
+        "siglip": {"model": memory.seen.model, "fingerprint": memory.seen.fingerprint} if memory.seen else None,
+        "held_dtype": str(memory.cache.layers[0].dtype).removeprefix("torch."),
+        "offloaded": any(
+            isinstance(layer, HostLayer) or getattr(layer, "on_host", False) for layer in memory.cache.layers
+        ),
+    }
+    levels = {part.layout.name: part.layout.ranges for part in parts}
+    return {
+        "videoxl": _version(),
+        "model": json.dumps(asdict(card)),
+        "memory": json.dumps(fields, default=str),
+        "storage": json.dumps({"dtype": codec.name, "levels": levels}),
+    }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("videoxl")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

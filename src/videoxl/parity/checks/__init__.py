@@ -1,0 +1,1 @@
+"""The recorded cases, a file per family."""

@@ -1,0 +1,216 @@
+"""The calling style of the released Video-XL quick start, as a thin layer over the engine (DESIGN section 6).
+
+``model.generate(input_ids, images=[video], modalities=["video"], beacon_skip_first=..., beacon_skip_last=...)``, with
+the ratio in ``model.config.beacon_ratio``. The released model kept its last video inside; this one keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+
+from videoxl.config import BeaconPrefill
+from videoxl.inference.decode.generate import generate
+from videoxl.inference.prefill.beacon import BeaconWriter
+from videoxl.inference.prefill.choose import frames_per_tile
+from videoxl.inference.prefill.read import Prefill, Tile
+from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, Group, VisualSpan
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.released.chat_v2 import released_generation
+
+MODALITIES = ("video", "image")
+WITHOUT_EFFECT = ("image_sizes", "pad_token_id")
+"""Released keywords that change nothing: the order of crops does not depend on sizes, one prompt needs no padding."""
+
+
+class NoMemory:
+    """Stands where the released model kept the state of its last video. There is none, so ``reset`` does nothing."""
+
+    def reset(self) -> None:
+        """For scripts that call it between videos."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A released prompt taken apart at its placeholder."""
+
+    prefix: list[int]
+    suffix: list[int]
+
+    @classmethod
+    def parse(cls, input_ids: Any) -> _Prompt:
+        """``input_ids`` ``[1, L]`` with one -200. Raises ``ValueError`` for anything else."""
+        if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2 or len(input_ids) != 1:
+            shape = list(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
+            raise ValueError(f"input_ids must be one prompt as a tensor [1, L], got {shape}: ask one prompt at a time")
+        ids = input_ids[0].tolist()
+        if (found := ids.count(IMAGE_TOKEN_INDEX)) != 1:
+            raise ValueError(
+                f"the prompt must hold '<image>' (id {IMAGE_TOKEN_INDEX}) exactly once, found {found}: build it with "
+                "tokenizer_image_token, and give several pictures as the frames of one video"
+            )
+        at = ids.index(IMAGE_TOKEN_INDEX)
+        prompt = cls(ids[:at], ids[at + 1 :])
+        if not prompt.prefix or not prompt.suffix:
+            raise ValueError("the prompt needs text before and after '<image>'")
+        return prompt
+
+    def check_skips(self, first: int | None, last: int | None, visual_tokens: int) -> None:
+        """Raise ``ValueError`` where given skip positions are not those of the visual tokens."""
+        begin, end = len(self.prefix), len(self.prefix) + visual_tokens
+        for name, given, right in (("beacon_skip_first", first, begin), ("beacon_skip_last", last, end)):
+            if given is not None and given != right:
+                raise ValueError(
+                    f"{name}={given} does not fit the prompt, whose {visual_tokens} visual tokens take the places "
+                    f"{begin} to {end}: give {right}, or leave it out"
+                )
+
+
+class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
+    """What ``load_pretrained_model`` returns: the model with the released ``generate``."""
+
+    @property
+    def memory(self) -> NoMemory:
+        """Only there so that ``model.memory.reset()`` of released scripts runs."""
+        return NoMemory()
+
+    def generate(self, inputs: Any = None, *args: Any, images: Any = None, **kwargs: Any) -> Any:
+        """With ``images``: the released call, :meth:`generate_from_images`. Without: transformers' own."""
+        given = kwargs.get("input_ids", inputs)
+        if images is not None:
+            return self.generate_from_images(given, images, **{k: v for k, v in kwargs.items() if k != "input_ids"})
+        if isinstance(given, torch.Tensor) and bool((given == IMAGE_TOKEN_INDEX).any()):
+            raise ValueError(f"the prompt holds '<image>' (id {IMAGE_TOKEN_INDEX}) but there are no images=[...]")
+        return super().generate(inputs, *args, **kwargs)
+
+    def generate_from_images(
+        self,
+        input_ids: torch.Tensor,
+        images: Sequence[torch.Tensor] | torch.Tensor,
+        *,
+        modalities: Sequence[str] = ("image",),
+        beacon_skip_first: int | None = None,
+        beacon_skip_last: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+        stopping_criteria: Sequence[StoppingCriteria] = (),
+        streamer: Any = None,
+        **settings: Any,
+    ) -> torch.Tensor:
+        """Answer a prompt about one video, or about one still image given as crops.
+
+        Args:
+            input_ids: ``[1, L]`` with -200 once.
+            images: one tensor, ``[F, 3, S, S]``: the frames, or the crops with the whole picture first.
+            modalities: ``["video"]`` or ``["image"]``.
+            beacon_skip_first, beacon_skip_last: where the visual tokens begin and end; checked when given.
+            stopping_criteria: they see the prompt as it was given and the tokens written so far.
+            settings: those of :class:`Generation`, and ``use_cache``. Sampling draws from its own generator, seeded
+                with ``seed=`` (0): it neither reads nor changes torch's global one.
+
+        Returns int64 ``[1, L - 1 + N + new]``: the prompt with N visual tokens in place of -200, then the answer.
+        Every call starts afresh. Raises ``ValueError`` for a prompt, picture or setting that cannot be.
+        """
+        prompt, strategy = _Prompt.parse(input_ids), prefill_from(self.config)
+        chosen = released_generation({k: v for k, v in settings.items() if k not in WITHOUT_EFFECT})
+        if attention_mask is not None and not bool(attention_mask.bool().all()):
+            raise ValueError("attention_mask hides parts of the prompt: one prompt needs no padding, leave it out")
+        video, pixels = _is_video(modalities), _only(images)
+        _check_pixels(pixels, self.config.image_size)
+        visual_tokens = _visual_tokens(self.config, len(pixels), video)
+        prompt.check_skips(beacon_skip_first, beacon_skip_last, visual_tokens)
+        total = len(prompt.prefix) + visual_tokens + len(prompt.suffix)
+        writer = BeaconWriter(self, prompt.prefix, strategy, visual_tokens=visual_tokens, total=total)
+        _read(self, prompt.prefix, writer, pixels, frames_per_tile(strategy, self.config) if video else None)
+        watchers = [_AsGiven(stopping_criteria, input_ids, len(writer.ids) + len(prompt.suffix))]
+        new = generate(
+            self,
+            [*writer.ids, *prompt.suffix],
+            writer.cache,
+            chosen,
+            streamer=streamer,
+            end_ids=_end_ids(self),
+            stopping_criteria=watchers if stopping_criteria else (),
+        )
+        placeholders = [self.config.vocab_size - 1] * visual_tokens
+        return input_ids.new_tensor([[*prompt.prefix, *placeholders, *prompt.suffix, *new]])
+
+
+def prefill_from(config: VideoXLConfig) -> BeaconPrefill:
+    """What ``model.config.beacon_ratio`` asks for at this moment. Raises ``ValueError`` for what is no ratio."""
+    ratio = config.beacon_ratio
+    given = [ratio] if isinstance(ratio, int) else ratio
+    if not isinstance(given, (list, tuple)) or not all(type(r) is int for r in given):
+        raise ValueError(f"model.config.beacon_ratio must be a list of whole numbers such as [8], got {ratio!r}")
+    return BeaconPrefill.from_released(given, config.beacon_ratio_mix)
+
+
+def _is_video(modalities: Any) -> bool:
+    kinds = [modalities] if isinstance(modalities, str) else list(modalities)
+    if len(kinds) != 1 or kinds[0] not in MODALITIES:
+        raise ValueError(f"modalities must be ['video'] or ['image'], got {modalities!r}")
+    return bool(kinds[0] == "video")
+
+
+def _only(images: Any) -> torch.Tensor:
+    """The one video or image there may be: ``[F, 3, S, S]``; a lone picture gets its first dimension."""
+    if len(images) != 1 or not isinstance(images[0], torch.Tensor):
+        kinds = sorted({type(image).__name__ for image in images})
+        raise ValueError(f"images must be a list of one tensor [F, 3, S, S], got {len(images)} of {', '.join(kinds)}")
+    return images[0][None] if images[0].ndim == 3 else images[0]
+
+
+def _check_pixels(pixels: torch.Tensor, side: int) -> None:
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, side, side) or not len(pixels):
+        raise ValueError(f"pixels must be [F, 3, {side}, {side}] with F >= 1, got {list(pixels.shape)}")
+    if not pixels.is_floating_point():
+        raise ValueError(f"pixels must be what image_processor.preprocess gives, floating point; got {pixels.dtype}")
+
+
+def _visual_tokens(config: VideoXLConfig, pictures: int, video: bool) -> int:
+    """How many visual tokens frames, or the crops of a still image, become (SPEC 2.1)."""
+    return pictures * config.tokens_per_group if video else config.image_tokens(pictures)
+
+
+@torch.inference_mode()
+def _read(model: Any, prefix: list[int], writer: BeaconWriter, pixels: torch.Tensor, tile: int | None) -> None:
+    """Fill the writer's cache with the head of the prompt and a video in tiles of so many frames, or a still image."""
+    if tile is not None:
+        Prefill(model, lambda text: []).run(prefix, _tiles(pixels, tile), writer=writer)
+        return
+    base = model.model
+    tokens_PD = base.encode_image(pixels.to(base.vision_device, base.vision_dtype))
+    ids = (model.config.image_token_id,) * len(tokens_PD)
+    writer.add(VisualSpan(ids, (Group(0.0, 0.0, 0, 0, len(ids)),)), tokens_PD)
+    writer.finish()
+
+
+def _tiles(pixels_FCHW: torch.Tensor, size: int) -> Iterator[Tile]:
+    """As the engine makes them, so that the answer is the engine's bit for bit; times are not told to this model."""
+    for number, part in enumerate(pixels_FCHW.split(size)):
+        yield Tile(part, tuple(float(number * size + i) for i in range(len(part))))
+
+
+def _end_ids(model: Any) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+class _AsGiven(StoppingCriteria):
+    """Shows a caller's criteria the prompt as it was given, not as it stands compressed in the cache."""
+
+    def __init__(self, criteria: Sequence[StoppingCriteria], prompt: torch.Tensor, length: int) -> None:
+        """``length``: of the prompt as ``generate`` knows it."""
+        self.criteria, self.prompt, self.length = list(criteria), prompt, length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        given = self.prompt.to(input_ids.device).expand(len(input_ids), -1)
+        seen = torch.cat([given, input_ids[:, self.length :]], dim=1)
+        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        for criterion in self.criteria:
+            done |= torch.as_tensor(criterion(seen, scores, **kwargs), device=done.device)
+        return done  # type: ignore[return-value]

@@ -1,0 +1,99 @@
+"""``load_pretrained_model`` at the address the released package has it (DESIGN section 6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videoxl.inference.loading import load_tokenizer, pick_device, quantization_config, resolve, set_end_tokens
+from videoxl.model.checkpoint import is_released, read_config
+from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
+from videoxl.model.videoxl import require_family
+from videoxl.released.generate_v1 import VideoXLBeaconForCausalLM
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+def load_pretrained_model(
+    model_path: str,
+    model_base: str | None = None,
+    model_name: str = "llava_qwen",
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map: Any = "auto",
+    attn_implementation: str = "sdpa",
+    customized_config: Any = None,
+    overwrite_config: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> tuple[Any, Any, Any, int]:
+    """Tokenizer, model, image processor and longest context of a Video-XL checkpoint, as released scripts load it.
+
+    Args:
+        model_path: a folder or Hub id, in the released or in our own layout.
+        model_base: must be None: adapters and projectors alone cannot be loaded.
+        model_name: has no effect; what a checkpoint is shows in its own files.
+        load_8bit, load_4bit: quantise with bitsandbytes, vision parts left alone.
+        device_map: a device, ``auto`` (a GPU if there is one), or an accelerate device map.
+        attn_implementation: any of transformers.
+        customized_config: a configuration to use instead of the checkpoint's.
+        overwrite_config: keys of the released ``config.json`` to change first.
+        kwargs: ``torch_dtype`` (float16 as released), and whatever else ``from_pretrained`` knows.
+
+    The vocabulary is not enlarged and the tokenizer gets no further tokens, unlike in the released loader: the row it
+    adds is random and never trained (SPEC 2.2). Raises ``ValueError`` for a ``model_base``, :class:`CheckpointError`
+    for a checkpoint that is damaged or not Video-XL.
+    """
+    if model_base is not None:
+        raise ValueError(f"model_base={model_base!r}: merge adapters into the model first, then load the result alone")
+    folder = resolve(model_path)
+    config = customized_config or _config(folder, overwrite_config or {})
+    require_family(config, "video-xl")
+    kwargs.pop("multimodal", None)
+    dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", torch.float16))
+    bits = "int8" if load_8bit else "nf4" if load_4bit else None
+    model = VideoXLBeaconForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        device_map=pick_device(device_map),
+        attn_implementation=attn_implementation,
+        quantization_config=kwargs.pop("quantization_config", quantization_config(bits)),
+        **kwargs,
+    ).eval()
+    tokenizer = load_tokenizer(folder)
+    set_end_tokens(model, tokenizer)
+    longest = config.text_config.max_position_embeddings  # type: ignore[union-attr]
+    return tokenizer, model, image_processor(config, folder), longest
+
+
+def _config(folder: Path, overwrite: dict[str, Any]) -> VideoXLConfig:
+    found = {**read_config(folder), **overwrite}
+    if overwrite and not is_released(found):
+        raise ValueError(
+            "overwrite_config holds released keys, and this checkpoint is in another layout: set them "
+            "on the configuration and give that as customized_config"
+        )
+    klass = LlavaQwenConfig if is_released(found) else VideoXLConfig
+    return klass.from_dict(found, name_or_path=str(folder))
+
+
+def image_processor(config: VideoXLConfig, folder: Path) -> Any:
+    """transformers' CLIP image processor, from the file of the vision tower if the checkpoint has its folder.
+
+    The one that works with Pillow: torchvision's rounds resized pixels differently than what the model was trained on.
+    """
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tower = Path(read_config(folder).get("mm_vision_tower", "vision_tower"))
+    for place in (tower, folder / tower.name):
+        if (place / PREPROCESSOR).is_file():
+            return CLIPImageProcessorPil.from_pretrained(place)
+    side = config.image_size
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=list(config.image_mean),
+        image_std=list(config.image_std),
+    )

@@ -1,0 +1,1 @@
+"""Training configurations: settings, data, stages, overrides."""

@@ -1,0 +1,221 @@
+"""The stages of the released systems, each a function that returns a whole config, the next made from the one before.
+
+Where a number comes from:
+
+* ``scripts/pretrain.sh``, ``finetune_i.sh`` and ``finetune_v.sh`` of Video-XL, ``Video-XL-2/train/scripts/
+  finetune_stage3.sh`` and ``finetune_stage4.sh`` (github.com/VectorSpaceLab/Video-XL): learning rates, batches,
+  accumulation, epochs, warm-up, cosine, no weight decay, bf16, gradient checkpointing, frames, lengths, ratios (also
+  SPEC 2.7), workers, steps between checkpoints, DeepSpeed's stage. Rates are the same for all parts that are trained
+  there: the scripts name a single one.
+* Stages 1 and 2 of Video-XL-2 were never published. Their numbers are our choice and say so.
+* ``keep`` and ``clip`` are the Trainer's defaults where the scripts do not say, but for ``keep``: they keep one
+  checkpoint, we two, so that a damaged one can be passed over.
+
+Scripts run on eight GPUs (``finetune_stage3.sh`` says so; the others are silent), so a step there is eight times what
+``batch`` and ``accumulation`` make on one. Data sets are named by the file that lists them, which everybody writes for
+what they have: ``--set data.mixture=FILE``. So are the weights a stage begins with: a folder ``runs/STAGE/model`` of
+the stage before, unless ``--set model=...`` says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from videoxl.config import BeaconPrefill, Sampling
+from videoxl.training.config.data import DataConfig
+from videoxl.training.config.training import TrainingConfig
+
+OUTPUT = "runs"
+"""Folder that a stage writes to, and in which the next one looks for the weights it begins with."""
+
+
+def trained(stage: str) -> str:
+    """Where the model of a stage is, if it was trained without ``--output``."""
+    return f"{OUTPUT}/{stage}/model"
+
+
+def video_xl_pretrain() -> TrainingConfig:
+    """Video-XL, first: the projector learns to make visual tokens that Qwen2 understands, from captions.
+
+    ``pretrain.sh``: rate 5e-4 on ``mm_mlp_adapter`` alone, batch 8, accumulation 4, four frames, one epoch. It uses the
+    ``plain`` template, in which only captions are learnt: that is ``labels="answers"`` here, within the chat format of
+    all later stages. There are no beacons yet.
+    """
+    return TrainingConfig(
+        name="video_xl_pretrain",
+        model="Qwen/Qwen2-7B-Instruct",
+        vision="openai/clip-vit-large-patch14-336",
+        data=DataConfig(
+            mixture="data/video_xl_pretrain.yaml",
+            sampling=Sampling(num_frames=4),
+            max_tokens=32768,
+            labels="answers",
+            workers=4,
+        ),
+        learning_rates={"projector": 5e-4},
+        batch=8,
+        accumulation=4,
+        epochs=1.0,
+        schedule="cosine",
+        warmup=0.03,
+        precision="bf16",
+        gradient_checkpointing=True,
+        save_every=1000,
+    )
+
+
+def video_xl_finetune_image() -> TrainingConfig:
+    """Video-XL, second: all weights learn, beacons among them, on images of many crops.
+
+    ``finetune_i.sh``: rate 1e-5 on everything (``unfreeze_mm_vision_tower``), batch 1, accumulation 8, ratios 2 4 8 12
+    16 drawn per window (``step-random``), windows of 1,440 tokens, samples of one modality and length together. Beacons
+    begin as copies of the ordinary projections (SPEC 2.8).
+    """
+    before = video_xl_pretrain()
+    return replace(
+        before,
+        name="video_xl_finetune_image",
+        model=trained("video_xl_pretrain"),
+        vision=None,
+        data=replace(
+            before.data,
+            mixture="data/video_xl_finetune_image.yaml",
+            labels="released",
+            template="released",
+            group_by_length=True,
+        ),
+        learning_rates=dict.fromkeys(("vision_tower", "projector", "language_model", "beacon"), 1e-5),
+        prefill=BeaconPrefill(ratio=(2, 4, 8, 12, 16), mix="random", window=1440),
+        batch=1,
+        accumulation=8,
+    )
+
+
+def video_xl_finetune_video() -> TrainingConfig:
+    """Video-XL, third: videos of up to 128 frames beside the images.
+
+    ``finetune_v.sh``: ratios 2 4 8, three epochs. That script begins, like the one for images, with Qwen2 and the
+    pretrained projector; to begin with the model of the image stage is the order the paper tells of, and our choice.
+    """
+    before = video_xl_finetune_image()
+    return replace(
+        before,
+        name="video_xl_finetune_video",
+        model=trained("video_xl_finetune_image"),
+        data=replace(
+            before.data, mixture="data/video_xl_finetune_video.yaml", sampling=Sampling(fps=1.0, max_frames=128)
+        ),
+        prefill=BeaconPrefill(ratio=(2, 4, 8), mix="random", window=1440),
+        epochs=3.0,
+    )
+
+
+def video_xl_2_stage1() -> TrainingConfig:
+    """Video-XL-2, stage 1: token synthesis learns to keep what four frames show.
+
+    Unpublished; :mod:`videoxl.training.objectives.synthesis` says what is learnt and why. All numbers are our choice: a
+    rate of 1e-4 for freshly drawn convolutions and attention under AdamW; 16 frames, as stage 3 reads; 64 frames a step
+    on one GPU, enough for stable averages, since every token is a target. No text is learnt, so none is needed in the
+    records but the placeholder.
+    """
+    return TrainingConfig(
+        name="video_xl_2_stage1",
+        model="Qwen/Qwen2.5-7B-Instruct",
+        vision="google/siglip-so400m-patch14-384",
+        data=DataConfig(
+            mixture="data/video_xl_2_stage1.yaml",
+            sampling=Sampling(fps=1.0, max_frames=16),
+            workers=8,
+        ),
+        objective="synthesis",
+        learning_rates={"token_synthesis": 1e-4, "objective": 1e-4},
+        batch=4,
+        accumulation=1,
+        epochs=1.0,
+        schedule="cosine",
+        warmup=0.03,
+        precision="bf16",
+        save_every=1000,
+    )
+
+
+def video_xl_2_stage2() -> TrainingConfig:
+    """Video-XL-2, stage 2: the projector learns, from captions, as in Video-XL's first stage.
+
+    Unpublished. Rate, batch and labels are those of Video-XL's ``pretrain.sh``; 16 frames are those of stage 3.
+    """
+    before, projector = video_xl_2_stage1(), video_xl_pretrain()
+    return replace(
+        before,
+        name="video_xl_2_stage2",
+        model=trained("video_xl_2_stage1"),
+        vision=None,
+        data=replace(before.data, mixture="data/video_xl_2_stage2.yaml", max_tokens=8192, labels="answers"),
+        objective="language",
+        learning_rates=projector.learning_rates,
+        batch=projector.batch,
+        accumulation=projector.accumulation,
+        gradient_checkpointing=True,
+    )
+
+
+def video_xl_2_stage3() -> TrainingConfig:
+    """Video-XL-2, stage 3: all weights learn, on captions of images and of short videos.
+
+    ``finetune_stage3.sh``: rate 1e-5 on everything, batch 1, accumulation 8, one frame a second up to 16, 8,192 tokens,
+    eight workers, ZeRO-1 on eight GPUs (``--set sharding=zero1``).
+    """
+    before = video_xl_2_stage2()
+    return replace(
+        before,
+        name="video_xl_2_stage3",
+        model=trained("video_xl_2_stage2"),
+        data=replace(
+            before.data,
+            mixture="data/video_xl_2_stage3.yaml",
+            labels="released",
+            template="released",
+            group_by_length=True,
+        ),
+        learning_rates=dict.fromkeys(("vision_tower", "token_synthesis", "projector", "language_model"), 1e-5),
+        batch=1,
+        accumulation=8,
+    )
+
+
+def video_xl_2_stage4() -> TrainingConfig:
+    """Video-XL-2, stage 4: instructions, on longer videos.
+
+    ``finetune_stage4.sh``: one to four frames a second up to 150, 6,000 tokens, six workers, a checkpoint every 200
+    steps. With ``--set prefill=chunked:chunk_size=16,step_size=4`` under the mask that chunked prefill reads with.
+    """
+    before = video_xl_2_stage3()
+    return replace(
+        before,
+        name="video_xl_2_stage4",
+        model=trained("video_xl_2_stage3"),
+        data=replace(
+            before.data,
+            mixture="data/video_xl_2_stage4.yaml",
+            sampling=Sampling(fps=1.0, max_fps=4.0, max_frames=150),
+            max_tokens=6000,
+            workers=6,
+        ),
+        save_every=200,
+    )
+
+
+STAGES: dict[str, Callable[[], TrainingConfig]] = {
+    stage.__name__: stage
+    for stage in (
+        video_xl_pretrain,
+        video_xl_finetune_image,
+        video_xl_finetune_video,
+        video_xl_2_stage1,
+        video_xl_2_stage2,
+        video_xl_2_stage3,
+        video_xl_2_stage4,
+    )
+}
+"""Name -> stage. The command line, the docs and the tests iterate over this table."""

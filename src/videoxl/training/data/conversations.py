@@ -1,0 +1,242 @@
+"""From a record in LLaVA's format to ids and labels (SPEC 2.7, 3.8), by the prompt code that inference uses.
+
+A record holds ``conversations``, a list of turns ``{"from": "human" | "gpt", "value": text}`` (or ``role`` and
+``content``), and the names of the pictures that stand where a human's text says ``<image>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from videoxl.config import DEFAULT_SYSTEM_PROMPT
+from videoxl.errors import TrainingDataError
+from videoxl.inference.prompt import IGNORE_INDEX, IM_END, IM_START, IMAGE_TOKEN_INDEX, ChatFormat, expand_placeholders
+from videoxl.training.config.data import LABELS, TEMPLATES, Labels, Template, check_choice
+
+PICTURE = "<image>"
+"""Stands for a picture or a video in a human's text."""
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer."""
+
+    parts: tuple[str, ...]
+    """What the human says; a picture stands between any two parts."""
+    answer: str
+
+    @property
+    def pictures(self) -> int:
+        return len(self.parts) - 1
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The turns of a record under a system prompt."""
+
+    turns: tuple[Turn, ...]
+    system: str = DEFAULT_SYSTEM_PROMPT
+
+    @property
+    def pictures(self) -> int:
+        return sum(turn.pictures for turn in self.turns)
+
+    def only(self, number: int) -> Conversation:
+        """One of the turns, asked as if it were the first; the pictures stay those of the first.
+
+        Raises :class:`TrainingDataError` when another one brings pictures.
+        """
+        first, *others = self.turns
+        if any(turn.pictures for turn in others):
+            raise TrainingDataError(
+                f"only the first question may hold {PICTURE} when questions are answered apart (turns='apart'); "
+                "use turns='together' for this record"
+            )
+        turn = self.turns[number]
+        behind = "\n" if first.pictures else ""
+        parts = first.parts if number == 0 else (*first.parts[:-1], behind + turn.parts[0])
+        return Conversation((Turn(parts, turn.answer),), self.system)
+
+
+def read_conversation(record: Mapping[str, Any]) -> Conversation:
+    """The conversation of a record.
+
+    As LLaVA does: what an assistant says before the first human is left out, and the one ``<image>`` of a text stands
+    in front of it, wherever it was written; several stay where they are. A leading ``system`` turn replaces the
+    default system prompt.
+
+    Raises :class:`TrainingDataError`: there is no conversation, roles do not alternate, a question or an answer is
+    missing or empty, or an answer holds ``<image>``.
+    """
+    said = [_said(number, turn) for number, turn in enumerate(_list_of_turns(record))]
+    system = DEFAULT_SYSTEM_PROMPT
+    if said and said[0][0] == "system":
+        system = said.pop(0)[1]
+    while said and said[0][0] == "assistant":
+        said.pop(0)
+    if not said:
+        raise TrainingDataError("conversations hold no question: give turns from 'human' and 'gpt', in turn")
+    for number, (role, _) in enumerate(said):
+        if role != ("user", "assistant")[number % 2]:
+            raise TrainingDataError(f"a turn of {role!r} is not due: human and gpt must take turns")
+    if len(said) % 2:
+        raise TrainingDataError("the last question has no answer: end the conversation with a turn from 'gpt'")
+    pairs = zip(said[0::2], said[1::2])
+    return Conversation(tuple(_turn(question, answer) for (_, question), (_, answer) in pairs), system)
+
+
+def _list_of_turns(record: Mapping[str, Any]) -> Sequence[Any]:
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise TrainingDataError(f"conversations must be a list of turns and not empty, got {_shown(turns)}")
+    return turns
+
+
+def _said(number: int, turn: Any) -> tuple[str, str]:
+    """Role and text of one turn."""
+    if not isinstance(turn, dict):
+        raise TrainingDataError(f"turn {number + 1} must be an object with 'from' and 'value', got {_shown(turn)}")
+    given = turn.get("from", turn.get("role"))
+    role = ROLES.get(given) if isinstance(given, str) else None
+    if role is None:
+        raise TrainingDataError(f"turn {number + 1} is from {_shown(given)}; allowed: {', '.join(ROLES)}")
+    text = turn.get("value", turn.get("content"))
+    if not isinstance(text, str):
+        raise TrainingDataError(f"turn {number + 1} ({given}) must say a text, got {_shown(text)}")
+    return role, text
+
+
+def _turn(question: str, answer: str) -> Turn:
+    if not answer.strip():
+        raise TrainingDataError("an answer is empty: there is nothing to learn")
+    if PICTURE in answer:
+        raise TrainingDataError(f"an answer holds {PICTURE}: pictures stand in a human's text")
+    parts = _parts(question)
+    if len(parts) == 1 and not question.strip():
+        raise TrainingDataError("a question is empty: give it a text or a picture")
+    return Turn(parts, answer)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """The text around its pictures; a single picture is put in front."""
+    if text.count(PICTURE) == 1 and not text.startswith(PICTURE):
+        text = f"{PICTURE}\n{text.replace(PICTURE, '').strip()}".strip()
+    return tuple(text.split(PICTURE))
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+# ---------------------------------------------------------------------------------------------------- ids and labels
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Ids of a conversation and, aligned with them, what is to be learned."""
+
+    ids: list[int]
+    labels: list[int]
+    """The id where it is learned, else -100."""
+    segments: list[int]
+    """0 for what every question sees (text before the pictures, and the pictures), ``n`` for the n-th question and its
+    answer when questions are answered apart; all 0 when they form one conversation."""
+    answers: list[int]
+    """1 where an answer and its end stand, else 0."""
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.ids), len(self.labels), len(self.segments), len(self.answers)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"ids, labels, segments and answers must be equally long, got {lengths}")
+
+    def place(self, spans: Sequence[Sequence[int]]) -> Encoded:
+        """With visual spans, in order, in the places of the pictures. Nothing of them is learned."""
+        ids, labels = expand_placeholders(self.ids, spans, self.labels)
+        flags = [expand_placeholders(self.ids, spans, flag)[1] for flag in (self.segments, self.answers)]
+        segments, answers = ([0 if value == IGNORE_INDEX else value for value in flag] for flag in flags)
+        return Encoded(ids, labels, segments, answers)
+
+    def first(self, length: int) -> Encoded:
+        """The first ``length`` ids."""
+        return Encoded(self.ids[:length], self.labels[:length], self.segments[:length], self.answers[:length])
+
+
+class ConversationEncoder:
+    """Turns conversations into ids and labels, with a placeholder -200 for every picture.
+
+    ``labels``: ``answers`` learns every answer and the ``<|im_end|>`` behind it; ``released`` also what the released
+    training learns of the chat template: of every turn ``<|im_start|>``, ``<|im_end|>`` and the line break behind that.
+
+    ``template``: ``inference`` gives the very ids that a model is asked with; ``released`` has one line break more
+    behind every picture, as the released training has it.
+    """
+
+    def __init__(
+        self, chat_format: ChatFormat, *, labels: Labels = "released", template: Template = "inference"
+    ) -> None:
+        check_choice("labels", labels, LABELS)
+        check_choice("template", template, TEMPLATES)
+        self.chat = chat_format
+        self.labels = labels
+        self.template = template
+        (self._im_start,), (self._im_end,) = chat_format.tokenize(IM_START), chat_format.tokenize(IM_END)
+        self._line_break = chat_format.tokenize("\n")
+
+    def together(self, conversation: Conversation) -> Encoded:
+        """One conversation, each turn seeing those before it."""
+        ids = list(self.chat.prefix(conversation.system))
+        answers = [0] * len(ids)
+        for number, turn in enumerate(conversation.turns):
+            head = self.chat.turn_head() if number else []
+            self._add(ids, answers, head + self.chat.asked(*self._spoken(turn.parts)), turn.answer)
+        self._close(ids, answers)
+        return self._encoded(ids, [0] * len(ids), answers)
+
+    def apart(self, conversation: Conversation) -> Encoded:
+        """Every question answered from the pictures alone: all of them, packed behind what they share.
+
+        Each question reads as if it were the only one, of :meth:`Conversation.only`.
+        """
+        alone = [conversation.only(number).turns[0] for number in range(len(conversation.turns))]
+        *shown, _ = self._spoken(alone[0].parts)
+        ids = self.chat.prefix(conversation.system) + (self.chat.said(*shown, "") if shown else [])
+        answers, segments = [0] * len(ids), [0] * len(ids)
+        for number, turn in enumerate(alone, start=1):
+            self._add(ids, answers, self.chat.asked(self._spoken(turn.parts)[-1]), turn.answer)
+            self._close(ids, answers)
+            segments += [number] * (len(ids) - len(segments))
+        return self._encoded(ids, segments, answers)
+
+    def _add(self, ids: list[int], answers: list[int], asked: list[int], answer: str) -> None:
+        answered = self.chat.answered(answer)
+        ids += asked + answered
+        answers += [0] * len(asked) + [1] * len(answered)
+
+    def _close(self, ids: list[int], answers: list[int]) -> None:
+        """The line break behind the last answer, which only the released labels learn."""
+        if self.labels == "released":
+            ids += self._line_break
+            answers += [0] * len(self._line_break)
+
+    def _spoken(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Inference puts exactly one line break behind a lone picture, whether one was written or not."""
+        if len(parts) == 2 and not parts[0] and self.template == "inference":
+            return "", "\n" + parts[1].removeprefix("\n")
+        return parts
+
+    def _encoded(self, ids: list[int], segments: list[int], answers: list[int]) -> Encoded:
+        learned = [live or self._in_template(ids, at) for at, live in enumerate(answers)]
+        labels = [token if live else IGNORE_INDEX for token, live in zip(ids, learned)]
+        whole = Encoded(ids, labels, segments, answers)
+        if self.template == "inference":
+            return whole
+        return whole.place([[IMAGE_TOKEN_INDEX, *self._line_break]] * ids.count(IMAGE_TOKEN_INDEX))
+
+    def _in_template(self, ids: Sequence[int], at: int) -> bool:
+        """Whether the released labels learn this token of the chat template."""
+        if self.labels != "released":
+            return False
+        return ids[at] in (self._im_start, self._im_end) or (at > 0 and ids[at - 1] == self._im_end)

@@ -1,0 +1,236 @@
+"""What training reads: a map from numbers to examples, decoded when they are asked for.
+
+Nothing here draws from a global random generator: the example of a number depends on the files and settings alone, so
+any number of worker processes gives the same examples, and training can begin in the middle.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from videoxl.config import PrefillStrategy, Sampling
+from videoxl.errors import TrainingDataError, VideoXLError
+from videoxl.inference.progress import Progress
+from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, ChatFormat
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.training.config.data import DataConfig
+from videoxl.training.data.conversations import (
+    PICTURE,
+    Conversation,
+    ConversationEncoder,
+    Encoded,
+    read_conversation,
+)
+from videoxl.training.data.examples import BadSample, Example
+from videoxl.training.data.features import CachedReader, FeatureCache, fill_cache
+from videoxl.training.data.mixtures import RecordFile, Source, choose_records
+from videoxl.training.data.read_sample import KINDS, Kind, Picture, PictureReader, find_files, media_of, time_scale
+
+__all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
+
+LETTERS_PER_TOKEN = 4
+"""Of English text, roughly; only the grouping of examples by length depends on it."""
+
+
+class VideoDataset(Dataset[Example | BadSample]):
+    """Examples by number. Holds where records are, never what they say or show."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        model_config: VideoXLConfig,
+        tokenizer: Any,
+        *,
+        prefill: PrefillStrategy | None = None,
+        features: FeatureCache | None = None,
+    ) -> None:
+        """``prefill``: how the model will read videos (default: all at once). ``features``: a cache that
+        :meth:`fill_features` fills; videos are then read from it alone.
+
+        Raises :class:`TrainingDataError` for files that cannot be used as a whole.
+        """
+        self.config = config
+        self.model_config = model_config
+        chat_format = ChatFormat.of(tokenizer)
+        self.encoder = ConversationEncoder(chat_format, labels=config.labels, template=config.template)
+        self.reader = PictureReader(model_config, chat_format.tokenize, config.sampling, prefill=prefill)
+        self.cached = None if features is None else CachedReader(self.reader, features)
+        sources = config.all_sources()
+        self.files = [RecordFile(source.path) for source in sources]
+        self.folders = [s.media_folder or config.media_folder or os.path.dirname(s.path) for s in sources]
+        self.index_N3 = self._index(sources)
+        """int64: file, record and turn (-1: all) of every example."""
+        if not len(self.index_N3):
+            raise TrainingDataError(f"no records were chosen from {', '.join(s.path for s in sources)}")
+
+    def _index(self, sources: Sequence[Source]) -> np.ndarray:
+        parts = [np.empty((0, 3), np.int64)]
+        for number, (source, file) in enumerate(zip(sources, self.files)):
+            chosen = choose_records(source.sampling, len(file), seed=self.config.seed + number)
+            turns = np.full(len(chosen), -1)
+            if self._one_turn_each:
+                counts = [self._turns_of(file, record) for record in chosen.tolist()]
+                chosen, turns = np.repeat(chosen, counts), np.array([turn for n in counts for turn in range(n)], int)
+            parts.append(np.column_stack([np.full(len(chosen), number), chosen, turns]))
+        return np.concatenate(parts)
+
+    @property
+    def _one_turn_each(self) -> bool:
+        """Whether turns that are to stand apart become examples of their own."""
+        return self.config.turns == "apart" and bool(self.model_config.beacon_param)
+
+    def _turns_of(self, file: RecordFile, record: int) -> int:
+        """How many examples a record is; a bad one is one, to be found when it is read."""
+        try:
+            return len(read_conversation(file.read(record)).turns)
+        except TrainingDataError:
+            return 1
+
+    def __len__(self) -> int:
+        return len(self.index_N3)
+
+    def name(self, number: int) -> str:
+        """The id of an example before its record is read: the place of the record."""
+        file, record, _ = self.index_N3[number]
+        return self.files[file].name(int(record))
+
+    def __getitem__(self, number: int) -> Example | BadSample:
+        """An example, or what is wrong with it."""
+        file, record_number, turn = (int(value) for value in self.index_N3[number])
+        name, path = self.name(number), str(self.files[file].path)
+        try:
+            record = self.files[file].read(record_number)
+            if isinstance(record.get("id"), (str, int)):
+                name = f"{record['id']} ({name})"
+            kind, names = media_of(record)
+            encoded = self._encode(read_conversation(record), turn, kind, len(names))
+            scale, pictures = time_scale(record), []
+            for path in find_files(names, self.folders[file]):
+                pictures.append(self._read(path, kind, scale))
+            return self._example(name, kind, encoded, pictures)
+        except (VideoXLError, OSError, ValueError) as error:
+            return BadSample(name, path, str(error))
+
+    def _read(self, path: str, kind: Kind, scale: float) -> Picture:
+        if self.cached is not None and kind == "video":
+            return self.cached.read(path, scale)
+        return self.reader.read(path, kind, scale)
+
+    def fill_features(self, model: Any, *, rank: int = 0, world: int = 1, progress: Progress | None = None) -> int:
+        """Put the features of all videos into the cache; how many were missing. Each of ``world`` processes does its
+        share. Raises :class:`TrainingDataError` when the cache would grow beyond its limit."""
+        if self.cached is None:
+            raise ValueError("the dataset has no feature cache: give it features=FeatureCache(...)")
+        return fill_cache(self.cached, model, sorted(set(self._videos()))[rank::world], progress=progress)
+
+    def _videos(self) -> Iterator[str]:
+        """The videos of all examples whose records can be read."""
+        for file, record_number, _ in self.index_N3.tolist():
+            try:
+                kind, names = media_of(self.files[file].read(record_number))
+            except TrainingDataError:  # named when training asks for it
+                continue
+            if kind == "video":
+                yield from find_files(names, self.folders[file])
+
+    def _encode(self, conversation: Conversation, turn: int, kind: Kind, pictures: int) -> Encoded:
+        """Ids with placeholders. ``turn``: the only one that is wanted, or -1."""
+        if conversation.pictures != pictures:
+            what = {"video": "videos", "image": "images", "text": "pictures"}[kind]
+            raise TrainingDataError(
+                f"the conversation has {conversation.pictures} {PICTURE} for {pictures} {what}: write {PICTURE} once "
+                "for each, in a human's text"
+            )
+        if turn >= 0:
+            return self.encoder.together(conversation.only(turn))
+        if self.config.turns == "apart":
+            return self.encoder.apart(conversation)
+        return self.encoder.together(conversation)
+
+    def _example(self, name: str, kind: Kind, encoded: Encoded, pictures: Sequence[Picture]) -> Example:
+        places = [at for at, token in enumerate(encoded.ids) if token == IMAGE_TOKEN_INDEX]
+        if self.model_config.beacon_param and any(b - a > 1 for a, b in pairwise(places)):
+            raise TrainingDataError(
+                "Video-XL reads pictures only where they stand together: write all <image> in a row, or use one"
+            )
+        whole = encoded.place([picture.span for picture in pictures])
+        span = (places[0], places[0] + len(pictures[0].span)) if len(places) == 1 and kind == "video" else None
+        ends = list(accumulate((len(p.span) - 1 for p in pictures), initial=0))[1:]
+        kept = self._within_limit(whole, max((at + 1 + end for at, end in zip(places, ends)), default=0))
+        return Example(
+            id=name,
+            kind=kind,
+            input_ids=kept.ids,
+            labels=kept.labels,
+            segments=kept.segments,
+            span=span,
+            pixels_FHWC=_joined([picture.pixels_FHWC for picture in pictures]),
+            counts=tuple(len(picture) for picture in pictures),
+            crops=self.reader.crops(kind),
+            features_FPC=_joined([picture.features_FPC for picture in pictures]),
+            truncated=len(whole.ids) - len(kept.ids),
+        )
+
+    def _within_limit(self, whole: Encoded, pictures_end: int) -> Encoded:
+        """Cut at the end. The limit must leave all pictures and some of an answer."""
+        limit = self.config.max_tokens
+        if limit is None or len(whole.ids) <= limit:
+            return whole
+        kept = whole.first(limit)
+        if limit < pictures_end or not any(kept.answers):
+            raise TrainingDataError(
+                f"it has {len(whole.ids)} tokens, {pictures_end} up to the end of its pictures, and max_tokens={limit} "
+                "leaves none of its answers: raise max_tokens, or sample fewer frames"
+            )
+        return kept
+
+    @cached_property
+    def _facts(self) -> np.ndarray:
+        """int64: kind and estimated tokens of every example, from the records alone."""
+        return np.array([self._estimate(*row) for row in self.index_N3.tolist()], dtype=np.int64).reshape(-1, 2)
+
+    def _estimate(self, file: int, record_number: int, turn: int) -> tuple[int, int]:
+        try:
+            record = self.files[file].read(record_number)
+            kind, names = media_of(record)
+            conversation = read_conversation(record)
+        except TrainingDataError:
+            return KINDS.index("text"), 0
+        turns = conversation.turns if turn < 0 else conversation.turns[turn : turn + 1]
+        letters = sum(len(turn.answer) + sum(map(len, turn.parts)) for turn in turns)
+        return KINDS.index(kind), letters // LETTERS_PER_TOKEN + len(names) * self._tokens_of_a(kind)
+
+    def _tokens_of_a(self, kind: Kind) -> int:
+        """The most tokens of a picture of this kind, or a rough number."""
+        if self.reader.crops(kind):
+            return self.model_config.image_tokens(1)
+        sampling = self.config.sampling
+        listed = sampling.times or sampling.indices or ()
+        frames = len(listed) or sampling.num_frames or sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
+        groups = -(-(frames if kind == "video" else 1) // self.model_config.frames_per_group)
+        return groups * self.model_config.tokens_per_group
+
+    @property
+    def lengths(self) -> list[int]:
+        """Estimated tokens of every example: its text, and as much of pictures as the sampling allows. No picture is
+        opened for it."""
+        return [int(length) for length in self._facts[:, 1]]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What every example shows. Batches of one kind are what every model takes."""
+        return [KINDS[kind] for kind in self._facts[:, 0]]
+
+
+def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The parts there are, one behind the other."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None

@@ -1,0 +1,153 @@
+"""Direct preference optimisation (DPO) on videos: of two answers, the preferred one becomes more likely than it was.
+
+Loss of a pair, after Rafailov et al. (arXiv 2305.18290), with label smoothing after their implementation::
+
+    h = beta * ((log p(chosen) - log p0(chosen)) - (log p(rejected) - log p0(rejected)))
+    loss = -(1 - smoothing) * log sigmoid(h) - smoothing * log sigmoid(-h)
+
+``p0`` are the starting weights. An answer's probability is that of its tokens and the ``<|im_end|>`` behind it.
+
+Why not TRL's ``DPOTrainer``: as of TRL 1.16.0 its vision path takes images only. Its collator looks for ``image`` and
+``images``, hands the processor nothing else and repeats all of them for the chosen and the rejected answer; the word
+video does not occur in it. Its maintainers call video "just a missing feature" (huggingface/trl issue 4002; the wider
+request, issue 5373, is open). A video is what costs here, so both answers are packed behind one reading of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+from transformers.utils import ModelOutput
+
+from videoxl.config import BeaconPrefill
+from videoxl.inference.prompt import IGNORE_INDEX
+from videoxl.model.beacon import ratio_chooser
+from videoxl.training.config.training import PreferenceConfig
+from videoxl.training.objectives.objective import Objective, no_loss
+
+PICTURES = ("pixel_values_videos", "frames_per_video", "video_features", "pixel_values", "crops_per_image")
+CHOSEN, REJECTED = 1, 2
+"""Segments of a pair: the tokens of each answer. 0 is what both share."""
+
+
+@dataclass
+class PreferenceOutput(ModelOutput):
+    """``loss``, and for the log what became of the pairs of a batch, as means without gradient."""
+
+    loss: torch.Tensor | None = None
+    margin: torch.Tensor | None = None
+    """``h``: how much further the two answers lie apart than they did, times ``beta``."""
+    accuracy: torch.Tensor | None = None
+    """Share of the pairs with a margin above 0."""
+    chosen_reward: torch.Tensor | None = None
+    """``beta`` times the change of the chosen answer's log-probability. Both may fall, with a growing margin."""
+    rejected_reward: torch.Tensor | None = None
+
+
+def preference_loss(
+    log_probs_B2: torch.Tensor, reference_B2: torch.Tensor, settings: PreferenceConfig
+) -> PreferenceOutput:
+    """The loss of pairs from the log-probabilities of their answers, chosen first."""
+    rewards_B2 = settings.beta * (log_probs_B2 - reference_B2)
+    margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+    smoothing = settings.label_smoothing
+    losses_B = -(1 - smoothing) * F.logsigmoid(margins_B) - smoothing * F.logsigmoid(-margins_B)
+    with torch.no_grad():
+        chosen, rejected = rewards_B2.mean(0)
+        return_parts = {"margin": margins_B.mean(), "accuracy": (margins_B > 0).float().mean()}
+    return PreferenceOutput(loss=losses_B.mean(), **return_parts, chosen_reward=chosen, rejected_reward=rejected)
+
+
+class PreferenceTraining(Objective):
+    """Trains ``model`` on pairs of answers.
+
+    Args:
+        model: the model, or it with adapters (PEFT). With adapters the reference is the model without them; without,
+            a batch must bring ``reference_log_probs`` (:mod:`videoxl.training.data.pairs`).
+        prefill: of Video-XL: the windows' ratios, drawn alike for both answers and the reference. Default: the
+            model's config.
+    """
+
+    def __init__(
+        self, model: Any, settings: PreferenceConfig | None = None, *, prefill: BeaconPrefill | None = None
+    ) -> None:
+        super().__init__(model)
+        self.settings = settings or PreferenceConfig()
+        self.prefill = prefill
+
+    @property
+    def _base(self) -> Any:
+        """The model inside adapters, which are part of its layers."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(self, reference_log_probs: torch.Tensor | None = None, **batch: Any) -> PreferenceOutput:
+        """The loss of a batch of :class:`~videoxl.training.data.pairs.PreferenceCollator`; 0 without a pair in it.
+
+        ``reference_log_probs``: ``[B, 2]``, chosen first. Raises ``ValueError`` when there are none and no adapters.
+        """
+        if "segments" not in batch:
+            return PreferenceOutput(loss=no_loss(self))
+        if reference_log_probs is None:
+            with torch.no_grad(), self._without_adapters():
+                reference_log_probs = self.log_probs(**batch)
+        log_probs = self.log_probs(**batch)
+        output = preference_loss(log_probs, reference_log_probs.to(log_probs), self.settings)
+        return cast(PreferenceOutput, self.noted(output))
+
+    @contextlib.contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        if not hasattr(self.model, "disable_adapter"):
+            raise ValueError(
+                "the batch has no reference_log_probs and the model no adapters to do without: compute them first "
+                "(videoxl.training.data.pairs.reference_log_probs), or train adapters (lora)"
+            )
+        with self.model.disable_adapter():
+            yield
+
+    def log_probs(self, *, labels: torch.Tensor, segments: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """Log-probabilities of the answers of each pair, fp32 ``[B, 2]``, chosen first.
+
+        Args:
+            labels: ``[B, L]``, the id where an answer's token stands, else -100.
+            segments: ``[B, L]``, 0 for what both answers share, 1 and 2 for what only the chosen and the rejected
+                one has; -1 for padding.
+            inputs: what the model's forward takes.
+        """
+        known = ("input_ids", "attention_mask", "position_ids", *PICTURES)
+        inputs = {name: value for name, value in inputs.items() if name in known}
+        if self._base.config.beacon_param:
+            return self._by_windows(labels, segments, **inputs)
+        hidden_BLD = self._base.model(**inputs, use_cache=False).last_hidden_state
+        live = labels[:, 1:] != IGNORE_INDEX
+        logits_NV = self._base.lm_head(hidden_BLD[:, :-1][live]).float()
+        losses_N = F.cross_entropy(logits_NV, labels[:, 1:][live], reduction="none")
+        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(live)
+        pair_N = 2 * rows[live] + segments[:, 1:][live] - CHOSEN
+        sums = torch.zeros(2 * len(labels), device=losses_N.device).index_add(0, pair_N, losses_N)
+        return -sums.view(-1, 2)
+
+    def _by_windows(
+        self, labels: torch.Tensor, segments: torch.Tensor, *, input_ids: torch.Tensor, **inputs: Any
+    ) -> torch.Tensor:
+        """Video-XL reads a video in windows, into a cache that is one prompt's: the pair's pictures are encoded once,
+        and compressed once for each answer."""
+        pictures = {name: inputs[name] for name in PICTURES if name in inputs}
+        embeds_BLD = self._base.model.embed(input_ids, **pictures)
+        sums = []
+        for row in range(len(input_ids)):
+            for answer in (CHOSEN, REJECTED):
+                kept = (segments[row] == 0) | (segments[row] == answer)
+                ids, embeds, wanted = input_ids[row, kept], embeds_BLD[row, kept], labels[row, kept]
+                sums.append(self._window_loss(ids[None], embeds[None], wanted[None]))
+        return -torch.stack(sums).view(-1, 2)
+
+    def _window_loss(self, ids: torch.Tensor, embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The summed loss of one answer; ratios are drawn anew, so the same for every answer to a video."""
+        ratios = None if self.prefill is None else ratio_chooser(self.prefill, self._base.config)
+        output = self._base.forward_windows(ids, embeds, labels=labels, ratios=ratios, num_items_in_batch=1)
+        return cast(torch.Tensor, output.loss)

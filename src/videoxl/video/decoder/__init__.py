@@ -1,0 +1,1 @@
+"""The decoder process: what runs in it, and what talks to it."""

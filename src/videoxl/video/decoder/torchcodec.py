@@ -1,0 +1,58 @@
+"""Inside the decoder process: pictures by torchcodec. Frame list and times still come from the packet scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from videoxl.errors import MissingDependencyError, VideoError
+from videoxl.video.decoder.demux import NamelessFile
+from videoxl.video.decoder.index import Beat, FrameIndex
+
+FRAMES_AT_ONCE = 8
+
+
+class TorchcodecBackend:
+    """Pictures by torchcodec, each checked against the time the scan gave its frame number."""
+
+    def __init__(self, fd: int, stream: int, index: FrameIndex, beat: Beat) -> None:
+        try:
+            from torchcodec.decoders import VideoDecoder
+        except (ImportError, OSError, RuntimeError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise MissingDependencyError(
+                f"torchcodec cannot be loaded ({first_line[:200]}): pip install 'videoxl[torchcodec]' and install the "
+                "FFmpeg libraries, or use reader='pyav'"
+            ) from error
+        if index.by_order:
+            raise VideoError("has no usable timestamps, which torchcodec needs; use reader='pyav'", code="undecodable")
+        self._index = index
+        self._beat = beat
+        self._decoder = VideoDecoder(NamelessFile(fd), stream_index=stream, dimension_order="NHWC", seek_mode="exact")
+        self.bad_packets = 0
+        self.damaged = 0
+        self.missing: list[int] = []
+
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (number, uint8 [H, W, 3]) for ascending, distinct ``numbers``."""
+        begin = self._decoder.metadata.begin_stream_seconds or 0.0
+        times_F = self._index.times_F
+        gaps = np.diff(times_F)
+        tolerance = float(gaps.min()) / 2 if len(gaps) else 1.0
+        for at in range(0, len(numbers), FRAMES_AT_ONCE):
+            self._beat()
+            some = list(numbers[at : at + FRAMES_AT_ONCE])
+            batch = self._decoder.get_frames_at(some)
+            for number, pixels, seconds in zip(some, batch.data.numpy(), batch.pts_seconds.tolist()):
+                if abs(seconds - begin - float(times_F[number])) > tolerance:
+                    raise VideoError(
+                        f"torchcodec gave the frame at {seconds - begin:.3f} s for the one at {times_F[number]:.3f} s; "
+                        "use reader='pyav'",
+                        code="undecodable",
+                    )
+                yield number, pixels
+
+    def to_rgb(self, picture: np.ndarray) -> np.ndarray:
+        """torchcodec has converted and turned it already."""
+        return np.ascontiguousarray(picture)

@@ -1,0 +1,93 @@
+"""One function that opens whatever a user has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from videoxl.video.decoder.source import FileSource
+from videoxl.video.info import VideoLimits
+from videoxl.video.local_file import is_still_picture, open_local, refuse_other_kinds
+from videoxl.video.pictures import bad_frames, open_array, open_pictures, open_still, pictures_in
+from videoxl.video.readers import choose_reader
+from videoxl.video.source import VideoSource
+from videoxl.video.stream import StreamSource
+
+DEFAULT_LIMITS = VideoLimits()
+
+
+def open_video(
+    video: Any,
+    *,
+    fps: float | None = None,
+    timestamps: Sequence[float] | None = None,
+    stream: int | None = None,
+    reader: str = "auto",
+    limits: VideoLimits = DEFAULT_LIMITS,
+    strict: bool = False,
+) -> VideoSource:
+    """Open a video of any kind.
+
+    ``video``: a video file; a folder of pictures (natural order); a list of picture paths, Pillow images or arrays; a
+    single picture file or Pillow image; a numpy array or torch tensor [F, H, W, 3] or [F, 3, H, W] (uint8, or floating
+    point in 0..1); or an iterator of (frame, seconds) pairs. URLs are not opened: download them first.
+
+    ``fps`` or ``timestamps`` (seconds) give pictures their times; default one a second. Files know their own.
+    ``stream`` picks a video stream of a file by number, ``reader`` its decoder (see :data:`READERS`). With ``strict``
+    a video of which part cannot be read is refused instead of warned about.
+
+    Raises ``VideoError`` (see its ``code``), ``VideoNotFoundError``, ``MissingDependencyError``.
+    """
+    if isinstance(video, os.PathLike | str):
+        return _open_path(video, fps, timestamps, stream, reader, limits, strict)
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        raise bad_frames("bytes are not accepted as a video: give a path, an array or frames")
+    if isinstance(video, Image.Image):
+        return open_still(video, limits, "picture")
+    if isinstance(video, np.ndarray) or hasattr(video, "detach"):
+        return open_array(video, fps, timestamps)
+    if isinstance(video, Sequence):
+        return open_pictures(video, fps, timestamps, limits, f"list of {len(video)} pictures")
+    if isinstance(video, Iterator):
+        if fps is not None or timestamps is not None:
+            raise bad_frames("an iterator gives (frame, seconds) pairs: leave out fps and timestamps")
+        return StreamSource(video, limits)
+    raise bad_frames(f"a {type(video).__name__} cannot be read as a video")
+
+
+def _open_path(
+    path: str | os.PathLike[str],
+    fps: float | None,
+    timestamps: Sequence[float] | None,
+    stream: int | None,
+    reader: str,
+    limits: VideoLimits,
+    strict: bool,
+) -> VideoSource:
+    if _is_folder(path):
+        pictures = pictures_in(Path(path))
+        return open_pictures(pictures, fps, timestamps, limits, str(Path(path)))
+    if fps is not None or timestamps is not None:
+        raise bad_frames("fps and timestamps are for pictures: a video file has its own times (see Sampling.fps)")
+    file = open_local(path)
+    try:
+        if is_still_picture(file.head):
+            file.close()
+            return open_still(Path(path), limits, file.name)
+        refuse_other_kinds(file)
+        return FileSource(file, stream=stream, reader=choose_reader(reader), limits=limits, strict=strict)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.isdir(path)
+    except ValueError:  # a NUL in the name; opening it says so
+        return False

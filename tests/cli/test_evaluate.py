@@ -1,0 +1,66 @@
+"""``videoxl eval niah`` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from videoxl.cli.main import main
+
+
+@pytest.fixture
+def run(capsys):
+    """Exit status, stdout, stderr of the command, in this process."""
+
+    def command(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--frames", "many"), "frames must be numbers"),
+        (("--frames", "2"), "8 to"),
+        (("--depths", "0,2"), "from 0 to 1"),
+        (("--kinds", "colour"), "kinds must be one of"),
+        (("--resume",), "give --output"),
+        (("--preset", "paper"), "default, released"),
+        (("--preset", "released"), "--haystack and --pictures"),
+        (("--decode", "twice"), "unknown decode strategy"),
+        (("--prefill", "twice"), "unknown prefill strategy"),
+        (("--relevance", "oracle"), "are of bi-level decoding"),
+        (("--relevance", "luck", "--decode", "bilevel"), "relevance must be one of oracle, attention"),
+        (("--relevance", "none,none", "--decode", "bilevel"), "different ways"),
+        (("--relevance", "none", "--ablation", "--decode", "bilevel"), "leave out --relevance"),
+    ],
+)
+def test_a_mistake_is_one_line_and_costs_no_model(run, monkeypatch, arguments, message):
+    monkeypatch.setattr("videoxl.inference.engine.load", lambda *a, **k: pytest.fail("loaded a model"))
+    status, out, err = run("eval", "niah", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_one_json_object_on_stdout_and_files_in_the_folder(run, tmp_path):
+    grid = ("--model", "tiny", "--frames", "8,16", "--depths", "0,1", "--samples", 1, "--seed", 4)
+    rest = ("--max-new-tokens", 2, "--output", tmp_path / "out", "--no-heatmap", "--json")
+    status, out, err = run("eval", "niah", *grid, *rest)
+    assert status == 0
+    result = json.loads(out)
+    assert {(c["frames"], c["depth"]) for c in result["cells"]} == {(8, 0.0), (8, 1.0), (16, 0.0), (16, 1.0)}
+    assert 0 <= result["accuracy"] <= 1
+    assert result["run"]["seed"] == 4
+    assert "haystack 16/0/1: 16 frames" in err
+    assert json.loads((tmp_path / "out" / "niah.json").read_text()) == result
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"answers.jsonl", "niah.json", "cells"}
+    status, out, err = run("eval", "niah", *grid, *rest)
+    assert (status, out) == (2, "")
+    assert "--resume" in err
