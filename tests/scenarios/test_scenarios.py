@@ -10,14 +10,14 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from videoxl.evaluation.prompts import SCENARIOS as PROMPTS
+from videoxl.evaluation.prompts import scenario_prompt
 from videoxl.scenarios.events import Event, clipped, denies, merge, parse_events
 from videoxl.scenarios.page import page, thumbnails
 from videoxl.scenarios.passes import Pass, plan_passes
 from videoxl.scenarios.run import SCENARIOS, UNTIMED_FRAMES, read_answer, run_scenario
 from videoxl.scenarios.timeline import draw, fine_clock
-
-from videoxl.evaluation.prompts import SCENARIOS as PROMPTS
-from videoxl.evaluation.prompts import scenario_prompt
 from videoxl.video import open_video
 from videoxl.video.subtitles import Cue
 
