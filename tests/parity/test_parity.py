@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from videoxl.parity import run_parity
-from videoxl.parity.checks.v2 import CHECKS
+from videoxl.parity.checks.table import KINDS
 from videoxl.parity.golden import GoldenError
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
@@ -45,7 +45,7 @@ def only(folder: Path, kind: str):
 def test_every_recorded_number_is_met():
     results = list(run_parity(GOLDEN))
     assert [str(r) for r in results if not r.passed] == []
-    assert {r.kind for r in results} == set(CHECKS)
+    assert {r.kind for r in results} == KINDS
     assert max(r.error for r in results) < 1e-4  # measured: 5.1e-5, in pro_e2e_8f
     assert all(r.compared >= 1 for r in results)
 

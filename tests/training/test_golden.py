@@ -18,8 +18,8 @@ from tests.parity.test_parity import GOLDEN
 from tests.training.records import record
 from videoxl.inference.prompt import IGNORE_INDEX, ChatFormat, span_for
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.parity.checks.v2 import text_tokenizer
 from videoxl.parity.golden import GoldenFolder, write_checkpoint
+from videoxl.parity.runs import text_tokenizer
 from videoxl.training.data.collator import Collator
 from videoxl.training.data.conversations import ConversationEncoder, Encoded, read_conversation
 from videoxl.training.data.examples import Example

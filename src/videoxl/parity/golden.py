@@ -77,7 +77,8 @@ def picture(seed: int, name: str, height: int, width: int) -> np.ndarray:
     mosaic = source.integers(0, 256, (8, 8, 3)).astype(np.int64)
     rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
     grain = source.integers(-40, 41, (height, width, 3))
-    return np.clip(mosaic[np.ix_(rows, columns)] + grain, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(mosaic[np.ix_(rows, columns)] + grain, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
@@ -142,7 +143,8 @@ class Case:
             key = f"{self.id}/{name}"
             if key not in file.keys():  # noqa: SIM118
                 raise MissingArrayError(f"array {name} is missing from {path.name}")
-            return file.get_tensor(key)
+            array: np.ndarray = file.get_tensor(key)
+            return array
 
     def compare(self, name: str, actual: Any) -> None:
         """Compare with the recorded array ``name``."""

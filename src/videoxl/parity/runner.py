@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.parity.checks.v2 import CHECKS
+from videoxl.parity.checks.table import INPUT_CHECKS, KINDS, MODEL_CHECKS
 from videoxl.parity.golden import Case, Comparison, GoldenError, GoldenFolder, write_checkpoint
 
 
@@ -44,8 +44,8 @@ def run_parity(folder: Path, kinds: Iterable[str] | None = None) -> Iterator[Cas
     golden = GoldenFolder.open(folder)
     present = {str(spec["kind"]) for spec in golden.cases}
     wanted = set(kinds) if kinds is not None else present
-    if unknown := wanted - present - CHECKS.keys():
-        known = ", ".join(sorted(present | CHECKS.keys()))
+    if unknown := wanted - present - KINDS:
+        known = ", ".join(sorted(present | KINDS))
         raise ValueError(f"unknown kind {', '.join(sorted(unknown))}; known are {known}")
     models = _Models()
     for spec in golden.cases:
@@ -57,11 +57,10 @@ class _Models:
     """Builds each model once, through the loader users use."""
 
     def __init__(self) -> None:
-        self._loaded: dict[tuple[str, str], Any] = {}
+        self._loaded: dict[tuple[str, str], VideoXLForConditionalGeneration] = {}
 
-    def get(self, case: Case) -> Any:
-        if "model" not in case.spec:
-            return None
+    def get(self, case: Case) -> VideoXLForConditionalGeneration:
+        """The model that a case names."""
         overrides = case.spec.get("config_overrides", {})
         dropped = tuple(case.spec.get("dropped_params", ()))
         key = (str(case.spec["model"]), repr((sorted(overrides.items()), dropped)))
@@ -70,14 +69,19 @@ class _Models:
         return self._loaded[key]
 
 
-def _load(model: dict[str, Any], overrides: dict[str, Any], dropped: tuple[str, ...]) -> Any:
+def _load(
+    model: dict[str, Any], overrides: dict[str, Any], dropped: tuple[str, ...]
+) -> VideoXLForConditionalGeneration:
     extra = dict(overrides)
     if "special_ids" in model:
         extra["video_token_id"] = model["special_ids"]["<visual>"]
     with tempfile.TemporaryDirectory(prefix="videoxl-parity-") as scratch:
         checkpoint = Path(scratch) / "model"
         write_checkpoint(checkpoint, model, extra, dropped)
-        loaded = VideoXLForConditionalGeneration.from_pretrained(checkpoint, attn_implementation="sdpa").eval()
+        loaded: VideoXLForConditionalGeneration = VideoXLForConditionalGeneration.from_pretrained(
+            checkpoint, attn_implementation="sdpa"
+        )
+    loaded.eval()
     loaded.generation_config.eos_token_id = None  # the recorded runs never stop early
     loaded.generation_config.pad_token_id = 0
     return loaded
@@ -85,11 +89,13 @@ def _load(model: dict[str, Any], overrides: dict[str, Any], dropped: tuple[str, 
 
 def _run(case: Case, models: _Models) -> CaseResult:
     kind = str(case.spec["kind"])
-    check = CHECKS.get(kind)
-    if check is None:
-        return _failed(case, f"unknown kind {kind!r}: this version cannot check it")
     try:
-        check(case, models.get(case))
+        if kind in INPUT_CHECKS:
+            INPUT_CHECKS[kind](case)
+        elif kind in MODEL_CHECKS:
+            MODEL_CHECKS[kind](case, models.get(case))
+        else:
+            return _failed(case, f"unknown kind {kind!r}: this version cannot check it")
     except GoldenError as error:
         return _failed(case, str(error))
     if forgotten := set(case.spec.get("arrays", {})) - case.read:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
 from videoxl.config import Generation
 from videoxl.inference.decode.generate import generate
 from videoxl.inference.prefill.read import Tile
+from videoxl.memory.kv_cache import KVCache
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
 
 
@@ -30,7 +31,7 @@ def tiles(pixels: torch.Tensor, times: list[float], size: int) -> Iterator[Tile]
         yield Tile(pixels[first : first + size], tuple(times[first : first + size]))
 
 
-def compare_generated(case: Case, model: Any, ids: list[int], cache: Any) -> None:
+def compare_generated(case: Case, model: VideoXLForConditionalGeneration, ids: list[int], cache: KVCache) -> None:
     """Answer what comes after the cache, and compare tokens and logits."""
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
     out = generate(model, ids, cache, settings, output_logits=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,15 +20,18 @@ from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, span_for
 from videoxl.memory.layout import GroupLayout, allowed_mask
 from videoxl.memory.pooling import blocks_of
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
 from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
+
+Writer = TypeVar("Writer", bound=CacheWriter)
 
 TILE_GROUPS = (1, 3, GROUPS_PER_TILE)
 """Groups per forward that streaming is tried with; none is a multiple of every recorded block."""
 TEXT, VISUAL = 0, 1
 
 
-def chunk_mask(case: Case, model: Any) -> None:
+def chunk_mask(case: Case) -> None:
     """The mask of small layouts."""
     spec = case.spec
     begin, end = spec["visual_token_start_pos"], spec["visual_token_end_pos"]
@@ -49,9 +52,9 @@ def _blocks(case: Case) -> dict[str, int]:
 class Recorded:
     """The inputs of a recorded run, its visual tokens, and a writer's view of both."""
 
-    def __init__(self, case: Case, model: Any) -> None:
+    def __init__(self, case: Case, model: VideoXLForConditionalGeneration) -> None:
         self.case, self.model = case, model
-        self.prompt = case.expected("prompt_ids").tolist()
+        self.prompt: list[int] = case.expected("prompt_ids").tolist()
         self.at = self.prompt.index(IMAGE_TOKEN_INDEX)
         case.compare_equal("image_at", self.at, case.spec["image_at"])
         self.tokenize = text_tokenizer(case.needs_model()["special_ids"])
@@ -72,18 +75,18 @@ class Recorded:
         return self.prompt[self.at + 1 :]
 
     @torch.inference_mode()
-    def filled(self, writer: Any) -> Any:
+    def filled(self, writer: Writer) -> Writer:
         """The writer, handed the whole video at once."""
         writer.add(self.span, self.tokens_PD)
         writer.finish()
         return writer
 
-    def memory(self, writer: Any) -> VideoMemory:
+    def memory(self, writer: CacheWriter) -> VideoMemory:
         """What the engine would make of a filled writer."""
         groups, times = self.span.groups, tuple(self.times)
         return VideoMemory(writer.cache, tuple(writer.ids), len(self.prefix), groups, times, "", "")
 
-    def from_pixels(self, writer: Any) -> Any:
+    def from_pixels(self, writer: Writer) -> Writer:
         """The writer, fed by the engine's own prefill, in tiles of one and a half blocks."""
         size = self.model.config.frames_per_group * max(1, 3 * self.case.spec["block_size_chosed"] // 2)
         Prefill(self.model, self.tokenize).run(self.prefix, tiles(self.pixels, self.times, size), writer=writer)
@@ -100,7 +103,7 @@ class Recorded:
         yield self.from_pixels(StreamingWriter(*given, ChunkedPrefill.from_blocks(**blocks)))
 
 
-def chunk(case: Case, model: Any) -> None:
+def chunk(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Mask and streaming, several tile sizes, on the device and offloaded: all must give the recorded answer."""
     run = Recorded(case, model)
     _compare_whole_mask(case, model, [*run.prefix, *run.span.ids, *run.suffix], run.at, run.at + len(run.span.ids))
@@ -108,7 +111,9 @@ def chunk(case: Case, model: Any) -> None:
         compare_generated(case, model, [*writer.ids, *run.suffix], writer.cache)
 
 
-def _compare_whole_mask(case: Case, model: Any, ids: list[int], begin: int, end: int) -> None:
+def _compare_whole_mask(
+    case: Case, model: VideoXLForConditionalGeneration, ids: list[int], begin: int, end: int
+) -> None:
     spec = case.spec
     case.compare_equal("visual span", [begin, end], [spec["visual_token_start_pos"], spec["visual_token_end_pos"]])
     case.compare_equal("total_len", len(ids), spec["total_len"])
@@ -120,12 +125,12 @@ def _compare_whole_mask(case: Case, model: Any, ids: list[int], begin: int, end:
     case.compare_equal("mask_packbits_sha256", digest, spec["mask_packbits_sha256"])
 
 
-def bilevel(case: Case, model: Any) -> None:
+def bilevel(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """The blocks, the mixed cache and the answer that is read from it, whichever way the video was read."""
     run, selected = Recorded(case, model), case.spec["selected_unit_indices"]
     if selected is None:  # the released switch for plain causal attention, without chunks
-        writer = run.filled(FullWriter(model, run.prefix))
-        compare_generated(case, model, [*writer.ids, *run.suffix], writer.cache)
+        plain = run.filled(FullWriter(model, run.prefix))
+        compare_generated(case, model, [*plain.ids, *run.suffix], plain.cache)
         return
     decode = decode_of(selected, case.spec["selected_config"])
     question = Question("", run.suffix, len(run.suffix))
@@ -138,7 +143,7 @@ def bilevel(case: Case, model: Any) -> None:
         _compare_answer(case, model, start, run.suffix)
 
 
-def _compare_blocks(case: Case, model: Any, memory: VideoMemory, start: Start) -> None:
+def _compare_blocks(case: Case, model: VideoXLForConditionalGeneration, memory: VideoMemory, start: Start) -> None:
     """Released numbers count the text before the video as block 0."""
     spec, settings = case.spec, case.spec["selected_config"]
     level, blocks = (
@@ -158,7 +163,7 @@ def _compare_blocks(case: Case, model: Any, memory: VideoMemory, start: Start) -
     case.compare_equal("block_kv_lengths", [layout.prefix_length, *lengths], spec["block_kv_lengths"])
 
 
-def _compare_mixed(case: Case, model: Any, start: Start, suffix: int) -> None:
+def _compare_mixed(case: Case, model: VideoXLForConditionalGeneration, start: Start, suffix: int) -> None:
     length = start.cache.get_seq_length()
     case.compare_equal("mixed_kv_len", [length, len(start.ids)], [case.spec["mixed_kv_len"]] * 2)
     case.compare_equal("suffix_position_ids", [length, length + suffix - 1], case.spec["suffix_position_ids"])
@@ -172,7 +177,7 @@ def _compare_mixed(case: Case, model: Any, start: Start, suffix: int) -> None:
         case.compare(f"mixed_v_{name}", layer.values[0, :, ::step])
 
 
-def _compare_answer(case: Case, model: Any, start: Start, suffix: list[int]) -> None:
+def _compare_answer(case: Case, model: VideoXLForConditionalGeneration, start: Start, suffix: list[int]) -> None:
     ids = [*start.ids, *suffix]
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
     out = generate(model, ids, start.cache.fork(), settings, output_logits=True)

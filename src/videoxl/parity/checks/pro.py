@@ -10,6 +10,7 @@ from videoxl.config import SelectivePrefill
 from videoxl.inference.prefill.read import GROUPS_PER_TILE, Prefill
 from videoxl.inference.prefill.selective import SelectiveWriter
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, span_for, time_text
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
 from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
 
@@ -26,7 +27,7 @@ class _Recording(SelectiveWriter):
         super()._read(ids, embeds_LD)
 
 
-def end_to_end(case: Case, model: Any) -> None:
+def end_to_end(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Layout of the visual span, the embeddings that are left of it, and the answer."""
     prompt, times, group = case.expected("prompt_ids").tolist(), case.spec["timestamps"], model.config.frames_per_group
     at = prompt.index(IMAGE_TOKEN_INDEX)

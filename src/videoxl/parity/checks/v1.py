@@ -13,13 +13,16 @@ from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prefill.choose import default_prefill
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, expand_placeholder
 from videoxl.model.beacon import LostWindowError, make_loop
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 from videoxl.parity.golden import Case, noise
+from videoxl.parity.gradients import compare_gradients
 
 RELEASED_SEED = 42
 
 
-def trace(case: Case, model: Any) -> None:
+def trace(case: Case) -> None:
     """The bookkeeping alone: what every forward holds and what stays in the cache."""
     spec, config = case.spec, case.spec["config"]
     strategy = BeaconPrefill.from_released(config["beacon_ratio"], config["beacon_ratio_mix"])
@@ -84,7 +87,7 @@ def _compare_ids(case: Case, rows: list[dict[str, Any]], first: int, last: int, 
         case.compare("labels_concat", [i for row in rows for i in _interleaved(row["step"], following, -100)])
 
 
-def end_to_end(case: Case, model: Any) -> None:
+def end_to_end(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Pixels to tokens through the writer the engine uses, and the cache it leaves."""
     stream = np.random.default_rng(RELEASED_SEED)
     runs = case.spec["runs"]
@@ -99,7 +102,9 @@ def end_to_end(case: Case, model: Any) -> None:
         case.read.update(case.spec["arrays"])
 
 
-def _run(case: Case, model: Any, run: dict[str, Any], stream: np.random.Generator, label: str) -> None:
+def _run(
+    case: Case, model: VideoXLForConditionalGeneration, run: dict[str, Any], stream: np.random.Generator, label: str
+) -> None:
     prompt = case.expected(f"{label}prompt_ids").tolist()
     at = prompt.index(IMAGE_TOKEN_INDEX)
     case.compare_equal(f"{label}image_at", at, run["image_at"])
@@ -117,9 +122,9 @@ def _run(case: Case, model: Any, run: dict[str, Any], stream: np.random.Generato
             strategy,
             visual_tokens=len(tokens),
             total=len(prompt) - 1 + len(tokens),
-            ratios=_chooser(strategy, stream, model.config.text_config.max_position_embeddings),
+            ratios=_chooser(strategy, stream, model.config.get_text_config().max_position_embeddings),
         )
-        for part in tokens.split(max(1, len(tokens) // 3)):  # windows must not depend on how tokens arrive
+        for part in torch.split(tokens, max(1, len(tokens) // 3)):  # windows must not depend on how tokens arrive
             writer.add(VisualSpan((), ()), part)
         writer.finish()
     kept = len(writer.ids)
@@ -136,13 +141,20 @@ def _run(case: Case, model: Any, run: dict[str, Any], stream: np.random.Generato
 
 
 def _compare_steps(
-    case: Case, label: str, prompt: list[int], visual: int, new: list[int], model: Any, *, stream_of: BeaconWriter
+    case: Case,
+    label: str,
+    prompt: list[int],
+    visual: int,
+    new: list[int],
+    model: VideoXLForConditionalGeneration,
+    *,
+    stream_of: BeaconWriter,
 ) -> None:
     """The table of forwards, prompt and decode, repeated with the ratios that were used."""
     config, at = model.config, prompt.index(IMAGE_TOKEN_INDEX)
     chosen = _Replay(stream_of.ratios_used)
     loop = WindowLoop(stream_of.loop.window, chosen, skip_first=at, skip_last=at + visual)
-    vocabulary = config.text_config.vocab_size
+    vocabulary = config.get_text_config().vocab_size
     ids = [*prompt[:at], *[vocabulary - 1] * visual, *prompt[at + 1 :], *new[:-1]]
     rows, length = [], len(prompt) - 1 + visual
     for fed in range(length, len(ids) + 1):
@@ -169,7 +181,9 @@ class _Replay(RatioChooser):
         return next(self._left)
 
 
-def _compare_cache(case: Case, label: str, model: Any, writer: BeaconWriter, at: int, kept: int) -> None:
+def _compare_cache(
+    case: Case, label: str, model: VideoXLForConditionalGeneration, writer: BeaconWriter, at: int, kept: int
+) -> None:
     """Keys as the released cache holds them, before rotation."""
     layers = {"first": 0, "last": model.model.num_text_layers - 1}
     parts = {"sink": slice(0, at), "beacon": slice(at, kept), "raw": slice(kept, None)}
@@ -184,7 +198,13 @@ def _compare_cache(case: Case, label: str, model: Any, writer: BeaconWriter, at:
 
 
 def _compare_followup(
-    case: Case, label: str, model: Any, ids: list[int], writer: BeaconWriter, at: int, kept: int
+    case: Case,
+    label: str,
+    model: VideoXLForConditionalGeneration,
+    ids: list[int],
+    writer: BeaconWriter,
+    at: int,
+    kept: int,
 ) -> None:
     """A second turn on the same cache: the last generated token and new text (SPEC 2.5)."""
     further = case.expected(f"{label}followup_ids").tolist()
@@ -197,10 +217,8 @@ def _compare_followup(
     case.compare(f"{label}followup_memory_after", held)
 
 
-def train(case: Case, model: Any) -> None:
+def train(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Loss and gradient norms through the window loop; weights that get no gradient count as zero."""
-    from videoxl.parity.checks.v2 import compare_gradients
-
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     config = model.config
     count = len(pixels) * config.tokens_per_group
@@ -222,7 +240,7 @@ def train(case: Case, model: Any) -> None:
         model.requires_grad_(True)
 
 
-def _compare_training_steps(case: Case, config: Any, labels: list[int], visual: int) -> None:
+def _compare_training_steps(case: Case, config: VideoXLConfig, labels: list[int], visual: int) -> None:
     """What each forward of the loop holds in training, and the labels it sees."""
     at = int(case.spec["image_at"])
     loop = make_loop(config, (at, at + visual), training=True)

@@ -18,7 +18,7 @@ from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import uniform_indices
 
 
-def preprocess(case: Case, model: Any) -> None:
+def preprocess(case: Case) -> None:
     """8-bit frames, and still images cut into crops, to float pixels."""
     for item in case.spec["items"]:
         side = item["crop"]
@@ -41,7 +41,7 @@ def _picture(case: Case, item: dict[str, Any], number: int = 0) -> np.ndarray:
     return picture(case.seed, name[1].replace("<t>", str(number)), item["height"], item["width"])
 
 
-def sampling(case: Case, model: Any) -> None:
+def sampling(case: Case) -> None:
     """Frame numbers spread evenly over a video."""
     for row in case.spec["rows"]:
         numbers = uniform_indices(row["total_frames"], row["max_frames"]).tolist()
@@ -52,7 +52,7 @@ def sampling(case: Case, model: Any) -> None:
         case.compare_equal(f"{label}: digest", digest, row["frame_idx_sha256"])
 
 
-def anyres_grid(case: Case, model: Any) -> None:
+def anyres_grid(case: Case) -> None:
     """Best resolution and grid of crops for image sizes."""
     for row in case.spec["rows"]:
         size, side, pinpoints = tuple(row["image_size_w_h"]), row["patch"], row["pinpoints"]

@@ -1,36 +1,24 @@
-"""One function per kind of case: compute with the product's own code and compare every recorded array."""
+"""Checks of Video-XL-2 with plain causal prefill: from pixels to tokens, and training.
+
+The image encoder's parts are also those of Video-XL-Pro.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from videoxl.inference.prefill.read import GROUPS_PER_TILE, Prefill
-from videoxl.inference.prompt import (
-    IMAGE_TOKEN_INDEX,
-    expand_placeholder,
-    round_time,
-    span_for,
-    time_text,
-    times_to_seconds,
-)
+from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, expand_placeholder, span_for, time_text
 from videoxl.model.checkpoint import to_native
 from videoxl.model.token_synthesis import regroup
-from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
-from videoxl.parity.checks import memory, pro, v1, v1_inputs
-from videoxl.parity.golden import Case, GoldenError, noise, picture
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.model.vision import patch_features, resize_grid
+from videoxl.parity.golden import Case, GoldenError, noise
+from videoxl.parity.gradients import compare_gradients
 from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
-from videoxl.video import Resize
-from videoxl.video.frames import ResizeMode
-from videoxl.video.resize import resize_pixels
-from videoxl.video.sampling import keep_whole_groups, released_indices, uniform_indices
-
-Check = Callable[[Case, Any], None]
 
 
 def channels_last(x_GCTHW: torch.Tensor) -> torch.Tensor:
@@ -45,7 +33,7 @@ def channels_first(x_GTPC: torch.Tensor, height: int, width: int) -> torch.Tenso
 
 
 @torch.no_grad()
-def token_synthesis(case: Case, model: Any) -> None:
+def token_synthesis(case: Case, model: VideoXLForConditionalGeneration) -> None:
     module = model.model.token_synthesis
     for item in case.spec["items"]:
         name, shape = _parse_noise(item["input"])
@@ -72,13 +60,13 @@ def _parse_noise(text: str) -> tuple[str, list[int]]:
     return match[1], [int(n) for n in match[2].split(",")]
 
 
-def _compare_if(case: Case, name: str, actual: Any) -> None:
+def _compare_if(case: Case, name: str, actual: torch.Tensor) -> None:
     if case.has(name):
         case.compare(name, actual)
 
 
 @torch.no_grad()
-def encode(case: Case, model: Any) -> None:
+def encode(case: Case, model: VideoXLForConditionalGeneration) -> None:
     pixels = torch.from_numpy(case.pixels())
     base, config = model.model, model.config
     if case.spec["modality"] == "image":
@@ -101,10 +89,10 @@ def encode(case: Case, model: Any) -> None:
 
 
 def _frame_batches(pixels_FCHW: torch.Tensor, frames_per_group: int) -> Iterator[torch.Tensor]:
-    yield from pixels_FCHW.split(GROUPS_PER_TILE * frames_per_group)
+    yield from torch.split(pixels_FCHW, GROUPS_PER_TILE * frames_per_group)
 
 
-def pure(case: Case, model: Any) -> None:
+def pure(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Both ways to an answer: the engine's prefill in tiles, and ``generate`` on ids and pixels in one forward."""
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     tokenize = text_tokenizer(case.needs_model()["special_ids"])
@@ -128,7 +116,9 @@ def pure(case: Case, model: Any) -> None:
     _compare_native(case, model, whole, pixel_values_videos=pixels[None])
 
 
-def _compare_native(case: Case, model: Any, ids: torch.Tensor, **inputs: Any) -> None:
+def _compare_native(
+    case: Case, model: VideoXLForConditionalGeneration, ids: torch.Tensor, **inputs: torch.Tensor
+) -> None:
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -142,7 +132,7 @@ def _compare_native(case: Case, model: Any, ids: torch.Tensor, **inputs: Any) ->
     case.compare("step_logits", torch.cat(out.logits))
 
 
-def pure_image(case: Case, model: Any) -> None:
+def pure_image(case: Case, model: VideoXLForConditionalGeneration) -> None:
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     with torch.no_grad():
         count = len(model.model.encode_image(pixels))
@@ -150,7 +140,7 @@ def pure_image(case: Case, model: Any) -> None:
     _compare_native(case, model, torch.tensor([ids]), pixel_values=pixels)
 
 
-def train(case: Case, model: Any) -> None:
+def train(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Loss and gradient norms of every weight that is trained; the vision tower is frozen."""
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     span = span_for(model.config, case.spec["timestamps"], text_tokenizer(case.needs_model()["special_ids"]))
@@ -170,114 +160,3 @@ def train(case: Case, model: Any) -> None:
         model.eval()
         model.zero_grad(set_to_none=True)
         model.requires_grad_(True)
-
-
-def compare_gradients(case: Case, model: Any, loss: torch.Tensor) -> None:
-    """The loss, the gradient norm of every weight named, and the gradients recorded whole."""
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    case.compare("loss", loss.detach().reshape(1))
-    norms = [_norm(gradients[to_native(name)]) for name in case.spec["grad_norm_names"]]
-    case.compare("grad_norms", norms)
-    for array in case.spec["arrays"]:
-        if array.startswith("grad/"):
-            case.compare(array, _named_gradient(array.removeprefix("grad/"), gradients))
-
-
-def _norm(gradient: torch.Tensor | None) -> float:
-    return 0.0 if gradient is None else float(gradient.norm())
-
-
-def _named_gradient(name: str, gradients: dict[str, Any]) -> Any:
-    rows = re.fullmatch(r"(.+)_rows_(\d+)_to_(\d+)", name)
-    if rows is None:
-        return gradients[to_native(name)]
-    return gradients[to_native(rows[1])][int(rows[2]) : int(rows[3]) + 1]
-
-
-def preprocess(case: Case, model: Any) -> None:
-    """8-bit pictures to float pixels."""
-    height, width = case.spec["size"]
-    mean = std = [0.5, 0.5, 0.5]
-    for item in case.spec["items"]:
-        name = re.search(r"'([^']+)'", item["input"])
-        if name is None:
-            raise GoldenError(f"cannot read the input rule {item['input']!r}")
-        mode: ResizeMode = "pad" if "square" in item.get("kind", "") else "stretch"
-        pictures = [
-            picture(case.seed, name[1].replace("<t>", str(t)), item["height"], item["width"]) for t in range(item["n"])
-        ]
-        resized = np.stack([resize_pixels(p, Resize(height, width, mode=mode)) for p in pictures])
-        case.compare(item["array"], normalize_pixels(torch.from_numpy(resized), mean, std))
-
-
-def sampling(case: Case, model: Any) -> None:
-    """Frame numbers, timestamps and group texts of the released frame selection."""
-    for row in case.spec["rows"]:
-        for column, whole_groups in (("pure", True), ("chunk_modes", False), ("uniform", False)):
-            if column in row:
-                _compare_sampling_row(case, row, row[column], column, whole_groups)
-
-
-def _compare_sampling_row(
-    case: Case, row: dict[str, Any], want: dict[str, Any], column: str, whole_groups: bool
-) -> None:
-    total, rate = row["total_frames"], row["avg_fps"]
-    label = f"{total} frames at {rate} fps, {column}"
-    try:
-        if column == "uniform":
-            chosen = uniform_indices(total, row["max_frames"])
-        else:
-            chosen = released_indices(total, rate, row["fps"], row["max_fps"], row["max_frames"])
-    except ValueError:
-        case.compare_equal(f"{label}: refused", True, "error" in want)
-        return
-    chosen = keep_whole_groups(chosen, 4) if whole_groups else chosen
-    numbers = [int(n) for n in chosen]
-    times = [round_time(n / rate) for n in numbers]
-    texts = [time_text(t) for t in times[::4]]
-    got = {
-        "n": len(numbers),
-        "frame_idx_sha256": _text_digest(numbers),
-        "timestamps_sha256": _text_digest(times),
-        "frame_idx": numbers,
-        "timestamps": times,
-        "group_texts": texts,
-        "frame_idx_head": numbers[:6],
-        "frame_idx_tail": numbers[-6:],
-        "timestamps_tail": times[-6:],
-        "group_texts_tail": texts[-3:],
-        "n_groups": len(texts),
-    }
-    case.compare_equal(label, {key: got.get(key) for key in want}, want)
-
-
-def _text_digest(values: list[Any]) -> str:
-    return hashlib.sha256(",".join(str(v) for v in values).encode()).hexdigest()
-
-
-def time_in_prompt(case: Case, model: Any) -> None:
-    for row in case.spec["rows"]:
-        case.compare_equal(row["prompt"], times_to_seconds(row["prompt"]), row["converted"])
-
-
-CHECKS: dict[str, Check] = {
-    "v1_anyres_grid": v1_inputs.anyres_grid,
-    "v1_preprocess": v1_inputs.preprocess,
-    "v1_sampling": v1_inputs.sampling,
-    "v1_trace": v1.trace,
-    "v1_e2e": v1.end_to_end,
-    "v1_train": v1.train,
-    "pro_e2e": pro.end_to_end,
-    "v2_bilevel": memory.bilevel,
-    "v2_chunk": memory.chunk,
-    "v2_chunk_mask": memory.chunk_mask,
-    "v2_dts": token_synthesis,
-    "v2_encode": encode,
-    "v2_pure": pure,
-    "v2_pure_image": pure_image,
-    "v2_preprocess": preprocess,
-    "v2_sampling": sampling,
-    "v2_time_in_prompt": time_in_prompt,
-    "v2_train": train,
-}
-"""Kind -> check. Each compares everything its kind records."""
