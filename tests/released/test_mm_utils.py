@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.model.vision import normalize_pixels
 from videoxl.released import constants
+from videoxl.released.clip_processor import CLIPImageProcessorPil
 from videoxl.released.mm_utils import (
     KeywordsStoppingCriteria,
     get_model_name_from_path,

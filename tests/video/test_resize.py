@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from tests.video.pillow_bicubic import bicubic
 from videoxl.video import Frames, Resize
-from videoxl.video.resize import resize_pixels
+from videoxl.video.resize import resize_picture, resize_pixels
 
 RECORDED = json.loads((Path(__file__).parent.parent / "fixtures" / "sampling.json").read_text())["resize"]
 
@@ -32,10 +35,43 @@ def test_resize_equals_the_recorded_bytes(seed, name, height, width, size, mode,
     assert hashlib.sha256(resized.tobytes()).hexdigest()[:16] == expected
 
 
-def test_stretch_is_pillow_bicubic():
-    picture = recorded_picture(1, "any", 71, 133)
-    expected = np.asarray(Image.fromarray(picture).resize((40, 30), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(resize_pixels(picture, Resize(30, 40)), expected)
+MADE_WITH_PILLOW_12 = [
+    ((320, 568), (384, 384), "6dd1a57934dafa6f"),
+    ((240, 426), (384, 384), "5bfd03860360a71e"),
+    ((300, 400), (384, 384), "79962059dcc04251"),
+    ((1080, 1920), (384, 384), "69b2a1a05b5384ac"),
+    ((1920, 1080), (384, 384), "f5639bd9efc8b643"),
+    ((568, 320), (384, 384), "04f796e1ffe82072"),
+    ((426, 240), (336, 336), "9ce2c9efd8876df5"),
+    ((720, 1280), (336, 597), "116cf6dac803f8e6"),
+    ((640, 480), (448, 448), "9619002a1f7d5099"),
+    ((101, 57), (333, 77), "5c14571bd309b784"),
+    ((57, 101), (77, 333), "71d93d6f1b5192aa"),
+    ((1, 9), (5, 3), "33763cb2509c344d"),
+    ((384, 700), (384, 384), "476b4dce9b9dbbdb"),
+    ((700, 384), (384, 384), "185a17a71a17ef73"),
+    ((33, 47), (384, 216), "a2d731be24064fea"),
+]
+"""(width, height), (width, height) after resizing, sha256: one call of Pillow 12.3, the same as of Pillow 11.0."""
+
+
+@pytest.mark.parametrize(("size", "target", "expected"), MADE_WITH_PILLOW_12)
+def test_pixels_do_not_depend_on_the_pillow_version(size, target, expected):
+    picture = recorded_picture(2, "versions", size[1], size[0])
+    resized = np.asarray(resize_picture(Image.fromarray(picture), *target))
+    assert hashlib.sha256(resized.tobytes()).hexdigest()[:16] == expected
+
+
+SIDES = st.integers(1, 60)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SIDES, st.integers(1, 300), SIDES, SIDES)
+def test_every_size_is_resized_width_first(width, height, new_width, new_height):
+    """Tall pictures too, for which some versions of Pillow turn the order around."""
+    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    expected = bicubic(pixels, new_width, new_height)
+    np.testing.assert_array_equal(resize_pixels(pixels, Resize(new_height, new_width)), expected)
 
 
 def test_pad_centres_with_the_offset_rounded_down():

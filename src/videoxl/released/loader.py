@@ -84,7 +84,7 @@ def image_processor(config: VideoXLConfig, folder: Path) -> Any:
 
     The one that works with Pillow: torchvision's rounds resized pixels differently than what the model was trained on.
     """
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from videoxl.released.clip_processor import CLIPImageProcessorPil
 
     tower = Path(read_config(folder).get("mm_vision_tower", "vision_tower"))
     for place in (tower, folder / tower.name):

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from videoxl.video.resize import resize_picture
+
 Size = tuple[int, int]
 """(width, height) in pixels, or (columns, rows) of crops."""
 Pinpoints = str | Sequence[Sequence[int]]
@@ -92,7 +94,7 @@ def cut_crops(picture_HWC: np.ndarray, pinpoints: Pinpoints | None, side: int) -
         )
     picture = Image.fromarray(picture_HWC)
     canvas = np.asarray(_fit(picture, best_resolution(picture.size, parse_pinpoints(pinpoints, side))))
-    base = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+    base = np.asarray(resize_picture(picture, side, side))
     columns, rows = canvas.shape[1] // side, canvas.shape[0] // side
     cut = canvas.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
     return np.concatenate([base[None], cut.reshape(rows * columns, side, side, 3)])
@@ -106,7 +108,5 @@ def _fit(picture: Image.Image, target: Size) -> Image.Image:
     else:
         size = (min(math.ceil(picture.width * down), target[0]), target[1])
     canvas = Image.new("RGB", target)
-    canvas.paste(
-        picture.resize(size, Image.Resampling.BICUBIC), ((target[0] - size[0]) // 2, (target[1] - size[1]) // 2)
-    )
+    canvas.paste(resize_picture(picture, *size), ((target[0] - size[0]) // 2, (target[1] - size[1]) // 2))
     return canvas
