@@ -1,4 +1,4 @@
-"""How a long video is cut into passes, so that each is read as densely as was asked for."""
+"""Cut a long video into passes, so that each is read as densely as was asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Pass(NamedTuple):
-    """A stretch of video that is read at once, in seconds."""
+    """A part of a video that is read at once, in seconds."""
 
     start: float
     end: float
@@ -16,12 +16,13 @@ class Pass(NamedTuple):
 def plan_passes(
     begin: float, end: float, *, fps: float, max_frames: int, overlap: float, group: float = 0.0
 ) -> list[Pass]:
-    """One pass where ``max_frames`` at ``fps`` reach from ``begin`` to ``end``; else as few as do, all of one length
-    (the last may be shorter).
+    """Cover ``begin`` to ``end`` (seconds) with as few passes of ``max_frames`` at ``fps`` as possible.
 
-    Neighbours share ``overlap`` seconds, or a quarter of a pass where that is less: what is no longer than that lies
-    whole in one of them. ``group``: seconds of frames that share a timestamp. Passes that are longer begin where groups
-    do, so that what two of them see they see in the same groups.
+    All passes have one length; the last may be shorter. Neighbours share ``overlap`` seconds, or a quarter of a pass
+    where that is less, so that an event of at most that length lies whole in one pass.
+
+    ``group``: seconds of the frames that share a timestamp. Passes longer than a group begin where a group begins, so
+    that two passes see the same groups in what they share.
     """
     if not end > begin:
         raise ValueError(f"end={end} must be later than begin={begin}")

@@ -1,29 +1,31 @@
-"""Ask a video, or a memory of one, for what a scenario looks for, and put the answers on its time axis."""
+"""Ask a video, or a memory of one, what a scenario looks for, and place the answers on its time axis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from videoxl.config import DecodeStrategy, PrefillStrategy, Sampling
-from videoxl.evaluation.prompts import scenario_prompt
-from videoxl.evaluation.samples import Tell
 from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import watching
+from videoxl.inference.engine import VideoXL
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.subtitles import cues_of
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.scenarios.events import Event, clipped, denies, merge, parse_events
+from videoxl.scenarios.events import Event, EventDict, clipped, denies, merge, parse_events
 from videoxl.scenarios.passes import Pass, plan_passes
+from videoxl.scenarios.prompt import scenario_prompt
 from videoxl.video import VideoSource
 from videoxl.video.subtitles import Cue
 
 OVERLAP = 30.0
 """Seconds that two passes share: about the length of an advertisement."""
 UNTIMED_FRAMES = 32
-"""Frames of a pass for a model that is told no times: a pass is then all that it can say about when."""
+"""Frames of a pass for a model that is told no times. It can only say what happens in a pass, so passes are short."""
+MERGE_GAP = 1.0
+"""Seconds between two events of the same words that still count as one."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,16 @@ class Scenario:
 
     name: str
     max_frames: int
-    """Frames of one pass, unless asked for otherwise: fewer where exact times matter more than what went before."""
+    """Default frames of one pass: fewer where exact times matter more than what went before."""
     max_new_tokens: int
-    places: bool = True
-    """Whether an answer that names no time is about the pass as a whole; else it is no finding."""
+    untimed_answer_counts: bool = True
+    """Whether an answer that names no time is an event as long as the pass. Otherwise it finds nothing."""
 
 
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("ground", 512, 128, places=False),
+        Scenario("ground", 512, 128, untimed_answer_counts=False),
         Scenario("find-ads", 1024, 512),
         Scenario("find-anomalies", 512, 512),
         Scenario("summarize", 1024, 1024),
@@ -49,23 +51,35 @@ SCENARIOS = {
 }
 
 
+class SamplingSettings(TypedDict, total=False):
+    """Settings of :class:`Sampling` by name. None is the same as leaving one out."""
+
+    fps: float | None
+    max_fps: float | None
+    max_frames: int | None
+    num_frames: int | None
+    start: float | None
+    end: float | None
+
+
 @dataclass(frozen=True)
 class Reply:
     """What the model said about one pass."""
 
     start: float
+    """Seconds at which the pass begins and ends."""
     end: float
     text: str
     events: int
-    """How many events were read out of it."""
+    """How many events the text names."""
     frames: int
     seconds: float
-    """That reading and answering took."""
+    """What reading and answering took."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What was found in a video."""
+    """What was found in a video. Times are seconds of the video."""
 
     scenario: str
     video: str
@@ -79,36 +93,51 @@ class Timeline:
     event: str | None = None
     """What ``ground`` looked for."""
 
-    def to_list(self) -> list[dict[str, Any]]:
-        """``[{"start": 12.0, "end": 16.0, "text": "..."}]``, times in seconds."""
+    def to_list(self) -> list[EventDict]:
+        """Return ``[{"start": 12.0, "end": 16.0, "text": "..."}]``, times in seconds."""
         return [event.to_dict() for event in self.events]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """How every pass over a video is read and asked."""
+
+    question: str
+    sampling: SamplingSettings
+    prefill: PrefillStrategy | str | None
+    decode: DecodeStrategy | str | None
+    cues: Sequence[Cue] | None
+    overlap: float
+    max_new_tokens: int
+    progress: bool
+    tell: Callable[[str], None] | None
+
+
 def run_scenario(
-    engine: Any,
+    engine: VideoXL,
     video: VideoSource | VideoMemory,
     name: str,
     *,
     event: str | None = None,
-    sampling: Mapping[str, Any] | None = None,
+    sampling: SamplingSettings | None = None,
     prefill: PrefillStrategy | str | None = None,
     decode: DecodeStrategy | str | None = None,
-    subtitles: Any = None,
+    subtitles: object = None,
     overlap: float = OVERLAP,
     max_new_tokens: int | None = None,
     progress: bool = False,
-    tell: Tell | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Timeline:
-    """Look for something in an opened video, read in as many passes as it takes, or in a memory, read before.
+    """Look for something in an opened video, read in as many passes as it takes, or in a memory.
 
     Args:
         name: one of :data:`SCENARIOS`.
         event: what ``ground`` looks for.
-        sampling: settings of :class:`Sampling` by name; ``max_frames`` holds for one pass. ``num_frames`` asks for
-            one pass over the whole video, however coarse.
-        subtitles: of an opened video, as in ``encode``; each pass reads what is said in it.
+        sampling: which frames to read. ``max_frames`` holds for one pass; ``num_frames`` asks for one pass over the
+            whole video, however coarse.
+        subtitles: of an opened video, as in ``encode``. Each pass reads what is said in it.
         overlap: seconds that two passes share.
-        tell: gets a sentence before each pass.
+        tell: called with a sentence before each pass.
 
     Raises ``ValueError`` for settings that contradict each other, ``VideoError`` for a video that cannot be read.
     """
@@ -119,92 +148,94 @@ def run_scenario(
     question = scenario_prompt(name, engine.name, event, timed=timed)
     tokens = max_new_tokens or scenario.max_new_tokens
     if isinstance(video, VideoMemory):
-        asked = _ask_memory(engine, video, question, decode, tokens)
+        whole = Pass(video.groups[0].start_s, video.groups[-1].end_s)
+        answer = engine.ask(video, question, decode=decode, max_new_tokens=tokens)
+        answered: Sequence[tuple[Pass, Answer]] = [(whole, answer)]
+        source = str(video.usage.get("source"))
     else:
-        settings = {k: v for k, v in (sampling or {}).items() if v is not None}
-        if "num_frames" not in settings:
-            settings.setdefault("max_frames", scenario.max_frames if timed else UNTIMED_FRAMES)
-        cues = None if subtitles is None else cues_of(subtitles)
-        asked = _ask_passes(engine, video, question, settings, prefill, decode, cues, overlap, tokens, progress, tell)
-    replies, found, warnings = [], [], dict[str, None]()
-    for stretch, answer in asked:
-        events = read_answer(answer.text, stretch, scenario, event, timed=timed)
-        seconds = round(sum(answer.usage.seconds.values()), 3)
-        replies.append(Reply(*stretch, answer.text, len(events), answer.usage.frames, seconds))
-        found.append(events)
-        warnings |= dict.fromkeys(answer.warnings)
+        reading = _Reading(
+            question=question,
+            sampling=_pass_sampling(sampling or {}, scenario.max_frames if timed else UNTIMED_FRAMES),
+            prefill=prefill,
+            decode=decode,
+            cues=None if subtitles is None else cues_of(subtitles),
+            overlap=overlap,
+            max_new_tokens=tokens,
+            progress=progress,
+            tell=tell,
+        )
+        answered = list(_ask_passes(engine, video, reading))
+        source = video.name
+    found = [read_answer(answer.text, part, scenario, event, timed=timed) for part, answer in answered]
+    replies = [_reply(part, answer, len(events)) for (part, answer), events in zip(answered, found)]
     return Timeline(
-        name,
-        str(video.usage.get("source") if isinstance(video, VideoMemory) else video.name),
-        engine.name,
-        min(reply.start for reply in replies),
-        max(reply.end for reply in replies),
-        question,
-        tuple(merge(found, gap=1.0)),
-        tuple(replies),
-        tuple(warnings),
-        event,
+        scenario=name,
+        video=source,
+        model=engine.name,
+        begin=min(reply.start for reply in replies),
+        end=max(reply.end for reply in replies),
+        question=question,
+        events=tuple(merge(found, gap=MERGE_GAP)),
+        replies=tuple(replies),
+        warnings=tuple(dict.fromkeys(warning for _, answer in answered for warning in answer.warnings)),
+        event=event,
     )
 
 
 def read_answer(
-    text: str, stretch: Pass, scenario: Scenario, event: str | None = None, *, timed: bool = True
+    text: str, part: Pass, scenario: Scenario, event: str | None = None, *, timed: bool = True
 ) -> list[Event]:
-    """The events that an answer about one pass names. ``timed``: whether the model was told times."""
+    """Return the events that an answer about one pass names. ``timed``: whether the model was told times."""
     if not text.strip() or denies(text):
         return []
     events = parse_events(text) if timed else []
-    if not events and (scenario.places or not timed):
-        events = [Event(*stretch, " ".join(text.split()))]
+    if not events and (scenario.untimed_answer_counts or not timed):
+        events = [Event(*part, " ".join(text.split()))]
     named = [Event(e.start, e.end, event.strip() if event else e.text) for e in events]
-    return clipped(named, *stretch)
+    return clipped(named, *part)
 
 
-def _ask_memory(
-    engine: Any, memory: VideoMemory, question: str, decode: DecodeStrategy | str | None, tokens: int
-) -> Iterator[tuple[Pass, Answer]]:
-    stretch = Pass(memory.groups[0].start_s, memory.groups[-1].end_s)
-    yield stretch, engine.ask(memory, question, decode=decode, max_new_tokens=tokens)
-
-
-def _ask_passes(
-    engine: Any,
-    source: VideoSource,
-    question: str,
-    settings: dict[str, Any],
-    prefill: PrefillStrategy | str | None,
-    decode: DecodeStrategy | str | None,
-    cues: Sequence[Cue] | None,
-    overlap: float,
-    tokens: int,
-    progress: bool,
-    tell: Tell | None,
-) -> Iterator[tuple[Pass, Answer]]:
-    strategy = for_question(choose_prefill(prefill, engine.config), question)
-    how = choose_decode(decode, engine.config)
-    passes = passes_of(source, settings, overlap, engine.config.frames_per_group)
-    for number, stretch in enumerate(passes, 1):
-        if tell and len(passes) > 1:
-            tell(f"pass {number} of {len(passes)}: {stretch.start:.1f}s to {stretch.end:.1f}s")
-        cut = {"start": stretch.start, "end": stretch.end} if len(passes) > 1 else {}
-        said = cues and [cue for cue in cues if cue.start_s < stretch.end and cue.end_s > stretch.start]
-        memory = engine.encode(
-            source, **{**settings, **cut}, prefill=strategy, subtitles=said or None, progress=progress
-        )
-        answer = engine.ask(memory, question, decode=watching(how, memory, source, {}), max_new_tokens=tokens)
-        yield stretch, answer
-
-
-def passes_of(
-    source: VideoSource, settings: Mapping[str, Any], overlap: float, frames_per_group: int = 1
-) -> list[Pass]:
-    """The passes over an opened video; one where its length is not known, or where ``num_frames`` says how coarse."""
-    Sampling(**settings)
+def passes_of(source: VideoSource, sampling: SamplingSettings, overlap: float, frames_per_group: int = 1) -> list[Pass]:
+    """Return the passes over an opened video. There is one if its length is unknown or ``num_frames`` is given."""
+    chosen = Sampling(**sampling)
     whole = source.info.duration or 0.0
-    begin = float(settings.get("start") or 0.0)
-    end = min(whole, float(settings.get("end") or whole))
-    if "num_frames" in settings or not end > begin:
+    begin = chosen.start or 0.0
+    end = min(whole, chosen.end or whole)
+    if chosen.num_frames is not None or not end > begin:
         return [Pass(begin, max(begin, end))]
-    fps = max(settings.get("max_fps") or 0.0, settings.get("fps") or Sampling.DEFAULT_FPS)
-    group = frames_per_group / fps
-    return plan_passes(begin, end, fps=fps, max_frames=settings["max_frames"], overlap=overlap, group=group)
+    fps = max(chosen.max_fps or 0.0, chosen.fps or Sampling.DEFAULT_FPS)
+    max_frames = chosen.max_frames or Sampling.DEFAULT_MAX_FRAMES
+    return plan_passes(begin, end, fps=fps, max_frames=max_frames, overlap=overlap, group=frames_per_group / fps)
+
+
+def _pass_sampling(given: SamplingSettings, max_frames: int) -> SamplingSettings:
+    """Fill in ``max_frames`` unless the number of frames was given."""
+    if given.get("num_frames") is not None or given.get("max_frames") is not None:
+        return given
+    return {**given, "max_frames": max_frames}
+
+
+def _ask_passes(engine: VideoXL, source: VideoSource, reading: _Reading) -> Iterator[tuple[Pass, Answer]]:
+    strategy = for_question(choose_prefill(reading.prefill, engine.config), reading.question)
+    decode = choose_decode(reading.decode, engine.config)
+    passes = passes_of(source, reading.sampling, reading.overlap, engine.config.frames_per_group)
+    for number, part in enumerate(passes, 1):
+        sampling = reading.sampling
+        if len(passes) > 1:
+            sampling = {**sampling, "start": part.start, "end": part.end}
+            if reading.tell:
+                reading.tell(f"pass {number} of {len(passes)}: {part.start:.1f}s to {part.end:.1f}s")
+        cues = [cue for cue in reading.cues or () if cue.start_s < part.end and cue.end_s > part.start]
+        memory = engine.encode(source, **sampling, prefill=strategy, subtitles=cues or None, progress=reading.progress)
+        answer = engine.ask(
+            memory,
+            reading.question,
+            decode=watching(decode, memory, source, {}),
+            max_new_tokens=reading.max_new_tokens,
+        )
+        yield part, answer
+
+
+def _reply(part: Pass, answer: Answer, events: int) -> Reply:
+    seconds = round(sum(answer.usage.seconds.values()), 3)
+    return Reply(*part, answer.text, events, answer.usage.frames, seconds)

@@ -1,8 +1,8 @@
-"""Time spans out of free text, in whatever form a model writes them.
+"""Find time spans in free text, in whatever form a model writes them.
 
-Read are ``12.0s to 16.0s``, ``00:12-00:16``, ``1:02:03``, ``12.0 - 16.0 seconds``, ``1 min 5 s``, ``between 12 and
-16``, ``[12.0, 16.0]``, ``starts at 12s and ends at 16s``, ``at 12s for 4 seconds``, JSON with ``start`` and ``end``,
-and lists of all these. Numbers without a unit are seconds.
+Known forms are ``12.0s to 16.0s``, ``00:12-00:16``, ``1:02:03``, ``12.0 - 16.0 seconds``, ``1 min 5 s``, ``between 12
+and 16``, ``[12.0, 16.0]``, ``starts at 12s and ends at 16s``, ``at 12s for 4 seconds``, JSON with ``start`` and
+``end``, and lists of all these. Numbers without a unit are seconds.
 
 The text is a model's, so it may be anything: any text is read, in time that grows with its length only.
 """
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 SCALES = {"h": 3600.0, "m": 60.0, "s": 1.0}
 NEAR = 60
-"""Characters within which two times, or a time and the word that introduces it, may belong together."""
+"""Most characters between two times, or a time and the word that introduces it, that may belong together."""
 
 _ONE_DASH = str.maketrans(dict.fromkeys("‐‑‒–—−~", "-") | {"→": ">", "：": ":", "\u00a0": " ", "\u202f": " "})
-"""One character for one: places in the text stay what they are."""
+"""Each character is replaced by one, so that positions in the text stay the same."""
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _TIME = re.compile(
     r"(?<![\w.])(?<![0-9]:)(?:(?P<hours>[0-9]{1,3}):)?(?P<minutes>[0-9]{1,3}):(?P<seconds>[0-9]{2}(?:[.,][0-9]{1,6})?)s?(?!\w|:[0-9])"
@@ -45,14 +45,14 @@ _QUOTES = "'\"` *"
 
 
 class TimeSpan(NamedTuple):
-    """A stretch of video, in seconds."""
+    """A part of a video, in seconds."""
 
     start: float
     end: float
 
 
 class Mention(NamedTuple):
-    """A time span that a text names with its characters ``begin`` to before ``stop``."""
+    """A time span in a text. Characters ``begin`` to before ``stop`` name it."""
 
     span: TimeSpan
     begin: int
@@ -61,7 +61,7 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class _Time:
-    """One time in a text. ``scale``: seconds of its (smallest) unit; None for a number without one."""
+    """One time in a text. ``scale``: seconds in its (smallest) unit; None for a number without a unit."""
 
     seconds: float
     scale: float | None
@@ -71,18 +71,21 @@ class _Time:
 
 
 def parse_spans(text: str) -> list[TimeSpan]:
-    """All time spans that a text names, in its order; empty when it names none."""
+    """Return all time spans that a text names, in its order."""
     return [mention.span for mention in find_spans(text)]
 
 
 def find_spans(text: str) -> list[Mention]:
-    """All time spans that a text names, and where.
+    """Return all time spans that a text names, and where.
 
-    Of what looks like spans only the surest kind counts, so that "2 to 3 people, from 12.0s to 16.0s" names one: times
-    with a unit or a clock's colons; else plain numbers that are introduced ("from 12 to 16", "[12, 16]"); else plain
-    numbers that end a clause ("12 - 16"). A line that names just two times with units, and is the only one to name any,
-    means from the one to the other however it says so. Negative numbers, numbers of frames and what ends before it
-    begins are no spans.
+    Only the most certain kind that occurs counts, so that "2 to 3 people, from 12.0s to 16.0s" names one span:
+
+    1. times with a unit or a clock's colons;
+    2. plain numbers that are introduced: "from 12 to 16", "[12, 16]";
+    3. plain numbers that end a clause: "12 - 16".
+
+    If nothing connects them, two times with units are one span when they are the only ones and stand on one line.
+    Negative numbers, frame numbers, and spans that end before they begin do not count.
     """
     flat = text.translate(_ONE_DASH)
     times = list(_times(flat))
@@ -103,13 +106,16 @@ def find_spans(text: str) -> list[Mention]:
 
 
 def find_moments(text: str) -> list[Mention]:
-    """Single times with a unit or a clock's colons, as spans without length: ``12.0s: a red star``."""
+    """Return single times with a unit or a clock's colons, as spans without length: ``12.0s: a red star``."""
     times = _times(text.translate(_ONE_DASH))
     return [Mention(TimeSpan(t.seconds, t.seconds), t.begin, t.stop) for t in times if t.scale is not None]
 
 
 def iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two spans (start, end), 0 to 1; 0 where one has no length or ends before it begins."""
+    """Return the intersection over union of two spans (start, end), 0 to 1.
+
+    It is 0 if a span has no length or ends before it begins.
+    """
     if one[1] < one[0] or other[1] < other[0]:
         return 0.0
     shared = min(one[1], other[1]) - max(one[0], other[0])
@@ -118,7 +124,7 @@ def iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _times(flat: str) -> Iterator[_Time]:
-    """All times, in order; hours, minutes and seconds that follow one another are one."""
+    """Yield all times, in order. Hours, minutes and seconds that follow one another are one time."""
     waiting: _Time | None = None
     for match in _TIME.finditer(flat):
         time = _time(match)
@@ -144,15 +150,18 @@ def _time(match: re.Match[str]) -> _Time:
 
 
 def _continues(flat: str, time: _Time, smaller: _Time) -> bool:
-    """Whether ``1 min`` goes on with ``and 5 s``."""
+    """Return whether ``smaller`` continues ``time``, as ``and 5 s`` continues ``1 min``."""
     if time.scale is None or smaller.scale is None or time.is_clock or smaller.is_clock or smaller.scale >= time.scale:
         return False
     return flat[time.stop : smaller.begin].strip(" ,") in ("", "and")
 
 
 def _pair(flat: str, first: _Time, second: _Time) -> tuple[TimeSpan, int] | None:
-    """The span that two neighbouring times make and how sure it is, 0 surest; None where nothing connects them."""
-    if second.begin - first.stop > NEAR or _counts_else(flat, first):
+    """Return the span between two neighbouring times and its kind, 0 to 2, as :func:`find_spans` ranks them.
+
+    None if nothing connects them.
+    """
+    if second.begin - first.stop > NEAR or _is_no_time(flat, first):
         return None
     before = _plain(flat[max(0, first.begin - NEAR) : first.begin])
     gap = _plain(flat[first.stop : second.begin]).strip()
@@ -177,14 +186,14 @@ def _pair(flat: str, first: _Time, second: _Time) -> tuple[TimeSpan, int] | None
 
 
 def _in_one_unit(first: _Time, second: _Time) -> TimeSpan:
-    """A number without a unit has that of the other: ``1-2 minutes``; beside a clock it is seconds."""
+    """Give a number without a unit the unit of the other: ``1-2 minutes``. Beside a clock it is seconds."""
     start = first.seconds if first.scale or second.is_clock else first.seconds * (second.scale or 1.0)
     end = second.seconds if second.scale or first.is_clock else second.seconds * (first.scale or 1.0)
     return TimeSpan(start, end)
 
 
 def _plain(text: str) -> str:
-    """Without markup, with single spaces."""
+    """Remove markup, and leave single spaces."""
     return _MARKUP.sub(" ", text)
 
 
@@ -194,8 +203,8 @@ def _in_brackets(flat: str, first: _Time, second: _Time) -> bool:
     return left[-1:] in ("[", "(") and right[:1] in ("]", ")") and bool(left)
 
 
-def _counts_else(flat: str, first: _Time) -> bool:
-    """Whether a number is negative, the rest of a date (``2024-01-02``), or numbers a frame."""
+def _is_no_time(flat: str, first: _Time) -> bool:
+    """Return whether a number is negative, part of a date (``2024-01-02``), or a frame number."""
     before = flat[max(0, first.begin - 12) : first.begin]
     return re.search(r"(?:^|[\s(\[\w])-$|\bframes? ?#?$", before, re.IGNORECASE) is not None
 

@@ -1,4 +1,4 @@
-"""A timeline as a terminal shows it."""
+"""Show a timeline in a terminal."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ BAR = 60
 
 
 def title(timeline: Timeline) -> str:
-    """What was looked for."""
+    """Name what was looked for."""
     return TITLES[timeline.scenario].replace("{event}", timeline.event or "")
 
 
 def fine_clock(seconds: float) -> str:
-    """``1:02:03.5``, tenths of a second."""
+    """Write seconds to a tenth: ``1:02:03.5``."""
     tenths = round(seconds * 10)
     return f"{clock(tenths // 10)}.{tenths % 10}"
 
 
 def when(event: Event) -> str:
-    """``0:00:12.0 - 0:00:16.0``, or ``0:00:12.0`` for a moment."""
+    """Write when an event is: ``0:00:12.0 - 0:00:16.0``, or ``0:00:12.0`` for a moment."""
     times = dict.fromkeys((fine_clock(event.start), fine_clock(event.end)))
     return " - ".join(times)
 
 
 def summary_line(timeline: Timeline) -> str:
-    """How much was found, and in what: ``2 found in 0:12:00 of film.mp4, read in 3 passes``."""
+    """Say how much was found, and where: ``2 found in 0:12:00 of film.mp4, read in 3 passes``."""
     passes = f", read in {len(timeline.replies)} passes" if len(timeline.replies) > 1 else ""
     found = f"{len(timeline.events)} found" if timeline.events else "nothing found"
     return f"{found} in {clock(timeline.end - timeline.begin)} of {timeline.video}{passes}"
 
 
 def draw(timeline: Timeline, width: int = 100) -> str:
-    """A heading, a bar with a mark where something was found, and a line per event, wrapped to ``width`` columns."""
+    """Draw a heading, a bar with a mark for every event, and a line per event, wrapped to ``width`` columns."""
     lines = [printable(f"{title(timeline)}: {summary_line(timeline)}")]
     if not timeline.events:
         return lines[0]
@@ -58,7 +58,7 @@ def draw(timeline: Timeline, width: int = 100) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, without what would move a terminal's cursor or change its colours."""
+    """Put text on one line, without characters that move a terminal's cursor or change its colours."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
