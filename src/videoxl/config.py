@@ -1,17 +1,23 @@
-"""What a user can set: sampling, prefill, decode and generation. Checked when constructed, no torch needed.
+"""What a user can set: which frames are read, how they are read, how questions read the memory, how answers are made.
 
-A strategy is a value. ``str(strategy)`` and :func:`prefill_from_string` / :func:`decode_from_string` are inverse, so
-the command line, the docs and the tests share the tables :data:`PREFILLS` and :data:`DECODES`.
+Every class here is settings (:mod:`videoxl.settings`): frozen, keyword-only, checked when made. Needs no torch.
+``str(strategy)`` and :func:`prefill_from_string` or :func:`decode_from_string` are inverse. The command line, the docs
+and the tests share the tables :data:`PREFILLS` and :data:`DECODES`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import pairwise
-from typing import Any, ClassVar, TypeVar
-from urllib.parse import unquote
+from typing import Annotated, ClassVar, Literal, get_args
+
+from annotated_types import Gt, Le
+from pydantic import BeforeValidator, PlainValidator
+
+from videoxl.config_strings import from_string, to_string
+from videoxl.settings import Count, CountOrZero, Must, NotBool, Positive, Seconds, settings
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 TINY, TINY_V1 = "tiny", "tiny-v1"
@@ -21,152 +27,141 @@ DEFAULT_MODEL = "BAAI/Video-XL-2"
 """What the command line asks, and :func:`videoxl.plan` plans for, when no model is named."""
 
 
-def _check_positive(name: str, value: float | None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+def _plain_numbers(values: object) -> object:
+    """A list, range or array of numbers as a tuple of Python's own."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        return values
+    return tuple(value.item() if hasattr(value, "item") else value for value in values)
 
 
-def _check_count(name: str, value: int | None, least: int = 1) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Sampling:
-    """Which frames of a video are looked at.
+    """Which frames of a video are read.
 
-    Without arguments: one frame a second, at most 2,048 frames. ``fps``/``max_fps``/``max_frames`` follow the released
-    frame selection (``load_video`` of Video-XL-2's evaluation); ``num_frames`` takes that many frames spread evenly.
+    Without arguments: one frame a second, at most 2,048 frames. ``fps``, ``max_fps`` and ``max_frames`` select as the
+    released evaluation of Video-XL-2 does (its ``load_video``). ``num_frames`` takes that many frames, evenly spread.
     """
 
-    fps: float | None = None
+    fps: Positive | None = None
     """Frames per second of video. Default 1.0."""
-    max_fps: float | None = None
+    max_fps: Positive | None = None
     """Denser sampling, up to this rate, when the video is short enough for ``max_frames`` to allow it."""
-    max_frames: int | None = None
+    max_frames: Count | None = None
     """At most this many frames; a longer video is sampled evenly instead. Default 2,048."""
-    num_frames: int | None = None
+    num_frames: Count | None = None
     """Exactly this many frames, spread evenly from the first to the last. Excludes the three above."""
-    start: float | None = None
+    start: Seconds | None = None
     """Seconds from the beginning of the video where reading starts."""
-    end: float | None = None
+    end: Seconds | None = None
     """Seconds from the beginning of the video where reading ends (exclusive)."""
-    times: tuple[float, ...] | None = None
+    times: Annotated[tuple[int | float, ...] | None, BeforeValidator(_plain_numbers), Must("all be numbers")] = None
     """Explicit times in seconds: for each the frame on screen at that moment. Excludes all of the above."""
-    indices: tuple[int, ...] | None = None
+    indices: Annotated[tuple[int, ...] | None, BeforeValidator(_plain_numbers), Must("all be whole numbers")] = None
     """Explicit frame numbers in presentation order, from 0. Excludes all of the above."""
 
     DEFAULT_FPS: ClassVar[float] = 1.0
     DEFAULT_MAX_FRAMES: ClassVar[int] = 2048
 
     def __str__(self) -> str:
-        """The settings given, ``fps=1.0,max_frames=64``; explicit frames by their number."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        shown = {k: f"<{len(v)}>" if isinstance(v, tuple) else v for k, v in given.items()}
+        """The settings given, ``fps=1.0,max_frames=64``; of explicit frames only how many there are."""
+        shown = {k: f"<{len(v)}>" if isinstance(v, tuple) else v for k, v in self._given().items()}
         if not shown.keys() & {"num_frames", "times", "indices"}:
             shown = {"fps": self.DEFAULT_FPS, "max_frames": self.DEFAULT_MAX_FRAMES} | shown
         return ",".join(f"{k}={v}" for k, v in shown.items())
 
+    def _given(self) -> dict[str, object]:
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
     def __post_init__(self) -> None:
-        for name in ("fps", "max_fps"):
-            _check_positive(name, getattr(self, name))
-        for name in ("max_frames", "num_frames"):
-            _check_count(name, getattr(self, name))
-        rate = {n: getattr(self, n) for n in ("fps", "max_fps", "max_frames") if getattr(self, n) is not None}
+        given = self._given()
+        rate = [f"{name}={given[name]}" for name in ("fps", "max_fps", "max_frames") if name in given]
         if self.num_frames is not None and rate:
             raise ValueError(
                 f"num_frames={self.num_frames} takes evenly spread frames and cannot be combined with "
-                f"{', '.join(f'{k}={v}' for k, v in rate.items())}: give either num_frames or a rate"
+                f"{', '.join(rate)}: give either num_frames or a rate"
             )
         if self.max_fps is not None and self.max_fps < (self.fps or self.DEFAULT_FPS):
             raise ValueError(f"max_fps={self.max_fps} is below fps={self.fps or self.DEFAULT_FPS}")
-        self._check_range()
-        self._check_explicit(rate)
-
-    def _check_range(self) -> None:
-        for name in ("start", "end"):
-            value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0
-            ):
-                raise ValueError(f"{name} must be a finite number of seconds, 0 or more, got {value!r}")
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ValueError(f"end={self.end} must be later than start={self.start}")
-
-    def _check_explicit(self, rate: Mapping[str, Any]) -> None:
-        explicit = [n for n in ("times", "indices") if getattr(self, n) is not None]
-        if not explicit:
-            return
-        others = [*rate, *(n for n in ("num_frames", "start", "end") if getattr(self, n) is not None), *explicit[1:]]
-        if others:
-            raise ValueError(f"{explicit[0]} names the frames one by one and excludes {', '.join(others)}")
-        values = getattr(self, explicit[0])
-        if len(values) == 0:
-            raise ValueError(f"{explicit[0]} is empty: name at least one frame")
-        if any(isinstance(v, bool) or not math.isfinite(v) or v < 0 for v in values):
-            raise ValueError(f"{explicit[0]} must all be finite and 0 or more, got {list(values)[:8]}")
-        if any(b < a for a, b in pairwise(values)):
-            raise ValueError(f"{explicit[0]} must be in ascending order")
+        for name, values in (("times", self.times), ("indices", self.indices)):
+            if values is not None:
+                if others := [other for other in given if other != name]:
+                    raise ValueError(f"{name} names the frames one by one and excludes {', '.join(others)}")
+                _check_ascending(name, values)
 
 
-@dataclass(frozen=True, kw_only=True)
+def _check_ascending(name: str, values: Sequence[float]) -> None:
+    if not values:
+        raise ValueError(f"{name} is empty: name at least one frame")
+    if any(not math.isfinite(value) or value < 0 for value in values):
+        raise ValueError(f"{name} must all be finite and 0 or more, got {list(values[:8])}")
+    if any(later < earlier for earlier, later in pairwise(values)):
+        raise ValueError(f"{name} must be in ascending order")
+
+
+@settings
 class FullPrefill:
-    """Plain causal attention over prefix and video (SPEC: "pure" mode). Exact, quadratic in the length."""
+    """Plain causal attention over prompt and video. Exact; cost grows with the square of the length."""
 
     def __str__(self) -> str:
-        return _to_string(self)
+        return to_string("full", self)
 
 
-MIXES = ("sequence", "adaptive", "random", "random-once")
-RELEASED_MIXES = {"step-random": "random", "instance-random": "random-once", "sequence": "sequence"}
+Mix = Literal["sequence", "adaptive", "random", "random-once"]
+MIXES: tuple[str, ...] = get_args(Mix)
+RELEASED_MIXES: dict[str, Mix] = {
+    "step-random": "random",
+    "instance-random": "random-once",
+    "sequence": "sequence",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
+def _one_or_several(value: object) -> object:
+    """``2+4``, a list or a tuple as a tuple; a single ratio as itself."""
+    if isinstance(value, str) and "+" in value:
+        value = value.split("+")
+    if isinstance(value, (tuple, list)):
+        if not value:
+            raise ValueError("ratio is empty: give one or several whole numbers of at least 2")
+        return value[0] if len(value) == 1 else tuple(value)
+    return value
+
+
+Ratio = Annotated[int, Gt(1), NotBool, Must("be a whole number of at least 2")]
+
+
+@settings
 class BeaconPrefill:
-    """Video-XL's compression: windows of visual tokens become a few beacons each (SPEC 2.3, 2.6).
+    """Video-XL's compression: each window of visual tokens becomes a few beacon tokens.
 
-    Several ratios need a ``mix``. Whatever it is, every video starts it anew: an answer never depends on what was
-    asked before.
+    Several ratios need a ``mix``. A mix starts anew with every video, so an answer never depends on earlier questions.
     """
 
-    ratio: int | tuple[int, ...] = 8
+    ratio: Annotated[Ratio | tuple[Ratio, ...], BeforeValidator(_one_or_several)] = 8
     """Visual tokens per beacon: 2, 4, 8, 16, or any other number a window holds; or several to mix."""
-    window: int | None = None
+    window: Count | None = None
     """Visual tokens compressed together, a multiple of those of a frame. Default: the checkpoint's (1,440)."""
     mix: str | None = None
     """``sequence`` takes the ratios in turn, window by window; ``adaptive`` takes the smallest whose result, with
     ``headroom`` further tokens, fits the model's positions; ``random`` draws one per window, ``random-once`` one per
     video."""
-    seed: int = 42
+    seed: CountOrZero = 42
     """With a random ``mix``. 42 is the released code's; the first video it reads after loading sees this sequence."""
-    headroom: int = 1024
+    headroom: CountOrZero = 1024
     """With ``mix="adaptive"``: tokens to leave room for."""
 
     def __post_init__(self) -> None:
-        ratios = tuple(self.ratio) if isinstance(self.ratio, (tuple, list)) else (self.ratio,)
-        if not ratios:
-            raise ValueError("ratio is empty: give one or several whole numbers of at least 2")
-        for ratio in ratios:
-            _check_count("ratio", ratio, least=2)
-        _check_count("window", self.window)
-        _check_count("seed", self.seed, least=0)
-        _check_count("headroom", self.headroom, least=0)
-        if self.window is not None and max(ratios) > self.window:
-            raise ValueError(f"ratio {max(ratios)} is larger than window={self.window}: no beacon would be left")
-        if len(ratios) > 1 and self.mix not in MIXES:
-            raise ValueError(f"ratio={ratios} needs a mix, one of {', '.join(MIXES)}; got {self.mix!r}")
-        if len(ratios) == 1 and self.mix is not None:
+        if self.window is not None and max(self.ratios) > self.window:
+            raise ValueError(f"ratio {max(self.ratios)} is larger than window={self.window}: no beacon would be left")
+        if len(self.ratios) > 1 and self.mix not in MIXES:
+            raise ValueError(f"ratio={self.ratios} needs a mix, one of {', '.join(MIXES)}; got {self.mix!r}")
+        if len(self.ratios) == 1 and self.mix is not None:
             raise ValueError(f"mix={self.mix!r} needs several ratios, got {self.ratio}")
-        object.__setattr__(self, "ratio", ratios if len(ratios) > 1 else ratios[0])
 
     @property
     def ratios(self) -> tuple[int, ...]:
+        """The ratio or ratios, always as a tuple."""
         return self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
 
     @classmethod
@@ -183,37 +178,35 @@ class BeaconPrefill:
         return cls(ratio=ratios, mix=RELEASED_MIXES[mix], window=window)
 
     def __str__(self) -> str:
-        return _to_string(self)
+        return to_string("beacon", self)
 
 
-CHUNK_MODES = ("streaming", "mask")
+ChunkMode = Literal["streaming", "mask"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ChunkedPrefill:
-    """Video-XL-2's chunked prefill: visual tokens see only the blocks just before them (SPEC 3.6).
+    """Video-XL-2's chunked prefill: a visual token attends only to the blocks just before its own.
 
-    Units are groups of frames. A window of ``chunk_size`` groups moves on by ``step_size`` groups: the ``step_size``
-    new ones (a block) see each other, the rest of the window, the text before the video and every timestamp.
-    Timestamps see everything before them.
+    Lengths are counted in groups of frames. A window of ``chunk_size`` groups moves on by ``step_size`` groups. The
+    ``step_size`` new groups (a block) attend to each other, to the rest of the window, to the text before the video,
+    and to every timestamp. Timestamps attend to everything before them.
     """
 
-    chunk_size: int = 16
-    """Groups in the window, the new ones included. A multiple of ``step_size``; equal to it, a block sees only itself
-    and timestamps."""
-    step_size: int = 4
+    chunk_size: Count = 16
+    """Groups in the window, the new ones included. A multiple of ``step_size``. Where both are equal, a block attends
+    only to itself, the text and the timestamps."""
+    step_size: Count = 4
     """New groups per step of the window: a block, ``block_size_chosed`` of the released evaluations."""
-    mode: str = "streaming"
-    """``streaming`` never holds a mask of all tokens against all; ``mask`` builds it, for checking and small runs. Both
-    give the same numbers."""
+    mode: ChunkMode = "streaming"
+    """``streaming`` never holds a mask of all tokens against all. ``mask`` builds it, as the released code does; use it
+    only to check small runs. Both give the same numbers."""
     offload: bool = False
     """Keep keys and values of the video in host memory; what a tile or a question reads is brought back for it."""
-    vision_batch: int = 24
+    vision_batch: Count = 24
     """Groups that go through the vision tower at once. Changes memory and speed, not the result."""
 
     def __post_init__(self) -> None:
-        for name in ("chunk_size", "step_size", "vision_batch"):
-            _check_count(name, getattr(self, name))
         if self.chunk_size % self.step_size:
             below = self.chunk_size // self.step_size * self.step_size
             nearest = f"{below} or {below + self.step_size}" if below else f"{self.step_size}"
@@ -221,105 +214,96 @@ class ChunkedPrefill:
                 f"chunk_size={self.chunk_size} is no multiple of step_size={self.step_size}: the window moves by whole "
                 f"blocks of step_size groups; use chunk_size={nearest}, or another step_size"
             )
-        if self.mode not in CHUNK_MODES:
-            raise ValueError(f"mode must be one of {', '.join(CHUNK_MODES)}, got {self.mode!r}")
-        if not isinstance(self.offload, bool):
-            raise ValueError(f"offload must be True or False, got {self.offload!r}")
         if self.offload and self.mode == "mask":
             raise ValueError("mode='mask' runs the whole video at once and cannot offload: use mode='streaming'")
 
     @property
     def previous_blocks(self) -> int:
-        """Blocks before its own that a visual token sees (``prev_blocks_num`` of the released evaluations)."""
+        """Blocks before its own that a visual token attends to (``prev_blocks_num`` of the released evaluations)."""
         return self.chunk_size // self.step_size - 1
 
     @classmethod
-    def from_blocks(cls, block_size: int = 4, previous_blocks: int = 3, **others: Any) -> ChunkedPrefill:
+    def from_blocks(
+        cls, block_size: int = 4, previous_blocks: int = 3, *, mode: ChunkMode = "streaming", offload: bool = False
+    ) -> ChunkedPrefill:
         """From the two numbers that the released evaluations state: ``block_size_chosed``, ``prev_blocks_num``."""
-        _check_count("block_size", block_size)
-        _check_count("previous_blocks", previous_blocks, least=0)
-        return cls(chunk_size=block_size * (previous_blocks + 1), step_size=block_size, **others)
+        return cls(chunk_size=block_size * (previous_blocks + 1), step_size=block_size, mode=mode, offload=offload)
 
     def __str__(self) -> str:
-        return _to_string(self)
+        return to_string("chunked", self)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SelectivePrefill:
-    """Video-XL-Pro's selection: visual tokens are scored by the prompt, the best stay, all timestamps stay (SPEC 4)."""
+    """Video-XL-Pro's selection: visual tokens are scored by the prompt, the best stay; all timestamps stay."""
 
-    keep: float = 0.85
+    keep: Annotated[
+        Annotated[int, Gt(0), Le(1)] | Annotated[float, Gt(0), Le(1)],
+        NotBool,
+        Must("be above 0 and at most 1 (the share of visual tokens kept)"),
+    ] = 0.85
     """Share of the visual tokens kept, above 0 and at most 1. The released code draws it anew at every call, from 0.7
     to 0.99, without a seed; here it is what is asked for."""
-    about: str | None = None
-    """The question whose words, with the prompt around the video, judge what is relevant. None: in ``answer`` the
-    question asked, in ``encode``, which knows none, the prompt alone. An empty text: the prompt alone."""
-
-    def __post_init__(self) -> None:
-        _check_positive("keep", self.keep)
-        if self.keep > 1:
-            raise ValueError(f"keep must be above 0 and at most 1 (the share of visual tokens kept), got {self.keep}")
-        if self.about is not None and not isinstance(self.about, str):
-            raise ValueError(f"about must be text or None, got {self.about!r}")
+    about: Annotated[str | None, Must("be text or None")] = None
+    """The question that judges, with the prompt around the video, which tokens are relevant. None: ``answer`` takes the
+    question asked, ``encode`` knows none and takes the prompt alone. An empty text: the prompt alone."""
 
     def __str__(self) -> str:
-        return _to_string(self)
+        return to_string("selective", self)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DenseDecode:
     """Every question reads all keys and values of the video."""
 
     def __str__(self) -> str:
-        return _to_string(self)
+        return to_string("dense", self)
 
 
 RELEVANCES = ("attention", "siglip")
+Relevance = str | tuple[int, ...] | Callable[..., object]
+"""A name of :data:`RELEVANCES`; block numbers; or ``function(memory, question)``, which returns a score per block."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _relevance(value: object) -> Relevance:
+    if isinstance(value, str) and not all(part.isdecimal() for part in value.split("+")):
+        if value not in RELEVANCES:
+            raise ValueError(
+                f"relevance must be one of {', '.join(RELEVANCES)}, block numbers or a function, got {value!r}"
+            )
+        return value
+    given = value.split("+") if isinstance(value, str) else value
+    if isinstance(given, (list, tuple, range, set, frozenset)):
+        numbers = tuple(sorted({int(n) if str(n).isdecimal() else -1 for n in given}))
+        if not numbers or numbers[0] < 0:
+            raise ValueError(f"relevance must name at least one block by its number from 0, got {value!r}")
+        return numbers
+    if not callable(given):
+        raise ValueError(f"relevance must be a name, block numbers or a function, got {type(value).__name__}")
+    return given
+
+
+@settings
 class BiLevelDecode:
-    """Each question reads the blocks that matter to it densely and the rest averaged (SPEC 3.7). Video-XL-2.
+    """A question reads the blocks that matter to it densely and averages of all others. For Video-XL-2.
 
     The first and the last block are always read densely, on top of ``top_k``.
     """
 
-    top_k: int = 8
+    top_k: Count = 8
     """How many further blocks are read densely: the most relevant ones. As many as there are: dense decoding."""
-    block_size: int = 4
+    block_size: Count = 4
     """Groups of frames per block (``selected_chunk_size`` of the released selections)."""
-    pool: int = 4
+    pool: Count = 4
     """Visual tokens averaged into one in all other blocks (``compression``); timestamps stay as they are."""
-    relevance: str | tuple[int, ...] | Callable[..., Any] = "attention"
-    """How blocks are judged: ``attention`` reads the question once against the averaged memory; ``siglip`` compares
-    it with what a SigLIP model saw (``encode(..., siglip=True)``). Or block numbers from 0, which are then read
-    whatever ``top_k``; or a function of the memory and the question that gives a score per block."""
-
-    def __post_init__(self) -> None:
-        for name in ("top_k", "block_size", "pool"):
-            _check_count(name, getattr(self, name))
-        chosen = self.relevance
-        if isinstance(chosen, str) and all(part.isdecimal() for part in chosen.split("+")):
-            chosen = tuple(int(part) for part in chosen.split("+"))
-        if isinstance(chosen, str) and chosen not in RELEVANCES:
-            raise ValueError(
-                f"relevance must be one of {', '.join(RELEVANCES)}, block numbers or a function, got {chosen!r}"
-            )
-        if isinstance(chosen, (list, tuple, range, set, frozenset)):
-            numbers = tuple(sorted({int(n) if str(n).isdecimal() else -1 for n in chosen}))
-            if not numbers or numbers[0] < 0:
-                raise ValueError(f"relevance must name at least one block by its number from 0, got {chosen!r}")
-            chosen = numbers
-        elif not isinstance(chosen, str) and not callable(chosen):
-            raise ValueError(f"relevance must be a name, block numbers or a function, got {type(chosen).__name__}")
-        object.__setattr__(self, "relevance", chosen)
+    relevance: Annotated[Relevance, PlainValidator(_relevance)] = "attention"
+    """How blocks are judged. ``attention`` reads the question once against the averages. ``siglip`` compares it with
+    the frames' SigLIP features (``encode(..., siglip=True)``). Block numbers, from 0, are read whatever ``top_k``. A
+    function gets the memory and the question and returns a score per block; the attribute ``label``, or else its
+    name, stands for it in ``str()``."""
 
     def __str__(self) -> str:
-        if isinstance(self.relevance, (str, tuple)):
-            return _to_string(self)
-        name = getattr(self.relevance, "__name__", type(self.relevance).__name__)
-        text = _to_string(replace(self, relevance="attention"))
-        return f"{text}{',' if ':' in text else ':'}relevance={name}"
+        return to_string("bilevel", self)
 
 
 PrefillStrategy = FullPrefill | ChunkedPrefill | BeaconPrefill | SelectivePrefill
@@ -336,36 +320,31 @@ DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode, "bilevel": BiL
 """Name -> decode strategy."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Generation:
-    """How an answer is written. Greedy unless ``do_sample``; sampling has its own seeded generator, so nothing depends
-    on, or changes, a global random state."""
+    """How an answer is written: greedily, unless ``do_sample``.
 
-    max_new_tokens: int = 256
+    Sampling has its own seeded generator, so it neither reads nor changes a global random state.
+    """
+
+    max_new_tokens: Count = 256
     """Longest answer, in tokens."""
     do_sample: bool = False
     """Draw tokens instead of taking the likeliest one."""
-    temperature: float | None = None
+    temperature: Positive | None = None
     """With ``do_sample``: below 1 sharper, above 1 flatter. Default 1.0."""
-    top_p: float | None = None
+    top_p: Positive | None = None
     """With ``do_sample``: keep the smallest set of tokens with this probability mass."""
-    top_k: int | None = None
+    top_k: Count | None = None
     """With ``do_sample``: keep this many tokens."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """With ``do_sample``: the same seed gives the same answer."""
-    num_beams: int = 1
+    num_beams: Count = 1
     """Beam search width; 1 is greedy."""
-    repetition_penalty: float | None = None
+    repetition_penalty: Positive | None = None
     """Above 1 discourages tokens already in the prompt or the answer."""
 
     def __post_init__(self) -> None:
-        _check_count("max_new_tokens", self.max_new_tokens)
-        _check_count("num_beams", self.num_beams)
-        _check_count("top_k", self.top_k)
-        _check_count("seed", self.seed, least=0)
-        _check_positive("temperature", self.temperature)
-        _check_positive("repetition_penalty", self.repetition_penalty)
-        _check_positive("top_p", self.top_p)
         if self.top_p is not None and self.top_p > 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         given = [f"{n}={getattr(self, n)}" for n in ("temperature", "top_p", "top_k") if getattr(self, n) is not None]
@@ -378,65 +357,11 @@ class Generation:
             raise ValueError(f"do_sample=True and num_beams={self.num_beams} exclude each other")
 
 
-_Strategy = TypeVar("_Strategy")
-
-
-def _to_string(strategy: Any) -> str:
-    """``name`` or ``name:key=value,...`` with only the settings that differ from their defaults."""
-    tables: dict[str, Any] = {**PREFILLS, **DECODES}
-    name = next(n for n, cls in tables.items() if type(strategy) is cls)
-    values = {f.name: getattr(strategy, f.name) for f in fields(strategy) if getattr(strategy, f.name) != f.default}
-    changed = [f"{k}={_value_to_string(v)}" for k, v in values.items()]
-    return name + (":" + ",".join(changed) if changed else "")
-
-
-def _value_to_string(value: Any) -> str:
-    """Texts may hold anything: the comma between settings, and the sign that escapes it, are escaped."""
-    if isinstance(value, tuple):
-        return "+".join(map(str, value))
-    return value.replace("%", "%25").replace(",", "%2C") if isinstance(value, str) else str(value)
-
-
-def _from_string(text: str, table: Mapping[str, type[_Strategy]], what: str) -> _Strategy:
-    name, _, rest = text.partition(":")
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; available: {', '.join(table)}")
-    cls = table[name]
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        key, eq, value = item.partition("=")
-        if not eq or key not in known:
-            raise ValueError(f"{what} {name!r} has no setting {item!r}; settings: {', '.join(known) or 'none'}")
-        is_text = str(known[key].type).startswith("str")
-        values[key] = unquote(value) if is_text else _parse_value(value, known[key].default)
-    return cls(**values)
-
-
-def _parse_value(text: str, default: Any) -> Any:
-    """Read ``text`` as the type of the field's default; the strategy's own checks judge the value."""
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"expected true or false, got {text!r}")
-        return text.lower() == "true"
-    if "+" in text:
-        return tuple(_parse_value(part, default) for part in text.split("+"))
-    if default is None and text.isdecimal():
-        return int(text)
-    for kind in (int, float):
-        if isinstance(default, kind):
-            try:
-                return kind(text)
-            except ValueError:
-                raise ValueError(f"expected a number, got {text!r}") from None
-    return text
-
-
 def prefill_from_string(text: str) -> PrefillStrategy:
     """Inverse of ``str(prefill)``. Raises ``ValueError`` naming what is available."""
-    return _from_string(text, PREFILLS, "prefill strategy")
+    return from_string(text, PREFILLS, "prefill strategy")
 
 
 def decode_from_string(text: str) -> DecodeStrategy:
     """Inverse of ``str(decode)``. Raises ``ValueError`` naming what is available."""
-    return _from_string(text, DECODES, "decode strategy")
+    return from_string(text, DECODES, "decode strategy")

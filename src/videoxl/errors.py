@@ -6,6 +6,8 @@ Every message says what came, what is allowed and what to do. ``code`` is a stab
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal
 
 VideoErrorCode = Literal[
@@ -135,3 +137,14 @@ class MissingDependencyError(VideoXLError, ImportError):
 
 class PartialVideoWarning(UserWarning):
     """Only part of a video could be read; the message says how much."""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``name`` may have been meant to be, if any is close."""
+    return next(iter(difflib.get_close_matches(name, [*known], n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean chunked?"``, or nothing where none of ``known`` is close to ``name``."""
+    close = closest(name, known)
+    return f"; did you mean {close}?" if close else ""

@@ -397,7 +397,7 @@ def test_an_unknown_mix_in_a_released_config_is_refused(tmp_path, mix, message):
 def test_ratio_0_of_a_released_config_is_refused(tmp_path, ratio):
     """It keeps windows raw in the released code, and loses their pictures (SPEC 2.6)."""
     folder = write_released(tmp_path / "v1", small_beacon_model(), beacon_ratio=ratio, beacon_ratio_mix="sequence")
-    with pytest.raises((CheckpointError, ValueError), match="ratio must be a whole number of at least 2, got 0"):
+    with pytest.raises((CheckpointError, ValueError), match=r"ratio.* must be a whole number of at least 2, got 0"):
         videoxl.load(str(folder), device="cpu").encode(video(8), fps=1)
 
 

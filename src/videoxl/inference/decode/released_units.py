@@ -27,7 +27,7 @@ class ReleasedUnits:
     """Groups per block (``selected_chunk_size``)."""
 
     @property
-    def __name__(self) -> str:
+    def label(self) -> str:
         return f"{len(self.units)} released units"
 
     def blocks(self) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class Watched:
     features_FD: torch.Tensor
 
     @property
-    def __name__(self) -> str:
+    def label(self) -> str:
         return "siglip"
 
     def __call__(self, memory: VideoMemory, question: str) -> np.ndarray:

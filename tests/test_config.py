@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 
+import numpy as np
 import pytest
 
 from videoxl.config import (
     DECODES,
     PREFILLS,
+    BeaconPrefill,
+    BiLevelDecode,
+    ChunkedPrefill,
     DenseDecode,
     FullPrefill,
     Generation,
     Sampling,
+    SelectivePrefill,
     decode_from_string,
     prefill_from_string,
 )
@@ -61,7 +67,7 @@ def test_settings_cannot_change_and_are_named(klass):
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"do_sample": True, "temperature": 0}, "temperature must be a finite number above 0, got 0"),
         ({"do_sample": True, "temperature": math.nan}, "temperature must be a finite number above 0, got nan"),
-        ({"do_sample": True, "temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"do_sample": True, "temperature": "hot"}, "temperature must be a finite number above 0, got 'hot'"),
         ({"do_sample": True, "top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
         ({"do_sample": True, "top_k": 0}, "top_k must be a whole number of at least 1"),
         ({"repetition_penalty": math.inf}, "repetition_penalty must be a finite number above 0"),
@@ -85,7 +91,7 @@ def test_generation_that_can_be():
     [
         ({"fps": 0}, "fps must be a finite number above 0, got 0"),
         ({"fps": math.inf}, "fps must be a finite number above 0"),
-        ({"fps": "1"}, "fps must be a number, got '1'"),
+        ({"fps": "1"}, "fps must be a finite number above 0, got '1'"),
         ({"max_frames": 0}, "max_frames must be a whole number of at least 1"),
         ({"num_frames": 8, "fps": 1}, "num_frames=8 takes evenly spread frames and cannot be combined with fps=1"),
         ({"num_frames": 8, "max_frames": 9}, "cannot be combined with max_frames=9: give either num_frames or a rate"),
@@ -119,3 +125,54 @@ def test_sampling_that_cannot_be(settings, message):
 )
 def test_sampling_says_what_it_does(settings, shown):
     assert str(Sampling(**settings)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("chunked:chunk_size=8,offload=True", ChunkedPrefill(chunk_size=8, offload=True)),
+        ("beacon:ratio=2+4,mix=random-once", BeaconPrefill(ratio=(2, 4), mix="random-once")),
+        ("beacon:window=36", BeaconPrefill(window=36)),
+        ("selective:keep=0.5,about=a%2C 100%25", SelectivePrefill(keep=0.5, about="a, 100%")),
+        ("bilevel:top_k=2,relevance=0+3", BiLevelDecode(top_k=2, relevance=(3, 0))),
+        ("bilevel:relevance=7", BiLevelDecode(relevance=[7])),
+        ("bilevel:relevance=siglip", BiLevelDecode(relevance="siglip")),
+    ],
+)
+def test_settings_of_a_strategy_are_text_and_back(text, made):
+    read = prefill_from_string if text.split(":")[0] in PREFILLS else decode_from_string
+    assert read(text) == made
+    assert str(made) == text
+    assert pickle.loads(pickle.dumps(made)) == made
+    assert hash(read(text)) == hash(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("chunked:chunk_size=few", "chunk_size must be a whole number of at least 1, got 'few'"),
+        ("chunked:chunk_size=8.5", "chunk_size must be a whole number of at least 1, got '8.5'"),
+        ("chunked:chunk=8", "prefill strategy 'chunked' has no setting 'chunk=8'; did you mean chunk_size. Settings: "),
+        ("chunked:offload=perhaps", "offload must be true or false, got 'perhaps'"),
+        ("chunked:mode=fast", "mode must be one of streaming, mask, got 'fast'"),
+        ("beacon:ratio=1+2", r"ratio\[0\] must be a whole number of at least 2, got .1."),
+        ("beacn", "unknown prefill strategy .beacn.; available: .*; did you mean beacon"),
+    ],
+)
+def test_text_that_is_no_strategy(text, message):
+    with pytest.raises(ValueError, match=message):
+        prefill_from_string(text)
+
+
+def test_a_function_that_judges_goes_by_its_label_or_name():
+    def loudness(memory, question):
+        return [0.0]
+
+    assert str(BiLevelDecode(relevance=loudness)) == "bilevel:relevance=loudness"
+    loudness.label = "5 units"
+    assert str(BiLevelDecode(top_k=2, relevance=loudness)) == "bilevel:top_k=2,relevance=5 units"
+
+
+def test_numbers_of_other_libraries_become_pythons():
+    assert Sampling(indices=np.arange(3)) == Sampling(indices=[0, 1, 2]) == Sampling(indices=range(3))
+    assert Sampling(times=[np.float32(0.5), 1]).times == (0.5, 1)
