@@ -306,6 +306,6 @@ def test_the_page_is_whole_and_holds_no_markup_of_the_model(timeline):
     assert reader.tags.count("img") == reader.tags.count("li") == 3
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
     assert not re.search(r"(?:src|href)=\"(?!data:image/jpeg;base64,|#e\d)", html)
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
     assert "&lt;i&gt;half of it" in html
     assert "default-src 'none'" in html

@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,10 @@ from videoxl.cli.options import (
     print_json,
 )
 
+if TYPE_CHECKING:
+    from videoxl.scenarios.run import SamplingSettings, Timeline
+    from videoxl.video import VideoSource
+
 Video = Annotated[str, typer.Argument(help="A video file, a folder of pictures, or a memory that encode wrote.")]
 
 
@@ -37,6 +41,18 @@ class PassSampling(SamplingOptions):
     num_frames: Annotated[
         int | None, typer.Option(help="Read the whole video in one pass, with exactly this many frames.")
     ] = None
+
+    @property
+    def by_name(self) -> SamplingSettings:
+        """The sampling settings as :func:`run_scenario` takes them."""
+        return {
+            "fps": self.fps,
+            "max_fps": self.max_fps,
+            "max_frames": self.max_frames,
+            "num_frames": self.num_frames,
+            "start": self.start,
+            "end": self.end,
+        }
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class FindOptions:
 
 
 def add_scenarios(app: typer.Typer) -> None:
-    """The commands of this module, on the command line's own app."""
+    """Add the commands of this module to the command line's app."""
     for name, command in (
         ("ground", ground),
         ("find-ads", find_ads),
@@ -129,23 +145,36 @@ def _find(
     if options.report and (Path(options.report).is_dir() or not Path(options.report).absolute().parent.is_dir()):
         raise ValueError(f"--report {options.report}: give a file in a folder that exists")
     cues = None if options.subtitles is None else cues_of(options.subtitles)
-    how: dict[str, Any] = {"event": event, "decode": options.decode, "max_new_tokens": options.max_new_tokens}
+    tell = None if options.quiet else _tell
     with contextlib.ExitStack() as stack:
+        source: VideoSource | None = None
         if is_memory_file(video):
-            engine, source = encode_or_load(video, loading, frames, opening, subtitles=options.subtitles)
+            engine, memory = encode_or_load(video, loading, frames, opening, subtitles=options.subtitles)
+            timeline = run_scenario(
+                engine, memory, name, event=event, decode=options.decode, max_new_tokens=options.max_new_tokens
+            )
         else:
             source = stack.enter_context(
                 open_for_model(
                     video, fps=frames.fps, stream=frames.stream, reader=opening.reader, strict=opening.strict
                 )
             )
-            engine = loading.load()
-            how |= {"sampling": frames.sampling, "prefill": frames.prefill, "overlap": options.overlap}
-            how |= {"subtitles": cues, "progress": not options.quiet}
-        tell = None if options.quiet else _tell
-        timeline = run_scenario(engine, source, name, **how, tell=tell)
+            timeline = run_scenario(
+                loading.load(),
+                source,
+                name,
+                event=event,
+                sampling=frames.by_name,
+                prefill=frames.prefill,
+                decode=options.decode,
+                subtitles=cues,
+                overlap=options.overlap,
+                max_new_tokens=options.max_new_tokens,
+                progress=not options.quiet,
+                tell=tell,
+            )
         if options.report:
-            _write_page(options.report, timeline, None if is_memory_file(video) else source)
+            _write_page(options.report, timeline, source)
     for warning in timeline.warnings:
         _tell(f"warning: {warning}")
     if not timeline.events and not options.quiet:
@@ -156,12 +185,14 @@ def _find(
         print(draw(timeline, width=min(120, shutil.get_terminal_size((100, 24)).columns)))
 
 
-def _write_page(path: str, timeline: Any, source: Any) -> None:
-    """``source``: the opened video; None for a memory, which has no pictures."""
+def _write_page(path: str, timeline: Timeline, source: VideoSource | None) -> None:
+    """Write the page of a timeline. ``source``: the opened video; None for a memory, which has no pictures."""
     from videoxl.evaluation.log import write_bytes
     from videoxl.scenarios.page import page, thumbnails
 
-    write_bytes(path, page(timeline, thumbnails(timeline, source) if source else {}).encode(errors="replace"))
+    write_bytes(
+        path, page(timeline, thumbnails(timeline, source) if source is not None else {}).encode(errors="replace")
+    )
 
 
 def _tell(line: str) -> None:

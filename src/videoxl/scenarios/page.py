@@ -1,12 +1,13 @@
-"""A timeline as one self-contained HTML page: a bar, a picture for every event, and what the model said."""
+"""Show a timeline as one self-contained HTML page: a bar, a picture for every event, and what the model said."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
+import jinja2
 from PIL import Image
 
 from videoxl._version import __version__
@@ -16,60 +17,54 @@ from videoxl.scenarios.run import Timeline
 from videoxl.scenarios.timeline import fine_clock, summary_line, title, when
 from videoxl.video import VideoSource
 
-MOST_PICTURES = 200
+MAX_PICTURES = 200
 """Events that get a picture: about 2 MB of page."""
 PICTURE_SIZE = (320, 240)
-"""Pixels that a picture may be wide and high."""
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; --mark: #2f6fde; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
-p.facts { color: GrayText; margin: .2rem 0 1.2rem; overflow-wrap: anywhere; }
-.bar { position: relative; height: 2rem; background: var(--soft); border: 1px solid var(--line); border-radius: 4px; }
-.bar a { position: absolute; top: 0; bottom: 0; min-width: 3px; background: var(--mark); opacity: .75; }
-.bar a:hover, .bar a:focus { opacity: 1; }
-.ends { display: flex; justify-content: space-between; color: GrayText; font-variant-numeric: tabular-nums; }
-ol { list-style: none; padding: 0; }
-li { display: flex; gap: 1rem; padding: .8rem 0; border-top: 1px solid var(--line); }
-li:target { background: var(--soft); }
-li img { width: 10rem; height: auto; align-self: flex-start; border-radius: 4px; flex: none; }
-time { font-variant-numeric: tabular-nums; font-weight: 600; white-space: nowrap; }
-li p { margin: .2rem 0 0; overflow-wrap: anywhere; }
-details { margin-top: 2rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .6rem; border-radius: 4px; }
-@media (max-width: 36rem) { li { flex-direction: column; } }
-"""
-SAFETY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""What the page may load: nothing but what stands in it, whatever a model wrote."""
+"""Largest width and height of a picture, in pixels."""
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("videoxl.scenarios"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An event on the bar. ``left`` and ``width`` are percent of the bar."""
+
+    number: int
+    left: float
+    width: float
+    label: str
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the mark would begin at the right edge, where its least width lies outside the bar."""
+        return self.left > 99
 
 
 def page(timeline: Timeline, pictures: Mapping[int, str]) -> str:
-    """The page. ``pictures``: by the number of their event, as :func:`thumbnails` gives them."""
-    items = "".join(_item(timeline, number, pictures.get(number)) for number in range(len(timeline.events)))
-    marks = "".join(_mark(timeline, number) for number in range(len(timeline.events)))
-    warnings = "".join(f"<p>Warning: {escape(warning)}</p>" for warning in timeline.warnings)
-    said = "".join(
-        f"<p><time>{fine_clock(reply.start)} - {fine_clock(reply.end)}</time> "
-        f"{reply.frames:,} frames, {reply.seconds:,.1f} s</p><pre>{escape(reply.text) or '(nothing)'}</pre>"
-        for reply in timeline.replies
-    )
-    heading = escape(title(timeline))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{SAFETY}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{heading}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{heading}</h1>"
-        f'<p class="facts">{escape(summary_line(timeline))}; model {escape(timeline.model)}, videoxl {__version__}</p>'
-        f'<div class="bar">{marks}</div>'
-        f'<div class="ends"><span>{clock(timeline.begin)}</span><span>{clock(timeline.end)}</span></div>'
-        f"{warnings}<ol>{items}</ol><details><summary>What the model was asked, and what it said</summary>"
-        f"<pre>{escape(timeline.question)}</pre>{said}</details></body></html>\n"
+    """Return the page. ``pictures``: by the number of their event, as :func:`thumbnails` returns them."""
+    return _TEMPLATES.get_template("timeline.html").render(
+        timeline=timeline,
+        title=title(timeline),
+        summary=summary_line(timeline),
+        version=__version__,
+        begin=clock(timeline.begin),
+        end=clock(timeline.end),
+        marks=list(_marks(timeline)),
+        pictures=pictures,
+        clock=fine_clock,
+        when=when,
     )
 
 
 def thumbnails(timeline: Timeline, source: VideoSource) -> dict[int, str]:
-    """The frame in the middle of every event, up to :data:`MOST_PICTURES`, as ``data:`` addresses of JPEGs."""
-    middles = {n: (e.start + e.end) / 2 for n, e in enumerate(timeline.events[:MOST_PICTURES])}
+    """Return the frame in the middle of every event, up to :data:`MAX_PICTURES`, as ``data:`` URLs of JPEGs."""
+    middles = {n: (e.start + e.end) / 2 for n, e in enumerate(timeline.events[:MAX_PICTURES])}
     times = sorted(set(middles.values()))
     if not times:
         return {}
@@ -84,20 +79,13 @@ def thumbnails(timeline: Timeline, source: VideoSource) -> dict[int, str]:
 
 def _jpeg(picture: Image.Image) -> str:
     picture.thumbnail(PICTURE_SIZE)
-    kept = io.BytesIO()
-    picture.save(kept, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(kept.getvalue()).decode()
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _item(timeline: Timeline, number: int, picture: str | None) -> str:
-    event = timeline.events[number]
-    image = f'<img src="{picture}" alt="">' if picture else ""
-    return f'<li id="e{number}">{image}<div><time>{when(event)}</time><p>{escape(event.text)}</p></div></li>'
-
-
-def _mark(timeline: Timeline, number: int) -> str:
-    event = timeline.events[number]
+def _marks(timeline: Timeline) -> Iterator[Mark]:
     whole = max(timeline.end - timeline.begin, 1e-9)
-    left, wide = 100 * (event.start - timeline.begin) / whole, 100 * (event.end - event.start) / whole
-    told = escape(f"{when(event)}: {event.text}")
-    return f'<a href="#e{number}" style="left:{left:.3f}%;width:{wide:.3f}%" title="{told}"></a>'
+    for number, event in enumerate(timeline.events):
+        left = 100 * (event.start - timeline.begin) / whole
+        yield Mark(number, left, 100 * (event.end - event.start) / whole, f"{when(event)}: {event.text}")
