@@ -41,13 +41,14 @@ from recipes.tiny.lessons import draw_questions
 import videoxl
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode
-from videoxl.inference.decode.bilevel import pooled_level
+from videoxl.inference.decode.bilevel import coarse_kv_for
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import span_for
 from videoxl.memory.file.codec import SAVE_DTYPES
 from videoxl.memory.file.format import MemoryFile
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.pooling import blocks_of, mix, plan_mix
+from videoxl.memory.pooling import blocks_of, interleave, plan_interleave
+from videoxl.memory.types import MemoryState, ReadStats
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -109,14 +110,14 @@ def noise_memory(engine: VideoXL, frames: int) -> VideoMemory:
     config, times = engine.config, [float(t) for t in range(frames)]
     prefix = engine.chat_format.prefix()
     span = span_for(config, times, engine.chat_format.tokenize)
-    ids, card = (*prefix, *span.ids), engine.card
+    ids, sizes = (*prefix, *span.ids), engine.model_id
     draw = torch.Generator().manual_seed(0)
-    cache = KVCache(card.layers)
-    for layer in range(card.layers):
-        shape = (1, card.heads, len(ids), card.head_width)
+    cache = KVCache(sizes.layers)
+    for layer in range(sizes.layers):
+        shape = (1, sizes.heads, len(ids), sizes.head_width)
         keys, values = (torch.randn(shape, generator=draw).to(torch.bfloat16) for _ in range(2))
         cache.update(keys, values, layer)
-    return VideoMemory(
+    state = MemoryState(
         cache=cache,
         token_ids=ids,
         prefix_length=len(prefix),
@@ -124,9 +125,9 @@ def noise_memory(engine: VideoXL, frames: int) -> VideoMemory:
         timestamps=tuple(times),
         prefill="chunked",
         model_fingerprint=engine.fingerprint,
-        usage={"visual_tokens": span.visual_tokens, "still": False, "seconds": {}},
-        reader=engine,
+        usage=ReadStats(visual_tokens=span.visual_tokens),
     )
+    return VideoMemory(state, engine)
 
 
 def seconds(work: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> float:
@@ -155,16 +156,16 @@ def read_dense(memory: VideoMemory) -> None:
 
 def read_bilevel(memory: VideoMemory, blocks: int) -> int:
     """Averages, and ``blocks`` blocks in detail: what a bi-level question starts from. Its tokens."""
-    level = memory.pooled[4]
+    level = memory.coarse_kv[4]
     every = blocks_of(len(memory.groups), 4)
     chosen = {0, len(every) - 1, *np.linspace(1, len(every) - 2, blocks - 2).astype(int).tolist()}
     dense_G = np.zeros(len(memory.groups), dtype=bool)
     for number in chosen:
         dense_G[list(every[number])] = True
-    plan = plan_mix(level, dense_G)
-    assert memory.reader is not None
+    plan = plan_interleave(level, dense_G)
+    assert memory.owner is not None
     with torch.inference_mode():
-        mix(memory.cache, level, plan, memory.reader.rotate)
+        interleave(memory.cache, level, plan, memory.owner.rotate)
     return len(plan)
 
 
@@ -180,10 +181,10 @@ def measure_dtype(engine: VideoXL, memory: VideoMemory, path: Path, dtype: str, 
     save = seconds(lambda: memory.save(path, dtype=dtype), repeats)
     held, found = memory.nbytes, {"file_bytes": path.stat().st_size, "save_s": save}
     found["save_GB_per_s"] = held / save / 1e9
-    assert memory.reader is not None
-    memory.pooled[4] = pooled_level(memory.reader.model, memory, 4)
+    assert memory.owner is not None
+    memory.coarse_kv[4] = coarse_kv_for(memory.owner.model, memory, 4)
     found["save_with_averages_at_hand_s"] = seconds(lambda: memory.save(path, dtype=dtype), repeats)
-    memory.pooled.clear()
+    memory.coarse_kv.clear()
     found["open_s"] = seconds(lambda: VideoMemory.load(path, engine), repeats)
     found["verify_s"] = seconds(lambda: MemoryFile(path).verify(), repeats)
     questions = {

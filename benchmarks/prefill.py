@@ -36,7 +36,7 @@ from videoxl.inference.prefill.chunked import GROUPS_PER_TILE, MaskWriter, Strea
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
 from videoxl.memory.host_cache import DeviceStore
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.layout import ChunkBook, GroupLayout, allowed_mask
+from videoxl.memory.layout import GroupLayout, TilePlanner, allowed_mask
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -134,7 +134,7 @@ class Run:
         """One layer tile by tile, as a forward of the product runs it."""
         language_model = self.model.model.language_model
         module = language_model.layers[0].self_attn
-        book = ChunkBook(
+        book = TilePlanner(
             len(self.prefix),
             self.model.config.video_token_id,
             block_size=self.strategy.step_size,

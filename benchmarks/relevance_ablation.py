@@ -35,10 +35,10 @@ from recipes.tiny.lessons import draw_questions
 import videoxl
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode
 from videoxl.evaluation.metrics import wilson_interval
-from videoxl.inference.decode.bilevel import Question, best_blocks, pooled_level, start_from
+from videoxl.inference.decode.bilevel import Question, best_blocks, coarse_kv_for, start_from
 from videoxl.inference.decode.relevance import ScoringStep, attention_scores
 from videoxl.inference.decode.siglip import SiglipRelevance
-from videoxl.memory.pooling import PooledLevel, blocks_of
+from videoxl.memory.pooling import CoarseKV, blocks_of
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.world import KINDS, Renderer, sample_film
 
@@ -75,7 +75,7 @@ class AllWeights(ScoringStep):
 
 @torch.inference_mode()
 def weights_of(
-    model: Any, memory: VideoMemory, level: PooledLevel, ids: Sequence[int], counted: bool
+    model: Any, memory: VideoMemory, level: CoarseKV, ids: Sequence[int], counted: bool
 ) -> tuple[np.ndarray, int]:
     """``[layers, heads, rows, groups, (time, visual)]``, and the most likely next word."""
     base = model.model.language_model
@@ -84,7 +84,7 @@ def weights_of(
     return torch.stack(step.masses).numpy(), int(model.lm_head(hidden[0, -1]).argmax())
 
 
-def closer(pooled: PooledLevel, dense: PooledLevel, groups: set[int]) -> PooledLevel:
+def closer(pooled: CoarseKV, dense: CoarseKV, groups: set[int]) -> CoarseKV:
     """A level in which some groups are dense."""
     parts = []
     for number in range(len(pooled.layout)):
@@ -200,8 +200,8 @@ class Reading:
         self.blocks = blocks_of(len(memory.groups), BLOCK_SIZE)
         self.firsts = [block.start for block in self.blocks]
         self.levels = {
-            "counted": pooled_level(self.model, memory, POOL),
-            "dense": pooled_level(self.model, memory, 1),
+            "counted": coarse_kv_for(self.model, memory, POOL),
+            "dense": coarse_kv_for(self.model, memory, 1),
         }
         self.levels["pooled"] = self.levels["counted"]
         bare = engine.chat_format.suffix("")

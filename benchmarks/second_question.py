@@ -36,6 +36,7 @@ from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode, PrefillSt
 from videoxl.inference.encode import ROOM_FOR_QUESTIONS
 from videoxl.inference.prefill.choose import frames_per_tile, make_writer
 from videoxl.inference.prompt import span_for
+from videoxl.memory.types import MemoryState, ReadStats
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -143,13 +144,8 @@ def from_tokens(model: videoxl.VideoXL, most: int) -> Read:
             writer.add(span, tokens_PD[seen : seen + span.visual_tokens])
             seen += span.visual_tokens
         writer.finish()
-        usage = {
-            "visual_tokens": whole.visual_tokens,
-            "seconds": {"prefill": time.perf_counter() - begin},
-            "sampling": "",
-            "window_ratios": (),
-        }
-        return VideoMemory(
+        usage = ReadStats(visual_tokens=whole.visual_tokens, seconds={"prefill": time.perf_counter() - begin})
+        state = MemoryState(
             cache=writer.cache,
             token_ids=tuple(writer.ids),
             prefix_length=len(prefix),
@@ -158,8 +154,8 @@ def from_tokens(model: videoxl.VideoXL, most: int) -> Read:
             prefill=str(strategy),
             model_fingerprint=model.fingerprint,
             usage=usage,
-            reader=model,
         )
+        return VideoMemory(state, model)
 
     return read
 

@@ -103,7 +103,7 @@ def clear(logits: torch.Tensor) -> bool:
 def test_from_pictures_to_tokens_as_in_the_plain_statement(engine, prefill):
     frames = video(12 if prefill.ratio == 16 else 11, seed=2)
     memory = engine.encode(frames, fps=1, prefill=prefill)
-    ratios, window = memory.usage["window_ratios"], prefill.window or BEACON_WINDOW
+    ratios, window = memory.usage.window_ratios, prefill.window or BEACON_WINDOW
     assert len(ratios) == -(-len(frames) * BEACON_FRAME // window)
     assert set(ratios) <= set(prefill.ratios)
     answer = engine.ask(memory, QUESTION, generation=SHORT)
@@ -115,7 +115,7 @@ def test_from_pictures_to_tokens_as_in_the_plain_statement(engine, prefill):
 
 def test_ratios_follow_the_mix(engine):
     def ratios(**settings):
-        return list(engine.encode(video(24), fps=1, prefill=BeaconPrefill(**settings)).usage["window_ratios"])
+        return list(engine.encode(video(24), fps=1, prefill=BeaconPrefill(**settings)).usage.window_ratios)
 
     assert ratios(ratio=(4, 2), mix="sequence") == [4, 2, 4, 2, 4, 2]
     assert len(set(ratios(ratio=(2, 4, 8), mix="random-once", seed=0))) == 1
@@ -212,7 +212,7 @@ def test_a_list_of_ratios_in_a_released_config_does_not_make_answers_depend_on_t
     memory = engine.encode(video(24), fps=1)
     assert memory.prefill == "beacon:ratio=2+4,mix=random"
     drawn = np.random.default_rng(42)
-    assert list(memory.usage["window_ratios"]) == [int(drawn.choice([2, 4])) for _ in range(6)]
+    assert list(memory.usage.window_ratios) == [int(drawn.choice([2, 4])) for _ in range(6)]
     wanted = digest(engine, memory)
     engine.encode(video(9, seed=8), fps=1)
     assert digest(engine, engine.encode(video(24), fps=1)) == wanted

@@ -13,11 +13,11 @@ import videoxl
 from tests.model.builders import difference
 from videoxl import BiLevelDecode, ChunkedPrefill, DenseDecode, FullPrefill, Generation, VideoMemory
 from videoxl.inference.decode import bilevel
-from videoxl.inference.decode.bilevel import Question, pooled_level, start_from
+from videoxl.inference.decode.bilevel import Question, coarse_kv_for, start_from
 from videoxl.inference.decode.released_units import ReleasedUnits, released_selection
 from videoxl.inference.decode.relevance import ScoringStep, attention_scores, group_masses
 from videoxl.memory.kv_cache import GrowingLayer, KVCache
-from videoxl.memory.pooling import blocks_of, mix, plan_mix
+from videoxl.memory.pooling import blocks_of, interleave, plan_interleave
 
 QUESTION = "What happens at 3 seconds?"
 SHORT = Generation(max_new_tokens=8)
@@ -56,7 +56,7 @@ def test_a_question_reads_first_last_and_best_blocks(tiny, memory):
     usage = answer.usage
     assert usage.decode == "bilevel:top_k=2,block_size=2,relevance=<lambda>"
     assert usage.memory_tokens == len(memory.token_ids)
-    level = pooled_level(tiny.model, memory, 4)
+    level = coarse_kv_for(tiny.model, memory, 4)
     dense = sum(g.token_end - g.token_start for g in memory.groups)
     saved = sum(g.token_end - g.visual_start - 4 for g in (*memory.groups[2:6],))
     assert usage.read_tokens == memory.prefix_length + dense - saved
@@ -89,9 +89,9 @@ def test_with_room_for_all_blocks_nothing_differs(tiny, memory, decode):
 
 
 def test_a_mix_with_everything_dense_is_the_memory(tiny, memory):
-    level = pooled_level(tiny.model, memory, 4)
-    plan = plan_mix(level, np.ones(GROUPS, dtype=bool))
-    mixed = mix(memory.cache, level, plan, tiny.model.model.language_model.rotate)
+    level = coarse_kv_for(tiny.model, memory, 4)
+    plan = plan_interleave(level, np.ones(GROUPS, dtype=bool))
+    mixed = interleave(memory.cache, level, plan, tiny.model.model.language_model.rotate)
     assert plan.ids == memory.token_ids
     for made, held in zip(mixed.layers, memory.cache.layers):
         assert torch.equal(made.values, held.values)
@@ -111,14 +111,14 @@ def test_asking_leaves_the_memory_alone(tiny, memory):
 
 def test_the_pooled_level_is_made_once_and_again_when_the_memory_grows(tiny, pictures):
     memory = tiny.encode(pictures[: 4 * 8], fps=2)
-    level = pooled_level(tiny.model, memory, 4)
-    assert pooled_level(tiny.model, memory, 4) is level
-    assert pooled_level(tiny.model, memory, 2) is not level
-    assert pooled_level(tiny.model, memory.fork(), 4) is level
+    level = coarse_kv_for(tiny.model, memory, 4)
+    assert coarse_kv_for(tiny.model, memory, 4) is level
+    assert coarse_kv_for(tiny.model, memory, 2) is not level
+    assert coarse_kv_for(tiny.model, memory.fork(), 4) is level
     grown = memory.fork()
     grown.extend(pictures[4 * 8 :])
-    assert len(pooled_level(tiny.model, grown, 4)) > len(level)
-    assert len(pooled_level(tiny.model, memory, 4)) == len(level)
+    assert len(coarse_kv_for(tiny.model, grown, 4)) > len(level)
+    assert len(coarse_kv_for(tiny.model, memory, 4)) == len(level)
 
 
 @pytest.mark.parametrize("prefill", ["full", "chunked", "chunked:offload=true", "chunked:chunk_size=4,step_size=1"])
@@ -213,11 +213,14 @@ def test_other_families_have_no_two_levels(tiny, memory, monkeypatch):
 
 def test_masses_are_the_attention_of_the_question_to_visual_tokens(tiny, memory):
     """Against transformers' own attention, in which every average stands there as often as it has tokens."""
-    level = pooled_level(tiny.model, memory, 4)
+    level = coarse_kv_for(tiny.model, memory, 4)
     asked = question_of(tiny)
     got = group_masses(tiny.model, memory.cache, level, asked.ids, rows=5)
-    cache = mix(
-        memory.cache, level, plan_mix(level, np.zeros(GROUPS, dtype=bool)), tiny.model.model.language_model.rotate
+    cache = interleave(
+        memory.cache,
+        level,
+        plan_interleave(level, np.zeros(GROUPS, dtype=bool)),
+        tiny.model.model.language_model.rotate,
     )
     visual = np.array([*memory.token_ids[: memory.prefix_length], *level.ids]) == tiny.config.video_token_id
     source = np.repeat(np.arange(len(visual)), np.where(visual, 4, 1))
@@ -251,7 +254,7 @@ def test_a_block_is_as_relevant_as_its_best_group(tiny, memory, monkeypatch):
     """On average over heads: one that finds a group outweighs many that look everywhere."""
     masses = np.full((3, GROUPS), 0.01)
     masses[1, 7] = 0.1
-    level = pooled_level(tiny.model, memory, 3)
+    level = coarse_kv_for(tiny.model, memory, 3)
     monkeypatch.setattr("videoxl.inference.decode.relevance.group_masses", lambda *given: masses)
     scores = attention_scores(tiny.model, memory.cache, level, blocks_of(GROUPS, 2), range(9), rows=9)
     assert scores == pytest.approx([0.01, 0.01, 0.01, 0.04, 0.01, 0.01])
@@ -260,7 +263,7 @@ def test_a_block_is_as_relevant_as_its_best_group(tiny, memory, monkeypatch):
 def test_what_is_found_is_read(tiny, memory, monkeypatch):
     """In one head, the averages of one group are turned to what the question looks for: its block is chosen."""
     planted, decode = memory.fork(), BiLevelDecode(block_size=1, top_k=1)
-    level = pooled_level(tiny.model, planted, 4)
+    level = coarse_kv_for(tiny.model, planted, 4)
     direction = queries_of(tiny, memory, level, "Where is the red ball?", monkeypatch).mean(1)[0]
     # of the first query head, which reads the first key head
     here = slice(int(level.offsets[6]), int(level.offsets[7]))
@@ -268,7 +271,8 @@ def test_what_is_found_is_read(tiny, memory, monkeypatch):
     towards = (60 * direction / direction.norm() ** 2).expand(1, 1, len(positions), -1)
     keys = [k.clone() for k in level.keys]
     keys[-1][:, :1, here] = tiny.model.model.language_model.rotate(towards, positions, back=True)
-    planted.pooled = {4: dataclasses.replace(level, keys=tuple(keys))}
+    coarse = {4: dataclasses.replace(level, keys=tuple(keys))}
+    planted.state = dataclasses.replace(planted.state, coarse_kv=coarse)
     answer = tiny.ask(planted, "Where is the red ball?", decode=decode, generation=SHORT)
     assert max(answer.spans, key=lambda s: s.relevance).start == planted.groups[6].start_s
 

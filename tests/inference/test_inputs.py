@@ -73,7 +73,7 @@ def test_a_file_is_the_frames_it_shows(tiny, clip):
     decoded = tiny.encode(clip, fps=2)
     shown = tiny.encode(pixels, timestamps=np.concatenate([f.timestamps_F for f in frames]))
     assert same_memory(decoded, shown)
-    assert decoded.usage["reader"] in ("pyav", "torchcodec")
+    assert decoded.usage.reader in ("pyav", "torchcodec")
 
 
 def test_pictures_are_all_read_and_fps_says_when_they_were_taken(tiny, pictures):

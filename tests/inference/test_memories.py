@@ -44,7 +44,7 @@ def alike(a: VideoMemory, b: VideoMemory) -> None:
     for name in ("token_ids", "prefix_length", "groups", "timestamps", "prefill"):
         assert getattr(a, name) == getattr(b, name), name
     for name in ("frames", "visual_tokens", "memory_tokens", "memory_bytes", "window_ratios", "video_seconds"):
-        assert a.usage[name] == b.usage[name], name
+        assert getattr(a.usage, name) == getattr(b.usage, name), name
     assert difference(a, b) <= TOLERANCE
 
 
@@ -209,7 +209,7 @@ def test_a_still_for_video_xl_is_cut_into_crops(engines, tmp_path, size, crops):
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     picture.save(tmp_path / "still.png")
     memory = engines["tiny-v1"].encode(tmp_path / "still.png", prefill="beacon:ratio=4")
-    assert memory.usage["visual_tokens"] == crops * 16
+    assert memory.usage.visual_tokens == crops * 16
     assert len(memory.token_ids) == memory.prefix_length + crops * 4
     assert engines["tiny-v1"].ask(memory, "What?", max_new_tokens=3).usage.frames == 1
 
@@ -217,7 +217,7 @@ def test_a_still_for_video_xl_is_cut_into_crops(engines, tmp_path, size, crops):
 def test_a_still_can_be_kept_uncompressed(engines, tmp_path):
     Image.fromarray(pictures(1)[0]).save(tmp_path / "still.png")
     memory = engines["tiny-v1"].encode(tmp_path / "still.png", prefill="full")
-    assert len(memory.token_ids) == memory.prefix_length + memory.usage["visual_tokens"]
+    assert len(memory.token_ids) == memory.prefix_length + memory.usage.visual_tokens
 
 
 def test_several_pictures_are_read_in_order(engines, tmp_path):

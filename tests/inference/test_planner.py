@@ -62,7 +62,7 @@ def test_what_a_mixed_question_takes_is_what_it_holds(plan_tiny, tiny, decode):
     planned = plan_tiny(pictures, timestamps=times, prefill="chunked", decode=decode, max_new_tokens=5)
     memory = tiny.encode(frames=pictures, timestamps=times, prefill="chunked")
     start = tiny._start(memory, tiny_decode(decode), "Q", tiny.chat_format.suffix("Q"), videoxl.Generation())
-    (level,) = memory.pooled.values()
+    (level,) = memory.coarse_kv.values()
     held = level.nbytes + start.cache.nbytes + kv_bytes(tiny.config, planned.question_tokens + 5, 4)
     assert planned.question_bytes == pytest.approx(held, rel=0.02)
 
@@ -111,7 +111,7 @@ def test_video_xl_pro_is_planned_by_what_it_keeps(clip, tmp_path, prefill):
     memory = videoxl.load(str(folder), device="cpu").encode(clip, prefill=prefill)
     assert planned.prefill == memory.prefill
     assert (planned.memory_tokens, planned.memory_bytes) == (len(memory.token_ids), memory.nbytes)
-    assert planned.visual_tokens == memory.usage["visual_tokens"] == 2 * 36
+    assert planned.visual_tokens == memory.usage.visual_tokens == 2 * 36
     assert planned.weight_bytes == sum(p.numel() * 4 for p in model.parameters())
 
 

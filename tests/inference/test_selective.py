@@ -76,7 +76,7 @@ def test_all_timestamps_stay_and_the_ids_stand_for_the_cache(engine):
     assert [i for i in memory.token_ids[memory.prefix_length :] if i != pad] == [i for i in span.ids if i != pad]
     assert engine.tokenizer.decode(memory.token_ids).count("Time 00") == 6
     assert memory.cache.get_seq_length() == len(memory.token_ids)
-    assert memory.usage["visual_tokens"] == 216
+    assert memory.usage.visual_tokens == 216
     assert memory.duration == 11.0
 
 

@@ -119,8 +119,8 @@ NAMED = BiLevelDecode(block_size=1, top_k=1, relevance="siglip")
 
 def test_what_is_seen_while_reading_is_what_watching_sees(engine, siglip, pictures):
     memory = engine.encode(pictures, fps=2, siglip=siglip)
-    assert torch.allclose(memory.seen.features_FD, siglip.watch(memory, pictures, fps=2).features_FD, atol=1e-6)
-    assert engine.encode(pictures, fps=2).seen is None
+    assert torch.allclose(memory.embeddings.features_FD, siglip.watch(memory, pictures, fps=2).features_FD, atol=1e-6)
+    assert engine.encode(pictures, fps=2).embeddings is None
 
 
 def test_pictures_of_another_size_are_resized(engine, siglip):
@@ -153,7 +153,7 @@ def test_what_was_seen_stays_with_a_memory_in_a_file(engine, folder, pictures, t
     memory.save(tmp_path / "a.vxl", dtype="int8")
     engine.siglip = None  # as in another process
     loaded = videoxl.VideoMemory.load(tmp_path / "a.vxl", engine)
-    assert torch.equal(loaded.seen.features_FD, memory.seen.features_FD)
+    assert torch.equal(loaded.embeddings.features_FD, memory.embeddings.features_FD)
     assert engine.ask(loaded, "What?", decode=NAMED, generation=SHORT).spans == want.spans
     assert engine.siglip.name == folder
 
@@ -162,10 +162,10 @@ def test_extend_and_trim_keep_what_was_seen_with_its_frames(engine, folder, pict
     whole = engine.encode(pictures, fps=2, siglip=folder)
     memory = engine.encode(pictures[:14], fps=2, siglip=folder)
     memory.extend(pictures[14:])
-    assert torch.allclose(memory.seen.features_FD, whole.seen.features_FD, atol=1e-6)
+    assert torch.allclose(memory.embeddings.features_FD, whole.embeddings.features_FD, atol=1e-6)
     fork = memory.fork()
     memory.trim(start=4.0, end=10.0)
-    assert torch.equal(memory.seen.features_FD, fork.seen.features_FD[8:20])
+    assert torch.equal(memory.embeddings.features_FD, fork.embeddings.features_FD[8:20])
     assert memory.frames == 12
     decode = replace(NAMED, relevance=lambda m, q: siglip_scores(engine, m, q))
     assert (
@@ -175,7 +175,7 @@ def test_extend_and_trim_keep_what_was_seen_with_its_frames(engine, folder, pict
 
 
 def siglip_scores(engine, memory, question) -> np.ndarray:
-    return Watched(engine.siglip, memory.timestamps, memory.seen.features_FD)(memory, question)
+    return Watched(engine.siglip, memory.timestamps, memory.embeddings.features_FD)(memory, question)
 
 
 def test_a_video_at_hand_is_looked_at_when_the_memory_was_not_told_to(engine, siglip, pictures):
@@ -183,15 +183,15 @@ def test_a_video_at_hand_is_looked_at_when_the_memory_was_not_told_to(engine, si
     memory = engine.encode(pictures, fps=2)
     assert watching(NAMED, memory, pictures, {"fps": 2}) is NAMED
     told = engine.encode(pictures, fps=2, siglip=True)
-    assert torch.allclose(memory.seen.features_FD, told.seen.features_FD, atol=1e-6)
+    assert torch.allclose(memory.embeddings.features_FD, told.embeddings.features_FD, atol=1e-6)
     plain = engine.encode(pictures, fps=2)
     watching(BiLevelDecode(), plain, pictures, {"fps": 2})
-    assert plain.seen is None
+    assert plain.embeddings is None
 
 
 def test_another_siglip_than_the_one_that_looked_is_refused(engine, siglip, folder, pictures):
     memory = engine.encode(pictures, fps=2, siglip=siglip)
-    memory.seen = replace(memory.seen, model=folder)
+    memory.keep_embeddings(replace(memory.embeddings, model=folder))
     engine.siglip = None
     with pytest.raises(ValueError, match="is not the SigLIP model that looked at this memory's frames"):
         engine.ask(memory, "What?", decode=NAMED)
@@ -211,7 +211,7 @@ def test_a_siglip_in_the_models_folder_is_its_own(tiny_folder, folder, pictures,
     shutil.copytree(folder, tmp_path / "m" / "siglip")
     engine = videoxl.load(str(tmp_path / "m"), device="cpu")
     memory = engine.encode(pictures, fps=2, siglip=True)
-    assert memory.seen.model == ""
+    assert memory.embeddings.model == ""
     assert engine.ask(memory, "What?", decode=NAMED, generation=SHORT).usage.decode.endswith("relevance=siglip")
 
 

@@ -61,7 +61,7 @@ def test_a_cue_stands_behind_the_timestamp_of_the_group_it_begins_in(engine):
     for number, group in enumerate(memory.groups):
         assert text_of(engine, memory, number) == time_text(group.start_s) + said.get(number, "")
     assert any("1 of 6 subtitles are at no time that was read" in text for text in memory.warnings)
-    assert memory.usage["subtitles"] == 5
+    assert memory.usage.subtitles == 5
 
 
 def test_control_tokens_in_subtitles_are_text(engine):
@@ -105,7 +105,7 @@ def test_bilevel_keeps_all_that_is_said_and_is_dense_when_it_reads_everything(en
 
 def test_no_subtitles_change_nothing(engine):
     assert same(cache_of(encode(engine, [])), cache_of(encode(engine, None)))
-    assert encode(engine, None).usage["subtitles"] is None
+    assert encode(engine, None).usage.subtitles is None
 
 
 def test_a_saved_memory_and_a_part_of_one_keep_their_words(engine, tmp_path):
@@ -127,7 +127,7 @@ def test_an_extended_memory_is_the_one_read_at_once(engine, cut, whole_file):
     memory.extend(PIXELS[cut:], subtitles=CUES if whole_file else [cue for cue in CUES if cue.start_s >= cut])
     assert memory.token_ids == at_once.token_ids
     assert memory.groups == at_once.groups
-    assert memory.usage["subtitles"] == at_once.usage["subtitles"] == 5
+    assert memory.usage.subtitles == at_once.usage.subtitles == 5
     assert worst(memory, at_once) < TOLERANCE
 
 

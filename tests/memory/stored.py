@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,11 @@ def assert_same(a: VideoMemory, b: VideoMemory) -> None:
     """The same memory, bit for bit."""
     for name in ("token_ids", "prefix_length", "groups", "timestamps", "prefill", "model_fingerprint", "warnings"):
         assert getattr(a, name) == getattr(b, name), name
-    assert {**a.usage, "seconds": 0} == {**b.usage, "seconds": 0}
-    assert (a.tail is None) == (b.tail is None)
-    if a.tail is not None and b.tail is not None:
-        assert a.tail.settled_tokens == b.tail.settled_tokens
-        assert np.array_equal(a.tail.pixels_FHWC, b.tail.pixels_FHWC)
+    assert replace(a.usage, seconds={}) == replace(b.usage, seconds={})
+    assert (a.pending is None) == (b.pending is None)
+    if a.pending is not None and b.pending is not None:
+        assert a.pending.committed_tokens == b.pending.committed_tokens
+        assert np.array_equal(a.pending.pixels_FHWC, b.pending.pixels_FHWC)
     assert a.nbytes == b.nbytes
     assert same_states(a, b)
 
@@ -53,7 +54,7 @@ def read_all(memory: VideoMemory) -> None:
     """Everything that a question could read."""
     for layer in memory.cache.layers:
         assert layer.keys is not None
-    for level in memory.pooled.values():
+    for level in memory.coarse_kv.values():
         assert len([*level.keys, *level.values]) == 2 * len(memory.cache.layers)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,7 +54,7 @@ def film(films):
 
 def loaded(memory: VideoMemory, path, **how) -> VideoMemory:
     memory.save(path, **how)
-    return VideoMemory.load(path, memory.reader)
+    return VideoMemory.load(path, memory.owner)
 
 
 @pytest.mark.parametrize(("name", "prefill"), CASES)
@@ -140,7 +140,7 @@ def test_only_what_a_question_reads_is_read(tiny, tmp_path):
     again = loaded(memory, tmp_path / "film.vxl")
     file = file_of(again)
     wanted, at_load = answer(tiny, memory, decode=decode), file.bytes_read
-    averages = memory.pooled[4].nbytes
+    averages = memory.coarse_kv[4].nbytes
     assert again.tiers == {"device": 0, "host": 0, "disk": memory.nbytes + averages}
     assert answer(tiny, again, decode=decode) == wanted
     three_blocks = 3 * 4 * memory.nbytes / len(memory.groups)
@@ -258,10 +258,10 @@ def test_files_of_version_1_stay_readable(dtype):
     stored = StoredMemory.open(path)
     assert (len(stored.token_ids), stored.prefix_length, len(stored.timestamps)) == (90, 44, 5)
     assert [(g.start_s, g.end_s) for g in stored.groups] == [(0.0, 2.0), (2.0, 2.5)]
-    assert (stored.card.name, stored.prefill, stored.usage["frames"]) == ("tiny", "full", 5)
-    assert stored.tail is not None
-    assert stored.tail.pixels_FHWC.shape == (1, 96, 96, 3)
-    level = StoredLevel(stored.file, stored.pooled[4], stored.pooled[4].tokens, torch.float32, None)
+    assert (stored.model_id.name, stored.prefill, stored.usage.frames) == ("tiny", "full", 5)
+    assert stored.pending is not None
+    assert stored.pending.pixels_FHWC.shape == (1, 96, 96, 3)
+    level = StoredLevel(stored.file, stored.coarse[4], stored.coarse[4].tokens, torch.float32, None)
     with safe_open(path, "pt") as file:
         names = [name for name in sorted(file.keys()) if name.startswith("pooled4")]
         raw = {name.removeprefix("pooled4.00000."): file.get_tensor(name) for name in names}
@@ -300,8 +300,8 @@ def test_who_has_the_old_file_open_keeps_reading_it(tiny, film, tmp_path):
 
 def test_numbers_of_the_usage_come_back_as_they_were(film, tmp_path):
     memory = film.fork()
-    memory.usage = {**memory.usage, "ratios": (2, 4), "odd": np.float64(0.5), "none": None}
-    memory.warnings = ('half of it, "quoted"', "naïve – 日本")
+    usage = replace(memory.usage, window_ratios=(2, 4), seconds={"odd": 0.1}, digest=None, subtitles=3, extended=2)
+    memory.state = replace(memory.state, usage=usage, warnings=('half of it, "quoted"', "naïve – 日本"))
     again = loaded(memory, tmp_path / "film.vxl")
     assert again.usage == memory.usage
     assert again.warnings == memory.warnings

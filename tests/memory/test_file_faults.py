@@ -41,7 +41,7 @@ def path(tmp_path, old):
 
 def untouched(path: Path, old: VideoMemory) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert_same(VideoMemory.load(path, old.reader), old)
+    assert_same(VideoMemory.load(path, old.owner), old)
 
 
 # --------------------------------------------------------------------------------------------------- other processes
@@ -215,10 +215,10 @@ def test_links_and_long_names(path, old, new, tmp_path):
     link.symlink_to(path)
     new.save(link)
     assert link.is_symlink()
-    assert_same(VideoMemory.load(path, new.reader), new)
+    assert_same(VideoMemory.load(path, new.owner), new)
     for name in ("n" * 251 + ".vxl", "日本 film [1].vxl", "-"):
         old.save(tmp_path / name)
-        assert_same(VideoMemory.load(tmp_path / name, old.reader), old)
+        assert_same(VideoMemory.load(tmp_path / name, old.owner), old)
 
 
 # ------------------------------------------------------------------------------------------------------------- threads

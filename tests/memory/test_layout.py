@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videoxl.memory.layout import ChunkBook, GroupLayout, allowed_mask
+from videoxl.memory.layout import GroupLayout, TilePlanner, allowed_mask
 
 VISUAL = 7
 
@@ -63,20 +63,20 @@ def test_runs_and_timestamps_read_what_the_rule_allows(sequence, block, previous
     """However the groups are cut into tiles: every row reads exactly the keys that the rule lets it see."""
     ids, prefix, groups = sequence
     want = rule(ids, prefix, len(ids), groups, block, previous)
-    book = ChunkBook(prefix, VISUAL, block_size=block, previous_blocks=previous)
+    book = TilePlanner(prefix, VISUAL, block_size=block, previous_blocks=previous)
     seen = np.zeros_like(want)
-    landmarks: list[int] = []
+    global_tokens: list[int] = []
     reachable, done = 0, 0
     while done < len(groups):
         count = data.draw(st.integers(1, len(groups) - done))
         plan = book.add(ids[groups[done][0] : groups[done + count - 1][2]])
         assert plan.begin == (0 if done == 0 else groups[done][0])
         done += count
-        landmarks += (plan.landmarks + plan.begin).tolist()
+        global_tokens += (plan.global_tokens + plan.begin).tolist()
         assert [row for run in plan.runs for row in range(run.begin, run.end)] == list(range(plan.begin, plan.end))
         for run in plan.runs:
             assert run.window == 0 or run.window >= reachable
-            keys = [*landmarks[: run.landmarks], *range(run.window, run.end)]
+            keys = [*global_tokens[: run.global_tokens], *range(run.window, run.end)]
             for row in range(run.begin, run.end):
                 seen[row, keys[: len(keys) - (run.end - row) + 1]] = True
         for begin, end in plan.timestamps:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.model.builders import difference, noise, small_model
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout
-from videoxl.memory.pooling import blocks_of, make_pooled, mix, plan_mix
+from videoxl.memory.pooling import blocks_of, interleave, make_coarse_kv, plan_interleave
 
 VISUAL, LAYERS, HEADS, WIDTH = 7, 2, 2, 12
 CPU = torch.device("cpu")
@@ -67,10 +67,10 @@ def test_a_mixed_cache_is_the_rule(rotate, prefix, sizes, pool, data):
     ids = sequence(prefix, sizes)
     states = unrotated(len(ids))
     cache, layout = cache_of(states, rotate), GroupLayout.from_ids(ids, prefix, VISUAL)
-    level = make_pooled(cache, ids, layout, pool, rotate=rotate, devices=[CPU] * LAYERS, video_token_id=VISUAL)
+    level = make_coarse_kv(cache, ids, layout, pool, rotate=rotate, devices=[CPU] * LAYERS, video_token_id=VISUAL)
     assert len(level) == level.offsets[-1] == sum(t + v // pool for t, v in sizes)
-    plan = plan_mix(level, np.array(dense))
-    mixed = mix(cache, level, plan, rotate)
+    plan = plan_interleave(level, np.array(dense))
+    mixed = interleave(cache, level, plan, rotate)
     marks = torch.tensor(ids)[None, None, :, None].expand(1, 1, -1, 1).double()
     assert list(plan.ids) == plain_mix(marks, layout, dense, pool)[0, 0, :, 0].tolist()
     for layer, (keys, values) in zip(mixed.layers, states):
@@ -84,7 +84,7 @@ def test_pooling_in_pieces_is_pooling(rotate, monkeypatch):
     cache, layout = cache_of(unrotated(len(ids)), rotate), GroupLayout.from_ids(ids, 3, VISUAL)
 
     def pooled():
-        return make_pooled(cache, ids, layout, 4, rotate=rotate, devices=[CPU] * LAYERS, video_token_id=VISUAL)
+        return make_coarse_kv(cache, ids, layout, 4, rotate=rotate, devices=[CPU] * LAYERS, video_token_id=VISUAL)
 
     whole = pooled()
     monkeypatch.setattr("videoxl.memory.pooling.TOKENS_AT_ONCE", 12)

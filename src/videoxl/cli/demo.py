@@ -71,7 +71,7 @@ def run_demo(
         plan = videoxl.plan(str(path), model=model)
         tell(f"planned {plan.frames} frames, {plan.memory_tokens} tokens, {plan.memory_bytes / 1e3:.1f} kB of memory")
         memory = timed("encode", lambda: engine.encode(path))
-        parts = ", ".join(f"{name} {value:.3f} s" for name, value in memory.usage["seconds"].items())
+        parts = ", ".join(f"{name} {value:.3f} s" for name, value in memory.usage.seconds.items())
         tell(f"read it once into {memory}  ({seconds['encode']} s: {parts})")
         answers = []
         for number, question in enumerate(questions(film, timed=bool(engine.config.time_format)), 1):

@@ -38,20 +38,21 @@ def _describe_video(target: str, stream: int | None, reader: str) -> dict[str, A
 
 def _describe_memory(target: str, verify: bool) -> dict[str, Any]:
     from videoxl.memory.file.load import StoredMemory
-    from videoxl.memory.spans import clock
+    from videoxl.memory.layout import clock
 
     stored = StoredMemory.open(target)
+    siglip = stored.embeddings
     usage, metadata = stored.usage, stored.file.metadata
     pieces = stored.file.verify() if verify else 0
-    held = [name for name, there in (("dense", stored.complete), ("pooled", bool(stored.pooled))) if there]
+    held = [name for name, there in (("dense", stored.complete), ("pooled", bool(stored.coarse))) if there]
     return {
         "kind": "memory",
-        "model": stored.card.name,
-        "family": stored.card.family,
-        "fingerprint": stored.card.fingerprint,
-        "source": usage.get("source"),
-        "digest": usage.get("digest"),
-        "sampling": usage.get("sampling"),
+        "model": stored.model_id.name,
+        "family": stored.model_id.family,
+        "fingerprint": stored.model_id.fingerprint,
+        "source": usage.source,
+        "digest": usage.digest,
+        "sampling": usage.sampling,
         "prefill": stored.prefill,
         "from": clock(stored.groups[0].start_s),
         "to": clock(stored.groups[-1].end_s),
@@ -61,10 +62,10 @@ def _describe_memory(target: str, verify: bool) -> dict[str, Any]:
         "levels": held,
         "held_in": str(stored.held_dtype).removeprefix("torch."),
         "stored_in": stored.dtype,
-        "siglip": "not kept" if stored.seen is None else f"kept, of {stored.seen.model or 'the model itself'}",
+        "siglip": "not kept" if siglip is None else f"kept, of {siglip.model or 'the model itself'}",
         "file_bytes": stored.file.size,
-        "memory_bytes": usage.get("memory_bytes"),
-        "read_seconds": round(sum(usage.get("seconds", {}).values()), 3),
+        "memory_bytes": usage.memory_bytes,
+        "read_seconds": round(sum(usage.seconds.values()), 3),
         "format_version": int(metadata["version"]),
         "written_by": f"videoxl {metadata.get('videoxl', 'unknown')}",
         "verified": f"{pieces:,} pieces agree with their checksums" if verify else "not asked (--verify)",
@@ -86,7 +87,7 @@ def timeline(timestamps: Sequence[float], begin: float, end: float, columns: int
 
 def draw_timeline(columns: Sequence[dict[str, float]]) -> str:
     """Two lines: a mark per stretch, ``#`` where most frames were read, and below them the clock."""
-    from videoxl.memory.spans import clock
+    from videoxl.memory.layout import clock
 
     most = int(max(column["frames"] for column in columns))
     marks = "".join(" .:+#"[-(-4 * int(column["frames"]) // most)] for column in columns)

@@ -144,7 +144,7 @@ def encode(
     check_target(output)
     _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, siglip=siglip, progress=not quiet)
     memory.save(output, dtype=save_dtype, level=level)
-    facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage}
+    facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage.to_dict()}
     if as_json:
         print_json(facts)
     else:

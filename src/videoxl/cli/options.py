@@ -241,10 +241,10 @@ def encode_or_load(
         changed.append("--subtitles")
     if changed:
         raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
-    card = StoredMemory.open(video).card
+    made_by = StoredMemory.open(video).model_id
     if loading.model is None:
-        print(f"note: {video} was made by {card.name} in {card.dtype}", file=sys.stderr)
-    engine = loading.load(model=card.name, dtype=card.dtype)
+        print(f"note: {video} was made by {made_by.name} in {made_by.dtype}", file=sys.stderr)
+    engine = loading.load(model=made_by.name, dtype=made_by.dtype)
     if siglip := _siglip(how.get("siglip")):
         siglip_for(engine, siglip)
     return engine, VideoMemory.load(video, engine)

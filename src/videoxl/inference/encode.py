@@ -31,7 +31,8 @@ from videoxl.inference.prompt import span_for
 from videoxl.inference.subtitles import Captions, check_place, cues_of, later_cues
 from videoxl.inference.video_input import choose_sampling, end_of, open_for_model, picture_size
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.video_memory import Seen, Tail, VideoMemory
+from videoxl.memory.layout import Group
+from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
 from videoxl.model.configuration import VIDEO_XL
 from videoxl.video import Selection, VideoSource
 from videoxl.video.anyres import cut_crops
@@ -62,13 +63,13 @@ class Job:
     looked: list[torch.Tensor] = field(default_factory=list)
     """What it saw so far: ``[F, D]`` of every batch."""
 
-    def seen(self, before: Seen | None = None) -> Seen | None:
+    def embeddings(self, before: FrameEmbeddings | None = None) -> FrameEmbeddings | None:
         """What it saw of all frames; ``before``: of those read earlier."""
         if self.siglip is None:
             return None
         if before is not None:
             return replace(before, features_FD=torch.cat([before.features_FD, *self.looked]))
-        return Seen(torch.cat(self.looked), self.siglip.name, self.siglip.fingerprint)
+        return FrameEmbeddings(torch.cat(self.looked), self.siglip.name, self.siglip.fingerprint)
 
     @property
     def times(self) -> list[float]:
@@ -107,7 +108,7 @@ def open_job(
     return Job(source, selection, wanted, strategy, system, cues)
 
 
-def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
+def encode(engine: VideoXL, job: Job, progress: Progress) -> MemoryState:
     """Decode, see and prefill, tile by tile."""
     prefix = engine.chat_format.prefix(job.system)
     if job.source.is_still and engine.config.family == VIDEO_XL:
@@ -119,7 +120,7 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
     if not filled.timestamps:
         raise VideoError(f"{job.source.name}: no frame could be decoded", code="undecodable")
     note = job.selection.note
-    return VideoMemory(
+    return MemoryState(
         cache=filled.cache,
         token_ids=filled.token_ids,
         prefix_length=filled.prefix_length,
@@ -129,9 +130,8 @@ def encode(engine: VideoXL, job: Job, progress: Progress) -> VideoMemory:
         model_fingerprint=engine.fingerprint,
         usage=_usage(engine, filled, job, captions),
         warnings=(*job.source.warnings, *([note] if note else []), *filled.notes),
-        tail=None if job.source.is_still else filled.tail,
-        seen=job.seen(),
-        reader=engine,
+        pending=None if job.source.is_still else filled.pending,
+        embeddings=job.embeddings(),
     )
 
 
@@ -197,7 +197,7 @@ def _run(
     )
 
 
-def _captions(engine: VideoXL, job: Job, memory: VideoMemory | None = None) -> Captions | None:
+def _captions(engine: VideoXL, job: Job, memory: MemoryState | None = None) -> Captions | None:
     """What is said in the frames of ``job``, and in those of ``memory`` before them."""
     config, chat_format = engine.config, engine.chat_format
     placed = None
@@ -209,31 +209,31 @@ def _captions(engine: VideoXL, job: Job, memory: VideoMemory | None = None) -> C
         times = [*memory.timestamps, *job.times] if memory else job.times  # how long a frame is one alone cannot tell
         end_s = span_for(config, times, chat_format.tokenize, job.end_s).groups[-1].end_s
         placed = Captions.place(cues, job.times, end_s, chat_format.tokenize_user)
-    if memory is None or memory.usage.get("subtitles") is None:
+    if memory is None or memory.usage.subtitles is None:
         return placed
     span_ids = memory.token_ids[memory.prefix_length :]
-    read = memory.usage["subtitles"]
+    read = memory.usage.subtitles
     earlier = Captions.read_before(span_ids, memory.groups, chat_format.tokenize, config.time_format, read)
     return placed.after(earlier) if placed else earlier
 
 
-def _usage(engine: VideoXL, filled: Prefilled, job: Job, captions: Captions | None) -> dict[str, Any]:
-    return {
-        "frames": len(filled.timestamps),
-        "video_seconds": filled.span.groups[-1].end_s - filled.span.groups[0].start_s,
-        "visual_tokens": filled.span.visual_tokens,
-        "memory_tokens": len(filled.token_ids),
-        "memory_bytes": filled.cache.nbytes,
-        "window_ratios": filled.window_ratios,
-        "peak_gpu_bytes": peak_bytes(engine.device),
-        "seconds": filled.seconds,
-        "sampling": str(job.sampling),
-        "source": job.source.name,
-        "digest": job.source.digest,
-        "reader": job.source.info.reader,
-        "still": job.source.is_still,
-        "subtitles": captions.cues if captions else None,
-    }
+def _usage(engine: VideoXL, filled: Prefilled, job: Job, captions: Captions | None) -> ReadStats:
+    return ReadStats(
+        frames=len(filled.timestamps),
+        video_seconds=filled.span.groups[-1].end_s - filled.span.groups[0].start_s,
+        visual_tokens=filled.span.visual_tokens,
+        memory_tokens=len(filled.token_ids),
+        memory_bytes=filled.cache.nbytes,
+        window_ratios=filled.window_ratios,
+        peak_gpu_bytes=peak_bytes(engine.device),
+        seconds=filled.seconds,
+        sampling=str(job.sampling),
+        source=job.source.name,
+        digest=job.source.digest,
+        reader=job.source.info.reader,
+        still=job.source.is_still,
+        subtitles=captions.cues if captions else None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ extend
@@ -241,7 +241,7 @@ def _usage(engine: VideoXL, filled: Prefilled, job: Job, captions: Captions | No
 
 def extend(
     engine: VideoXL,
-    memory: VideoMemory,
+    memory: MemoryState,
     video: Any,
     *,
     fps: float | None = None,
@@ -249,7 +249,7 @@ def extend(
     subtitles: Any = None,
     progress: bool | Progress = False,
     **settings: Any,
-) -> None:
+) -> MemoryState:
     """See :meth:`VideoMemory.extend`. ``subtitles``: as in ``encode``, of the whole video or of what is new; those that
     begin before the memory's end were read with it."""
     strategy = prefill_from_string(memory.prefill)
@@ -265,29 +265,28 @@ def extend(
         given = {"fps": None if pictures else fps or 1 / step, **settings}
         job = replace(open_job(source, given, engine, strategy, subtitles=subtitles), goes_on=True, shift=shift)
         captions = _captions(engine, job, memory)
-        if memory.seen is not None:
-            job = replace(job, siglip=who_saw(engine, memory.seen))
+        if memory.embeddings is not None:
+            job = replace(job, siglip=who_saw(engine, memory.embeddings))
         batches = chain(_tail_batch(memory), _later(_batches(engine, job), shift, last))
         before = _settled(engine, memory, strategy)
-        with _restored_on_failure(memory.cache, before.tokens):
-            stream = tiles(batches, frames_per_tile(strategy, engine.config))
-            prefix = list(memory.token_ids[: memory.prefix_length])
-            filled = _run(engine, job, stream, prefix, as_progress(progress), before=before, captions=captions)
-        _take_over(engine, memory, filled, job, captions)
+        stream = tiles(batches, frames_per_tile(strategy, engine.config))
+        prefix = list(memory.token_ids[: memory.prefix_length])
+        filled = _run(engine, job, stream, prefix, as_progress(progress), before=before, captions=captions)
+        return _joined(engine, memory, filled, job, captions)
 
 
-def _check_extensible(memory: VideoMemory, strategy: PrefillStrategy) -> None:
+def _check_extensible(memory: MemoryState, strategy: PrefillStrategy) -> None:
     if isinstance(strategy, SelectivePrefill):
         raise ValueError("what Video-XL-Pro keeps depends on the whole video: it cannot be extended, encode it anew")
     if isinstance(strategy, BeaconPrefill) and strategy.mix == "adaptive":
         raise ValueError(
             "mix='adaptive' chose its ratio for the length the video had: encode the longer one, or use a fixed ratio"
         )
-    if memory.usage["still"]:
+    if memory.usage.still:
         raise ValueError("a still picture has no end to go on from: encode the video")
 
 
-def _step(memory: VideoMemory) -> float:
+def _step(memory: MemoryState) -> float:
     """Seconds between frames, by the median."""
     gaps = [b - a for a, b in pairwise(memory.timestamps)]
     return float(np.median(gaps)) if gaps and np.median(gaps) > 0 else 1.0
@@ -299,9 +298,9 @@ class _Batch:
     timestamps_F: np.ndarray
 
 
-def _tail_batch(memory: VideoMemory) -> Iterator[_Batch]:
-    if memory.tail is not None:
-        pixels = memory.tail.pixels_FHWC
+def _tail_batch(memory: MemoryState) -> Iterator[_Batch]:
+    if memory.pending is not None:
+        pixels = memory.pending.pixels_FHWC
         yield _Batch(pixels, np.array(memory.timestamps[-len(pixels) :]))
 
 
@@ -318,53 +317,51 @@ def _later(batches: Iterable[Any], shift: float, last: float) -> Iterator[_Batch
         yield _Batch(batch.pixels_FHWC, times)
 
 
-def _settled(engine: VideoXL, memory: VideoMemory, strategy: PrefillStrategy) -> Before:
+def _settled(engine: VideoXL, memory: MemoryState, strategy: PrefillStrategy) -> Before:
     """What stays as it is, whatever follows."""
-    tokens = memory.tail.settled_tokens if memory.tail else len(memory.token_ids)
-    frames = memory.frames - (len(memory.tail.pixels_FHWC) if memory.tail else 0)
-    return Before(memory.cache, memory.token_ids[:tokens], memory.timestamps[:frames])
+    tokens = memory.pending.committed_tokens if memory.pending else len(memory.token_ids)
+    frames = len(memory.timestamps) - (len(memory.pending.pixels_FHWC) if memory.pending else 0)
+    cache = memory.cache.fork()
+    cache.truncate(tokens)
+    return Before(cache, memory.token_ids[:tokens], memory.timestamps[:frames])
 
 
-class _restored_on_failure:  # noqa: N801  (used as a statement)
-    """Cuts a cache to its first ``settled`` tokens; if the body fails, puts back what was there."""
-
-    def __init__(self, cache: KVCache, settled: int) -> None:
-        self.cache, self.settled = cache, settled
-        self.saved = [
-            (layer.keys[..., settled:, :].clone(), layer.values[..., settled:, :].clone()) for layer in cache.layers
-        ]
-
-    def __enter__(self) -> None:
-        self.cache.truncate(self.settled)
-
-    @torch.inference_mode()  # the buffers were made in it, and only in it may they be written to
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            return
-        self.cache.truncate(self.settled)
-        for number, (keys, values) in enumerate(self.saved):
-            self.cache.update(keys, values, number)
-
-
-def _take_over(engine: VideoXL, memory: VideoMemory, filled: Prefilled, job: Job, captions: Captions | None) -> None:
-    """The last step: from here on nothing can fail."""
-    paid, usage = memory.usage, _usage(engine, filled, job, captions)
-    phases = {**paid["seconds"], **usage["seconds"]}
-    usage["seconds"] = {n: round(paid["seconds"].get(n, 0.0) + usage["seconds"].get(n, 0.0), 6) for n in phases}
-    kept = {name: paid[name] for name in ("sampling", "source", "digest", "reader", "still")}
-    memory.cache, memory.token_ids = filled.cache, filled.token_ids
-    memory.groups, memory.timestamps = filled.span.groups, filled.timestamps
-    memory.usage = {**usage, **kept, "extended": paid.get("extended", 0) + 1}
+def _joined(
+    engine: VideoXL, memory: MemoryState, filled: Prefilled, job: Job, captions: Captions | None
+) -> MemoryState:
+    """The state after reading on."""
+    paid, spent = memory.usage, _usage(engine, filled, job, captions)
+    phases = {**paid.seconds, **spent.seconds}
+    usage = replace(
+        spent,
+        seconds={n: round(paid.seconds.get(n, 0.0) + spent.seconds.get(n, 0.0), 6) for n in phases},
+        sampling=paid.sampling,
+        source=paid.source,
+        digest=paid.digest,
+        reader=paid.reader,
+        still=paid.still,
+        extended=paid.extended + 1,
+    )
     lasting = (text for text in memory.warnings if not text.startswith(UNKEPT))
-    memory.warnings = (*lasting, *job.source.warnings, *filled.notes)
-    memory.tail, memory.seen = filled.tail, job.seen(memory.seen)
+    return replace(
+        memory,
+        cache=filled.cache,
+        token_ids=filled.token_ids,
+        groups=filled.span.groups,
+        timestamps=filled.timestamps,
+        usage=usage,
+        warnings=(*lasting, *job.source.warnings, *filled.notes),
+        pending=filled.pending,
+        embeddings=job.embeddings(memory.embeddings),
+        coarse_kv={},
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- trim
 
 
 @torch.inference_mode()
-def trim(engine: VideoXL, memory: VideoMemory, *, start: float | None, end: float | None) -> None:
+def trim(engine: VideoXL, memory: MemoryState, *, start: float | None, end: float | None) -> MemoryState:
     """See :meth:`VideoMemory.trim`."""
     strategy = prefill_from_string(memory.prefill)
     if isinstance(strategy, (BeaconPrefill, SelectivePrefill)):
@@ -379,35 +376,43 @@ def trim(engine: VideoXL, memory: VideoMemory, *, start: float | None, end: floa
     head, moved = memory.prefix_length, groups[first].token_start
     begin, stop = head + moved, head + groups[last - 1].token_end
     per_group = engine.config.frames_per_group
+    frames = slice(first * per_group, last * per_group)
     cache = _without(engine, memory.cache, head, begin, stop) if moved else memory.cache.fork()
     cache.truncate(stop - moved)
-    memory.cache = cache
-    memory.token_ids = (*memory.token_ids[:head], *memory.token_ids[begin:stop])
-    memory.groups = tuple(
-        replace(
-            group,
-            token_start=group.token_start - moved,
-            visual_start=group.visual_start - moved,
-            token_end=group.token_end - moved,
-        )
-        for group in groups[first:last]
+    embeddings, pending = memory.embeddings, None
+    if embeddings is not None:
+        embeddings = replace(embeddings, features_FD=embeddings.features_FD[frames].clone())
+    if last == len(groups) and memory.pending is not None:
+        pending = replace(memory.pending, committed_tokens=memory.pending.committed_tokens - moved)
+    kept = replace(
+        memory,
+        cache=cache,
+        token_ids=(*memory.token_ids[:head], *memory.token_ids[begin:stop]),
+        groups=tuple(_moved(group, moved) for group in groups[first:last]),
+        timestamps=memory.timestamps[frames],
+        pending=pending,
+        embeddings=embeddings,
+        coarse_kv={},
     )
-    memory.timestamps = memory.timestamps[first * per_group : last * per_group]
-    if memory.seen is not None:
-        kept = memory.seen.features_FD[first * per_group : last * per_group]
-        memory.seen = replace(memory.seen, features_FD=kept.clone())
-    if last < len(groups):
-        memory.tail = None
-    elif memory.tail is not None:
-        memory.tail = Tail(memory.tail.pixels_FHWC, memory.tail.settled_tokens - moved)
-    memory.usage = {
-        **memory.usage,
-        "frames": memory.frames,
-        "video_seconds": memory.duration,
-        "visual_tokens": sum(g.token_end - g.visual_start for g in memory.groups),
-        "memory_tokens": len(memory.token_ids),
-        "memory_bytes": memory.nbytes,
-    }
+    usage = replace(
+        memory.usage,
+        frames=len(kept.timestamps),
+        video_seconds=kept.duration,
+        visual_tokens=sum(g.token_end - g.visual_start for g in kept.groups),
+        memory_tokens=len(kept.token_ids),
+        memory_bytes=kept.nbytes,
+    )
+    return replace(kept, usage=usage)
+
+
+def _moved(group: Group, tokens: int) -> Group:
+    """The same group ``tokens`` tokens further to the front."""
+    return replace(
+        group,
+        token_start=group.token_start - tokens,
+        visual_start=group.visual_start - tokens,
+        token_end=group.token_end - tokens,
+    )
 
 
 def _without(engine: VideoXL, cache: KVCache, head: int, begin: int, stop: int) -> KVCache:

@@ -31,7 +31,8 @@ from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.model_id import ModelCard
+from videoxl.memory.model_id import ModelId
+from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VIDEO_XL_2
 from videoxl.video import VideoLimits
@@ -141,17 +142,27 @@ class VideoXL:
             )
             if siglip and not source.is_still:
                 job = replace(job, siglip=siglip_for(self, siglip))
-            return encoding.encode(self, job, as_progress(progress))
+            return VideoMemory(encoding.encode(self, job, as_progress(progress)), self)
 
     def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None:
         """See :meth:`VideoMemory.extend`."""
         self._check(memory, "-")
-        encoding.extend(self, memory, video, **settings)
+        memory.extend(video, **settings)
 
     def trim(self, memory: VideoMemory, *, start: float | None = None, end: float | None = None) -> None:
         """See :meth:`VideoMemory.trim`."""
         self._check(memory, "-")
-        encoding.trim(self, memory, start=start, end=end)
+        memory.trim(start=start, end=end)
+
+    def extended(self, state: MemoryState, video: Any, **settings: Any) -> MemoryState:
+        """Return the state of a memory with ``video`` read in addition; the arguments of :meth:`VideoMemory.extend`."""
+        self._check_made_by_this(state.model_fingerprint)
+        return encoding.extend(self, state, video, **settings)
+
+    def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState:
+        """Return the state of a memory without some groups; the arguments of :meth:`VideoMemory.trim`."""
+        self._check_made_by_this(state.model_fingerprint)
+        return encoding.trim(self, state, start=start, end=end)
 
     def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
         """Put positions into keys, or take them out."""
@@ -162,10 +173,10 @@ class VideoXL:
         return self.rotate(keys_BKSE, torch.arange(keys_BKSE.shape[2], device=keys_BKSE.device), back=True)
 
     @property
-    def card(self) -> ModelCard:
+    def model_id(self) -> ModelId:
         """What a memory file says about the model that made it; of a folder only its own name."""
         text = self.config.text_config
-        return ModelCard(
+        return ModelId(
             name=os.path.basename(os.path.normpath(self.name)) if os.path.isdir(self.name) else self.name,
             family=self.config.family,
             dtype=self.dtype,
@@ -203,6 +214,7 @@ class VideoXL:
         """
         chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
         self._check(memory, question)
+        memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
         tail = self.chat_format.suffix(question)
         start = self._start(memory, strategy, question, tail, chosen)
         return self._answer(memory, start, tail, chosen, strategy, progress=as_progress(progress))[0]
@@ -222,6 +234,7 @@ class VideoXL:
         """
         chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
         self._check(memory, question)
+        memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
         tail = self.chat_format.suffix(question)
         start = self._start(memory, strategy, question, tail, chosen)
         return self._pieces(memory, start, tail, chosen, strategy)
@@ -286,18 +299,18 @@ class VideoXL:
         usage = Usage(
             frames=memory.frames,
             video_seconds=memory.duration,
-            visual_tokens=paid["visual_tokens"],
+            visual_tokens=paid.visual_tokens,
             memory_tokens=len(memory.token_ids),
             read_tokens=len(start.ids),
             prompt_tokens=prompt_tokens,
             new_tokens=len(new_ids),
             memory_bytes=memory.nbytes,
             peak_gpu_bytes=peak_bytes(self.device),
-            seconds={**paid["seconds"], **start.seconds, "generate": round(seconds, 6)},
+            seconds={**paid.seconds, **start.seconds, "generate": round(seconds, 6)},
             prefill=memory.prefill,
             decode=str(decode),
-            sampling=paid["sampling"],
-            window_ratios=tuple(paid["window_ratios"]),
+            sampling=paid.sampling,
+            window_ratios=paid.window_ratios,
             device=str(self.device),
             dtype=self.dtype,
             finish_reason=finish_reason(new_ids, self.end_ids),
@@ -311,12 +324,15 @@ class VideoXL:
                 f"a question needs a video: the first argument must be the VideoMemory that encode() returned, "
                 f"got {type(memory).__name__}"
             )
-        if memory.model_fingerprint != self.fingerprint:
-            raise ValueError(
-                f"this memory was made by another model ({memory.model_fingerprint[:12]}, this is "
-                f"{self.fingerprint[:12]}): encode the video again"
-            )
+        self._check_made_by_this(memory.model_fingerprint)
         check_question(question)
+
+    def _check_made_by_this(self, fingerprint: str) -> None:
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"this memory was made by another model ({fingerprint[:12]}, this is {self.fingerprint[:12]}): encode "
+                "the video again"
+            )
 
     # ------------------------------------------------------------------------------------------- in one call, chat
 
@@ -358,6 +374,7 @@ class VideoXL:
         """The next answer of a conversation given as text: ``history`` holds (question, answer) pairs."""
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
+        memory = memory.fork()
         tail: list[int] = []
         for number, (asked, answered) in enumerate(history):
             tail += self.chat_format.closed_turn(asked, answered, first=number == 0)
@@ -381,7 +398,7 @@ class ChatSession:
 
     def __init__(self, engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> None:
         self.engine = engine
-        self.memory = memory.fork()  # what others read on or forget does not reach into a conversation
+        self.memory = memory.fork()  # extending or trimming it does not change a conversation
         self.decode = decode
         self.history: list[tuple[str, Answer]] = []
         self._cache: KVCache | None = None

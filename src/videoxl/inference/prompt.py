@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
-from videoxl.memory.spans import Group
+from videoxl.memory.layout import Group
 
 IMAGE_TOKEN_INDEX = -200
 """Id that stands for a whole picture or video in released prompts (`<image>`)."""

@@ -15,7 +15,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from videoxl.inference.prompt import Tokenize, time_text
-from videoxl.memory.spans import Group
+from videoxl.memory.layout import Group
 from videoxl.video.subtitles import Cue, read_subtitles
 
 Ids = tuple[int, ...]

@@ -1,1 +1,1 @@
-"""Keys and values kept."""
+"""Keys and values of a video, in memory and in files."""

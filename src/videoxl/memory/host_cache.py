@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from videoxl.memory.kv_cache import GrowingLayer, KVCache
-from videoxl.memory.layout import Run
+from videoxl.memory.layout import RowRun
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[1, K, S, E]``."""
@@ -86,13 +86,13 @@ class DeviceStore:
     def _keep(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> None:
         self.cache.layers[layer].update(keys_BKLE, values_BKLE)
 
-    def read(self, layer: int, run: Run) -> Pair:
+    def read(self, layer: int, run: RowRun) -> Pair:
         """What a run attends to: landmarks before its window, then its window."""
         if not run.window:
             return self.everything(layer, run.end)
         kept, window = self._landmarks[layer], self.span(layer, run.window, run.end)
-        keys = torch.cat([kept.keys[..., : run.landmarks, :], window[0]], dim=2)
-        return keys, torch.cat([kept.values[..., : run.landmarks, :], window[1]], dim=2)
+        keys = torch.cat([kept.keys[..., : run.global_tokens, :], window[0]], dim=2)
+        return keys, torch.cat([kept.values[..., : run.global_tokens, :], window[1]], dim=2)
 
     def span(self, layer: int, begin: int, end: int) -> Pair:
         """Tokens ``[begin, end)`` of a layer, on the device."""

@@ -1,9 +1,9 @@
-"""Groups of frames in a sequence of ids, and chunked prefill as bookkeeping: numbers, no tensors (SPEC 3.6).
+"""Where groups of frames lie in time and in a sequence of ids, and which tokens chunked prefill lets see each other.
 
-A sequence is text, then the visual span, then text. In the span every group of frames is its timestamp and its visual
-tokens. A *block* is ``block_size`` groups. A visual token sees the visual tokens of its own block and of the
-``previous_blocks`` before it; *landmarks*, the text before the video and all timestamps, are seen by every later token,
-and timestamps see everything before them.
+Numbers only, no tensors (SPEC 3.6). A sequence is text, then the visual span, then text. In the span, every group of
+frames is its timestamp followed by its visual tokens. A *block* is ``block_size`` groups. A visual token attends to the
+visual tokens of its own block and of the ``previous_blocks`` blocks before it. *Global tokens* are the text before the
+video and all timestamps: every later token attends to them. Timestamps attend to everything before them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,25 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Group:
+    """One group of frames. Token offsets count from the start of the uncompressed visual span; ends are exclusive."""
+
+    start_s: float
+    end_s: float
+    token_start: int
+    visual_start: int
+    token_end: int
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as ``1:02:03``; fractions are cut off."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+@dataclass(frozen=True)
 class GroupLayout:
-    """Where the groups of a sequence stand: positions in the sequence, ends exclusive."""
+    """Where the groups of a sequence start and end: positions in the sequence, ends exclusive."""
 
     prefix_length: int
     """Tokens before the visual span."""
@@ -31,10 +48,10 @@ class GroupLayout:
     def from_ids(
         cls, ids: Sequence[int], prefix_length: int, video_token_id: int, end: int | None = None
     ) -> GroupLayout:
-        """Find the groups in ``ids``: a visual token is ``video_token_id``, any other id of the span a timestamp's.
+        """Find the groups in ``ids``: ``video_token_id`` is a visual token, any other id of the span is a timestamp's.
 
-        ``end``: where text goes on after the video; default the end of ``ids``. Raises ``ValueError`` when the span
-        does not consist of whole groups.
+        ``end``: where the text after the video begins; default: the end of ``ids``. Raises ``ValueError`` when the
+        span does not consist of whole groups.
         """
         end = len(ids) if end is None else end
         visual = np.asarray(ids[prefix_length:end], dtype=np.int64) == video_token_id
@@ -49,18 +66,18 @@ class GroupLayout:
 
     @property
     def ends(self) -> np.ndarray:
-        """Where each group ends."""
+        """The end of each group, ``[G]``."""
         return np.concatenate([self.starts_G[1:], [self.end]])[: len(self)].astype(np.int64)
 
     def timestamp_mask(self, length: int | None = None) -> np.ndarray:
-        """Bool per token of the first ``length`` (default: up to the end of the video)."""
+        """Mark the timestamps: a bool for each of the first ``length`` tokens (default: up to the end of the video)."""
         steps = np.zeros((self.end if length is None else max(length, self.end)) + 1, dtype=np.int64)
         steps[self.starts_G] += 1
         steps[self.visuals_G] -= 1
         return steps[:-1].cumsum() > 0
 
     def groups_of_tokens(self) -> np.ndarray:
-        """Group of every token up to the end of the video; -1 before the first."""
+        """Number the group of every token up to the end of the video; -1 before the first group."""
         group = np.full(self.end, -1, dtype=np.int64)
         group[self.starts_G] = 1
         group[self.prefix_length :] = group[self.prefix_length :].clip(min=0).cumsum() - 1
@@ -70,15 +87,15 @@ class GroupLayout:
 def allowed_mask(
     layout: GroupLayout, length: int, *, block_size: int, previous_blocks: int, first_row: int = 0
 ) -> np.ndarray:
-    """The rule itself, as a bool mask of rows ``first_row ..`` against all ``length`` tokens. For checking only.
+    """Write the attention rule out as a bool mask ``[length - first_row, length]``; True: the row attends to the token.
 
-    ``length`` counts the text after the video, whose tokens see everything before them.
+    ``length`` includes the text after the video, whose tokens attend to everything before them.
     """
     keys, rows = np.arange(length), np.arange(first_row, length)
     open_key = np.ones(length, dtype=bool)
     open_key[layout.prefix_length : layout.end] = layout.timestamp_mask()[layout.prefix_length :]
     open_row = open_key.copy()
-    open_row[: layout.prefix_length] = False  # all they could see is open anyway
+    open_row[: layout.prefix_length] = False  # everything before them is text, which is open anyway
     block = np.full(length, -1, dtype=np.int64)
     block[: layout.end] = layout.groups_of_tokens() // block_size
     allowed = block[None] >= (block[rows] - previous_blocks)[:, None]
@@ -89,17 +106,17 @@ def allowed_mask(
 
 
 @dataclass(frozen=True)
-class Run:
-    """Rows ``[begin, end)`` that read the same window: the first ``landmarks`` landmarks, then ``[window, end)``.
+class RowRun:
+    """Rows ``[begin, end)`` that attend to the same window: the first ``global_tokens`` ones, then ``[window, end)``.
 
-    Under that order of keys the mask is causal, aligned at the end.
+    With the keys in that order the mask is causal, aligned at the end.
     """
 
     begin: int
     end: int
     window: int
-    """0: the run sees everything, and no landmarks are needed."""
-    landmarks: int
+    """First token of the window; 0: the run attends to everything, and no global tokens are needed."""
+    global_tokens: int
 
 
 @dataclass(frozen=True)
@@ -108,17 +125,17 @@ class TilePlan:
 
     begin: int
     end: int
-    runs: tuple[Run, ...]
+    runs: tuple[RowRun, ...]
     timestamps: tuple[tuple[int, int], ...]
-    """Timestamps ``[begin, end)`` whose rows see more than their run."""
-    landmarks: np.ndarray
-    """Positions of the landmarks among the rows."""
+    """Timestamps ``[begin, end)`` that attend to more than the window of their run."""
+    global_tokens: np.ndarray
+    """Indices of the global tokens among the rows."""
     keep_from: int
-    """The first token that windows of later tiles can still reach."""
+    """The first token that the windows of later tiles can still reach."""
 
 
-class ChunkBook:
-    """Plans the tiles of one video as its groups come in. What it knows follows from ids and settings alone."""
+class TilePlanner:
+    """Plans the tiles of one video as its groups arrive. Its state follows from ids and settings alone."""
 
     def __init__(self, prefix_length: int, video_token_id: int, *, block_size: int, previous_blocks: int) -> None:
         self.prefix_length = prefix_length
@@ -128,67 +145,67 @@ class ChunkBook:
         self.length = prefix_length
         """Tokens known so far: the text before the video and whole groups."""
         self.planned = 0
-        """Rows that a tile was planned for."""
-        self._landmarks_before = [prefix_length]  # per group, and what they are now
+        """Rows that already belong to a tile."""
+        self._globals_before = [prefix_length]  # before each group, and in the end before what follows
 
     def add(self, span_ids: Sequence[int]) -> TilePlan:
-        """The tile that holds these ids (whole groups) and whatever came before and was not planned yet."""
+        """Plan the tile of these ids (whole groups) and of what came before and was not planned yet."""
         layout = GroupLayout.from_ids(span_ids, 0, self.video_token_id)
         starts = (layout.starts_G + self.length).tolist()
         visuals = (layout.visuals_G + self.length).tolist()
         first_new, begin = len(self.starts), self.planned
         for start, visual in zip(starts, visuals):
-            self._landmarks_before.append(self._landmarks_before[-1] + visual - start)
+            self._globals_before.append(self._globals_before[-1] + visual - start)
         self.starts += starts
         self.length += len(span_ids)
         self.planned = self.length
         runs = self._runs(begin, first_new)
-        narrow_from = next((run.begin for run in runs if run.window), self.length)
+        windowed_from = next((run.begin for run in runs if run.window), self.length)
         times = [np.arange(start, visual) for start, visual in zip(starts, visuals)]
         prefix = np.arange(begin, max(begin, self.prefix_length))
         return TilePlan(
             begin=begin,
             end=self.length,
             runs=runs,
-            timestamps=tuple((s, v) for s, v in zip(starts, visuals) if s >= narrow_from),
-            landmarks=np.concatenate([prefix, *times]).astype(np.int64) - begin,
+            timestamps=tuple((s, v) for s, v in zip(starts, visuals) if s >= windowed_from),
+            global_tokens=np.concatenate([prefix, *times]).astype(np.int64) - begin,
             keep_from=self._window(len(self.starts) // self.block_size)[0],
         )
 
     @property
-    def landmarks(self) -> int:
-        """How many there are so far."""
-        return self._landmarks_before[-1]
+    def global_tokens(self) -> int:
+        """Number of global tokens so far."""
+        return self._globals_before[-1]
 
     def mark(self) -> tuple[int, int, int]:
-        """What :meth:`rewind` takes to forget the tiles added after this."""
+        """Remember the present state for :meth:`rewind`."""
         return len(self.starts), self.length, self.planned
 
     def rewind(self, mark: tuple[int, int, int]) -> None:
         """Forget what was added after :meth:`mark`."""
         groups, self.length, self.planned = mark
-        del self.starts[groups:], self._landmarks_before[groups + 1 :]
+        del self.starts[groups:], self._globals_before[groups + 1 :]
 
-    def _runs(self, begin: int, first_group: int) -> tuple[Run, ...]:
-        """The rows from ``begin`` on, cut where the window changes; ``first_group`` is the first group among them."""
-        runs: list[Run] = []
+    def _runs(self, begin: int, first_group: int) -> tuple[RowRun, ...]:
+        """Cut the rows from ``begin`` on where the window changes; ``first_group`` is the first group among them."""
+        runs: list[RowRun] = []
         groups = len(self.starts)
         blocks = range(first_group // self.block_size, -(-groups // self.block_size))
         for block in blocks if groups > first_group else ():
             after = (block + 1) * self.block_size
             end = self.starts[after] if after < groups else self.length
-            window, landmarks = self._window(block)
+            window, global_tokens = self._window(block)
             if runs and runs[-1].window == window == 0:
                 begin = runs.pop().begin
-            runs.append(Run(begin, end, window, landmarks))
+            runs.append(RowRun(begin, end, window, global_tokens))
             begin = end
-        return tuple(runs) or (Run(begin, self.length, 0, 0),) * (self.length > begin)
+        return tuple(runs) or (RowRun(begin, self.length, 0, 0),) * (self.length > begin)
 
     def _window(self, block: int) -> tuple[int, int]:
-        """Where the window of a block begins, and how many landmarks stand before it; (0, 0) when it is everything."""
+        """Find where the window of a block begins and how many global tokens precede it; (0, 0): it is everything."""
         first = (block - self.previous_blocks) * self.block_size
         if first <= 0:
             return 0, 0
         if first >= len(self.starts):
-            return self.length, self._landmarks_before[-1]
-        return self.starts[first], self._landmarks_before[first]
+            return self.length, self._globals_before[-1]
+        return self.starts[first], self._globals_before[first]

@@ -1,4 +1,4 @@
-"""What a memory needs to know of the model it belongs to."""
+"""How a memory identifies the model it belongs to."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """A model in a few words and numbers: how a memory file names the one that made it, and tells others apart."""
+class ModelId:
+    """Name, sizes and fingerprint of a model. A memory file holds those of the model that made it."""
 
     name: str
-    """As it was loaded: ``tiny``, a Hub id, or the name of a folder."""
+    """Name it was loaded by: ``tiny``, a Hub id, or the name of a folder."""
     family: str
     dtype: str
-    """Of its weights."""
+    """Dtype of its weights."""
     fingerprint: str
+    """Fingerprint of its weights."""
     layers: int
-    """Of its language model, as are the next two."""
+    """Layers of its language model."""
     heads: int
-    """Key/value heads."""
+    """Key/value heads of its language model."""
     head_width: int
+    """Width of one of these heads."""
     video_token_id: int
     two_levels: bool
     """Whether its memories have groups of visual tokens that can be averaged."""

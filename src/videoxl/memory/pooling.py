@@ -1,8 +1,8 @@
-"""Two levels of a video memory, and caches mixed from both (SPEC 3.7).
+"""Coarse keys and values of a memory, and caches interleaved from coarse and dense ones (SPEC 3.7).
 
-The *dense* level is the cache as it was read. In the *pooled* one every group keeps its timestamp, and its visual
-tokens are averaged in runs of ``pool``: keys before rotary embedding, so that an average means something, and values.
-A question reads some blocks of groups densely and the rest pooled, at contiguous positions.
+The *dense* keys and values are the cache as it was read. In the *coarse* ones every group keeps its timestamp, and its
+visual tokens are averaged, ``pool`` tokens into one: keys before rotary embedding, so that an average means something,
+and values. A question reads some blocks of groups densely and the others coarsely, at contiguous positions.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from videoxl.memory.kv_cache import GrowingLayer, KVCache, Tier, Which
 from videoxl.memory.layout import GroupLayout
 
 Rotate = Callable[..., torch.Tensor]
-"""``rotate(states_BKLE, positions_L, back=False)`` of the language model: rotary embedding in fp32."""
+"""The language model's ``rotate(states_BKLE, positions_L, back=False)``: rotary embedding in fp32."""
 TOKENS_AT_ONCE = 1 << 16
-"""Tokens whose keys are un-rotated in one go, which bounds the fp32 copies."""
+"""Tokens whose keys are un-rotated at once; it bounds the fp32 copies."""
 
 
 def blocks_of(groups: int, block_size: int) -> list[range]:
-    """Groups of each block: ``block_size`` in a row, the last block may be short."""
+    """List the groups of each block: ``block_size`` in a row; the last block may be short."""
     return [range(first, min(first + block_size, groups)) for first in range(0, groups, block_size)]
 
 
 @dataclass(frozen=True)
-class PooledLevel:
-    """The pooled level of one memory, without its prefix. Keys are un-rotated."""
+class CoarseKV:
+    """Averaged keys and values of one memory, without its prefix. Keys are un-rotated."""
 
     pool: int
     token_ids: Sequence[int]
-    """Ids of the memory it was made from: the very object, so that a memory that changed is told apart."""
+    """Ids of the memory it was made from."""
     layout: GroupLayout
     offsets: np.ndarray
-    """``[G + 1]``: where each group begins."""
+    """Where each group begins, ``[G + 1]``."""
     ids: tuple[int, ...]
     keys: Sequence[torch.Tensor]
     """Per layer ``[1, K, M, E]``."""
@@ -49,7 +49,7 @@ class PooledLevel:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def tiers(self) -> Iterator[tuple[Tier, int]]:
-        """Where its parts are, and their bytes there."""
+        """Yield for each part where it is and its bytes there."""
         for states in (self.keys, self.values):
             if hasattr(states, "tiers"):  # in a file, or partly
                 yield from states.tiers()
@@ -62,23 +62,23 @@ class PooledLevel:
 
 
 @dataclass(frozen=True)
-class _PoolPlan:
-    """Which tokens of a sequence go where in its pooled level."""
+class _AveragePlan:
+    """Which tokens of a sequence go to which coarse entries."""
 
     offsets: np.ndarray
     time_from: np.ndarray
     time_to: np.ndarray
     visual_from: np.ndarray
-    """``[entries, pool]``: the tokens averaged into each entry."""
+    """The tokens averaged into each entry, ``[entries, pool]``."""
     visual_to: np.ndarray
 
 
-def _plan_pooling(layout: GroupLayout, pool: int) -> _PoolPlan:
+def _plan_averages(layout: GroupLayout, pool: int) -> _AveragePlan:
     times = layout.visuals_G - layout.starts_G
-    entries = (layout.ends - layout.visuals_G) // pool  # what fills no run is dropped
+    entries = (layout.ends - layout.visuals_G) // pool  # a rest shorter than ``pool`` is dropped
     offsets = np.concatenate([[0], np.cumsum(times + entries)])
     empty = [np.zeros(0, dtype=np.int64)]
-    return _PoolPlan(
+    return _AveragePlan(
         offsets=offsets,
         time_from=np.concatenate(empty + [np.arange(s, v) for s, v in zip(layout.starts_G, layout.visuals_G)]),
         time_to=np.concatenate(empty + [np.arange(o, o + t) for o, t in zip(offsets, times)]),
@@ -89,7 +89,7 @@ def _plan_pooling(layout: GroupLayout, pool: int) -> _PoolPlan:
     )
 
 
-def make_pooled(
+def make_coarse_kv(
     cache: KVCache,
     token_ids: Sequence[int],
     layout: GroupLayout,
@@ -98,19 +98,19 @@ def make_pooled(
     rotate: Rotate,
     devices: Sequence[torch.device],
     video_token_id: int,
-) -> PooledLevel:
-    """Pool a whole memory, layer by layer; ``devices`` says where each layer's level is made and kept."""
+) -> CoarseKV:
+    """Average a whole memory, layer by layer; ``devices``: where each layer's result is computed and kept."""
     keys: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
-    level = level_of(token_ids, layout, pool, keys, values, video_token_id=video_token_id)
-    plan = _plan_pooling(layout, pool)
+    coarse = coarse_kv_of(token_ids, layout, pool, keys, values, video_token_id=video_token_id)
+    plan = _plan_averages(layout, pool)
     for layer, device in zip(cache.layers, devices):
-        keys.append(_pool(layer, "keys", plan, len(level), device, rotate))
-        values.append(_pool(layer, "values", plan, len(level), device, None))
-    return level
+        keys.append(_average(layer, "keys", plan, len(coarse), device, rotate))
+        values.append(_average(layer, "values", plan, len(coarse), device, None))
+    return coarse
 
 
-def level_of(
+def coarse_kv_of(
     token_ids: Sequence[int],
     layout: GroupLayout,
     pool: int,
@@ -118,18 +118,18 @@ def level_of(
     values: Sequence[torch.Tensor],
     *,
     video_token_id: int,
-) -> PooledLevel:
-    """The pooled level of a memory with these keys and values, which may come later."""
-    plan = _plan_pooling(layout, pool)
+) -> CoarseKV:
+    """Describe the coarse keys and values of a memory; the sequences may be filled later."""
+    plan = _plan_averages(layout, pool)
     ids = np.full(int(plan.offsets[-1]), video_token_id)
     ids[plan.time_to] = np.asarray(token_ids)[plan.time_from]
-    return PooledLevel(pool, token_ids, layout, plan.offsets, tuple(ids.tolist()), keys, values)
+    return CoarseKV(pool, token_ids, layout, plan.offsets, tuple(ids.tolist()), keys, values)
 
 
-def _pool(
-    layer: GrowingLayer, which: Which, plan: _PoolPlan, length: int, device: torch.device, rotate: Rotate | None
+def _average(
+    layer: GrowingLayer, which: Which, plan: _AveragePlan, length: int, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
-    """One layer's keys (un-rotated by ``rotate``) or values, pooled: ``[1, K, length, E]``."""
+    """Average one layer's keys (un-rotated by ``rotate``) or values: ``[1, K, length, E]``."""
     times = take(layer, which, _index(plan.time_from, device), device, rotate)
     out = torch.empty((*times.shape[:2], length, times.shape[3]), dtype=layer.dtype, device=device)
     out[:, :, _index(plan.time_to, device)] = times.to(out.dtype)
@@ -145,7 +145,10 @@ def _pool(
 def take(
     layer: GrowingLayer, which: Which, positions: torch.Tensor, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
-    """Keys or values of some tokens in fp32 on ``device``; keys un-rotated by ``rotate``. A file is read in parts."""
+    """Select keys or values of some tokens, in fp32 on ``device``; keys un-rotated by ``rotate``.
+
+    Of a layer that is still in a file, only the blocks that hold these tokens are read.
+    """
     chosen = layer.select(which, positions).to(device).float()
     return chosen if rotate is None else rotate(chosen, positions.to(device), back=True)
 
@@ -155,76 +158,76 @@ def _index(positions: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class MixPlan:
-    """Which tokens of both levels a mixed cache consists of."""
+class InterleavePlan:
+    """Which dense and which coarse tokens an interleaved cache consists of."""
 
     ids: tuple[int, ...]
     dense_from: np.ndarray
-    """Positions in the dense level."""
+    """Positions in the dense cache."""
     dense_to: np.ndarray
-    """And where they go."""
-    pooled_from: np.ndarray
-    pooled_to: np.ndarray
-    _on: dict[torch.device, MixIndex] = field(default_factory=dict, repr=False, compare=False)
+    """Their positions in the interleaved cache."""
+    coarse_from: np.ndarray
+    coarse_to: np.ndarray
+    _on: dict[torch.device, InterleaveIndex] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def on(self, device: torch.device) -> MixIndex:
-        """The positions as tensors; copied to a device once, for all its layers."""
+    def on(self, device: torch.device) -> InterleaveIndex:
+        """Return the positions as tensors; they are copied to a device once, for all its layers."""
         if device not in self._on:
-            arrays = (self.dense_from, self.dense_to, self.pooled_from, self.pooled_to)
-            self._on[device] = MixIndex(*(_index(array, device) for array in arrays))
+            arrays = (self.dense_from, self.dense_to, self.coarse_from, self.coarse_to)
+            self._on[device] = InterleaveIndex(*(_index(array, device) for array in arrays))
         return self._on[device]
 
 
-class MixIndex(NamedTuple):
-    """The positions of a :class:`MixPlan` on a device."""
+class InterleaveIndex(NamedTuple):
+    """The positions of a :class:`InterleavePlan` on a device."""
 
     dense_from: torch.Tensor
     dense_to: torch.Tensor
-    pooled_from: torch.Tensor
-    pooled_to: torch.Tensor
+    coarse_from: torch.Tensor
+    coarse_to: torch.Tensor
 
 
-def plan_mix(level: PooledLevel, dense_G: np.ndarray) -> MixPlan:
-    """The prefix, then every group in order: densely where the bool ``dense_G`` says so, else pooled."""
-    layout = level.layout
-    sizes = np.where(dense_G, layout.ends - layout.starts_G, np.diff(level.offsets))
+def plan_interleave(coarse: CoarseKV, dense_G: np.ndarray) -> InterleavePlan:
+    """Plan the prefix, then every group in order: dense where the bool ``dense_G`` says so, else coarse."""
+    layout = coarse.layout
+    sizes = np.where(dense_G, layout.ends - layout.starts_G, np.diff(coarse.offsets))
     to = layout.prefix_length + np.concatenate([[0], np.cumsum(sizes)])
     prefix = np.arange(layout.prefix_length)
-    dense, pooled = np.flatnonzero(dense_G), np.flatnonzero(~dense_G)
+    dense, sparse = np.flatnonzero(dense_G), np.flatnonzero(~dense_G)
     dense_from = np.concatenate([prefix, *(np.arange(layout.starts_G[g], layout.ends[g]) for g in dense)])
     dense_to = np.concatenate([prefix, *(np.arange(to[g], to[g + 1]) for g in dense)])
     none = np.zeros(0, dtype=np.int64)
-    pooled_from = np.concatenate([none, *(np.arange(level.offsets[g], level.offsets[g + 1]) for g in pooled)])
-    pooled_to = np.concatenate([none, *(np.arange(to[g], to[g + 1]) for g in pooled)])
+    coarse_from = np.concatenate([none, *(np.arange(coarse.offsets[g], coarse.offsets[g + 1]) for g in sparse)])
+    coarse_to = np.concatenate([none, *(np.arange(to[g], to[g + 1]) for g in sparse)])
     ids = np.empty(int(to[-1]), dtype=np.int64)
-    ids[dense_to.astype(np.int64)] = np.asarray(level.token_ids)[dense_from.astype(np.int64)]
-    ids[pooled_to] = np.asarray(level.ids)[pooled_from]
-    return MixPlan(tuple(ids.tolist()), dense_from, dense_to, pooled_from, pooled_to)
+    ids[dense_to.astype(np.int64)] = np.asarray(coarse.token_ids)[dense_from.astype(np.int64)]
+    ids[coarse_to] = np.asarray(coarse.ids)[coarse_from]
+    return InterleavePlan(tuple(ids.tolist()), dense_from, dense_to, coarse_from, coarse_to)
 
 
-def mix(cache: KVCache, level: PooledLevel, plan: MixPlan, rotate: Rotate, *, reserve: int = 0) -> KVCache:
-    """A cache of both levels, keys rotated to the positions 0, 1, 2 ...; ``reserve``: tokens of room in the end.
+def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rotate: Rotate, *, reserve: int = 0) -> KVCache:
+    """Make a cache of dense and coarse tokens, keys rotated to the positions 0, 1, 2 ...; ``reserve``: final capacity.
 
-    Per layer one gather and one scatter per level, whatever the number of groups.
+    Each layer takes two gathers and two scatters, whatever the number of groups.
     """
-    mixed = KVCache(0)
-    for layer, keys, values in zip(cache.layers, level.keys, level.values):
+    interleaved = KVCache(0)
+    for layer, keys, values in zip(cache.layers, coarse.keys, coarse.values):
         device, made = keys.device, GrowingLayer()
-        chosen = plan.on(layer.device).dense_from  # where the dense level is: it may be in host memory
+        chosen = plan.on(layer.device).dense_from  # on the device of the dense cache, which may be the host
         made.reserved = reserve
-        unrotated = _merge(take(layer, "keys", chosen, device, rotate), keys, plan)
+        unrotated = _scatter(take(layer, "keys", chosen, device, rotate), keys, plan)
         rotated = rotate(unrotated, torch.arange(len(plan), device=device)).to(keys.dtype)
-        made.update(rotated, _merge(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
-        mixed.layers.append(made)
-    return mixed
+        made.update(rotated, _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
+        interleaved.layers.append(made)
+    return interleaved
 
 
-def _merge(dense: torch.Tensor, pooled: torch.Tensor, plan: MixPlan) -> torch.Tensor:
-    """Put both in their places, in fp32."""
-    index = plan.on(pooled.device)
-    out = torch.empty((*dense.shape[:2], len(plan), dense.shape[3]), dtype=torch.float32, device=pooled.device)
+def _scatter(dense: torch.Tensor, coarse: torch.Tensor, plan: InterleavePlan) -> torch.Tensor:
+    """Put dense and coarse states in their places, in fp32."""
+    index = plan.on(coarse.device)
+    out = torch.empty((*dense.shape[:2], len(plan), dense.shape[3]), dtype=torch.float32, device=coarse.device)
     out.index_copy_(2, index.dense_to, dense)
-    return out.index_copy_(2, index.pooled_to, pooled.index_select(2, index.pooled_from).float())
+    return out.index_copy_(2, index.coarse_to, coarse.index_select(2, index.coarse_from).float())

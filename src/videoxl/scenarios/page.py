@@ -12,7 +12,7 @@ from PIL import Image
 
 from videoxl._version import __version__
 from videoxl.config import Sampling
-from videoxl.memory.spans import clock
+from videoxl.memory.layout import clock
 from videoxl.scenarios.run import Timeline
 from videoxl.scenarios.timeline import fine_clock, summary_line, title, when
 from videoxl.video import VideoSource

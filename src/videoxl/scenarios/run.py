@@ -151,7 +151,7 @@ def run_scenario(
         whole = Pass(video.groups[0].start_s, video.groups[-1].end_s)
         answer = engine.ask(video, question, decode=decode, max_new_tokens=tokens)
         answered: Sequence[tuple[Pass, Answer]] = [(whole, answer)]
-        source = str(video.usage.get("source"))
+        source = str(video.usage.source)
     else:
         reading = _Reading(
             question=question,

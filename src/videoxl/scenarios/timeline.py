@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 
-from videoxl.memory.spans import clock
+from videoxl.memory.layout import clock
 from videoxl.scenarios.events import Event
 from videoxl.scenarios.run import Timeline
 

@@ -146,7 +146,7 @@ class Asker:
                 record = record_of(replace(answer, text=_until(answer.text, one.stop)))
                 paid = len(waiting) == len(group)
                 waiting.pop(0)
-                said = {"subtitles": memory.usage["subtitles"]} if self.reading.subtitles else {}
+                said = {"subtitles": memory.usage.subtitles} if self.reading.subtitles else {}
                 yield one.key, {**one.known, **record, **said, "paid_reading": paid}
         except (VideoError, DoesNotFitError) as error:
             self.failed |= {one.key: {**one.known, "error": f"{error.code}: {error}"} for one in waiting}

@@ -102,7 +102,7 @@ def run_niah(
                 failed[place.name] = problem
             elif control:
                 run.blind(haystack)
-        facts = how_it_was_run(engine.card.name, engine, **_told(settings, compared, prefill, decode))
+        facts = how_it_was_run(engine.model_id.name, engine, **_told(settings, compared, prefill, decode))
     result = summary(run.records, run.blind_records, failed, ways=compared.ways, missing=compared.missing or {})
     return {"benchmark": "niah", **result, "run": facts}
 

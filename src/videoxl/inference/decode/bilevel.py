@@ -16,7 +16,7 @@ from videoxl.inference.decode.released_units import ReleasedUnits
 from videoxl.inference.decode.relevance import attention_scores
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout
-from videoxl.memory.pooling import PooledLevel, blocks_of, make_pooled, mix, plan_mix
+from videoxl.memory.pooling import CoarseKV, blocks_of, interleave, make_coarse_kv, plan_interleave
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VIDEO_XL_2, VideoXLConfig
 
@@ -71,7 +71,7 @@ def start_from(
     named = named_blocks(decode, len(blocks))
     if named is None and len(blocks) - 2 <= decode.top_k:
         return _dense(memory)
-    level = pooled_level(model, memory, decode.pool)
+    level = coarse_kv_for(model, memory, decode.pool)
     if named is None:
         scores = block_scores(model, memory, level, blocks, decode, question)
     else:
@@ -82,9 +82,9 @@ def start_from(
     dense_G = np.zeros(len(memory.groups), dtype=bool)
     for number in chosen:
         dense_G[list(blocks[number])] = True
-    plan = plan_mix(level, dense_G)
+    plan = plan_interleave(level, dense_G)
     with torch.inference_mode():
-        cache = mix(memory.cache, level, plan, model.model.language_model.rotate, reserve=len(plan) + reserve)
+        cache = interleave(memory.cache, level, plan, model.model.language_model.rotate, reserve=len(plan) + reserve)
     judged = unit_scores(scores)
     groups = memory.groups
     spans = tuple(
@@ -98,10 +98,10 @@ def _dense(memory: VideoMemory) -> Start:
     return Start(memory.cache, memory.token_ids, (whole,))
 
 
-def pooled_level(model: Any, memory: VideoMemory, pool: int) -> PooledLevel:
+def coarse_kv_for(model: Any, memory: VideoMemory, pool: int) -> CoarseKV:
     """The pooled level of a memory, made at its first use and kept with it."""
-    level = memory.pooled.get(pool)
-    if level is not None and level.token_ids is memory.token_ids:
+    level = memory.coarse_kv.get(pool)
+    if level is not None:
         return level
     token_id = model.config.video_token_id
     layout = GroupLayout.from_ids(memory.token_ids, memory.prefix_length, token_id)
@@ -109,7 +109,7 @@ def pooled_level(model: Any, memory: VideoMemory, pool: int) -> PooledLevel:
         raise ValueError(f"the memory's ids hold {len(layout)} groups, its time axis {len(memory.groups)}")
     language_model = model.model.language_model
     with torch.inference_mode():
-        level = make_pooled(
+        level = make_coarse_kv(
             memory.cache,
             memory.token_ids,
             layout,
@@ -118,7 +118,7 @@ def pooled_level(model: Any, memory: VideoMemory, pool: int) -> PooledLevel:
             devices=[layer.input_layernorm.weight.device for layer in language_model.layers],
             video_token_id=token_id,
         )
-    memory.pooled[pool] = level
+    memory.coarse_kv[pool] = level
     return level
 
 
@@ -139,7 +139,7 @@ def named_blocks(decode: BiLevelDecode, count: int) -> tuple[int, ...] | None:
 
 
 def block_scores(
-    model: Any, memory: VideoMemory, level: PooledLevel, blocks: Sequence[range], decode: BiLevelDecode, asked: Question
+    model: Any, memory: VideoMemory, level: CoarseKV, blocks: Sequence[range], decode: BiLevelDecode, asked: Question
 ) -> np.ndarray:
     """A score per block: higher is more relevant."""
     relevance = decode.relevance

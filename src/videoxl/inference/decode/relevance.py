@@ -25,14 +25,14 @@ import numpy as np
 import torch
 
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.pooling import PooledLevel
+from videoxl.memory.pooling import CoarseKV
 from videoxl.model.decoder import LanguageModel, StepAttention
 
 
 def attention_scores(
     model: Any,
     cache: KVCache,
-    level: PooledLevel,
+    level: CoarseKV,
     blocks: Sequence[range],
     ids: Sequence[int],
     *,
@@ -50,7 +50,7 @@ def attention_scores(
 
 
 @torch.inference_mode()
-def group_masses(model: Any, cache: KVCache, level: PooledLevel, ids: Sequence[int], rows: int) -> np.ndarray:
+def group_masses(model: Any, cache: KVCache, level: CoarseKV, ids: Sequence[int], rows: int) -> np.ndarray:
     """Attention of the last ``rows`` tokens of ``ids`` to each group's visual tokens, their mean: ``[heads, G]``.
 
     Heads of all layers, one layer after the other.
@@ -67,7 +67,7 @@ class ScoringStep:
 
     beacons_L: torch.Tensor | None = None
 
-    def __init__(self, language_model: LanguageModel, cache: KVCache, level: PooledLevel, rows: int) -> None:
+    def __init__(self, language_model: LanguageModel, cache: KVCache, level: CoarseKV, rows: int) -> None:
         self.language_model, self.cache, self.level, self.rows = language_model, cache, level, rows
         self.prefix = level.layout.prefix_length
         self.masses: list[torch.Tensor] = []

@@ -21,7 +21,8 @@ from videoxl.config import BiLevelDecode, DecodeStrategy, Sampling
 from videoxl.errors import CheckpointError, MissingDependencyError
 from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long
 from videoxl.inference.video_input import open_for_model
-from videoxl.memory.video_memory import Seen, VideoMemory
+from videoxl.memory.types import FrameEmbeddings
+from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.vision import normalize_pixels
 from videoxl.video import Resize
 
@@ -66,7 +67,7 @@ class SiglipRelevance:
         side = self.model.config.vision_config.image_size
         features: list[torch.Tensor] = []
         with open_for_model(video, fps=fps, timestamps=timestamps) as source:
-            made_from = memory.usage.get("digest")
+            made_from = memory.usage.digest
             if made_from is not None and source.digest not in (None, made_from):
                 raise ValueError(f"{source.name} is not the video this memory was made from")
             selection = source.select(Sampling(times=memory.timestamps))
@@ -141,9 +142,9 @@ class Watched:
         return scores
 
     @property
-    def seen(self) -> Seen:
+    def embeddings(self) -> FrameEmbeddings:
         """As a memory keeps it."""
-        return Seen(self.features_FD, self.model.name, self.model.fingerprint)
+        return FrameEmbeddings(self.features_FD, self.model.name, self.model.fingerprint)
 
 
 # -------------------------------------------------------------------------------------------------- with an engine
@@ -181,7 +182,7 @@ def own_siglip(engine: VideoXL) -> str:
 
 def from_memory(engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> DecodeStrategy:
     """``relevance="siglip"`` with what the memory keeps; a SigLIP model is looked for when a block must be judged."""
-    seen = memory.seen
+    seen = memory.embeddings
     if not isinstance(decode, BiLevelDecode) or decode.relevance != "siglip" or seen is None:
         return decode
 
@@ -191,7 +192,7 @@ def from_memory(engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) ->
     return replace(decode, relevance=siglip)
 
 
-def who_saw(engine: VideoXL, seen: Seen) -> SiglipRelevance:
+def who_saw(engine: VideoXL, seen: FrameEmbeddings) -> SiglipRelevance:
     """The SigLIP model that looked at a memory's frames: the engine's, or loaded by its name.
 
     Raises ``ValueError`` where it is another one by now.
@@ -213,9 +214,10 @@ def watching(decode: DecodeStrategy, memory: VideoMemory, video: Any, given: Map
 
     ``given``: what ``encode`` was given, for the times of pictures.
     """
-    if isinstance(decode, BiLevelDecode) and decode.relevance == "siglip" and memory.seen is None:
-        siglip = siglip_for(memory._needs_reader("siglip"))  # type: ignore[arg-type]
-        memory.seen = siglip.watch(memory, video, fps=given.get("fps"), timestamps=given.get("timestamps")).seen
+    if isinstance(decode, BiLevelDecode) and decode.relevance == "siglip" and memory.embeddings is None:
+        siglip = siglip_for(memory.require_owner("siglip"))  # type: ignore[arg-type]
+        watched = siglip.watch(memory.fork(), video, fps=given.get("fps"), timestamps=given.get("timestamps"))
+        memory.keep_embeddings(watched.embeddings)
     return decode
 
 

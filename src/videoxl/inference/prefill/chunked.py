@@ -25,7 +25,7 @@ from videoxl.inference.prefill.full import TiledWriter
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.host_cache import DeviceStore, HostStore
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.layout import ChunkBook, GroupLayout, Run, TilePlan, allowed_mask
+from videoxl.memory.layout import GroupLayout, RowRun, TilePlan, TilePlanner, allowed_mask
 from videoxl.model.decoder import LanguageModel, StepAttention, causal_attention, masked_attention
 
 GROUPS_PER_TILE = 24
@@ -50,14 +50,14 @@ class StreamingWriter(TiledWriter):
     ) -> None:
         """``before``: see :class:`TiledWriter`; of a video that was read before, everything follows from its ids."""
         super().__init__(model, prefix_ids, tile_groups=tile_groups, **before)
-        self.book = ChunkBook(
+        self.book = TilePlanner(
             len(self.prefix_ids),
             model.config.video_token_id,
             block_size=strategy.step_size,
             previous_blocks=strategy.previous_blocks,
         )
         read = self.book.add(self.ids[len(self.prefix_ids) :]) if self.ids else None
-        landmarks = read.landmarks.tolist() if read else ()
+        landmarks = read.global_tokens.tolist() if read else ()
         if strategy.offload:
             tail_from = read.keep_from if read else 0
             self.store: DeviceStore = HostStore(self.cache, landmarks, tail_from=tail_from)
@@ -77,7 +77,7 @@ class StreamingWriter(TiledWriter):
 
     def take_back(self) -> None:
         self.book.rewind(self._mark)
-        self.store.rewind(len(self.ids), self.book.landmarks if self.ids else 0)
+        self.store.rewind(len(self.ids), self.book.global_tokens if self.ids else 0)
 
     def finish(self) -> None:
         self.store.finish()
@@ -100,7 +100,7 @@ class TileStep:
         layer, plan, rotate = module.layer_idx, self.plan, self.language_model.rotate
         positions = self._once("positions", keys_BKLE.device, torch.arange(plan.begin, plan.end).to)
         keys_BKLE = rotate(keys_BKLE, positions)
-        landmarks = self._once("landmarks", keys_BKLE.device, torch.from_numpy(plan.landmarks).to)
+        landmarks = self._once("landmarks", keys_BKLE.device, torch.from_numpy(plan.global_tokens).to)
         self.store.append(layer, keys_BKLE, values_BKLE, landmarks)
         if layer == self.last_layer:  # what comes out of it is read by nobody
             return torch.zeros_like(queries_BNLE)
@@ -111,7 +111,7 @@ class TileStep:
             self._timestamps(module, q, out_BNLE)
         return out_BNLE
 
-    def _run(self, module: StepAttention, run: Run, q_BNLE: torch.Tensor) -> torch.Tensor:
+    def _run(self, module: StepAttention, run: RowRun, q_BNLE: torch.Tensor) -> torch.Tensor:
         return causal_attention(module, q_BNLE, *self.store.read(module.layer_idx, run))
 
     def _timestamps(self, module: StepAttention, q_BNLE: torch.Tensor, out_BNLE: torch.Tensor) -> None:

@@ -22,8 +22,8 @@ from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
 from videoxl.inference.subtitles import Captions
 from videoxl.memory.kv_cache import KVCache
-from videoxl.memory.spans import Group
-from videoxl.memory.video_memory import Tail
+from videoxl.memory.layout import Group
+from videoxl.memory.types import PendingFrames
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
@@ -88,7 +88,7 @@ class Prefilled:
     span: VisualSpan
     seconds: dict[str, float]
     """Per phase: decode, vision, prefill."""
-    tail: Tail | None = None
+    pending: PendingFrames | None = None
     """What must be read again when more frames follow."""
     notes: tuple[str, ...] = ()
     """What was done differently than asked, one sentence each."""
@@ -169,7 +169,7 @@ class Prefill:
             timestamps=tuple(times),
             span=span,
             seconds=self.clock.rounded(),
-            tail=None if still else recent.tail(len(times), span, len(prefix_ids)),
+            pending=None if still else recent.pending(len(times), span, len(prefix_ids)),
             notes=(*self.notes, *writer.notes),
             window_ratios=tuple(writer.ratios_used) if isinstance(writer, BeaconWriter) else (),
         )
@@ -217,7 +217,7 @@ class _Recent:
         joined = newest if self._frames is None else torch.cat([self._frames, newest])
         self._frames = joined[-self.most :].clone()  # not a view: a tile is large
 
-    def tail(self, frames: int, span: VisualSpan, prefix: int) -> Tail | None:
+    def pending(self, frames: int, span: VisualSpan, prefix: int) -> PendingFrames | None:
         """Those of ``frames`` frames that are not settled."""
         if isinstance(self.writer, BeaconWriter):
             visual, tokens = self.writer.settled
@@ -228,7 +228,7 @@ class _Recent:
             tokens = prefix + span.groups[groups].token_start if rest else len(self.writer.ids)
         if whole == frames or self._frames is None:
             return None
-        return Tail(self._frames[whole - frames :].numpy(), tokens)
+        return PendingFrames(self._frames[whole - frames :].numpy(), tokens)
 
 
 def still_span(config: VideoXLConfig, tokens: int) -> VisualSpan:

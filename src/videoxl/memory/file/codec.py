@@ -1,4 +1,4 @@
-"""How keys and values are written: as they are, rounded to bfloat16, or in eight bits with scales.
+"""Encode keys and values for a file: as they are, rounded to bfloat16, or in eight bits with scales.
 
 In eight bits, keys are taken *before* rotary embedding and scaled per channel: for every block of tokens, head and
 channel the middle of the range is subtracted and its half width is the scale. Values are scaled per token and head.
@@ -50,18 +50,18 @@ import torch
 
 Which = Literal["keys", "values"]
 Parts = dict[str, torch.Tensor]
-"""What stands for one layer of one block, by name."""
+"""Encoded tensors of one layer of one block, by name."""
 
 PLAIN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
-"""Name -> dtype and its largest number."""
+"""Dtype and its largest number, by name."""
 SAVE_DTYPES = ("auto", "bf16", "int8", "fp8")
 SMALLEST_SCALE = 1e-12
 
 
 @dataclass(frozen=True)
 class Codec:
-    """``name``: one of :data:`PLAIN` or :data:`EIGHT_BITS`. Keys and values are ``[K, T, E]``."""
+    """A way to encode keys and values ``[K, T, E]``; ``name``: one of :data:`PLAIN` or :data:`EIGHT_BITS`."""
 
     name: str
 
@@ -71,11 +71,11 @@ class Codec:
 
     @property
     def rotated(self) -> bool:
-        """Whether keys are written after rotary embedding."""
+        """Whether keys are written rotated."""
         return self.name in PLAIN
 
     def layout(self, heads: int, tokens: int, width: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Dtype and shape of every part of one layer of a block."""
+        """List dtype and shape of every part of one layer of a block."""
         whole = (heads, tokens, width)
         if self.name in PLAIN:
             return {"keys": (PLAIN[self.name], whole), "values": (PLAIN[self.name], whole)}
@@ -90,7 +90,7 @@ class Codec:
         }
 
     def encode(self, which: Which, states_KTE: torch.Tensor) -> Parts:
-        """Keys or values to parts. Keys are un-rotated where :attr:`rotated` is False."""
+        """Encode keys or values. Where :attr:`rotated` is False, keys must be un-rotated."""
         if self.name in PLAIN:
             return {which: states_KTE.to(PLAIN[self.name])}
         states = states_KTE.float()
@@ -103,7 +103,7 @@ class Codec:
         return {"keys": packed, "key_offsets": offsets[:, 0], "key_scales": scales[:, 0]}
 
     def decode(self, which: Which, parts: Parts) -> torch.Tensor:
-        """Parts to keys or values; in fp32 from eight bits, else as written."""
+        """Decode keys or values: to fp32 from eight bits, otherwise as written."""
         if self.name in PLAIN:
             return parts[which]
         states = parts[which].float().div_(EIGHT_BITS[self.name][1])
@@ -112,7 +112,7 @@ class Codec:
         return states.mul_(parts["key_scales"][:, None]).add_(parts["key_offsets"][:, None])
 
     def names(self, which: Which) -> tuple[str, ...]:
-        """The parts that :meth:`decode` needs."""
+        """Name the parts that :meth:`decode` needs."""
         if self.name in PLAIN:
             return (which,)
         return ("keys", "key_offsets", "key_scales") if which == "keys" else ("values", "value_scales")
@@ -124,7 +124,7 @@ class Codec:
 
 
 def codec_for(dtype: str | None, held: torch.dtype) -> Codec:
-    """The codec of a ``dtype`` of :meth:`VideoMemory.save`; ``auto``: as the memory is held."""
+    """Choose the codec for a ``dtype`` of ``VideoMemory.save``; ``auto``: as the memory is held."""
     if dtype is None or dtype == "auto":
         return Codec(str(held).removeprefix("torch."))
     if dtype not in SAVE_DTYPES:

@@ -20,28 +20,28 @@ from videoxl.errors import MemoryFileError
 from videoxl.memory.file.codec import Codec, Parts
 from videoxl.memory.file.format import MemoryFile, TensorSpec
 from videoxl.memory.kv_cache import GrowingLayer, Tier, Which
-from videoxl.memory.model_id import ModelCard
+from videoxl.memory.model_id import ModelId
 
 Rotate = Callable[..., torch.Tensor]
-"""``rotate(states_BKLE, positions_L, back=False)`` of the language model."""
+"""The language model's ``rotate(states_BKLE, positions_L, back=False)``."""
 SPARE_TOKENS = 2048
-"""Room behind what is read from a file, so that questions need not copy it."""
+"""Spare capacity behind what is read from a file, so that questions need not copy it."""
 THREADS = min(4, os.cpu_count() or 1)
-"""Blocks read at once: reading and checking release the interpreter."""
+"""Threads that read blocks: reading and checking release the interpreter."""
 DENSE, POOLED = "dense", "pooled"
-"""Names of levels; behind the second stands how many tokens went into one."""
+"""Names of levels in a file; the second is followed by the number of tokens averaged into one."""
 Ranges = tuple[tuple[int, int], ...]
 BOTH: tuple[Which, Which] = ("keys", "values")
 
 
 def part_name(level: str, block: int, part: str) -> str:
-    """Name of a tensor of a block: ``dense.00012.keys``."""
+    """Name a tensor of a block: ``dense.00012.keys``."""
     return f"{level}.{block:05d}.{part}"
 
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """How one level lies in a file: per block the tokens ``[begin, end)``, ascending, and the sizes of a layer."""
+    """Layout of one level in a file: the tokens ``[begin, end)`` of each block, ascending, and the sizes of a layer."""
 
     name: str
     ranges: Ranges
@@ -51,12 +51,12 @@ class LevelLayout:
     width: int
 
     @classmethod
-    def of(cls, card: ModelCard, codec: Codec, name: str, ranges: Ranges) -> LevelLayout:
-        """Of a model's memories."""
-        return cls(name, ranges, codec, card.layers, card.heads, card.head_width)
+    def of(cls, model: ModelId, codec: Codec, name: str, ranges: Ranges) -> LevelLayout:
+        """Lay out a level of a memory of ``model``."""
+        return cls(name, ranges, codec, model.layers, model.heads, model.head_width)
 
     def specs(self) -> Iterator[TensorSpec]:
-        """Its tensors, each with a piece per layer."""
+        """Yield its tensors, each with a piece per layer."""
         for block, (begin, end) in enumerate(self.ranges):
             for part, (dtype, shape) in self.codec.layout(self.heads, end - begin, self.width).items():
                 yield TensorSpec(part_name(self.name, block, part), dtype, (self.layers, *shape))
@@ -74,9 +74,9 @@ class StoredLevel:
     ) -> None:
         """
         Args:
-            length: tokens of the level; with gaps between the ranges some are not there.
-            dtype: what keys and values are handed out in.
-            rotate: puts positions into keys that were written without; None where they stay without.
+            length: tokens of the level; where the ranges have gaps, some of them are missing.
+            dtype: dtype in which keys and values are returned.
+            rotate: rotates keys that were written un-rotated; None: they stay un-rotated.
         """
         self.file, self.layout, self.length, self.dtype = file, layout, length, dtype
         self.rotate = None if layout.codec.rotated else rotate
@@ -92,7 +92,7 @@ class StoredLevel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one layer, as handed out."""
+        """Bytes of one layer, as returned."""
         return 2 * self.layout.heads * self.layout.width * self.layout.tokens * self.dtype.itemsize
 
     @property
@@ -101,12 +101,12 @@ class StoredLevel:
         return sum(spec.piece_bytes for spec in self.layout.specs())
 
     def _read(self, which: Which, layer: int, block: int) -> Parts:
-        """What is written of one layer of one block."""
+        """Read one layer of one block, still encoded."""
         names = self.layout.codec.names(which)
         return {name: self.file.read(part_name(self.layout.name, block, name), layer) for name in names}
 
     def _decode(self, which: Which, block: int, parts: Parts, device: torch.device) -> torch.Tensor:
-        """Keys or values, ``[K, T, E]``."""
+        """Decode keys or values, ``[K, T, E]``."""
         states = self.layout.codec.decode(which, {name: part.to(device) for name, part in parts.items()})
         if which == "keys" and self.rotate is not None:
             begin, end = self.layout.ranges[block]
@@ -114,7 +114,7 @@ class StoredLevel:
         return states.to(self.dtype)
 
     def select(self, which: Which, layer: int, positions: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Keys or values of some tokens of one layer, ``[1, K, len(positions), E]``; reads the blocks they are in."""
+        """Read keys or values of some tokens of one layer, ``[1, K, len(positions), E]``: the blocks that hold them."""
         wanted = positions.cpu().numpy()
         blocks = np.searchsorted(self._begins, wanted, side="right") - 1
         if len(wanted) and (blocks.min() < 0 or (wanted >= self._ends[blocks]).any()):
@@ -128,11 +128,11 @@ class StoredLevel:
         return out
 
     def read_into(self, which: Which, layer: int, buffer_1KSE: torch.Tensor) -> None:
-        """All tokens of a layer, to the places they have. Raises :class:`MemoryFileError` where some are missing."""
+        """Read all tokens of a layer into ``buffer``. Raises :class:`MemoryFileError` when some are missing."""
         if not self.complete:
             raise self.incomplete()
         ranges, device = self.layout.ranges, buffer_1KSE.device
-        with ThreadPoolExecutor(THREADS) as pool:  # for the file alone: torch brings threads of its own to the rest
+        with ThreadPoolExecutor(THREADS) as pool:  # they read the file; torch decodes with its own threads
             for block, parts in enumerate(pool.map(partial(self._read, which, layer), range(len(ranges)))):
                 begin, end = ranges[block]
                 buffer_1KSE[0, :, begin:end].copy_(self._decode(which, block, parts, device))
@@ -146,13 +146,13 @@ class StoredLevel:
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pinned: bool = False) -> torch.Tensor:
-    """A tensor that other threads may fill and later calls grow into, also when a question runs in inference mode."""
+    """Make a tensor that other threads may fill and later calls append to, whether or not in inference mode."""
     with torch.inference_mode(False):
         return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
 
 
 class _LayerSource:
-    """One layer of a stored level, shared by all that have not read it yet; read whole at most once."""
+    """One layer of a stored level, shared by all cache layers that have not read it yet; read at most once."""
 
     def __init__(self, level: StoredLevel, layer: int, device: torch.device, host: bool) -> None:
         self.level, self.layer, self.device, self.host = level, layer, device, host
@@ -164,7 +164,7 @@ class _LayerSource:
         return self._held is not None
 
     def held(self, reserve: int) -> GrowingLayer:
-        """The layer in memory. It is kept here, so that its tokens stay what they are for whoever comes later."""
+        """Return the layer in memory; the first call reads it. It is kept here, which reserves its tokens for later."""
         with self._lock:
             if self._held is None:
                 self._held = self._read(max(reserve, self.level.length + SPARE_TOKENS))
@@ -184,12 +184,12 @@ class _LayerSource:
 
 
 class FileLayer(GrowingLayer):
-    """A cache layer that is read from a file when its keys or values are first asked for, then one like any other."""
+    """A cache layer that is read from its file when its keys or values are first asked for."""
 
     _source: _LayerSource | None = None
 
     def __init__(self, level: StoredLevel, layer: int, device: torch.device, *, host: bool = False) -> None:
-        """``host``: keep what is read in host memory; it comes to ``device`` where it grows."""
+        """``host``: keep what is read in host memory; a fork moves to ``device`` when it grows."""
         self._become(_LayerSource(level, layer, device, host))
 
     def _become(self, source: _LayerSource) -> None:
@@ -201,7 +201,7 @@ class FileLayer(GrowingLayer):
 
     @property
     def _unread(self) -> _LayerSource | None:
-        """Where to read from, while neither this layer nor a fork of it was read."""
+        """The source, as long as neither this layer nor a fork of it was read."""
         if self._source is not None and self._source.read:
             self._load()
         return self._source
@@ -238,7 +238,7 @@ class FileLayer(GrowingLayer):
         return source.level.length if source else int(super().get_seq_length())
 
     def fork(self, reserve: int = 0) -> GrowingLayer:
-        """A layer with the same content; neither is read for that."""
+        """Return a layer with the same content. Nothing is read for that."""
         source = self._unread
         if source is None:
             return super().fork(reserve)
@@ -255,7 +255,7 @@ class FileLayer(GrowingLayer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, as they are once read."""
+        """Bytes of keys and values once they are read."""
         source = self._unread
         return source.level.nbytes if source else super().nbytes
 
@@ -286,7 +286,7 @@ class StoredTensors(Sequence[torch.Tensor]):
         return held
 
     def tiers(self) -> Iterator[tuple[Tier, int]]:
-        """Where each layer is, and its bytes there."""
+        """Yield for each layer where it is and its bytes there."""
         for held in self._held:
             if held is None:
                 yield "disk", self.level.stored_bytes // 2

@@ -1,4 +1,4 @@
-"""A whole memory into one file (the format: docs/memory.md). :mod:`videoxl.memory.file.load` reads it.
+"""Save a memory in one file (the format: docs/memory.md). :mod:`videoxl.memory.file.load` reads it.
 
 Keys and values are written level by level in blocks of tokens (:mod:`videoxl.memory.file.layers`), everything else in a
 few small tensors and in the metadata.
@@ -27,101 +27,101 @@ from videoxl.memory.file.writer import MemoryFileWriter
 from videoxl.memory.host_cache import HostLayer
 from videoxl.memory.kv_cache import Which
 from videoxl.memory.layout import GroupLayout
-from videoxl.memory.model_id import ModelCard
-from videoxl.memory.pooling import PooledLevel, make_pooled
-from videoxl.memory.video_memory import Reader, VideoMemory
+from videoxl.memory.model_id import ModelId
+from videoxl.memory.pooling import CoarseKV, make_coarse_kv
+from videoxl.memory.types import MemoryOwner, MemoryState
 
 BLOCK_GROUPS = BiLevelDecode().block_size
-"""Groups in a block of the dense level: what a bi-level question reads in one piece."""
+"""Groups per block of the dense level: what a bi-level question reads in one piece."""
 BLOCK_TOKENS = 1024
-"""Tokens in a block where there are no groups."""
+"""Tokens per block where groups cannot be told apart."""
 POOLED_TOKENS = 4096
-"""Tokens in a block of the averaged level, which is always read whole."""
+"""Tokens per block of the averages, which are always read whole."""
 POOL = BiLevelDecode().pool
 """Tokens averaged into one."""
 
 
-# ------------------------------------------------------------------------------------------------------------- saving
-
-
 @dataclass(frozen=True)
 class _Part:
-    """A level to be written: how it lies in the file, and where its states come from."""
+    """A level to write: its layout in the file, and where its states come from."""
 
     layout: LevelLayout
     states: Callable[[Which, int, int, int], torch.Tensor]
-    """``(which, layer, begin, end)`` -> ``[1, K, T, E]``."""
+    """Returns ``[1, K, T, E]`` for ``(which, layer, begin, end)``."""
     positions: bool
-    """Whether its keys have positions rotated in."""
+    """Whether its keys are rotated to their positions."""
 
 
 def save_memory(
-    memory: VideoMemory, path: str | os.PathLike[str], *, dtype: str = "auto", level: str = "dense"
+    memory: MemoryState,
+    owner: MemoryOwner,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    level: str = "dense",
 ) -> None:
-    """See :meth:`VideoMemory.save`."""
+    """Write a memory to ``path``; see ``VideoMemory.save``."""
     check_save(dtype, level)
-    reader = memory._needs_reader("save")
-    memory = memory.fork()  # what it holds now, whoever reads on meanwhile
     held = memory.cache.layers[0].dtype
     codec = codec_for(dtype, cast(torch.dtype, held))
-    parts = _parts(memory, reader, codec, level)
+    parts = _parts(memory, owner, codec, level)
     small = _small_tensors(memory)
     specs = [TensorSpec(name, t.dtype, tuple(t.shape)) for name, t in small.items()]
     writer = MemoryFileWriter(
         [*specs, *(spec for part in parts for spec in part.layout.specs())],
-        _metadata(memory, reader.card, codec, parts),
+        _metadata(memory, owner.model_id, codec, parts),
     )
     with replacing(path, writer.size) as descriptor, torch.inference_mode():
         for name, tensor in small.items():
             writer.put(descriptor, name, 0, tensor)
         for part in parts:
-            _write_level(writer, descriptor, part, reader)
+            _write_level(writer, descriptor, part, owner)
         writer.finish(descriptor)
 
 
 def check_save(dtype: str, level: str) -> None:
-    """Raise ``ValueError`` for what :meth:`VideoMemory.save` does not know."""
+    """Raise ``ValueError`` for a dtype or a level that ``VideoMemory.save`` does not know."""
     codec_for(dtype, torch.float32)
     if level not in (DENSE, POOLED):
         raise ValueError(f"unknown level {level!r}; allowed: {DENSE}, {POOLED}")
 
 
 def check_target(path: str) -> None:
-    """Raise ``ValueError`` for a place where a memory would not be written, or would replace something else."""
+    """Raise ``ValueError`` where a memory cannot be written, or would replace something that is no memory."""
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
-        raise ValueError(f"{path} is no place for a file: give a name in a folder that exists")
+        raise ValueError(f"{path} cannot be a file: give a name in a folder that exists")
     if os.path.exists(path) and not is_memory_file(path):
         raise ValueError(f"{path} exists and is no memory: give another name, or remove it")
 
 
-def _parts(memory: VideoMemory, reader: Reader, codec: Codec, level: str) -> list[_Part]:
+def _parts(memory: MemoryState, owner: MemoryOwner, codec: Codec, level: str) -> list[_Part]:
     layers, ranges = memory.cache.layers, dense_ranges(memory)
-    layout = partial(LevelLayout.of, reader.card, codec)
+    layout = partial(LevelLayout.of, owner.model_id, codec)
 
     def dense(which: Which, layer: int, begin: int, end: int) -> torch.Tensor:
         return layers[layer].select(which, torch.arange(begin, end))
 
-    pooled = _pooled(memory, reader)
-    if pooled is None:
+    coarse = _coarse_kv(memory, owner)
+    if coarse is None:
         if level == POOLED:
             raise ValueError("only Video-XL-2's memories have a pooled level: save this one with level='dense'")
         return [_Part(layout(DENSE, ranges), dense, positions=True)]
     if level == POOLED:
         ranges = tuple(sorted({*ranges[:2], ranges[-1]}))
-    states = {"keys": pooled.keys, "values": pooled.values}
+    states = {"keys": coarse.keys, "values": coarse.values}
 
     def averages(which: Which, layer: int, begin: int, end: int) -> torch.Tensor:
         return states[which][layer][:, :, begin:end]
 
-    edges = tuple((a, min(a + POOLED_TOKENS, len(pooled))) for a in range(0, len(pooled), POOLED_TOKENS))
+    edges = tuple((a, min(a + POOLED_TOKENS, len(coarse))) for a in range(0, len(coarse), POOLED_TOKENS))
     return [
         _Part(layout(DENSE, ranges), dense, positions=True),
         _Part(layout(f"{POOLED}{POOL}", edges), averages, positions=False),
     ]
 
 
-def dense_ranges(memory: VideoMemory) -> Ranges:
-    """Tokens of each block: the prefix, then a few groups each, or as many tokens where groups are not apart."""
+def dense_ranges(memory: MemoryState) -> Ranges:
+    """Cut a memory into blocks: the prefix, then a few groups each, or some tokens where groups are not apart."""
     head, length = memory.prefix_length, len(memory.token_ids)
     ends = [head + group.token_end for group in memory.groups]
     if ends[-1] == length:
@@ -131,39 +131,38 @@ def dense_ranges(memory: VideoMemory) -> Ranges:
     return tuple((a, b) for a, b in pairwise(edges) if a < b)
 
 
-def _pooled(memory: VideoMemory, reader: Reader) -> PooledLevel | None:
-    """The averaged level: the one at hand, or made for the file and not kept. None where there can be none."""
-    if not reader.card.two_levels:
+def _coarse_kv(memory: MemoryState, owner: MemoryOwner) -> CoarseKV | None:
+    """Return the averages: those at hand, or computed for the file and not kept. None: the model has no such level."""
+    if not owner.model_id.two_levels:
         return None
-    level = memory.pooled.get(POOL)
-    if level is not None and level.token_ids is memory.token_ids:
-        return level
+    if POOL in memory.coarse_kv:
+        return memory.coarse_kv[POOL]
     with torch.inference_mode():
-        return make_pooled(
+        return make_coarse_kv(
             memory.cache,
             memory.token_ids,
-            GroupLayout.from_ids(memory.token_ids, memory.prefix_length, reader.card.video_token_id),
+            GroupLayout.from_ids(memory.token_ids, memory.prefix_length, owner.model_id.video_token_id),
             POOL,
-            rotate=reader.rotate,
-            devices=reader.layer_devices,
-            video_token_id=reader.card.video_token_id,
+            rotate=owner.rotate,
+            devices=owner.layer_devices,
+            video_token_id=owner.model_id.video_token_id,
         )
 
 
-def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, reader: Reader) -> None:
-    """One layer of one block at a time, so that nothing is held twice."""
+def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, owner: MemoryOwner) -> None:
+    """Write one layer of one block at a time, so that nothing is held twice."""
     layout = part.layout
     for block, (begin, end) in enumerate(layout.ranges):
         for layer in range(layout.layers):
             for which in BOTH:
                 states = part.states(which, layer, begin, end)
                 if which == "keys" and part.positions and not layout.codec.rotated:
-                    states = reader.rotate(states.float(), torch.arange(begin, end, device=states.device), back=True)
+                    states = owner.rotate(states.float(), torch.arange(begin, end, device=states.device), back=True)
                 for name, tensor in layout.codec.encode(which, states[0]).items():
                     writer.put(descriptor, part_name(layout.name, block, name), layer, tensor)
 
 
-def _small_tensors(memory: VideoMemory) -> dict[str, torch.Tensor]:
+def _small_tensors(memory: MemoryState) -> dict[str, torch.Tensor]:
     groups = memory.groups
     tensors = {
         "token_ids": torch.tensor(memory.token_ids, dtype=torch.int64),
@@ -171,21 +170,22 @@ def _small_tensors(memory: VideoMemory) -> dict[str, torch.Tensor]:
         "group_seconds": torch.tensor([[g.start_s, g.end_s] for g in groups], dtype=torch.float64),
         "group_tokens": torch.tensor([[g.token_start, g.visual_start, g.token_end] for g in groups]),
     }
-    if memory.tail is not None:
-        tensors["tail_pixels"] = torch.from_numpy(np.ascontiguousarray(memory.tail.pixels_FHWC))
-    if memory.seen is not None:
-        tensors["siglip_features"] = memory.seen.features_FD
+    if memory.pending is not None:
+        tensors["tail_pixels"] = torch.from_numpy(np.ascontiguousarray(memory.pending.pixels_FHWC))
+    if memory.embeddings is not None:
+        tensors["siglip_features"] = memory.embeddings.features_FD
     return tensors
 
 
-def _metadata(memory: VideoMemory, card: ModelCard, codec: Codec, parts: Sequence[_Part]) -> dict[str, str]:
+def _metadata(memory: MemoryState, model: ModelId, codec: Codec, parts: Sequence[_Part]) -> dict[str, str]:
+    seen = memory.embeddings
     fields = {
         "prefill": memory.prefill,
         "prefix_length": memory.prefix_length,
-        "usage": memory.usage,
+        "usage": memory.usage.to_dict(),
         "warnings": memory.warnings,
-        "settled_tokens": memory.tail.settled_tokens if memory.tail else None,
-        "siglip": {"model": memory.seen.model, "fingerprint": memory.seen.fingerprint} if memory.seen else None,
+        "settled_tokens": memory.pending.committed_tokens if memory.pending else None,
+        "siglip": {"model": seen.model, "fingerprint": seen.fingerprint} if seen else None,
         "held_dtype": str(memory.cache.layers[0].dtype).removeprefix("torch."),
         "offloaded": any(
             isinstance(layer, HostLayer) or getattr(layer, "on_host", False) for layer in memory.cache.layers
@@ -194,7 +194,7 @@ def _metadata(memory: VideoMemory, card: ModelCard, codec: Codec, parts: Sequenc
     levels = {part.layout.name: part.layout.ranges for part in parts}
     return {
         "videoxl": _version(),
-        "model": json.dumps(asdict(card)),
+        "model": json.dumps(asdict(model)),
         "memory": json.dumps(fields, default=str),
         "storage": json.dumps({"dtype": codec.name, "levels": levels}),
     }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from videoxl.config import ChunkedPrefill, Generation
-from videoxl.inference.decode.bilevel import Question, Start, pooled_level, start_from
+from videoxl.inference.decode.bilevel import Question, Start, coarse_kv_for, start_from
 from videoxl.inference.decode.generate import generate
 from videoxl.inference.decode.released_units import decode_of
 from videoxl.inference.prefill.chunked import MaskWriter, StreamingWriter
@@ -19,6 +19,7 @@ from videoxl.inference.prefill.read import GROUPS_PER_TILE, Prefill
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, span_for
 from videoxl.memory.layout import GroupLayout, allowed_mask
 from videoxl.memory.pooling import blocks_of
+from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
@@ -84,7 +85,7 @@ class Recorded:
     def memory(self, writer: CacheWriter) -> VideoMemory:
         """What the engine would make of a filled writer."""
         groups, times = self.span.groups, tuple(self.times)
-        return VideoMemory(writer.cache, tuple(writer.ids), len(self.prefix), groups, times, "", "")
+        return VideoMemory(MemoryState(writer.cache, tuple(writer.ids), len(self.prefix), groups, times, "", ""))
 
     def from_pixels(self, writer: Writer) -> Writer:
         """The writer, fed by the engine's own prefill, in tiles of one and a half blocks."""
@@ -147,7 +148,7 @@ def _compare_blocks(case: Case, model: VideoXLForConditionalGeneration, memory: 
     """Released numbers count the text before the video as block 0."""
     spec, settings = case.spec, case.spec["selected_config"]
     level, blocks = (
-        pooled_level(model, memory, settings["compression"]),
+        coarse_kv_for(model, memory, settings["compression"]),
         blocks_of(len(memory.groups), settings["selected_chunk_size"]),
     )
     dense = [any(s.start <= memory.groups[b.start].start_s < s.end for s in start.spans) for b in blocks]
