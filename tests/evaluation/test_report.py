@@ -15,7 +15,8 @@ from videoxl.evaluation.lmms import running
 from videoxl.evaluation.lmms.presets import MODES, PRESETS
 from videoxl.evaluation.lmms.running import Run, result_of, run_lmms, told
 from videoxl.evaluation.lmms.scores import outcome, scored
-from videoxl.evaluation.report import draw, published_scores, write_report
+from videoxl.evaluation.plots import draw
+from videoxl.evaluation.report import published_scores, write_report
 from videoxl.evaluation.rows import read_rows
 
 # ---------------------------------------------------------------------------------------------------------- outcomes

@@ -19,6 +19,9 @@ from typing import Any
 from videoxl._version import __version__
 from videoxl.errors import EvaluationError, MemoryFileError
 
+Json = dict[str, Any]
+"""A JSON object. What it holds depends on who wrote it; its reader checks that."""
+
 FORMAT = 1
 """Of sample logs. Another number is refused."""
 PACKAGES = ("torch", "transformers", "av")
@@ -35,7 +38,7 @@ class SampleLog:
     half a last line, left by a process that was killed, is dropped on opening. The file is locked while it is open.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, Any], *, resume: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, settings: Json, *, resume: bool = False) -> None:
         """``path``: None keeps nothing beyond the run. ``settings``: all that answers depend on, of plain JSON values.
 
         Raises :class:`EvaluationError` when the file exists and ``resume`` is not asked for, when it was made with
@@ -43,8 +46,8 @@ class SampleLog:
         """
         self.path = Path(path or os.devnull)
         self.settings = json.loads(_line(settings))
-        self.header: dict[str, Any] = {}
-        self._records: dict[str, dict[str, Any]] = {}
+        self.header: Json = {}
+        self._records: dict[str, Json] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b") if path else tempfile.TemporaryFile("a+b")  # noqa: SIM115 - in close()
@@ -59,11 +62,11 @@ class SampleLog:
             self._file.close()
             raise
 
-    def done(self, key: str) -> dict[str, Any] | None:
+    def done(self, key: str) -> Json | None:
         """The record of a finished sample; None when it is still to be done."""
         return self._records.get(key)
 
-    def add(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+    def add(self, key: str, record: Json) -> Json:
         """Write a finished sample and return it as :meth:`done` will. Raises ``ValueError`` for a key that is there."""
         if key in self._records:
             raise ValueError(f"sample {key!r} is in {self.path} already: ask done() before doing a sample")
@@ -73,7 +76,7 @@ class SampleLog:
         return self._records[key]
 
     @property
-    def records(self) -> dict[str, dict[str, Any]]:
+    def records(self) -> dict[str, Json]:
         """All finished samples by their keys, in the order they were finished."""
         return dict(self._records)
 
@@ -153,7 +156,7 @@ class SampleLog:
             raise EvaluationError(f"{self.path} cannot be written ({error.strerror}); make room and resume") from error
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(before: Json, now: Json) -> list[str]:
     """A sentence for every setting that is not the same: ``frames was [512], is now [1024]``."""
     missing = "not set"
     return [
@@ -163,7 +166,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def how_it_was_run(model_name: str, engine: Any, **settings: Any) -> dict[str, Any]:
+def how_it_was_run(model_name: str, engine: Any, **settings: Any) -> Json:
     """All that is needed to make a run again: model, dtype, device, versions, command line, and ``settings``.
 
     ``settings`` of an evaluation: ``prefill``, ``decode``, ``sampling``, ``seed`` and what is its own. Strategies and
@@ -248,7 +251,7 @@ def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _parsed(line: str) -> dict[str, Any]:
+def _parsed(line: str) -> Json:
     """Nothing, for a line that is no JSON object."""
     try:
         found = json.loads(line)

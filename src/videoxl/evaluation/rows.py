@@ -1,25 +1,26 @@
-"""Results of every benchmark as rows of one kind, to be compared."""
+"""Read results of every benchmark as rows of one kind, to be compared."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from videoxl.errors import EvaluationError
+from videoxl.evaluation.log import Json
 
-NAMES = ("niah.json", "result.json", "vnbench.json", "grounding.json")
-"""Files that are looked for in folders."""
-READING = ("decode", "vision", "prefill")
+RESULT_FILES = ("niah.json", "result.json", "vnbench.json", "grounding.json")
+"""Names of the result files that are looked for in folders."""
+READING_PHASES = ("decode", "vision", "prefill")
+"""Phases of an answer's seconds that are reading the video."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """An accuracy and what it took. Seconds are those of reading a video, bytes those of its keys and values."""
+    """An accuracy and its costs: frames of a video, seconds to read it, bytes of its keys and values."""
 
     accuracy: float
     frames: float | None
@@ -29,7 +30,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One result, or one way of several compared in it."""
+    """One result, or one selector of several compared in it."""
 
     benchmark: str
     model: str
@@ -43,22 +44,23 @@ class Row:
     failed: int
     points: tuple[Point, ...] = field(default=())
     hardware: str = ""
-    versions: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str | None] = field(default_factory=dict)
     source: str = ""
-    """The file, by its last two names."""
+    """The last two parts of the file's path."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data for JSON."""
         return asdict(self)
 
 
 def read_rows(results: Sequence[str]) -> list[Row]:
-    """Of result files, or folders that hold some.
+    """Read result files, or folders that hold some.
 
     Raises :class:`EvaluationError` for a file that is no result, or when there are none.
     """
-    rows = [row for path in _files(results) for row in _rows_of(path)]
+    rows = [row for path in _files(results) for row in _read(path)]
     if not rows:
-        raise EvaluationError(f"no result in {', '.join(results)}: give files such as {' or '.join(NAMES)}")
+        raise EvaluationError(f"no result in {', '.join(results)}: give files such as {' or '.join(RESULT_FILES)}")
     return rows
 
 
@@ -66,28 +68,28 @@ def _files(results: Sequence[str]) -> Iterator[Path]:
     for given in results:
         path = Path(given)
         if path.is_dir():
-            yield from sorted(found for name in NAMES for found in path.rglob(name))
+            yield from sorted(found for name in RESULT_FILES for found in path.rglob(name))
         elif path.is_file():
             yield path
         else:
             raise EvaluationError(f"{given}: there is no such file or folder")
 
 
-def _rows_of(path: Path) -> list[Row]:
+def _read(path: Path) -> list[Row]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = _niah(found) if "cells" in found or "ways" in found else [_benchmark(found)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f"{path} is no result of an evaluation ({type(error).__name__}: {error})") from None
     source = "/".join(path.parts[-2:])
-    return [Row(**{**row.__dict__, "source": source}) for row in rows]
+    return [replace(row, source=source) for row in rows]
 
 
-def _niah(found: Mapping[str, Any]) -> list[Row]:
-    """A row per way of choosing; points by length."""
+def _niah(found: Json) -> list[Row]:
+    """Return a row per selector, with a point per length. Files call a selector a way."""
     rows = []
-    for way, numbers in found.get("ways", {"": found}).items():
-        by_length: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for selector, numbers in found.get("ways", {"": found}).items():
+        by_length: dict[int, list[Json]] = defaultdict(list)
         for cell in numbers["cells"]:
             by_length[cell["frames"]].append(cell)
         points = [
@@ -99,26 +101,26 @@ def _niah(found: Mapping[str, Any]) -> list[Row]:
             )
             for frames, cells in sorted(by_length.items())
         ]
-        decode = "dense" if way == "dense" else found["run"]["decode"] + (f" ({way})" if way else "")
+        decode = "dense" if selector == "dense" else found["run"]["decode"] + (f" ({selector})" if selector else "")
         rows.append(_row(found, "niah", decode, "micro", numbers["accuracy"], numbers, numbers["questions"], points))
     return rows
 
 
-def _benchmark(found: Mapping[str, Any]) -> Row:
-    """VNBench, temporal grounding, and what lmms-eval has."""
+def _benchmark(found: Json) -> Row:
+    """Return the row of a result of VNBench, temporal grounding or lmms-eval."""
     scores = found["scores"]
     costs = scores.get("costs") or found.get("costs") or {}
     metric, accuracy = _headline(found, scores)
     samples = next(scores[name] for name in ("samples", "questions", "events") if name in scores)
     points = [_point(accuracy, costs)] if costs and accuracy is not None else []
     interval = scores["interval"] if not isinstance(scores["interval"], dict) else scores["interval"].get(metric)
-    named = {"interval": interval if metric in ("micro", "mIoU") else None}
+    shown: Json = {"interval": interval if metric in ("micro", "mIoU") else None}
     name = found["benchmark"] + (f" {found['mode']}" if found.get("mode") not in (None, "given") else "")
-    return _row(found, name, found["run"]["decode"], metric, accuracy, named, samples, points)
+    return _row(found, name, found["run"]["decode"], metric, accuracy, shown, samples, points)
 
 
-def _headline(found: Mapping[str, Any], scores: Mapping[str, Any]) -> tuple[str, float | None]:
-    """The average that published numbers are, and its name."""
+def _headline(found: Json, scores: Json) -> tuple[str, float | None]:
+    """Return the average that published numbers are, with its name."""
     if found["benchmark"] == "grounding":
         return "mIoU", scores["mIoU"]
     if found["benchmark"] == "vnbench":
@@ -126,20 +128,20 @@ def _headline(found: Mapping[str, Any], scores: Mapping[str, Any]) -> tuple[str,
     return ("macro", scores["macro"]) if found.get("headline") == "macro" else ("micro", scores["accuracy"])
 
 
-def _point(accuracy: float, costs: Mapping[str, Any]) -> Point:
+def _point(accuracy: float, costs: Json) -> Point:
     seconds = costs.get("reading_seconds_per_video")
     if seconds is None:
-        seconds = sum(costs["mean_seconds"].get(phase, 0.0) for phase in READING)
+        seconds = sum(costs["mean_seconds"].get(phase, 0.0) for phase in READING_PHASES)
     return Point(accuracy, costs["mean_frames"], seconds, costs["mean_memory_bytes"])
 
 
 def _row(
-    found: Mapping[str, Any],
+    found: Json,
     benchmark: str,
     decode: str,
     metric: str,
     accuracy: float | None,
-    numbers: Mapping[str, Any],
+    numbers: Json,
     samples: int,
     points: Sequence[Point],
 ) -> Row:
