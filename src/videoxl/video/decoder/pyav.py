@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import Opener
 from videoxl.video.decoder.index import Beat, FrameIndex
+from videoxl.video.decoder.rgb import RgbConverter
 
 # How the unit vectors of the stored picture lie on the screen -> (mirror the columns first, quarter turns
 # counter-clockwise, degrees reported). Signs of the display matrix's a, b, c, d.
@@ -89,8 +89,7 @@ class PyAVBackend:
             yield number, frame
 
     def to_rgb(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3], upright. One converter a thread: one a frame would hold on to memory."""
-        if not hasattr(self._local, "reformatter"):
-            self._local.reformatter = VideoReformatter()
-        rgb = self._local.reformatter.reformat(frame, format="rgb24").to_ndarray()
-        return self._orientation.apply(rgb)
+        """uint8 [H, W, 3], upright. Every thread has a converter of its own."""
+        if not hasattr(self._local, "converter"):
+            self._local.converter = RgbConverter()
+        return self._orientation.apply(self._local.converter.convert(frame))
