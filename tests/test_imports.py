@@ -35,8 +35,6 @@ MAY_IMPORT = {
 """Part -> the parts it may import. What is not listed stands above all of these and may import any of them."""
 EXEMPT: set[str] = set()
 """An adapter at the address the released package has it (DESIGN 6); it stands above, with mm_utils and constants."""
-REGISTRATION = "videoxl.hf.register"
-"""Ties our classes to transformers' Auto classes, whichever of the two is imported first."""
 
 
 def part_of(module: str) -> str:
@@ -63,7 +61,7 @@ def test_a_part_imports_only_what_lies_below_it(part):
         for module in MODULES
         if part_of(module) == part and module not in EXEMPT
         for name in imports_of(module)
-        if name not in ("videoxl", REGISTRATION) and (part_of(name) not in MAY_IMPORT[part] or name in EXEMPT)
+        if name != "videoxl" and (part_of(name) not in MAY_IMPORT[part] or name in EXEMPT)
     }
     assert wrong == set()
 
@@ -123,12 +121,16 @@ FIRST = (
     "parity",
     "model.builder",
     "mm_utils",
+    "inference.loading",
+    "memory.kv_cache",
+    "hf",
+    "training.run",
 )
 
 
 @pytest.mark.slow
 def test_any_module_can_be_the_first_to_be_imported():
-    """Each in a process of its own, forked after torch: registration must not meet it half-way."""
+    """Each in a process of its own, forked after torch: registration must not meet it half-way, nor be left out."""
     code = f"""
 import os, sys, traceback
 import torch, numpy, tokenizers
@@ -138,6 +140,10 @@ for module in {FIRST!r}:
     if child == 0:
         try:
             __import__("videoxl." + module)
+            if module != "memory.kv_cache":  # which alone loads no model
+                from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+                from videoxl.model.configuration import VideoXLConfig
+                assert VideoXLConfig in MODEL_FOR_CAUSAL_LM_MAPPING
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -149,12 +155,22 @@ print(bad)
     assert fresh(code) == "[]"
 
 
-@pytest.mark.parametrize("name", ["SiglipModel", "Qwen2ForCausalLM", "AutoModel"])
-def test_transformers_models_can_be_imported_after_the_package(name):
-    """Their modules import the Auto classes, with which the models here register, half way through their own."""
+@pytest.mark.parametrize(
+    ("imports", "name"),
+    [
+        ("import videoxl", "SiglipModel"),
+        ("import videoxl", "Qwen2ForCausalLM"),
+        ("import videoxl", "AutoModel"),
+        ("import videoxl, transformers", "AutoModel"),
+        ("from transformers import AutoModel; import videoxl", "AutoModel"),
+        ("from videoxl import load", "AutoModel"),
+        ("from videoxl.memory.kv_cache import KVCache; import videoxl.inference", "AutoModel"),
+    ],
+)
+def test_the_models_are_registered_whatever_is_imported_first(imports, name):
+    """Modules of transformers import the Auto classes, with which the models here register, half way through."""
     code = (
-        f"import videoxl\nfrom transformers import {name}\nfrom transformers import AutoModelForCausalLM\n"
-        "from videoxl.model.configuration import VideoXLConfig\n"
-        "print(VideoXLConfig in AutoModelForCausalLM._model_mapping)"
+        f"{imports}\nfrom transformers import {name}, MODEL_FOR_CAUSAL_LM_MAPPING\n"
+        "print([c.__name__ for c in MODEL_FOR_CAUSAL_LM_MAPPING if c.__module__.startswith('videoxl')])"
     )
-    assert fresh(code) == "True"
+    assert fresh(code) == "['VideoXLConfig']"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from videoxl._on_import import register_when_cheap
 from videoxl._version import __version__
-from videoxl.hf.register import register_on_import
 
 if TYPE_CHECKING:
     from videoxl.config import (
@@ -120,4 +120,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-register_on_import()
+register_when_cheap()

@@ -1,1 +1,1 @@
-"""What ties the models to transformers' Auto classes."""
+"""What ties the models to transformers' Auto classes. Importing it registers them (:mod:`videoxl._on_import`)."""

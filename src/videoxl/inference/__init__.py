@@ -1,4 +1,1 @@
 """Where video, model and memory meet."""
-
-# Before any module here: it makes videoxl.hf.register import them, which must not find them half-way.
-import transformers.models.auto.modeling_auto  # noqa: F401

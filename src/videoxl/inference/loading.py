@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from videoxl.config import EMBEDDED
@@ -113,8 +114,6 @@ def _snapshot(name: str, **how: Any) -> Path:
 
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
-    from transformers import AutoTokenizer  # at the top it could be half-way: see videoxl.hf.register
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:

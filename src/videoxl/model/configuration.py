@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 from transformers import AutoConfig, PreTrainedConfig
 
 from videoxl.errors import CheckpointError
-from videoxl.hf.register import finish, register_configs
 
 QWEN2_VISION_PAD = 151654
 QWEN2_IMAGE_PAD = 151655
@@ -424,6 +423,3 @@ class LlavaQwenConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         return VideoXLConfig.from_dict(native_config_dict(config_dict, folder), **kwargs)
-
-
-finish(register_configs)

@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple
 
 from videoxl.errors import CheckpointError
-from videoxl.hf.register import finish, register_models
 from videoxl.model.beacon import IGNORED, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig
 from videoxl.model.decoder import LanguageModel
@@ -436,6 +435,3 @@ def require_family(config: VideoXLConfig, *families: str) -> None:
     """Raise :class:`CheckpointError` unless the checkpoint belongs to one of ``families``."""
     if config.family not in families:
         raise CheckpointError(f"this needs a model of {' or '.join(families)}, got {config.family}")
-
-
-finish(register_models)
