@@ -24,7 +24,8 @@ OPTIMISERS = {
 LAYERS = ("Qwen2DecoderLayer",)
 """What FSDP divides a model by. The rest, vision tower included, is gathered as one at the begin of a step: how often a
 tower is called depends on a video's length, and processes must gather the same things equally often."""
-NEEDED = {"tensorboard": "tensorboard", "trackio": "trackio"}
+BROUGHT_BY = {"tensorboard": "videoxl[train]", "trackio": "trackio"}
+"""What to install for a place to log to. trackio is in no extra, since it wants an older Pillow."""
 
 
 def training_arguments(config: TrainingConfig, output: Path, steps: int) -> TrainingArguments:
@@ -33,7 +34,7 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
     Raises :class:`MissingDependencyError` for what is asked for and not installed.
     """
     for name in config.log_to:
-        _require(NEEDED[name], f"log_to={name}", "videoxl[train]")
+        _require(name, f"log_to={name}", BROUGHT_BY[name])
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     if on_cpu:  # where DeepSpeed is installed, accelerate loads it, and it would say on stdout that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
