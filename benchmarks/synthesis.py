@@ -62,7 +62,7 @@ def learn(
     objective = SynthesisPretraining(model).train()
     objective.moments.update(batches[0])
     share = float(objective.moments.motion_share().mean())
-    objective.settings = SynthesisConfig(motion=share / (1 - share) if motion == PLAIN else float(motion))
+    objective.settings = SynthesisConfig(motion_weight=share / (1 - share) if motion == PLAIN else float(motion))
     if name == "query":
         objective.decoder = QueryDecoder(objective.decoder.in_features, objective.frames)
     optimiser = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=RATE)

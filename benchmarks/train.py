@@ -70,19 +70,22 @@ def fresh_model(size: str) -> VideoXLForConditionalGeneration:
 
 def config_of(world: Path, steps: int, workers: int = 0) -> TrainingConfig:
     data = DataConfig(
-        sources=(Source(str(world)),), sampling=Sampling(fps=1.0, max_frames=FRAMES), labels="answers", workers=workers
+        sources=(Source(str(world)),),
+        sampling=Sampling(fps=1.0, max_frames=FRAMES),
+        labels="answers",
+        num_workers=workers,
     )
     return TrainingConfig(
         name="benchmark",
         model="tiny",
         data=data,
         learning_rates=dict.fromkeys(("vision_tower", "token_synthesis", "projector", "language_model"), RATE),
-        steps=steps,
-        batch=BATCH,
-        schedule="constant",
-        warmup=0.0,
-        clip=CLIP,
-        save_every=10**6,
+        max_steps=steps,
+        per_device_batch_size=BATCH,
+        lr_scheduler_type="constant",
+        warmup_steps=0.0,
+        max_grad_norm=CLIP,
+        save_steps=10**6,
         device="cpu",
     )
 
@@ -138,7 +141,7 @@ def by_plain_loop(config: TrainingConfig, size: str, samples: Sequence[Any]) -> 
     clock = Clocked(Collator(model.config, tokenizer().pad_token_id))
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     losses: list[float] = []
-    for numbers in plain_order(len(samples), config.steps):
+    for numbers in plain_order(len(samples), config.max_steps):
         batch = clock([samples[number] for number in numbers])
         batch.pop("bad_samples")
         loss = model(**batch, use_cache=False).loss
@@ -209,7 +212,7 @@ def waiting(world: Path, size: str, steps: int, workers: int) -> dict:
     with tempfile.TemporaryDirectory() as folder, noted_waits() as waits:
         data = Data(dataset, collator, order_of(len(dataset)))
         result = run(config, output=folder, progress=False, start=start_of(model), data=data)
-    waits = waits[: config.steps]
+    waits = waits[: config.max_steps]
     wall, cpu = (waits[-1][1][kind] - waits[0][1][kind] for kind in (0, 1))
     waited, worked = (sum(had[kind] - asked[kind] for asked, had in waits[1:]) for kind in (0, 1))
     return {

@@ -42,7 +42,7 @@ class Lesson:
     questions: int
     """Per film."""
     steps: int
-    """Optimiser steps."""
+    """Optimizer steps."""
     rate: float
     """Peak learning rate."""
     kinds: Mapping[str, float]

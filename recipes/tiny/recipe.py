@@ -305,12 +305,12 @@ def stage_1(recipe: Recipe, folder: Path) -> None:
         data=DataConfig(sources=(Source("groups of the generated world"),), seed=recipe.seed),
         objective="synthesis",
         learning_rates={"token_synthesis": SYNTHESIS.rate, "objective": SYNTHESIS.rate},
-        steps=steps,
-        batch=SYNTHESIS.groups,
-        warmup=min(40, steps // 4),
-        log_every=max(1, steps // 20),
-        save_every=500,
-        keep=1,
+        max_steps=steps,
+        per_device_batch_size=SYNTHESIS.groups,
+        warmup_steps=min(40, steps // 4),
+        logging_steps=max(1, steps // 20),
+        save_steps=500,
+        save_total_limit=1,
         seed=recipe.seed,
     )
     start = Start(model, SynthesisPretraining(model), words, VideoXLProcessor.from_config(model.config, words))

@@ -15,7 +15,7 @@ from recipes.tiny.learning import AnswerLearning
 from recipes.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, Show
 from videoxl.config import PrefillStrategy
 from videoxl.hf.processing import VideoXLProcessor
-from videoxl.training.config.training import Schedule, TrainingConfig
+from videoxl.training.config.training import Scheduler, TrainingConfig
 from videoxl.training.data.dataset import DataConfig
 from videoxl.training.data.mixtures import Source
 from videoxl.training.run import TrainingResult, run
@@ -35,7 +35,7 @@ def teach(
     output: Path,
     *,
     parts: Mapping[str, float],
-    schedule: Schedule = "constant_with_warmup",
+    schedule: Scheduler = "constant_with_warmup",
     seed: int = 0,
     prefill: PrefillStrategy | None = None,
     heads: Path | None = None,
@@ -65,20 +65,20 @@ def teach(
     config = TrainingConfig(
         name=output.name,
         model="tiny",
-        data=DataConfig(sources=(Source("films of the generated world"),), seed=seed, workers=0),
+        data=DataConfig(sources=(Source("films of the generated world"),), seed=seed, num_workers=0),
         learning_rates=rates | {"objective": rate},
-        steps=steps,
-        batch=max(lesson.films for lesson in course),
-        optimiser="muon",
-        muon_share=MUON_SHARE,
+        max_steps=steps,
+        per_device_batch_size=max(lesson.films for lesson in course),
+        optim="muon",
+        muon_lr_ratio=MUON_SHARE,
         betas=(0.9, 0.98),
         weight_decay=0.05,
-        schedule=schedule,
-        warmup=min(40, steps // 4),
+        lr_scheduler_type=schedule,
+        warmup_steps=min(40, steps // 4),
         precision="bf16",
-        log_every=max(1, min(50, steps // 4)),
-        save_every=500,
-        keep=1,
+        logging_steps=max(1, min(50, steps // 4)),
+        save_steps=500,
+        save_total_limit=1,
         seed=seed,
         **how,
     )

@@ -68,7 +68,7 @@ def test_listing_and_mistakes_need_no_torch():
         "import sys; from videoxl.cli.train import load_config\n"
         "from videoxl.training.config.overrides import with_settings\n"
         "from videoxl.training.config.stages import STAGES\n"
-        "for name in STAGES: with_settings(load_config(name), ['data.workers=1'])\n"
+        "for name in STAGES: with_settings(load_config(name), ['data.num_workers=1'])\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -81,8 +81,11 @@ def test_listing_and_mistakes_need_no_torch():
         (["video_xl_3"], "'video_xl_3' is no stage (video_xl_pretrain, "),
         (["nothing.yaml"], "nothing.yaml cannot be read as YAML: "),
         (["nothing.py:stage"], "give an existing file and a function in it"),
-        (["video_xl_2_stage4", "--set", "batchs=2"], "has no setting 'batchs'; did you mean batch? Settings: "),
-        (["video_xl_2_stage4", "--set", "batch=0"], "batch must be a whole number of at least 1, got 0"),
+        (["video_xl_2_stage4", "--set", "max_stepz=2"], "has no setting 'max_stepz'; did you mean max_steps"),
+        (
+            ["video_xl_2_stage4", "--set", "per_device_batch_size=0"],
+            "per_device_batch_size must be a whole number of at least 1, got 0",
+        ),
         (["video_xl_2_stage4", "--set", "sharding=fsdp"], "sharding must be one of none, fsdp2, zero1, zero2, zero3"),
     ],
     ids=["stage", "yaml", "function", "name", "value", "choice"],
@@ -99,7 +102,7 @@ def test_mistakes_are_one_line(cli, arguments, message):
 
 def test_the_config_of_the_guide_runs_resumes_and_answers(cli, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    quiet = ("--set", "steps=2", "--set", "save_every=1", "--quiet", "--output", "out")
+    quiet = ("--set", "max_steps=2", "--set", "save_steps=1", "--quiet", "--output", "out")
     status, out, _ = cli("small.yaml", *quiet)
     assert (status, out) == (0, "out/model\n")
     status, _, err = cli("small.yaml", *quiet)
@@ -116,14 +119,14 @@ def test_the_config_of_the_guide_runs_resumes_and_answers(cli, folder, monkeypat
 def test_a_launcher_starts_the_same_command_in_two_processes(cli, folder, monkeypatch):
     """``--multi_gpu`` is how accelerate is told to start several; here without a GPU. torchrun: test_distributed.py."""
     monkeypatch.chdir(folder)
-    settings = ["--set", "steps=2", "--set", "warmup=0", "--quiet"]
+    settings = ["--set", "max_steps=2", "--set", "warmup_steps=0", "--quiet"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launch, "--module", "videoxl", "train", "small.yaml", "--output", "two", *settings]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "two/model\n"
-    assert cli("small.yaml", "--output", "one", *settings, "--set", "batch=4")[0] == 0
+    assert cli("small.yaml", "--output", "one", *settings, "--set", "per_device_batch_size=4")[0] == 0
     logs = [[json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()] for name in ("one", "two")]
     one, two = ([entry["loss"] for entry in log if "loss" in entry] for log in logs)
     assert two == pytest.approx(one, rel=1e-4)
@@ -133,13 +136,13 @@ def test_a_launcher_starts_the_same_command_in_two_processes(cli, folder, monkey
 def test_a_function_and_a_changed_stage(folder):
     (folder / "mine.py").write_text(
         "from dataclasses import replace\nfrom videoxl.training.config.stages import video_xl_2_stage4\n"
-        "def longer():\n    return replace(video_xl_2_stage4(), epochs=2.0)\nnothing = 1\n"
+        "def longer():\n    return replace(video_xl_2_stage4(), num_train_epochs=2.0)\nnothing = 1\n"
     )
-    assert load_config(f"{folder}/mine.py:longer").epochs == 2
+    assert load_config(f"{folder}/mine.py:longer").num_train_epochs == 2
     with pytest.raises(ValueError, match="has no function 'nothing'"):
         load_config(f"{folder}/mine.py:nothing")
-    (folder / "changed.yaml").write_text("stage: video_xl_2_stage4\ndata: {max_tokens: 99}\n")
-    assert load_config(f"{folder}/changed.yaml").data.max_tokens == 99
+    (folder / "changed.yaml").write_text("stage: video_xl_2_stage4\ndata: {max_length: 99}\n")
+    assert load_config(f"{folder}/changed.yaml").data.max_length == 99
     assert load_config(f"{folder}/changed.yaml").data.mixture == "data/video_xl_2_stage4.yaml"
 
 
@@ -171,9 +174,12 @@ def test_the_guides_table_of_stages_is_theirs():
         config = stage()
         (row,) = [line.split("|") for line in GUIDE.splitlines() if line.startswith(f"| `{name}` |")]
         assert row[4].strip() == f"{max(config.learning_rates.values()):.0e}".replace("e-0", "e-")
-        assert row[5].strip() == f"{config.batch} x {config.accumulation}, {config.epochs:g}"
+        assert (
+            row[5].strip()
+            == f"{config.per_device_batch_size} x {config.gradient_accumulation_steps}, {config.num_train_epochs:g}"
+        )
         assert str(config.data.sampling.num_frames or config.data.sampling.max_frames) in row[6]
-        assert f"{config.data.max_tokens:,}" in row[6] if config.data.max_tokens else ";" not in row[6]
+        assert f"{config.data.max_length:,}" in row[6] if config.data.max_length else ";" not in row[6]
 
 
 def test_a_config_in_yaml_is_the_one_in_python():

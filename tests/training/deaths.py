@@ -33,14 +33,14 @@ def train(folder: Path, *, workers: int, resume: bool = False, family: str = "vi
     """Dropout, a schedule, accumulation, an epoch that ends within a step, and a bad sample."""
     model = model_of(family, text={"attention_dropout": 0.1})
     settings: dict[str, Any] = {
-        "steps": STEPS,
-        "accumulation": ACCUMULATION,
-        "save_every": EVERY,
-        "keep": 10,
-        "schedule": "cosine",
-        "warmup": 2,
+        "max_steps": STEPS,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "save_steps": EVERY,
+        "save_total_limit": 10,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 2,
         "weight_decay": 0.01,
-        "data": {"workers": workers},
+        "data": {"num_workers": workers},
     }
     if family == "video-xl":
         settings |= {"prefill": BeaconPrefill(ratio=(2, 4), mix="random")}

@@ -97,9 +97,9 @@ def config_of(**changes) -> TrainingConfig:
             "model": "tiny",
             "data": DataConfig(sources=(Source("none.json"),), **data),
             "learning_rates": {"projector": 1e-3, "language_model": 1e-3},
-            "steps": 4,
-            "warmup": 0.0,
-            "schedule": "constant",
+            "max_steps": 4,
+            "warmup_steps": 0.0,
+            "lr_scheduler_type": "constant",
             "device": "cpu",
             **changes,
         }

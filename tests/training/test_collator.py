@@ -15,7 +15,7 @@ from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.training.data.collator import Collator, positions_of, with_blank_video
 from videoxl.training.data.examples import BadSample, Example
-from videoxl.training.parts import is_read, unread_by
+from videoxl.training.param_groups import is_read, unread_by
 
 CHUNKS = ChunkedPrefill(chunk_size=2, step_size=1)
 TEXTS = ("<image>\nWhat is shown?", "A bar.", "When?", "At 3 s, and at 5 s.", "Where is it?", "There")
@@ -46,7 +46,7 @@ def of_record(folder, engine, *texts, prefill=None, **settings):
 @pytest.fixture(scope="module")
 def packed(engine, folder):
     """Three questions behind one video of 16 frames, with the labels of answers."""
-    return of_record(folder, engine, *TEXTS, turns="apart", labels="answers")
+    return of_record(folder, engine, *TEXTS, turns="packed", labels="answers")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_packed_questions_train_as_they_would_alone(engine, packed, alone, mask)
 
 
 def test_packed_questions_with_released_labels_count_the_template_before_the_video_once(engine, folder, packed, alone):
-    released = of_record(folder, engine, *TEXTS, turns="apart")
+    released = of_record(folder, engine, *TEXTS, turns="packed")
     shared = released.segments.count(0)
     single = []
     for number, example in enumerate(alone):
@@ -153,7 +153,7 @@ def test_positions_of_questions_go_on_where_the_video_ends():
 
 
 def test_questions_without_pictures_are_packed_behind_the_system_prompt(engine, tmp_path):
-    data = dataset(tmp_path, [record("Hello", "Hi", "And you?", "Well")], engine, turns="apart", labels="answers")
+    data = dataset(tmp_path, [record("Hello", "Hi", "And you?", "Well")], engine, turns="packed", labels="answers")
     single = [record("Hello", "Hi"), record("And you?", "Well")]
     singles = dataset(tmp_path, single, engine, labels="answers", name="single.json")
     assert data.kinds == ["text"]
@@ -215,7 +215,7 @@ def test_a_blank_video_reaches_every_part_and_changes_nothing(engine, folder, ki
         batch = {"input_ids": ids, "labels": torch.full_like(ids, IGNORE_INDEX)}
     else:
         records = [record("Hi?", "Yes."), record("And?", "A longer answer, and a second.", "Why?", "So.")]
-        turns = "apart" if kind == "packed questions" else "together"
+        turns = "packed" if kind == "packed questions" else "multi_turn"
         batch = collate(engine, list(map(dataset(folder, records, engine, turns=turns).__getitem__, (0, 1))))
     blank = with_blank_video(batch, engine.model.config)
     loss, gradients = run(engine, {**blank, "num_items_in_batch": torch.tensor(7)})

@@ -20,7 +20,7 @@ def ids(text: str) -> list[int]:
     return TOKENIZER.encode(text, add_special_tokens=False)
 
 
-def encode(*texts: str, turns: str = "together", **settings):
+def encode(*texts: str, turns: str = "multi_turn", **settings):
     return getattr(ConversationEncoder(CHAT, **settings), turns)(read_conversation(record(*texts)))
 
 
@@ -135,18 +135,18 @@ def test_questions_apart_read_as_if_each_were_the_only_one(first, template, labe
     texts = (first, "A bar.", "When?", "Now.", "Where\nexactly?", "Here.")
     encoder = ConversationEncoder(CHAT, labels=labels, template=template)
     conversation = read_conversation(record(*texts))
-    packed = encoder.apart(conversation)
+    packed = encoder.packed(conversation)
     for number in range(3):
-        alone = encoder.together(conversation.only(number))
+        alone = encoder.multi_turn(conversation.only(number))
         kept = [at for at, segment in enumerate(packed.segments) if segment in (0, number + 1)]
         for part in ("ids", "labels", "answers"):
             assert [getattr(packed, part)[at] for at in kept] == getattr(alone, part), part
     assert packed.segments == sorted(packed.segments)
 
 
-def test_pictures_of_later_questions_cannot_stand_apart():
+def test_pictures_of_later_questions_cannot_be_packed():
     with pytest.raises(TrainingDataError, match="only the first question"):
-        encode("<image>", "a", "<image>", "b", turns="apart")
+        encode("<image>", "a", "<image>", "b", turns="packed")
 
 
 def test_spans_take_the_places_of_pictures_and_are_not_learned():
@@ -171,7 +171,7 @@ def test_roles_may_have_either_name_and_a_system_prompt_is_taken():
         }
     )
     assert conversation.system == "Be brief."
-    found = ConversationEncoder(CHAT, labels="answers").together(conversation)
+    found = ConversationEncoder(CHAT, labels="answers").multi_turn(conversation)
     assert found.ids[: len(CHAT.prefix("Be brief."))] == CHAT.prefix("Be brief.")
 
 

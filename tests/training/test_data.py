@@ -124,11 +124,11 @@ def test_scale_multiplies_the_times_the_model_is_told(folder, tiny):
 
 def test_video_xl_reads_its_video_once_for_every_question_apart(folder, tiny, tiny_v1):
     one = record(QUESTION, "A bar.", "When?", "Now.", video="clip.mp4")
-    data = dataset(folder, [one, record("Hello")], tiny_v1, turns="apart")
+    data = dataset(folder, [one, record("Hello")], tiny_v1, turns="packed")
     assert [type(data[n]).__name__ for n in range(len(data))] == ["Example", "Example", "BadSample"]
     question = first(folder, tiny_v1, record("<image>\nWhen?", "Now.", video="clip.mp4"), name="single.json")
     assert data[1].input_ids == question.input_ids
-    assert len(dataset(folder, [one], tiny, turns="apart")) == 1
+    assert len(dataset(folder, [one], tiny, turns="packed")) == 1
 
 
 # ---------------------------------------------------------------------------------------------------- hostile input
@@ -238,26 +238,26 @@ def test_a_bad_line_among_good_ones(tmp_path, tiny):
 def test_long_examples_are_cut_at_the_end(folder, tiny):
     one = record(QUESTION, "A long answer " * 20, "And?", "More.", video="clip.mp4")
     whole = first(folder, tiny, one)
-    cut = first(folder, tiny, one, max_tokens=len(whole.input_ids) - 50)
+    cut = first(folder, tiny, one, max_length=len(whole.input_ids) - 50)
     assert (cut.input_ids, cut.labels) == (whole.input_ids[:-50], whole.labels[:-50])
     assert cut.truncated == 50
-    assert first(folder, tiny, one, max_tokens=len(whole.input_ids)).truncated == 0
+    assert first(folder, tiny, one, max_length=len(whole.input_ids)).truncated == 0
 
 
 def test_examples_without_room_for_an_answer_are_bad(folder, tiny):
     one = record(QUESTION, "x", video="clip.mp4")
     whole = first(folder, tiny, one, labels="released")
     answer = whole.input_ids.index(tiny.tokenizer.convert_tokens_to_ids("x"), whole.span[1])
-    assert first(folder, tiny, one, max_tokens=answer + 1).truncated == 2
+    assert first(folder, tiny, one, max_length=answer + 1).truncated == 2
     for limit in (answer, whole.span[1] - 1, 1):
-        assert f"max_tokens={limit} leaves none of its answers" in reason(folder, tiny, one, max_tokens=limit)
+        assert f"max_length={limit} leaves none of its answers" in reason(folder, tiny, one, max_length=limit)
 
 
 def test_packed_questions_are_cut_together(folder, tiny):
     one = record(QUESTION, "x", "And?", "yyyy", "And?", "z", video="clip.mp4")
-    whole = first(folder, tiny, one, turns="apart", labels="answers")
+    whole = first(folder, tiny, one, turns="packed", labels="answers")
     at = whole.segments.index(3)
-    cut = first(folder, tiny, one, turns="apart", labels="answers", max_tokens=at - 2)
+    cut = first(folder, tiny, one, turns="packed", labels="answers", max_length=at - 2)
     assert (cut.segments, cut.truncated) == (whole.segments[: at - 2], len(whole.segments) - at + 2)
 
 
@@ -354,17 +354,17 @@ def test_lengths_follow_text_and_pictures_without_opening_any(folder, tiny):
     [
         ({}, "either sources or mixture"),
         ({"sources": (Source("a"),), "mixture": "b"}, "either sources or mixture"),
-        ({"sources": ("a.json",)}, "must be Source values"),
+        ({"sources": (3,)}, r"sources\[0\] must be an instance of Source, got 3"),
         ({"mixture": "m", "labels": "none"}, "labels must be one of"),
         ({"mixture": "m", "template": "none"}, "template must be one of"),
         ({"mixture": "m", "turns": "none"}, "turns must be one of"),
-        ({"mixture": "m", "max_tokens": 0}, "max_tokens must be"),
-        ({"mixture": "m", "workers": -1}, "workers must be"),
-        ({"mixture": "m", "workers": True}, "workers must be"),
-        ({"mixture": "m", "prefetch": 0}, "prefetch must be"),
+        ({"mixture": "m", "max_length": 0}, "max_length must be"),
+        ({"mixture": "m", "num_workers": -1}, "num_workers must be"),
+        ({"mixture": "m", "num_workers": True}, "num_workers must be"),
+        ({"mixture": "m", "prefetch_factor": 0}, "prefetch_factor must be"),
         ({"mixture": "m", "seed": 1.5}, "seed must be"),
-        ({"mixture": "m", "bad_samples": 1.1}, "bad_samples must be"),
-        ({"mixture": "m", "bad_samples": float("nan")}, "bad_samples must be"),
+        ({"mixture": "m", "max_bad_fraction": 1.1}, "max_bad_fraction must be"),
+        ({"mixture": "m", "max_bad_fraction": float("nan")}, "max_bad_fraction must be"),
         ({"mixture": "m", "feature_cache_gb": 0}, "feature_cache_gb must be"),
         ({"mixture": "m", "sampling": {"fps": 1}}, "sampling must be"),
     ],

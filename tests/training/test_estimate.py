@@ -15,7 +15,7 @@ from videoxl.training.config.stages import STAGES, video_xl_2_stage4
 from videoxl.training.config.training import Lora
 from videoxl.training.data.mixtures import Source
 from videoxl.training.estimate import estimate
-from videoxl.training.parts import freeze
+from videoxl.training.param_groups import freeze
 from videoxl.training.setup import starting_model
 
 BILLION = 1e9
@@ -58,7 +58,7 @@ def test_parameters_are_those_that_are_trained(adapters):
 
 def test_steps_are_counted_from_the_data(tmp_path):
     path = write(tmp_path / "data.json", [record("What?", "That.")] * 10)
-    config = config_of(steps=None, epochs=2.0, batch=2, accumulation=2)
+    config = config_of(max_steps=None, num_train_epochs=2.0, per_device_batch_size=2, gradient_accumulation_steps=2)
     config = replace(config, data=DataConfig(sources=(Source(str(path), "first:9"),), sampling=Sampling(num_frames=8)))
     made = estimate(config, processes=2)  # 9 records are 3 batches a pass and process, 6 in all, 3 steps
     assert (made.steps, made.samples_per_step, made.frames) == (3, 8, 8)

@@ -42,8 +42,8 @@ def records(tmp_path):
 def train(folder, records):
     """Two passes over the records, one a step."""
     path = write(folder / "data.json", records)
-    data = DataConfig(sources=(Source(str(path)),), sampling=Sampling(num_frames=4), bad_samples=0.2)
-    config = replace(config_of(steps=None, epochs=2.0), data=data)
+    data = DataConfig(sources=(Source(str(path)),), sampling=Sampling(num_frames=4), max_bad_fraction=0.2)
+    config = replace(config_of(max_steps=None, num_train_epochs=2.0), data=data)
     return run(config, output=folder / "out", progress=False, start=start_of(model_of()))
 
 

@@ -99,7 +99,7 @@ def test_recorded_labels_of_answers_come_from_text(name):
     one = record(f"<image>\n{sentence(question)}", sentence(answer))
     if at != 14:  # not the default system prompt
         one["conversations"].insert(0, {"from": "system", "value": sentence(at - 8)})
-    found = ConversationEncoder(chat_format(), labels="answers").together(read_conversation(one))
+    found = ConversationEncoder(chat_format(), labels="answers").multi_turn(read_conversation(one))
     assert places(found.labels) == places(recorded)
 
 
@@ -107,7 +107,7 @@ def test_recorded_labels_of_the_template_come_from_text():
     """``v1_train_r4`` learns the system turn's template as the released training does, but not the question's."""
     recorded = CASES["v1_train_r4"].expected("labels").tolist()
     encoder = ConversationEncoder(chat_format(), labels="released")
-    found = encoder.together(read_conversation(record(f"<image>\n{sentence(2)}", sentence(13))))
+    found = encoder.multi_turn(read_conversation(record(f"<image>\n{sentence(2)}", sentence(13))))
     at = CASES["v1_train_r4"].spec["image_at"]
     assert places(found.labels)[: at + 1] == places(recorded)[: at + 1]
     assert places(found.labels)[at + 9 :][:14] == places(recorded)[at + 9 :]

@@ -19,7 +19,7 @@ from videoxl.inference.loading import load_model
 from videoxl.training.config.training import Lora, TrainingConfig
 from videoxl.training.data.dataset import DataConfig
 from videoxl.training.data.mixtures import Source
-from videoxl.training.parts import part_of
+from videoxl.training.param_groups import group_of
 from videoxl.training.run import run
 
 PAIR = {"video": "a.mp4", "prompt": "What moves?", "chosen": "The ramp.", "rejected": "Nothing."}
@@ -44,8 +44,15 @@ def folder(tmp_path_factory) -> Path:
 
 def config_of(folder: Path, records: str, model: str = "v2", **changes) -> TrainingConfig:
     sources = (Source(str(folder / records)),)
-    data = DataConfig(sources=sources, sampling=Sampling(fps=2.0, max_frames=8), bad_samples=0.5)
-    settings = {"steps": 4, "save_every": 2, "keep": 9, "device": "cpu", "schedule": "linear", "warmup": 0.0}
+    data = DataConfig(sources=sources, sampling=Sampling(fps=2.0, max_frames=8), max_bad_fraction=0.5)
+    settings = {
+        "max_steps": 4,
+        "save_steps": 2,
+        "save_total_limit": 9,
+        "device": "cpu",
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.0,
+    }
     return TrainingConfig(name="test", model=str(folder / model), data=data, **{**settings, **changes})
 
 
@@ -63,7 +70,7 @@ def preference(folder: Path, model: str = "v2", **changes) -> TrainingConfig:
 def moved(folder: Path, output: Path, model: str = "v2") -> set[str]:
     before, after = (load_file(place / "model.safetensors") for place in (folder / model, output / "model"))
     assert before.keys() == after.keys()
-    return {part_of(name) for name in before if not before[name].equal(after[name])}
+    return {group_of(name) for name in before if not before[name].equal(after[name])}
 
 
 def resumed_from_2(config: TrainingConfig, whole: Path, target: Path) -> Path:
@@ -81,7 +88,7 @@ def test_token_synthesis_is_pretrained_and_goes_on_bit_for_bit(folder, tmp_path)
     lines = (tmp_path / "whole" / "bad_samples.jsonl").read_text().splitlines()
     assert len(lines) == result.bad_samples > 0
     assert [entry for entry in result.log if entry.get("empty_steps")]  # in which it was all there was
-    assert {part_of(name) for name in result.trained} == {"token_synthesis", "objective"}
+    assert {group_of(name) for name in result.trained} == {"token_synthesis", "objective"}
     assert moved(folder, tmp_path / "whole") == {"token_synthesis"}
     assert all(entry["token_rms"] >= 0 and "motion_explained" in entry for entry in result.log if entry.get("loss"))
     again = resumed_from_2(config, tmp_path / "whole", tmp_path / "again")
@@ -109,7 +116,7 @@ def test_preferences_are_trained_and_go_on_bit_for_bit(folder, tmp_path, model):
 
 def test_preferences_with_adapters_need_no_reference(folder, tmp_path):
     require("peft")
-    config = replace(preference(folder), lora=Lora(rank=2), steps=3)
+    config = replace(preference(folder), lora=Lora(rank=2), max_steps=3)
     result = run(config, output=tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "reference.json").exists()
     assert all(".lora_" in name for name in result.trained)

@@ -31,7 +31,7 @@ from videoxl.training.data.pairs import (
     reference_log_probs,
 )
 from videoxl.training.objectives.preferences import PreferenceTraining, preference_loss
-from videoxl.training.parts import add_adapters
+from videoxl.training.param_groups import add_adapters
 
 PAIRS = [
     {"video": "one.mp4", "prompt": "What moves?", "chosen": "The ramp.", "rejected": "Nothing at all moves here."},
@@ -214,10 +214,10 @@ def test_unusable_records_are_bad_samples(folder, change, message):
 def test_a_pair_that_does_not_fit_is_a_bad_sample(folder):
     dataset = dataset_of(folder, model_of("video-xl-2"))
     length = len(dataset[0].input_ids)
-    assert isinstance(dataset_of(folder, model_of("video-xl-2"), max_tokens=length)[0], Example)
-    cut = dataset_of(folder, model_of("video-xl-2"), max_tokens=length - 1)[0]
+    assert isinstance(dataset_of(folder, model_of("video-xl-2"), max_length=length)[0], Example)
+    cut = dataset_of(folder, model_of("video-xl-2"), max_length=length - 1)[0]
     assert isinstance(cut, BadSample)
-    assert "max_tokens" in cut.reason
+    assert "max_length" in cut.reason
 
 
 def test_a_record_reads_as_a_conversation():

@@ -114,13 +114,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(deaths):
 def trained(tmp_path_factory):
     """A run of three steps, saved after each."""
     folder = tmp_path_factory.mktemp("trained")
-    train(folder, steps=3)
+    train(folder, max_steps=3)
     return folder
 
 
 def train(folder, **changes):
     model, messages = model_of(), []
-    config = config_of(**{"save_every": 1, "keep": 5, **changes})
+    config = config_of(**{"save_steps": 1, "save_total_limit": 5, **changes})
     resume = (folder / "log.jsonl").exists()
     data = data_of(model)
     run(config, output=folder, resume=resume, start=start_of(model), data=data, progress=False, say=messages.append)
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_named(trained, tmp_pa
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     damage(folder / "checkpoint-3")
-    messages = train(folder, steps=3)
+    messages = train(folder, max_steps=3)
     assert messages[0].startswith(f"passed over checkpoint-3: {reason}")
     assert messages[1] == "going on from checkpoint-2"
     assert incomplete(folder / "checkpoint-3") is None  # written anew
@@ -149,17 +149,17 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_and_named(trained, tmp_pa
 
 def test_another_run_is_not_gone_on_from(trained):
     with pytest.raises(TrainingError, match=r"other settings: learning_rates\.projector was 0\.001 and is now 0\.5"):
-        train(trained, steps=3, learning_rates={"projector": 0.5, "language_model": 1e-3})
-    with pytest.raises(TrainingError, match="steps was 3 and is now 4"):
-        train(trained, steps=4)
+        train(trained, max_steps=3, learning_rates={"projector": 0.5, "language_model": 1e-3})
+    with pytest.raises(TrainingError, match="max_steps was 3 and is now 4"):
+        train(trained, max_steps=4)
 
 
 def test_what_does_not_change_the_result_may_change(trained, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
-    assert train(folder, steps=3, save_every=7, keep=1, data={"workers": 1, "bad_samples": 0.5}) == [
-        "going on from checkpoint-3"
-    ]
+    assert train(
+        folder, max_steps=3, save_steps=7, save_total_limit=1, data={"num_workers": 1, "max_bad_fraction": 0.5}
+    ) == ["going on from checkpoint-3"]
 
 
 def folder_of(path, **files):

@@ -19,7 +19,7 @@ from videoxl.training.config.overrides import differences, made, plain
 from videoxl.training.config.stages import STAGES, video_xl_2_stage3, video_xl_2_stage4, video_xl_finetune_video
 from videoxl.training.data.mixtures import Source
 from videoxl.training.data.read_sample import PictureReader
-from videoxl.training.parts import part_of
+from videoxl.training.param_groups import group_of
 from videoxl.training.run import run
 from videoxl.training.setup import Start
 
@@ -62,14 +62,14 @@ def small(stage, records, **changes):
     """The stage's own settings, on three records and with rates for small models."""
     config = STAGES[stage]()
     sampling = Sampling(fps=1.0, max_frames=8)
-    data = replace(config.data, mixture=None, sources=(Source(str(records)),), sampling=sampling, workers=0)
+    data = replace(config.data, mixture=None, sources=(Source(str(records)),), sampling=sampling, num_workers=0)
     return replace(
         config,
         data=data,
         learning_rates=dict.fromkeys(config.learning_rates, 2e-2 if len(config.learning_rates) == 1 else 3e-3),
-        batch=3 if config.batch > 1 else 1,
-        accumulation=1 if config.batch > 1 else 3,
-        steps=10,
+        per_device_batch_size=3 if config.per_device_batch_size > 1 else 1,
+        gradient_accumulation_steps=1 if config.per_device_batch_size > 1 else 3,
+        max_steps=10,
         precision="fp32",
         device="cpu",
         **changes,
@@ -118,14 +118,14 @@ def test_a_stage_learns_and_moves_what_it_should(stage, records, tmp_path):
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])  # a projector alone cannot do much for a drawn model
     assert result.bad_samples == result.skipped_steps == 0
     engine = videoxl.load(str(result.model), device="cpu")
-    moved = {part_of(n) for n, value in weights_of(engine.model).items() if not torch.equal(value, before[n])}
+    moved = {group_of(n) for n, value in weights_of(engine.model).items() if not torch.equal(value, before[n])}
     assert moved == PARTS[stage]
-    assert {part_of(name) for name in result.trained} == set(config.learning_rates)
+    assert {group_of(name) for name in result.trained} == set(config.learning_rates)
 
 
 def test_stage_4_under_the_chunk_mask(records, tmp_path):
     config = small("video_xl_2_stage4", records, prefill=ChunkedPrefill(chunk_size=2, step_size=1))
-    config = replace(config, steps=4)
+    config = replace(config, max_steps=4)
     start = start_with(small_model(), config)
     assert run(config, output=tmp_path, start=start, progress=False).steps == 4
 
@@ -146,9 +146,9 @@ def test_a_stage_differs_from_the_one_before_where_it_says():
         "data.mixture",
         "data.sampling.max_fps",
         "data.sampling.max_frames",
-        "data.max_tokens",
-        "data.workers",
-        "save_every",
+        "data.max_length",
+        "data.num_workers",
+        "save_steps",
     }
 
 
@@ -156,6 +156,11 @@ def test_released_numbers():
     config = video_xl_finetune_video()
     assert config.prefill == BeaconPrefill(ratio=(2, 4, 8), mix="random", window=1440)
     assert set(config.learning_rates.values()) == {1e-5}
-    assert (config.epochs, config.batch, config.accumulation, config.warmup) == (3.0, 1, 8, 0.03)
+    assert (
+        config.num_train_epochs,
+        config.per_device_batch_size,
+        config.gradient_accumulation_steps,
+        config.warmup_steps,
+    ) == (3.0, 1, 8, 0.03)
     assert STAGES["video_xl_finetune_image"]().prefill.ratio == (2, 4, 8, 12, 16)
     assert STAGES["video_xl_pretrain"]().learning_rates == {"projector": 5e-4}

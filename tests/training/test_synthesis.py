@@ -252,4 +252,4 @@ def test_what_cannot_be_trained_this_way_is_refused():
     with pytest.raises(ValueError, match="one frame"):
         SynthesisPretraining(small_model(frames_per_group=1))
     with pytest.raises(ValueError, match="motion"):
-        SynthesisConfig(motion=-1)
+        SynthesisConfig(motion_weight=-1)

@@ -12,7 +12,7 @@ from tests.training.stand_in import config_of, data_of, log_losses, model_of, st
 from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingDataError, TrainingError
 from videoxl.training.checkpoints import checkpoints, find
-from videoxl.training.parts import part_of
+from videoxl.training.param_groups import group_of
 from videoxl.training.run import run
 from videoxl.training.trainer import VideoXLTrainer
 
@@ -23,7 +23,7 @@ def train(folder, model, data=None, **changes):
         config,
         output=folder,
         start=start_of(model),
-        data=data or data_of(model, batch=config.batch),
+        data=data or data_of(model, batch=config.per_device_batch_size),
         progress=False,
         say=lambda message: None,
     )
@@ -36,7 +36,11 @@ def moved(model, before):
 def test_the_loss_falls_and_is_logged(tmp_path):
     model = model_of()
     result = train(
-        tmp_path, model, data_of(model, count=2), steps=12, learning_rates={"projector": 3e-3, "language_model": 3e-3}
+        tmp_path,
+        model,
+        data_of(model, count=2),
+        max_steps=12,
+        learning_rates={"projector": 3e-3, "language_model": 3e-3},
     )
     losses = log_losses(tmp_path)
     assert result.steps == 12 == len(losses)
@@ -72,11 +76,11 @@ def test_exactly_the_parts_with_a_rate_move(tmp_path, family, parts):
     if family == "video-xl":
         reading = {"prefill": BeaconPrefill(ratio=(2, 4), mix="random")}
     data = data_of(model, groups=6 if family == "video-xl" else 1)
-    result = train(tmp_path, model, data, steps=2, learning_rates=dict.fromkeys(parts, 1e-2), **reading)
+    result = train(tmp_path, model, data, max_steps=2, learning_rates=dict.fromkeys(parts, 1e-2), **reading)
     unread = ["model.vision_tower.post_layernorm."]  # behind the features that are taken
     if family == "video-xl":
         unread += ["model.vision_tower.encoder.layers.2."]
-    intended = {name for name in before if part_of(name) in parts and not name.startswith(tuple(unread))}
+    intended = {name for name in before if group_of(name) in parts and not name.startswith(tuple(unread))}
     assert set(result.trained) == intended
     embedding = {"model.language_model.embed_tokens.weight"}  # its rows move, and it is in both sets
     assert moved(model, before) | embedding & intended == intended - STILL[family]
@@ -88,7 +92,7 @@ def test_parts_learn_at_their_own_rates(tmp_path):
     for rates in ({"projector": 1e-2, "language_model": 1e-4}, {"projector": 1e-2, "language_model": 3e-4}):
         model = model_of()
         before = weights_of(model)
-        train(tmp_path / str(len(steps)), model, steps=1, optimiser="sgd", clip=None, learning_rates=rates)
+        train(tmp_path / str(len(steps)), model, max_steps=1, optim="sgd", max_grad_norm=None, learning_rates=rates)
         steps[len(steps)] = {n: (weights_of(model)[n] - before[n]).double() for n in before}
     matrix = "model.language_model.layers.0.mlp.down_proj.weight"
     # in units of the weights' own rounding: 1e-7 of values about 0.1
@@ -102,11 +106,17 @@ def test_parts_learn_at_their_own_rates(tmp_path):
 def test_accumulated_batches_are_one_large_batch(tmp_path, family):
     """Answers have 4 to 6 tokens, so a mean of means would differ."""
     results = []
-    for number, settings in enumerate(({"batch": 4}, {"batch": 1, "accumulation": 4}, {"batch": 2, "accumulation": 2})):
+    for number, settings in enumerate(
+        (
+            {"per_device_batch_size": 4},
+            {"per_device_batch_size": 1, "gradient_accumulation_steps": 4},
+            {"per_device_batch_size": 2, "gradient_accumulation_steps": 2},
+        )
+    ):
         model = model_of(family)
         reading = {"prefill": BeaconPrefill(ratio=4)} if family == "video-xl" else {}
         rates = {"projector": 1e-2, "language_model": 1e-2}
-        train(tmp_path / str(number), model, steps=2, optimiser="sgd", learning_rates=rates, **reading, **settings)
+        train(tmp_path / str(number), model, max_steps=2, optim="sgd", learning_rates=rates, **reading, **settings)
         results.append((log_losses(tmp_path / str(number)), weights_of(model)))
     for losses, weights in results[1:]:
         assert losses == pytest.approx(results[0][0], rel=1e-5)
@@ -123,7 +133,7 @@ def test_gradient_checkpointing_and_windows_change_nothing(tmp_path):
             tmp_path / str(checkpointing),
             model,
             data_of(model, groups=10),
-            steps=3,
+            max_steps=3,
             learning_rates=rates,
             prefill=BeaconPrefill(ratio=(2, 4, 8), mix="random"),
             gradient_checkpointing=checkpointing,
@@ -135,10 +145,10 @@ def test_gradient_checkpointing_and_windows_change_nothing(tmp_path):
 
 def test_bf16_arithmetic_keeps_fp32_weights(tmp_path):
     model = model_of()
-    train(tmp_path, model, precision="bf16", steps=2)
+    train(tmp_path, model, precision="bf16", max_steps=2)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     exact = model_of()
-    train(tmp_path / "exact", exact, steps=2)
+    train(tmp_path / "exact", exact, max_steps=2)
     losses, exact_losses = log_losses(tmp_path), log_losses(tmp_path / "exact")
     assert losses != exact_losses
     assert losses == pytest.approx(exact_losses, rel=0.03)
@@ -150,7 +160,7 @@ def test_bf16_arithmetic_keeps_fp32_weights(tmp_path):
 def test_a_step_with_a_nan_loss_is_skipped_and_counted(tmp_path):
     model = model_of()
     before = weights_of(model)
-    result = train(tmp_path, model, data_of(model, count=1, spoil=[0]), steps=3)
+    result = train(tmp_path, model, data_of(model, count=1, spoil=[0]), max_steps=3)
     assert result.skipped_steps == 3
     assert moved(model, before) == set()
 
@@ -169,7 +179,7 @@ def test_a_finite_loss_with_a_nan_gradient_is_skipped_too(tmp_path, monkeypatch)
 
     monkeypatch.setattr(VideoXLTrainer, "compute_loss", compute_loss)
     model = model_of()
-    result = train(tmp_path, model, steps=3)
+    result = train(tmp_path, model, max_steps=3)
     assert result.skipped_steps == 1
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[1])["grad_norm"] is None  # JSON has no NaN
@@ -178,14 +188,16 @@ def test_a_finite_loss_with_a_nan_gradient_is_skipped_too(tmp_path, monkeypatch)
 def test_skipped_steps_leave_the_optimiser_alone(tmp_path):
     """One bad sample between good ones: weights and Adam's averages are as without it."""
     spoilt, clean = model_of(), model_of()
-    train(tmp_path / "spoilt", spoilt, data_of(spoilt, count=3, spoil=[1]), epochs=1, steps=None)
+    train(tmp_path / "spoilt", spoilt, data_of(spoilt, count=3, spoil=[1]), num_train_epochs=1, max_steps=None)
     data = data_of(clean, count=3)
     order = data.order
 
     def without(epoch, rank, world):
         return [batch for batch in order(epoch, rank, world) if batch != [1]]
 
-    train(tmp_path / "clean", clean, type(data)(data.dataset, data.collator, without), epochs=1, steps=None)
+    train(
+        tmp_path / "clean", clean, type(data)(data.dataset, data.collator, without), num_train_epochs=1, max_steps=None
+    )
     assert all(torch.equal(a, b) for a, b in zip(weights_of(spoilt).values(), weights_of(clean).values()))
 
 
@@ -198,7 +210,14 @@ def test_five_in_a_row_end_the_run_and_the_newest_checkpoint_stays(tmp_path):
 
     data.dataset.spoil = {5, 6, 7, 8, 9, 10, 11}
     with pytest.raises(TrainingError, match=r"5 steps in a row .* last of them step 8.* checkpoint-7 is intact"):
-        train(tmp_path, model, type(data)(data.dataset, data.collator, bad_at_the_end), steps=10, save_every=1, keep=1)
+        train(
+            tmp_path,
+            model,
+            type(data)(data.dataset, data.collator, bad_at_the_end),
+            max_steps=10,
+            save_steps=1,
+            save_total_limit=1,
+        )
     found = find(tmp_path)
     assert found.newest.name == "checkpoint-7"
     engine = videoxl.load(str(found.newest), device="cpu")
@@ -209,7 +228,7 @@ def test_five_in_a_row_end_the_run_and_the_newest_checkpoint_stays(tmp_path):
 def test_more_than_a_share_of_skipped_steps_ends_the_run(tmp_path):
     model = model_of()
     data = data_of(model, count=6, spoil=[1, 3, 5])
-    changed = {"skipped_in_a_row": 2, "skipped_share": 0.01, "steps": 6}
+    changed = {"max_consecutive_skips": 2, "max_skipped_fraction": 0.01, "max_steps": 6}
 
     def alternating(epoch, rank, world):
         return [[n] for n in range(6)]
@@ -221,7 +240,7 @@ def test_more_than_a_share_of_skipped_steps_ends_the_run(tmp_path):
 def test_weights_that_an_update_blew_up_are_never_saved(tmp_path):
     """Loss and gradient are finite; the weights times the decay times the rate are not."""
     rates, model = {"language_model": 3e38}, model_of()
-    settings = {"optimiser": "sgd", "clip": None, "weight_decay": 10.0, "steps": 1, "learning_rates": rates}
+    settings = {"optim": "sgd", "max_grad_norm": None, "weight_decay": 10.0, "max_steps": 1, "learning_rates": rates}
     with pytest.raises(TrainingError, match=r"is not finite after step 1: .*Lower the learning rate; there is no"):
         train(tmp_path, model, **settings)
     assert checkpoints(tmp_path) == []
@@ -232,7 +251,7 @@ def test_weights_that_an_update_blew_up_are_never_saved(tmp_path):
 
 def test_bad_samples_are_counted_and_listed_and_left_out(tmp_path):
     model = model_of()
-    result = train(tmp_path, model, data_of(model, count=8, batch=2, bad=[2, 5]), batch=2, steps=4)
+    result = train(tmp_path, model, data_of(model, count=8, batch=2, bad=[2, 5]), per_device_batch_size=2, max_steps=4)
     lines = [json.loads(line) for line in (tmp_path / "bad_samples.jsonl").read_text().splitlines()]
     assert result.bad_samples == 2
     assert {(line["id"], line["reason"]) for line in lines} == {(f"sample-{n}", "drawn to fail") for n in (2, 5)}
@@ -242,7 +261,7 @@ def test_bad_samples_are_counted_and_listed_and_left_out(tmp_path):
 def test_a_batch_without_a_good_sample_leaves_the_weights_alone(tmp_path):
     model = model_of()
     before = weights_of(model)
-    train(tmp_path, model, data_of(model, count=2, bad=[0, 1]), steps=2, weight_decay=0.1)
+    train(tmp_path, model, data_of(model, count=2, bad=[0, 1]), max_steps=2, weight_decay=0.1)
     last = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()][1]
     assert (last["empty_steps"], last["empty_batches"], last["bad_samples"]) == (2, 2, 2)
     assert moved(model, before) == set()
@@ -250,14 +269,21 @@ def test_a_batch_without_a_good_sample_leaves_the_weights_alone(tmp_path):
 
 def test_too_many_bad_samples_end_the_run(tmp_path):
     model = model_of()
-    with pytest.raises(TrainingDataError, match=r"6 of the first \d+ samples failed.*bad_samples=0.05.*drawn to fail"):
-        train(tmp_path, model, data_of(model, count=50, bad=range(30)), steps=50)
+    with pytest.raises(
+        TrainingDataError, match=r"6 of the first \d+ samples failed.*max_bad_fraction=0.05.*drawn to fail"
+    ):
+        train(tmp_path, model, data_of(model, count=50, bad=range(30)), max_steps=50)
     assert len((tmp_path / "bad_samples.jsonl").read_text().splitlines()) == 6
 
 
 def test_a_few_bad_samples_of_fifty_do_not(tmp_path):
     model = model_of()
-    assert train(tmp_path, model, data_of(model, count=50, batch=10, bad=range(3)), batch=10, steps=5).bad_samples == 3
+    assert (
+        train(
+            tmp_path, model, data_of(model, count=50, batch=10, bad=range(3)), per_device_batch_size=10, max_steps=5
+        ).bad_samples
+        == 3
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints
@@ -265,7 +291,7 @@ def test_a_few_bad_samples_of_fifty_do_not(tmp_path):
 
 def test_checkpoints_and_the_result_load_as_models(tmp_path):
     model = model_of()
-    result = train(tmp_path, model, steps=4, save_every=1, keep=2)
+    result = train(tmp_path, model, max_steps=4, save_steps=1, save_total_limit=2)
     assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-3"]
     for folder in (result.model, tmp_path / "checkpoint-4"):
         engine = videoxl.load(str(folder), device="cpu")
@@ -275,16 +301,16 @@ def test_checkpoints_and_the_result_load_as_models(tmp_path):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
-    train(tmp_path, model_of(), steps=1)
+    train(tmp_path, model_of(), max_steps=1)
     with pytest.raises(TrainingError, match="holds a run already: go on with it with --resume"):
-        train(tmp_path, model_of(), steps=1)
+        train(tmp_path, model_of(), max_steps=1)
 
 
 def test_log_to_tensorboard(tmp_path):
     from tests.conftest import require
 
     require("tensorboard")
-    train(tmp_path, model_of(), steps=2, log_to=("tensorboard",))
+    train(tmp_path, model_of(), max_steps=2, report_to=("tensorboard",))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (events,) = (tmp_path / "tensorboard").rglob("events.out.tfevents.*")

@@ -62,7 +62,7 @@ def settings_of(name: str, *, divided: bool = False) -> dict[str, Any]:
     if name.startswith("sharded") and divided:
         config |= {"sharding": "fsdp2", "device": "auto", "gradient_checkpointing": True}
     if name == "sharded with states":  # torch cannot load FSDP's states of an optimiser that has none
-        config |= {"optimiser": "adamw", "learning_rates": dict.fromkeys(config["learning_rates"], 1e-3)}
+        config |= {"optim": "adamw", "learning_rates": dict.fromkeys(config["learning_rates"], 1e-3)}
     return {"family": "video-xl-2", "data": {"count": 6, **data}, "config": config}
 
 
@@ -73,12 +73,12 @@ def train(name: str, folder: Path, *, processes: int, resume: bool = False) -> d
     model = model_of(chosen["family"])
     config = config_of(
         **{
-            "steps": 3,
-            "accumulation": 2 // processes,
-            "optimiser": "sgd",
-            "clip": 0.5,
-            "save_every": 1,
-            "keep": 5,
+            "max_steps": 3,
+            "gradient_accumulation_steps": 2 // processes,
+            "optim": "sgd",
+            "max_grad_norm": 0.5,
+            "save_steps": 1,
+            "save_total_limit": 5,
             **chosen["config"],
         }
     )
@@ -174,7 +174,7 @@ def loaded(sharding: str, folder: Path, *, resume: bool) -> dict[str, Any]:
     """Two steps of AdamW from a model that the run loads itself."""
     given = SimpleNamespace(config=VideoXLConfig.from_pretrained(embedded_folder("tiny")))
     parts = dict.fromkeys(("token_synthesis", *RATES), 1e-4)
-    config = config_of(sharding=sharding, device="auto", steps=2, save_every=1, learning_rates=parts)
+    config = config_of(sharding=sharding, device="auto", max_steps=2, save_steps=1, learning_rates=parts)
     run(config, output=folder, resume=resume, data=data_of(given, count=4), progress=False, say=lambda _: None)
     return {"losses": log_losses(folder), "weights": load_file(folder / "model" / "model.safetensors")}
 

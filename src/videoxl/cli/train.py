@@ -20,7 +20,7 @@ def train(
         str | None, typer.Argument(help="A stage, a YAML file, or file.py:function that returns a config. None: list.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in data.workers=4; may be repeated.")
+        list[str] | None, typer.Option("--set", help="key=value, as in data.num_workers=4; may be repeated.")
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder to write to. Default: runs/NAME.")
@@ -79,20 +79,22 @@ def load_config(what: str) -> TrainingConfig:
         if not isinstance(found, TrainingConfig):
             raise ValueError(f"{what} must return a TrainingConfig, got {type(found).__name__}")
         return found
-    if path.endswith((".yaml", ".yml")):
+    if path.endswith((".yaml", ".yml", ".json")):
         values = _read_yaml(Path(what))
         stage = values.pop("stage", None)
         if stage is not None and stage not in STAGES:
             raise ValueError(f"{what}: stage {stage!r} is unknown; stages: {', '.join(STAGES)}")
         return made(TrainingConfig, values) if stage is None else changed(STAGES[stage](), values)
-    raise ValueError(f"{what!r} is no stage ({', '.join(STAGES)}), and no .yaml file or file.py:function")
+    raise ValueError(f"{what!r} is no stage ({', '.join(STAGES)}), and no .yaml or .json file or file.py:function")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
+    from videoxl.training.config.overrides import read_yaml
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):

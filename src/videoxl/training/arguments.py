@@ -33,34 +33,34 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
 
     Raises :class:`MissingDependencyError` for what is asked for and not installed.
     """
-    for name in config.log_to:
-        _require(name, f"log_to={name}", BROUGHT_BY[name])
+    for name in config.report_to:
+        _require(name, f"report_to={name}", BROUGHT_BY[name])
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     if on_cpu:  # where DeepSpeed is installed, accelerate loads it, and it would say on stdout that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if "tensorboard" in config.log_to:
+    if "tensorboard" in config.report_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output / "tensorboard"))
     return TrainingArguments(
         output_dir=str(output),
         run_name=config.name,
         project=config.name,
         max_steps=steps,
-        per_device_train_batch_size=config.batch,
-        gradient_accumulation_steps=config.accumulation,
+        per_device_train_batch_size=config.per_device_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=max(config.learning_rates.values()),
-        optim=OPTIMISERS.get(config.optimiser, config.optimiser),
+        optim=OPTIMISERS.get(config.optim, config.optim),
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         weight_decay=config.weight_decay,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=int(config.warmup) if config.warmup >= 1 else math.ceil(config.warmup * steps),
-        max_grad_norm=math.inf if config.clip is None else config.clip,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=int(config.warmup_steps) if config.warmup_steps >= 1 else math.ceil(config.warmup_steps * steps),
+        max_grad_norm=math.inf if config.max_grad_norm is None else config.max_grad_norm,
         bf16=config.precision == "bf16",
         save_strategy="steps",
-        save_steps=config.save_every,
-        logging_steps=config.log_every,
+        save_steps=config.save_steps,
+        logging_steps=config.logging_steps,
         logging_nan_inf_filter=True,  # a NaN would stay in the average for good; the guard counts it
-        report_to=list(config.log_to) or "none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -27,12 +27,12 @@ from videoxl.training.assemble import BEACON_PARAM, joined_config
 from videoxl.training.config.stages import OUTPUT, STAGES
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.mixtures import RecordFile, choose_records
-from videoxl.training.parts import is_read, part_of, target_pattern, unread_by, weight_dtype
+from videoxl.training.param_groups import group_of, is_read, target_pattern, unread_by, weight_dtype
 
 ANSWER_TOKENS = 256
 """Of question and answers, where the config sets no limit."""
 STATES = {"adamw": 2.0, "muon": 1.0, "sgd": 0.0, "adafactor": 0.01}
-"""Optimiser -> numbers it keeps for each trained one, in the dtype of the weights."""
+"""Optimizer -> numbers it keeps for each trained one, in the dtype of the weights."""
 EIGHT_BIT = 2.03
 """Bytes per trained number of 8-bit AdamW: two of one byte, and a scale per block."""
 
@@ -133,8 +133,8 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
         gradient_bytes=gradients,
         optimiser_bytes=states,
         activation_bytes=activation_bytes(config, model_config, frames, tokens, text),
-        batch=config.batch,
-        samples_per_step=config.batch * config.accumulation * processes,
+        batch=config.per_device_batch_size,
+        samples_per_step=config.per_device_batch_size * config.gradient_accumulation_steps * processes,
         steps=steps,
         seconds_per_step=_seconds(config, model_config, frames, prefix, span, text, where),
         device=where.name,
@@ -146,8 +146,8 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
 
 def model_specification(config: TrainingConfig) -> Specification:
     """Sizes of the model a run trains; of one that a stage before has still to train, that stage's."""
-    if config.vision is not None:
-        joined = joined_config(_language_config(config.model), _tower_config(config.vision))
+    if config.vision_tower is not None:
+        joined = joined_config(_language_config(config.model), _tower_config(config.vision_tower))
         like = specification("BAAI/Video-XL-2")
         return Specification(joined, like.chat_format, torch.float32, ("sizes of the released parts",))
     stage = config.model.removeprefix(f"{OUTPUT}/").removesuffix("/model")
@@ -194,13 +194,13 @@ def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dic
     frozen: dict[str, int] = {}
     unread = unread_by(model_config)
     for name, parameter in model.named_parameters():
-        part = part_of(name)
+        part = group_of(name)
         adapted = config.lora is not None and part == "language_model"
         moves = part in config.learning_rates and not adapted and is_read(name, unread)
         side = trained if moves else frozen
         side[part] = side.get(part, 0) + parameter.numel()
     if config.lora is not None:
-        pattern = re.compile(target_pattern(config.lora.targets))
+        pattern = re.compile(target_pattern(config.lora.target_modules))
         layers: list[Any] = [m for n, m in model.named_modules() if pattern.fullmatch(n)]
         trained["language_model"] = sum(config.lora.rank * (m.in_features + m.out_features) for m in layers)
     return trained, frozen
@@ -215,7 +215,7 @@ def _state_bytes(
     small = frozen.get("language_model", 0) if config.quantization else 0
     held = (rest - small) * itemsize + int(small * {"int8": 1.0, "nf4": 0.53}.get(config.quantization or "", 0.0))
     of_learnt = 4 if config.lora is not None else itemsize  # adapters are held in fp32
-    per_state = EIGHT_BIT if "8bit" in config.optimiser else STATES[config.optimiser] * of_learnt
+    per_state = EIGHT_BIT if "8bit" in config.optim else STATES[config.optim] * of_learnt
     weights, gradients, states = held + learnt * of_learnt, learnt * of_learnt, int(learnt * per_state)
     divided = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[config.sharding]
     return (
@@ -232,7 +232,7 @@ def _longest_sample(config: TrainingConfig, spec: Specification) -> tuple[int, A
     frames = len(listed) or sampling.num_frames or sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
     frames -= frames % spec.config.frames_per_group if frames >= spec.config.frames_per_group else 0
     span = span_for(spec.config, [float(n) for n in range(frames)], spec.chat_format.tokenize)
-    prefix, limit = len(spec.chat_format.prefix(DEFAULT_SYSTEM_PROMPT)), config.data.max_tokens
+    prefix, limit = len(spec.chat_format.prefix(DEFAULT_SYSTEM_PROMPT)), config.data.max_length
     text = ANSWER_TOKENS if limit is None else max(min(limit - prefix - len(span.ids), ANSWER_TOKENS), 0)
     return frames, span, text, prefix
 
@@ -269,14 +269,14 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
 
 
 def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | None]:
-    if config.steps is not None:
-        return config.steps, None
+    if config.max_steps is not None:
+        return config.max_steps, None
     try:
         count = records(config)
     except (TrainingDataError, OSError) as error:
         return None, f"steps are unknown: {error}"
-    batches = math.ceil(config.epochs * math.ceil(count / (config.batch * processes)))
-    return math.ceil(batches / config.accumulation), None
+    batches = math.ceil(config.num_train_epochs * math.ceil(count / (config.per_device_batch_size * processes)))
+    return math.ceil(batches / config.gradient_accumulation_steps), None
 
 
 def records(config: TrainingConfig) -> int:
@@ -302,4 +302,6 @@ def _seconds(
     vision = flops["vision"] * (3 + again if {"vision_tower", "token_synthesis"} & set(config.learning_rates) else 1)
     language = 0.0 if config.objective == "synthesis" else flops["prefill"] * (3 + again)
     narrow = min(1.0, model_config.text_config.hidden_size / 1024)  # type: ignore[union-attr]
-    return (vision + language) * config.batch * config.accumulation / where.flops / narrow
+    return (
+        (vision + language) * config.per_device_batch_size * config.gradient_accumulation_steps / where.flops / narrow
+    )

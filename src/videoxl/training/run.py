@@ -19,10 +19,10 @@ from videoxl.errors import TrainingError, TrainingInterruptedError
 from videoxl.training.arguments import training_arguments
 from videoxl.training.callbacks import LogFile, ProgressLine, Stop, StopOnSignal, stopping_on_signals
 from videoxl.training.checkpoints import STAGING, Found, find, publish, remove_leftovers
-from videoxl.training.config.overrides import differences, plain
+from videoxl.training.config.overrides import differences, made, plain
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.batches import RunOrder
-from videoxl.training.parts import enable_checkpointing, freeze
+from videoxl.training.param_groups import enable_checkpointing, freeze
 from videoxl.training.setup import Data, Start, merge_adapters, read_data, starting_model
 from videoxl.training.trainer import VideoXLTrainer
 
@@ -30,16 +30,16 @@ MODEL, ADAPTERS = "model", "adapters"
 """Folders of the trained model, and of adapters by themselves, in the output folder."""
 FREE_TO_CHANGE = (
     "name",
-    "save_every",
-    "keep",
-    "log_every",
-    "log_to",
-    "skipped_in_a_row",
-    "skipped_share",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "max_consecutive_skips",
+    "max_skipped_fraction",
     "device",
-    "data.workers",
-    "data.prefetch",
-    "data.bad_samples",
+    "data.num_workers",
+    "data.prefetch_factor",
+    "data.max_bad_fraction",
     "data.feature_cache",
 )
 """Settings that a run may be resumed with changed: they do not change what is computed."""
@@ -120,7 +120,13 @@ class _Run:
         return found
 
     def _check_same_run(self, checkpoint: Path, facts: dict[str, Any]) -> None:
-        changed = differences(facts["config"], plain(self.config))
+        try:
+            before = plain(made(TrainingConfig, facts["config"]))  # which may have the names of an earlier version
+        except ValueError as error:
+            raise TrainingError(
+                f"{checkpoint} was written with a configuration that cannot be read: {error}"
+            ) from error
+        changed = differences(before, plain(self.config))
         changed = {name: values for name, values in changed.items() if name not in FREE_TO_CHANGE}
         if changed:
             listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
@@ -154,10 +160,14 @@ class _Run:
 
     def _trainer(self, start: Start, data: Data, progress: bool) -> VideoXLTrainer:
         config, per_epoch = self.config, len(data.order(0, self.rank, self.world))
-        batches = math.ceil(config.epochs * per_epoch) if config.steps is None else config.steps * config.accumulation
+        batches = (
+            math.ceil(config.num_train_epochs * per_epoch)
+            if config.max_steps is None
+            else config.max_steps * config.gradient_accumulation_steps
+        )
         trainer = VideoXLTrainer(
             start.module,
-            training_arguments(config, self.output, math.ceil(batches / config.accumulation)),
+            training_arguments(config, self.output, math.ceil(batches / config.gradient_accumulation_steps)),
             config,
             dataset=data.dataset,
             collator=data.collator,

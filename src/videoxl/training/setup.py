@@ -23,7 +23,7 @@ from videoxl.training.data.order import BatchOrder
 from videoxl.training.data.pairs import PreferenceCollator, PreferenceDataset, reference_log_probs
 from videoxl.training.objectives.preferences import PreferenceTraining
 from videoxl.training.objectives.synthesis import SynthesisPretraining
-from videoxl.training.parts import add_adapters, weight_dtype
+from videoxl.training.param_groups import add_adapters, weight_dtype
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def prepare(model: Any, config: TrainingConfig) -> Any:
 
 
 def _weights(config: TrainingConfig) -> tuple[Any, Any]:
-    if config.vision is not None:
-        return join(config.model, config.vision, dtype=weight_dtype(config))
+    if config.vision_tower is not None:
+        return join(config.model, config.vision_tower, dtype=weight_dtype(config))
     on_gpu = config.device == "auto" and torch.cuda.is_available()
     # the Trainer moves weights to the GPU; quantised ones are made there
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu and config.quantization else "cpu"
@@ -117,10 +117,14 @@ def read_data(config: TrainingConfig, start: Start, output: Path, *, rank: int =
     else:
         dataset = _examples(config, start, rank, world)
     sizes = dataset.lengths if config.data.group_by_length else len(dataset)
-    kinds = dataset.kinds if config.batch > 1 else None  # a batch of one holds one kind, and needs no look at records
+    kinds = (
+        dataset.kinds if config.per_device_batch_size > 1 else None
+    )  # a batch of one holds one kind, and needs no look at records
 
     def order(epoch: int, rank: int, world: int) -> Any:
-        return BatchOrder(sizes, config.batch, seed=config.data.seed, epoch=epoch, rank=rank, world=world, kinds=kinds)
+        return BatchOrder(
+            sizes, config.per_device_batch_size, seed=config.data.seed, epoch=epoch, rank=rank, world=world, kinds=kinds
+        )
 
     return Data(dataset, collator, order)
 

@@ -26,14 +26,14 @@ from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingError
 from videoxl.model.windows import RatioChooser
 from videoxl.training.checkpoints import STAGING, find, publish, rotate
-from videoxl.training.config.training import IN_STEP, TrainingConfig
+from videoxl.training.config.training import SYNCHRONOUS, TrainingConfig
 from videoxl.training.data.bad_samples import BadSampleLog
 from videoxl.training.data.batches import Key, RunOrder, data_loader
 from videoxl.training.data.collator import PICTURES, with_blank_video
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
 from videoxl.training.objectives.objective import Objective, no_loss
-from videoxl.training.parts import parameter_groups
+from videoxl.training.param_groups import optimizer_groups
 
 OBJECTIVE = "objective.pt"
 """File of what an objective has beyond the model."""
@@ -70,9 +70,9 @@ class VideoXLTrainer(Trainer):
         self.output = Path(str(arguments.output_dir))
         # the mean over the live labels of all batches of a step, on all processes, is taken in the loss itself
         self.model_accepts_loss_kwargs = config.objective == "language"
-        self.guard = StepGuard(config.skipped_in_a_row, config.skipped_share)
+        self.guard = StepGuard(config.max_consecutive_skips, config.max_skipped_fraction)
         self.bad_samples = BadSampleLog(
-            self.output / "bad_samples.jsonl", limit=config.data.bad_samples, rank=arguments.process_index
+            self.output / "bad_samples.jsonl", limit=config.data.max_bad_fraction, rank=arguments.process_index
         )
         self._staging: Path | None = None
         self._finite = torch.ones((), dtype=torch.bool, device=arguments.device)
@@ -88,8 +88,8 @@ class VideoXLTrainer(Trainer):
             self.train_dataset,
             self.collator,
             self.order,
-            workers=data.workers,
-            prefetch=data.prefetch,
+            workers=data.num_workers,
+            prefetch=data.prefetch_factor,
             pin_memory=self.args.device.type == "cuda",
         )
 
@@ -126,7 +126,7 @@ class VideoXLTrainer(Trainer):
                 return batch
             ids = torch.zeros(1, 2, dtype=torch.long)
             batch = {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
-        if self.config.sharding in IN_STEP:
+        if self.config.sharding in SYNCHRONOUS:
             return with_blank_video(batch, self.accelerator.unwrap_model(self.model).config)
         return batch
 
@@ -198,9 +198,9 @@ class VideoXLTrainer(Trainer):
         optimizer: torch.optim.Optimizer | None = getattr(self, "optimizer", None)
         if optimizer is None:
             target = self.model if model is None else model
-            groups = parameter_groups(target, self.config.learning_rates, self.config.weight_decay)
-            if self.config.optimiser == "muon":
-                optimizer = muon_for(target, groups, betas=self.config.betas, share=self.config.muon_share)
+            groups = optimizer_groups(target, self.config.learning_rates, self.config.weight_decay)
+            if self.config.optim == "muon":
+                optimizer = muon_for(target, groups, betas=self.config.betas, share=self.config.muon_lr_ratio)
             else:
                 kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
                 optimizer = kind(groups, **settings)
@@ -257,7 +257,7 @@ class VideoXLTrainer(Trainer):
                 if self.args.should_save:
                     publish(self._staging / name, self.output / name, self._checkpoint_facts())
                     shutil.rmtree(self._staging)
-                    rotate(self.output, self.config.keep)
+                    rotate(self.output, self.config.save_total_limit)
         finally:
             self._staging = None
         self.accelerator.wait_for_everyone()

@@ -2,78 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal, get_args
+
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator
 
 from videoxl.config import Sampling
+from videoxl.settings import Count, CountOrZero, Must, NotBool, Positive, settings, unknown_setting
+from videoxl.training.config.old_names import accepts_old_names
+from videoxl.training.config.types import Flag, Text
 from videoxl.training.data.mixtures import Source, load_mixture
 
 Labels = Literal["released", "answers"]
 Template = Literal["inference", "released"]
-Turns = Literal["together", "apart"]
+Turns = Literal["multi_turn", "packed"]
 LABELS: tuple[Labels, ...] = get_args(Labels)
 TEMPLATES: tuple[Template, ...] = get_args(Template)
-TURNS: tuple[Turns, ...] = get_args(Turns)
+OLD_TURNS = {"together": "multi_turn", "apart": "packed"}
+"""What the values of ``turns`` were called in version 0.1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _as_sources(value: object) -> object:
+    """A file's name is enough for a source, and one source for a list of them."""
+    if isinstance(value, (str, Source, Mapping)):
+        value = [value]
+    return tuple(map(_as_source, value)) if isinstance(value, Sequence) else value
+
+
+def _as_source(value: object) -> object:
+    if isinstance(value, str):
+        return Source(value)
+    if not isinstance(value, Mapping):
+        return value
+    known = dict.fromkeys(("path", "sampling", "media_folder"))
+    if unknown := [name for name in value if name not in known]:
+        raise ValueError(unknown_setting(str(unknown[0]), known, "a source"))
+    if "path" not in value:
+        raise ValueError(f"a source needs path, the file of its records; got {dict(value)!r}")
+    return Source(**value)
+
+
+def _as_turns(value: object) -> object:
+    return OLD_TURNS.get(value, value) if isinstance(value, str) else value
+
+
+@settings
 class DataConfig:
     """What training reads, and how."""
 
-    sources: tuple[Source, ...] = ()
-    """Files of records, in LLaVA's format. Either these or ``mixture``."""
-    mixture: str | None = None
+    OLD_NAMES: ClassVar[dict[str, str]] = {
+        "max_tokens": "max_length",
+        "workers": "num_workers",
+        "prefetch": "prefetch_factor",
+        "bad_samples": "max_bad_fraction",
+    }
+    """Names of fields in version 0.1; files that use them still load."""
+
+    sources: Annotated[tuple[Source, ...], BeforeValidator(_as_sources)] = ()
+    """Files of records, in LLaVA's format. Give either these or ``mixture``."""
+    mixture: Text | None = None
     """A YAML file that lists sources: ``datasets: [{json_path, sampling_strategy, media_folder}]``."""
-    media_folder: str | None = None
-    """What ``image`` and ``video`` of records are relative to. Default: the folder of their file."""
+    media_folder: Text | None = None
+    """The folder that ``image`` and ``video`` of records are relative to. Default: the folder of their file."""
     sampling: Sampling = field(default_factory=Sampling)
     """Which frames of a video are read."""
-    max_tokens: int | None = None
-    """Longer examples are cut at the end. One that loses all its answers is a bad sample. Default: no limit."""
+    max_length: Count | None = None
+    """Longer examples, in tokens, are cut at the end. One that loses all its answers is a bad sample. Default: no
+    limit."""
     labels: Labels = "released"
     """``released`` learns answers and the chat template's own tokens, as the released training does; ``answers``
     learns answers and their end alone."""
     template: Template = "inference"
     """``inference`` trains on the very ids that a model is asked with; ``released`` puts a second line break behind
     every picture, as the released training does."""
-    turns: Turns = "together"
-    """``together`` makes one conversation of a record's turns; ``apart`` answers every question from the pictures
-    alone, packed behind one reading of them (Video-XL, whose windows cannot be packed, reads them once a question)."""
-    group_by_length: bool = False
-    """Batches of examples of similar length, in random order."""
-    workers: int = 0
+    turns: Annotated[Turns, BeforeValidator(_as_turns)] = "multi_turn"
+    """``multi_turn`` makes one conversation of a record's turns; ``packed`` answers every question from the pictures
+    alone, all of them packed behind one copy of the pictures (Video-XL, whose windows cannot be packed, reads the
+    pictures once for every question)."""
+    group_by_length: Flag = False
+    """Make batches of examples of similar length, in random order."""
+    num_workers: CountOrZero = 0
     """Processes that decode; 0 decodes in the training process."""
-    prefetch: int = 2
-    """Batches every worker keeps ready."""
-    bad_samples: float = 0.05
-    """Training stops when more than this share of the samples read were bad (at least 100 count as read)."""
-    feature_cache: str | None = None
+    prefetch_factor: Count = 2
+    """Batches that every worker keeps ready."""
+    max_bad_fraction: Annotated[float, Ge(0), Le(1), NotBool, Must("be a number from 0 to 1")] = 0.05
+    """Stop when more than this fraction of the samples read were bad (at least 100 count as read)."""
+    feature_cache: Text | None = None
     """Folder for features of a frozen vision tower, computed once instead of every epoch."""
-    feature_cache_gb: float = 50.0
-    """The cache does not grow beyond this."""
-    seed: int = 0
-    """Of the order of examples and of ``random`` sampling strategies."""
+    feature_cache_gb: Positive = 50.0
+    """Largest size of that folder, in GB (10^9 bytes)."""
+    seed: CountOrZero = 0
+    """Seed for the order of examples and for ``random`` sampling strategies."""
+
+    _old_names = accepts_old_names(OLD_NAMES)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
         if bool(self.sources) == bool(self.mixture):
             raise ValueError("give either sources or mixture: at least one file of records is needed")
-        if not all(isinstance(source, Source) for source in self.sources):
-            raise ValueError(f"sources must be Source values, got {self.sources!r}")
-        if not isinstance(self.sampling, Sampling):
-            raise ValueError(f"sampling must be a Sampling, got {self.sampling!r}")
-        check_choice("labels", self.labels, LABELS)
-        check_choice("template", self.template, TEMPLATES)
-        check_choice("turns", self.turns, TURNS)
-        for name, least in (("workers", 0), ("prefetch", 1), ("seed", 0), ("max_tokens", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if not isinstance(self.bad_samples, (int, float)) or not 0 <= self.bad_samples <= 1:
-            raise ValueError(f"bad_samples must be a share from 0 to 1, got {self.bad_samples!r}")
-        if not isinstance(self.feature_cache_gb, (int, float)) or not self.feature_cache_gb > 0:
-            raise ValueError(f"feature_cache_gb must be a number above 0, got {self.feature_cache_gb!r}")
 
     def all_sources(self) -> tuple[Source, ...]:
         """The sources, read from the mixture where there is one. Raises :class:`TrainingDataError`."""

@@ -1,29 +1,44 @@
-"""Single settings of a training config by name: ``--set data.workers=2``, YAML files, and configs as plain values."""
+"""Settings of a training config by name: ``--set data.num_workers=2``, YAML files, and configs as plain values."""
 
 from __future__ import annotations
 
-import difflib
-import types
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Annotated, TypeVar, get_args, get_origin
 
 import yaml
 
-from videoxl.config import PREFILLS, prefill_from_string
+from videoxl.config import PREFILLS
+from videoxl.settings import from_plain, settable
+from videoxl.training.config.old_names import with_new_names
 
-_Config = TypeVar("_Config")
-_STRATEGIES = tuple(PREFILLS.values())
+T = TypeVar("T")
+STRATEGIES = tuple(PREFILLS.values())
 
 
-def with_settings(config: _Config, assignments: Sequence[str]) -> _Config:
+class _YamlLoader(yaml.SafeLoader):
+    """Reads ``1e-5`` as a number, which YAML 1.1 takes for a text."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> object:
+    """The value that a YAML or JSON text holds. Raises ``yaml.YAMLError``."""
+    return yaml.load(text, _YamlLoader)  # a SafeLoader
+
+
+def with_settings(config: T, assignments: Sequence[str]) -> T:
     """``config`` with settings given as ``key=value``; a key reaches inside: ``data.sampling.fps=2``.
 
-    Values are read as YAML: ``none``, ``true``, ``[2, 4, 8]``. Of ``learning_rates``, ``none`` takes a part out. Raises
+    Values are read as YAML: ``none``, ``true``, ``[2, 4, 8]``. ``none`` takes a group out of ``learning_rates``. Raises
     ``ValueError`` naming the settings there are, or what a value may be.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
@@ -31,164 +46,84 @@ def with_settings(config: _Config, assignments: Sequence[str]) -> _Config:
         place = changes
         *above, last = key.split(".")
         for step in above:
-            place = place.setdefault(step, {})
-            if not isinstance(place, dict):
+            inside = place.setdefault(step, {})
+            if not isinstance(inside, dict):
                 raise ValueError(f"--set {assignment}: {step} was set as a whole before; give it once")
+            place = inside
         if last in place:
             raise ValueError(f"--set {key} is given twice")
-        place[last] = _parsed(text, assignment)
+        place[last] = _parsed(text)
     return changed(config, changes)
 
 
-def _parsed(text: str, assignment: str) -> Any:
+def _parsed(text: str) -> object:
     try:
-        return yaml.safe_load(text) if text.strip() else text
+        return read_yaml(text) if text.strip() else text
     except yaml.YAMLError:
-        return text  # a strategy or a path may hold what YAML takes for its own signs
+        return text  # a strategy or a path may hold characters that have a meaning in YAML
 
 
-def changed(config: _Config, changes: Mapping[str, Any], where: str = "") -> _Config:
-    """``config``, a dataclass, with the fields in ``changes``; a mapping for a dataclass changes what is inside."""
-    known = _settable(type(config))
-    values = {}
-    for name, value in changes.items():
-        if name not in known:
-            raise ValueError(_unknown(name, known, where))
-        path = f"{where}.{name}" if where else name
-        values[name] = _coerced(known[name], value, getattr(config, name), path)
-    return replace(config, **values)  # type: ignore[type-var]
+def changed(config: T, changes: Mapping[str, object], where: str = "") -> T:
+    """``config``, settings, with the fields in ``changes``; a mapping for settings changes what is inside.
+
+    ``where`` is put before names in errors. Raises ``ValueError`` with one line.
+    """
+    kind = type(config)
+    values = {field.name: getattr(config, field.name) for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    for name, value in tidied(kind, changes, where).items():
+        values[name] = _merged(values.get(name), value, f"{where}.{name}" if where else name)
+    return from_plain(kind, values, where)
 
 
-def made(kind: type[_Config], values: Mapping[str, Any], where: str = "") -> _Config:
-    """A dataclass of ``kind`` from plain values."""
-    known = _settable(kind)
-    given = {}
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(_unknown(name, known, where))
-        given[name] = _coerced(known[name], value, None, f"{where}.{name}" if where else name)
-    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
-    if missing := required - set(given):
-        raise ValueError(f"{where or kind.__name__} lacks {', '.join(sorted(missing))}")
-    return kind(**given)
+def _merged(current: object, value: object, path: str) -> object:
+    if isinstance(current, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path} is a table: set its entries, {path}.NAME=..., got {value!r}")
+        return {name: item for name, item in {**current, **value}.items() if item is not None}
+    if is_dataclass(current) and not isinstance(current, (type, *STRATEGIES)):
+        if isinstance(value, Mapping):
+            return changed(current, value, path)
+        if value is not None and not isinstance(value, type(current)):
+            names = ", ".join(settable(type(current)))
+            raise ValueError(f"{path} has settings of its own ({names}), got {value!r}")
+    return value
 
 
-def _settable(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {f.name: hints[f.name] for f in fields(kind) if f.init}
+def made(kind: type[T], values: Mapping[str, object], where: str = "") -> T:
+    """Settings of ``kind`` from plain values. Raises ``ValueError`` with one line."""
+    return from_plain(kind, tidied(kind, values, where), where)
 
 
-def _unknown(name: str, known: Mapping[str, Any], where: str) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{where or 'a training config'} has no setting {name!r}{hint} Settings: {', '.join(known)}".replace(
-        "' Settings", "'. Settings"
-    )
-
-
-def _coerced(kind: Any, value: Any, current: Any, path: str) -> Any:
-    """``value`` as the type a field has. Raises ``ValueError`` saying what is allowed."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _one_of(arguments, value, current, path)
-    if origin is Literal:
-        if value not in arguments:
-            value = {None: "none"}.get(value, value)
-        if value not in arguments:
-            raise ValueError(f"{path} must be one of {', '.join(map(str, arguments))}; got {value!r}")
-        return value
-    if origin is tuple:
-        return _tuple(arguments, value, path)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(arguments, value, current, path)
-    if is_dataclass(kind):
-        return _dataclass(kind, value, current, path)
-    return _plain(kind, value, path)
-
-
-def _one_of(kinds: tuple[Any, ...], value: Any, current: Any, path: str) -> Any:
-    if (value is None or value == "none") and type(None) in kinds:
-        return None
-    if all(kind in _STRATEGIES for kind in kinds if kind is not type(None)):
-        return _strategy(kinds, value, path)
-    errors = []
-    for kind in kinds:
-        if kind is type(None):
-            continue
-        try:
-            return _coerced(kind, value, current, path)
-        except ValueError as error:
-            errors.append(str(error))
-    raise ValueError(errors[0] if len(errors) == 1 else "; or: ".join(errors) or f"{path} must be none, got {value!r}")
-
-
-def _strategy(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
-    found = prefill_from_string(value) if isinstance(value, str) else value
-    if not isinstance(found, kinds):
-        names = ", ".join(name for name, kind in PREFILLS.items() if kind in kinds)
-        raise ValueError(f"{path} must be one of {names} with its settings (chunked:chunk_size=16), got {value!r}")
+def tidied(kind: type, values: Mapping[str, object], where: str = "") -> dict[str, object]:
+    """Plain values of settings with the names of today, and None where a text ``none`` stands for it."""
+    types = settable(kind)
+    found: dict[str, object] = {}
+    for name, value in with_new_names(values, getattr(kind, "OLD_NAMES", {}), where).items():
+        inside = _members(types.get(name))
+        if value == "none" and NoneType in inside:
+            value = None
+        settings = next((part for part in inside if settable(part)), None)
+        if isinstance(value, Mapping) and get_origin(types.get(name)) is Mapping:
+            value = {key: None if item == "none" else item for key, item in value.items()}
+        elif isinstance(value, Mapping) and settings is not None:
+            value = tidied(settings, value, f"{where}.{name}" if where else name)
+        found[name] = value
     return found
 
 
-def _tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    items = [value] if isinstance(value, (str, int, float, Mapping)) else value
-    if items is None:
-        return ()
-    if not isinstance(items, (list, tuple)):
-        raise ValueError(f"{path} must be a list, got {value!r}")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_coerced(arguments[0], item, None, f"{path}[{n}]") for n, item in enumerate(items))
-    if len(items) != len(arguments):
-        raise ValueError(f"{path} must be a list of {len(arguments)}, got {value!r}")
-    return tuple(_coerced(kind, item, None, f"{path}[{n}]") for n, (kind, item) in enumerate(zip(arguments, items)))
+def _members(hint: object) -> tuple[object, ...]:
+    """The types that a union allows, or the one type that is none."""
+    if get_origin(hint) is Annotated:
+        return _members(get_args(hint)[0])
+    return tuple(member for part in get_args(hint) for member in _members(part)) or (hint,)
 
 
-def _mapping(arguments: tuple[Any, ...], value: Any, current: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path} is a table: set its entries, {path}.NAME=..., got {value!r}")
-    merged = dict(current or {})
-    for name, item in value.items():
-        if item is None or item == "none":
-            merged.pop(name, None)
-        else:
-            merged[name] = _coerced(arguments[1], item, None, f"{path}.{name}")
-    return merged
-
-
-def _dataclass(kind: Any, value: Any, current: Any, path: str) -> Any:
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, str) and "path" in _settable(kind):  # a source of data is often no more than its file
-        return made(kind, {"path": value}, path)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{path} has settings of its own ({', '.join(_settable(kind))}), got {value!r}")
-    return changed(current, value, path) if isinstance(current, kind) else made(kind, value, path)
-
-
-def _plain(kind: Any, value: Any, path: str) -> Any:
-    try:
-        if kind is bool and isinstance(value, bool):
-            return value
-        if kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-        if kind is float and not isinstance(value, bool):
-            return float(value)
-        if kind is str and isinstance(value, (str, int, float, Path)):
-            return str(value)
-    except (TypeError, ValueError, OverflowError):
-        pass  # said below
-    wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, str(kind))
-    raise ValueError(f"{path} must be {wanted}, got {value!r}")
-
-
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """A config as JSON holds it; strategies as their strings. :func:`made` is the inverse."""
-    if isinstance(value, _STRATEGIES):
+    if isinstance(value, STRATEGIES):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -196,10 +131,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def differences(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(one: object, other: object, path: str = "") -> dict[str, tuple[object, object]]:
     """Settings in which two configs as plain values differ: name -> the two values."""
     if isinstance(one, dict) and isinstance(other, dict):
-        found: dict[str, tuple[Any, Any]] = {}
+        found: dict[str, tuple[object, object]] = {}
         for key in [*one, *(k for k in other if k not in one)]:
             found |= differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
         return found

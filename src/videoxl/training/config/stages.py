@@ -8,13 +8,13 @@ Where a number comes from:
   SPEC 2.7), workers, steps between checkpoints, DeepSpeed's stage. Rates are the same for all parts that are trained
   there: the scripts name a single one.
 * Stages 1 and 2 of Video-XL-2 were never published. Their numbers are our choice and say so.
-* ``keep`` and ``clip`` are the Trainer's defaults where the scripts do not say, but for ``keep``: they keep one
-  checkpoint, we two, so that a damaged one can be passed over.
+* ``max_grad_norm`` is the Trainer's default, since the scripts do not say. They keep one checkpoint; we keep two
+  (``save_total_limit``), so that a damaged one can be passed over.
 
 Scripts run on eight GPUs (``finetune_stage3.sh`` says so; the others are silent), so a step there is eight times what
-``batch`` and ``accumulation`` make on one. Data sets are named by the file that lists them, which everybody writes for
-what they have: ``--set data.mixture=FILE``. So are the weights a stage begins with: a folder ``runs/STAGE/model`` of
-the stage before, unless ``--set model=...`` says otherwise.
+``per_device_batch_size`` and ``gradient_accumulation_steps`` make on one. A stage names its data by the file that lists
+them, which everybody writes for their own: ``--set data.mixture=FILE``. A stage begins with the weights in the folder
+``runs/STAGE/model`` of the stage before, unless ``--set model=...`` says otherwise.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ def video_xl_pretrain() -> TrainingConfig:
     return TrainingConfig(
         name="video_xl_pretrain",
         model="Qwen/Qwen2-7B-Instruct",
-        vision="openai/clip-vit-large-patch14-336",
+        vision_tower="openai/clip-vit-large-patch14-336",
         data=DataConfig(
             mixture="data/video_xl_pretrain.yaml",
             sampling=Sampling(num_frames=4),
-            max_tokens=32768,
+            max_length=32768,
             labels="answers",
-            workers=4,
+            num_workers=4,
         ),
         learning_rates={"projector": 5e-4},
-        batch=8,
-        accumulation=4,
-        epochs=1.0,
-        schedule="cosine",
-        warmup=0.03,
+        per_device_batch_size=8,
+        gradient_accumulation_steps=4,
+        num_train_epochs=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
         precision="bf16",
         gradient_checkpointing=True,
-        save_every=1000,
+        save_steps=1000,
     )
 
 
@@ -77,7 +77,7 @@ def video_xl_finetune_image() -> TrainingConfig:
         before,
         name="video_xl_finetune_image",
         model=trained("video_xl_pretrain"),
-        vision=None,
+        vision_tower=None,
         data=replace(
             before.data,
             mixture="data/video_xl_finetune_image.yaml",
@@ -87,8 +87,8 @@ def video_xl_finetune_image() -> TrainingConfig:
         ),
         learning_rates=dict.fromkeys(("vision_tower", "projector", "language_model", "beacon"), 1e-5),
         prefill=BeaconPrefill(ratio=(2, 4, 8, 12, 16), mix="random", window=1440),
-        batch=1,
-        accumulation=8,
+        per_device_batch_size=1,
+        gradient_accumulation_steps=8,
     )
 
 
@@ -107,7 +107,7 @@ def video_xl_finetune_video() -> TrainingConfig:
             before.data, mixture="data/video_xl_finetune_video.yaml", sampling=Sampling(fps=1.0, max_frames=128)
         ),
         prefill=BeaconPrefill(ratio=(2, 4, 8), mix="random", window=1440),
-        epochs=3.0,
+        num_train_epochs=3.0,
     )
 
 
@@ -122,21 +122,21 @@ def video_xl_2_stage1() -> TrainingConfig:
     return TrainingConfig(
         name="video_xl_2_stage1",
         model="Qwen/Qwen2.5-7B-Instruct",
-        vision="google/siglip-so400m-patch14-384",
+        vision_tower="google/siglip-so400m-patch14-384",
         data=DataConfig(
             mixture="data/video_xl_2_stage1.yaml",
             sampling=Sampling(fps=1.0, max_frames=16),
-            workers=8,
+            num_workers=8,
         ),
         objective="synthesis",
         learning_rates={"token_synthesis": 1e-4, "objective": 1e-4},
-        batch=4,
-        accumulation=1,
-        epochs=1.0,
-        schedule="cosine",
-        warmup=0.03,
+        per_device_batch_size=4,
+        gradient_accumulation_steps=1,
+        num_train_epochs=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
         precision="bf16",
-        save_every=1000,
+        save_steps=1000,
     )
 
 
@@ -150,12 +150,12 @@ def video_xl_2_stage2() -> TrainingConfig:
         before,
         name="video_xl_2_stage2",
         model=trained("video_xl_2_stage1"),
-        vision=None,
-        data=replace(before.data, mixture="data/video_xl_2_stage2.yaml", max_tokens=8192, labels="answers"),
+        vision_tower=None,
+        data=replace(before.data, mixture="data/video_xl_2_stage2.yaml", max_length=8192, labels="answers"),
         objective="language",
         learning_rates=projector.learning_rates,
-        batch=projector.batch,
-        accumulation=projector.accumulation,
+        per_device_batch_size=projector.per_device_batch_size,
+        gradient_accumulation_steps=projector.gradient_accumulation_steps,
         gradient_checkpointing=True,
     )
 
@@ -179,8 +179,8 @@ def video_xl_2_stage3() -> TrainingConfig:
             group_by_length=True,
         ),
         learning_rates=dict.fromkeys(("vision_tower", "token_synthesis", "projector", "language_model"), 1e-5),
-        batch=1,
-        accumulation=8,
+        per_device_batch_size=1,
+        gradient_accumulation_steps=8,
     )
 
 
@@ -199,10 +199,10 @@ def video_xl_2_stage4() -> TrainingConfig:
             before.data,
             mixture="data/video_xl_2_stage4.yaml",
             sampling=Sampling(fps=1.0, max_fps=4.0, max_frames=150),
-            max_tokens=6000,
-            workers=6,
+            max_length=6000,
+            num_workers=6,
         ),
-        save_every=200,
+        save_steps=200,
     )
 
 

@@ -38,9 +38,9 @@ class BadSampleLog:
             self._append({"step": step, "id": name, "reason": reason, "rank": self.rank})
         if self.bad > self.limit * max(self.read, LEAST):
             raise TrainingDataError(
-                f"{self.bad} of the first {self.read} samples failed, more than bad_samples={self.limit:g} allows; the "
-                f"first: {'; '.join(self.first)}. All are listed in {self.path}; mend or remove them, or raise "
-                "data.bad_samples"
+                f"{self.bad} of the first {self.read} samples failed, max_bad_fraction={self.limit:g} allows fewer: "
+                f"{'; '.join(self.first)}, ... All are listed in {self.path}; mend or remove them, or raise "
+                "data.max_bad_fraction"
             )
 
     def _append(self, line: dict[str, Any]) -> None:

@@ -52,8 +52,8 @@ class Conversation:
         first, *others = self.turns
         if any(turn.pictures for turn in others):
             raise TrainingDataError(
-                f"only the first question may hold {PICTURE} when questions are answered apart (turns='apart'); "
-                "use turns='together' for this record"
+                f"only the first question may hold {PICTURE} when questions are packed (turns='packed'); "
+                "use turns='multi_turn' for this record"
             )
         turn = self.turns[number]
         behind = "\n" if first.pictures else ""
@@ -143,7 +143,7 @@ class Encoded:
     """The id where it is learned, else -100."""
     segments: list[int]
     """0 for what every question sees (text before the pictures, and the pictures), ``n`` for the n-th question and its
-    answer when questions are answered apart; all 0 when they form one conversation."""
+    answer when questions are packed; all 0 when they form one conversation."""
     answers: list[int]
     """1 where an answer and its end stand, else 0."""
 
@@ -185,7 +185,7 @@ class ConversationEncoder:
         (self._im_start,), (self._im_end,) = chat_format.tokenize(IM_START), chat_format.tokenize(IM_END)
         self._line_break = chat_format.tokenize("\n")
 
-    def together(self, conversation: Conversation) -> Encoded:
+    def multi_turn(self, conversation: Conversation) -> Encoded:
         """One conversation, each turn seeing those before it."""
         ids = list(self.chat.prefix(conversation.system))
         answers = [0] * len(ids)
@@ -195,7 +195,7 @@ class ConversationEncoder:
         self._close(ids, answers)
         return self._encoded(ids, [0] * len(ids), answers)
 
-    def apart(self, conversation: Conversation) -> Encoded:
+    def packed(self, conversation: Conversation) -> Encoded:
         """Every question answered from the pictures alone: all of them, packed behind what they share.
 
         Each question reads as if it were the only one, of :meth:`Conversation.only`.

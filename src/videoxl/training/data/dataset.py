@@ -85,7 +85,7 @@ class VideoDataset(Dataset[Example | BadSample]):
     @property
     def _one_turn_each(self) -> bool:
         """Whether turns that are to stand apart become examples of their own."""
-        return self.config.turns == "apart" and bool(self.model_config.beacon_param)
+        return self.config.turns == "packed" and bool(self.model_config.beacon_param)
 
     def _turns_of(self, file: RecordFile, record: int) -> int:
         """How many examples a record is; a bad one is one, to be found when it is read."""
@@ -150,10 +150,10 @@ class VideoDataset(Dataset[Example | BadSample]):
                 "for each, in a human's text"
             )
         if turn >= 0:
-            return self.encoder.together(conversation.only(turn))
-        if self.config.turns == "apart":
-            return self.encoder.apart(conversation)
-        return self.encoder.together(conversation)
+            return self.encoder.multi_turn(conversation.only(turn))
+        if self.config.turns == "packed":
+            return self.encoder.packed(conversation)
+        return self.encoder.multi_turn(conversation)
 
     def _example(self, name: str, kind: Kind, encoded: Encoded, pictures: Sequence[Picture]) -> Example:
         places = [at for at, token in enumerate(encoded.ids) if token == IMAGE_TOKEN_INDEX]
@@ -181,14 +181,14 @@ class VideoDataset(Dataset[Example | BadSample]):
 
     def _within_limit(self, whole: Encoded, pictures_end: int) -> Encoded:
         """Cut at the end. The limit must leave all pictures and some of an answer."""
-        limit = self.config.max_tokens
+        limit = self.config.max_length
         if limit is None or len(whole.ids) <= limit:
             return whole
         kept = whole.first(limit)
         if limit < pictures_end or not any(kept.answers):
             raise TrainingDataError(
-                f"it has {len(whole.ids)} tokens, {pictures_end} up to the end of its pictures, and max_tokens={limit} "
-                "leaves none of its answers: raise max_tokens, or sample fewer frames"
+                f"it has {len(whole.ids)} tokens, {pictures_end} up to the end of its pictures, and max_length={limit} "
+                "leaves none of its answers: raise max_length, or sample fewer frames"
             )
         return kept
 

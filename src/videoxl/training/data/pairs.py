@@ -91,10 +91,10 @@ class PairFile(RecordFile):
 class PairEncoder(ConversationEncoder):
     """Packs two answers behind what they share: pictures, earlier turns and the question."""
 
-    def apart(self, conversation: Conversation) -> Encoded:
+    def packed(self, conversation: Conversation) -> Encoded:
         """Segment 0 is all of the prompt but its last token, which begins both answers: it predicts their first."""
         *asked, rejected = conversation.turns
-        whole = self.together(Conversation(tuple(asked), conversation.system)).ids
+        whole = self.multi_turn(Conversation(tuple(asked), conversation.system)).ids
         chosen_ids, rejected_ids = (self.chat.answered(turn.answer) for turn in (asked[-1], rejected))
         prompt = whole[: len(whole) - len(chosen_ids)]
         shared, begin = prompt[:-1], prompt[-1:]
@@ -110,7 +110,7 @@ class PreferenceDataset(VideoDataset):
     def __init__(
         self, config: DataConfig, model_config: VideoXLConfig, tokenizer: Any, *, prefill: PrefillStrategy | None = None
     ) -> None:
-        super().__init__(replace(config, labels="answers", turns="apart"), model_config, tokenizer, prefill=prefill)
+        super().__init__(replace(config, labels="answers", turns="packed"), model_config, tokenizer, prefill=prefill)
         self.files = [PairFile(file) for file in self.files]
         self.encoder = PairEncoder(self.encoder.chat, labels="answers", template=config.template)
 
@@ -122,7 +122,7 @@ class PreferenceDataset(VideoDataset):
         """A pair, or what is wrong with it. An answer that was cut would be judged by another length than its rival."""
         pair = super().__getitem__(number)
         if isinstance(pair, Example) and pair.truncated:
-            reason = f"max_tokens={self.config.max_tokens} cuts {pair.truncated} tokens of its answers; raise it"
+            reason = f"max_length={self.config.max_length} cuts {pair.truncated} tokens of its answers; raise it"
             return BadSample(pair.id, str(self.files[0].path), reason)
         return pair
 
@@ -235,7 +235,7 @@ def _share(dataset: PreferenceDataset) -> Iterator[list[Example | BadSample]]:
     """This process's pairs, one by one."""
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _several() else (0, 1)
     numbers = range(rank, len(dataset), world)
-    return iter(DataLoader(Subset(dataset, numbers), collate_fn=list, num_workers=dataset.config.workers))
+    return iter(DataLoader(Subset(dataset, numbers), collate_fn=list, num_workers=dataset.config.num_workers))
 
 
 def _several() -> bool:

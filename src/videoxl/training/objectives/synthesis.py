@@ -160,7 +160,7 @@ class SynthesisPretraining(Objective):
             mean_explained, motion_explained = (1 - x / whole.clamp_min(1e-6) for x, whole in zip(lost, there))
             token_rms = tokens_GPC.float().square().mean().sqrt()
         output = SynthesisOutput(
-            loss=lost[0] + self.settings.motion * lost[1],
+            loss=lost[0] + self.settings.motion_weight * lost[1],
             mean_explained=mean_explained,
             motion_explained=motion_explained,
             token_rms=token_rms,

@@ -15,16 +15,16 @@ from tests.model.random_tiny import tiny_tokenizer
 from tests.training.stand_in import config_of, data_of, weights_of
 from videoxl.config import BeaconPrefill
 from videoxl.hf.processing import VideoXLProcessor
-from videoxl.training.config.training import LORA_TARGETS, PARTS, Lora
-from videoxl.training.parts import add_adapters, freeze, parameter_groups, part_of, target_pattern, weight_dtype
+from videoxl.training.config.training import LORA_TARGETS, PARAM_GROUPS, Lora
+from videoxl.training.param_groups import add_adapters, freeze, group_of, optimizer_groups, target_pattern, weight_dtype
 from videoxl.training.run import run
 
 
 def test_every_weight_belongs_to_one_part():
     found = {
-        part_of(name) for model in (small_model(), small_beacon_model(), pro_model()) for name in weights_of(model)
+        group_of(name) for model in (small_model(), small_beacon_model(), pro_model()) for name in weights_of(model)
     }
-    assert found == set(PARTS) - {"objective"}
+    assert found == set(PARAM_GROUPS) - {"objective"}
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_every_weight_belongs_to_one_part():
     ],
 )
 def test_part_of(name, part):
-    assert part_of(name) == part
+    assert group_of(name) == part
 
 
 def test_freezing_says_what_is_trained():
     model = small_beacon_model()
     trained = freeze(model, {"projector": 1.0, "beacon": 1.0})
     assert trained == [name for name, p in model.named_parameters() if p.requires_grad]
-    assert {part_of(name) for name in trained} == {"projector", "beacon"}
+    assert {group_of(name) for name in trained} == {"projector", "beacon"}
     assert len([name for name in trained if "beacon" in name]) == 2 * 3 * 2 + 1  # layers, q k v, weight and bias; token
 
 
@@ -61,7 +61,7 @@ def test_groups_have_the_rate_of_their_part_and_decay_for_matrices_only():
     model = small_model()
     rates = {"projector": 1e-3, "language_model": 1e-5}
     freeze(model, rates)
-    groups = parameter_groups(model, rates, 0.1)
+    groups = optimizer_groups(model, rates, 0.1)
     assert {(g["part"], g["lr"], g["weight_decay"], p.ndim > 1) for g in groups for p in g["params"]} == {
         ("projector", 1e-3, 0.1, True),
         ("projector", 1e-3, 0.0, False),
@@ -83,8 +83,8 @@ def test_adapters_go_to_the_language_model_alone():
 def test_weights_are_held_in_what_was_asked_for():
     assert weight_dtype(config_of(precision="bf16")) == torch.float32
     assert weight_dtype(config_of(precision="bf16", lora=Lora())) == torch.bfloat16
-    assert weight_dtype(config_of(precision="bf16", lora=Lora(), weights="fp32")) == torch.float32
-    assert weight_dtype(config_of(weights="bf16")) == torch.bfloat16
+    assert weight_dtype(config_of(precision="bf16", lora=Lora(), weight_dtype="fp32")) == torch.float32
+    assert weight_dtype(config_of(weight_dtype="bf16")) == torch.bfloat16
 
 
 @pytest.fixture
@@ -101,7 +101,9 @@ def folder(tmp_path):
 
 
 def adapted(folder, model, tmp_path, **changes):
-    config = config_of(**{"model": folder(model), "lora": Lora(rank=4, targets=("q_proj", "down_proj")), **changes})
+    config = config_of(
+        **{"model": folder(model), "lora": Lora(rank=4, target_modules=("q_proj", "down_proj")), **changes}
+    )
     groups = 6 if model.config.beacon_param else 1
     return run(config, output=tmp_path / "run", data=data_of(model, groups=groups), progress=False, say=lambda _: None)
 
@@ -110,8 +112,8 @@ def test_adapters_train_and_the_merged_model_loads(folder, tmp_path):
     require("peft")
     model = small_model()
     before = weights_of(model)
-    result = adapted(folder, model, tmp_path, learning_rates={"language_model": 1e-2, "projector": 1e-3}, steps=3)
-    assert {part_of(name) for name in result.trained} == {"language_model", "projector"}
+    result = adapted(folder, model, tmp_path, learning_rates={"language_model": 1e-2, "projector": 1e-3}, max_steps=3)
+    assert {group_of(name) for name in result.trained} == {"language_model", "projector"}
     assert all(".lora_" in name or ".modules_to_save." in name for name in result.trained)
     after = weights_of(videoxl.load(str(result.model), device="cpu").model)
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -129,12 +131,12 @@ def test_adapters_leave_beacons_alone_unless_asked(folder, tmp_path):
     require("peft")
     model = small_beacon_model()
     before = weights_of(model)
-    reading = {"prefill": BeaconPrefill(ratio=(2, 4), mix="random"), "steps": 2, "gradient_checkpointing": True}
+    reading = {"prefill": BeaconPrefill(ratio=(2, 4), mix="random"), "max_steps": 2, "gradient_checkpointing": True}
     rates = {"language_model": 1e-2, "beacon": 1e-2}
     result = adapted(folder, model, tmp_path, learning_rates=rates, **reading)
     after = weights_of(videoxl.load(str(result.model), device="cpu").model)
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert {part_of(name) for name in moved} == {"language_model", "beacon"}
+    assert {group_of(name) for name in moved} == {"language_model", "beacon"}
     assert not [name for name in result.trained if "beacon" in name and "lora" in name]
     beacons = {name for name in before if ".beacon_" in name}
     last = {f"model.language_model.layers.1.self_attn.beacon_q_proj.{kind}" for kind in ("weight", "bias")}
@@ -146,7 +148,7 @@ def test_adapters_resume_bit_for_bit(folder, tmp_path):
     model = small_model()
     start = folder(model)
     config = config_of(
-        model=start, lora=Lora(rank=2, dropout=0.1), learning_rates={"language_model": 1e-2}, save_every=2
+        model=start, lora=Lora(rank=2, dropout=0.1), learning_rates={"language_model": 1e-2}, save_steps=2
     )
     whole = run(config, output=tmp_path / "whole", data=data_of(model), progress=False)
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
@@ -165,7 +167,7 @@ def test_adapters_on_a_model_in_four_bits(folder, tmp_path):
     require("bitsandbytes")
     model = small_model(text={"hidden_size": 64, "intermediate_size": 128})
     before = weights_of(model)
-    result = adapted(folder, model, tmp_path, learning_rates={"language_model": 1e-2}, quantization="nf4", steps=2)
+    result = adapted(folder, model, tmp_path, learning_rates={"language_model": 1e-2}, quantization="nf4", max_steps=2)
     after = weights_of(videoxl.load(str(result.model), device="cpu").model)
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {

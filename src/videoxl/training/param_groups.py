@@ -37,7 +37,7 @@ _WHOLE_MODULES: dict[str, tuple[str, ...]] = {
 """Part -> names of the modules that PEFT saves whole beside adapters."""
 
 
-def part_of(name: str) -> str:
+def group_of(name: str) -> str:
     """The part a parameter belongs to, by its full name; also under PEFT's and an objective's prefixes."""
     return next((part for part, rule in _RULES if rule.search(name)), "objective")
 
@@ -51,7 +51,7 @@ def freeze(model: nn.Module, learning_rates: Mapping[str, float], *, adapters: b
     """
     trained, unread = [], unread_by(cast(Any, model).config)
     for name, parameter in model.named_parameters():
-        part = part_of(name)
+        part = group_of(name)
         wanted = part in learning_rates and ".original_module." not in name and parameter.is_floating_point()
         wanted = wanted and is_read(name, unread)
         if adapters and part == "language_model":
@@ -59,9 +59,9 @@ def freeze(model: nn.Module, learning_rates: Mapping[str, float], *, adapters: b
         parameter.requires_grad_(wanted)
         if wanted:
             trained.append(name)
-    found = {part_of(name) for name in trained}
+    found = {group_of(name) for name in trained}
     if missing := set(learning_rates) - found:
-        has = sorted({part_of(name) for name, _ in model.named_parameters()})
+        has = sorted({group_of(name) for name, _ in model.named_parameters()})
         raise ValueError(
             f"learning_rates names {', '.join(sorted(missing))}, which this model lacks; it has {', '.join(has)}"
         )
@@ -82,14 +82,14 @@ def is_read(name: str, unread: Collection[str]) -> bool:
     return not any(begin in plain for begin in unread)
 
 
-def parameter_groups(
+def optimizer_groups(
     model: nn.Module, learning_rates: Mapping[str, float], weight_decay: float
 ) -> list[dict[str, Any]]:
     """The optimiser's groups: per part, matrices with and other parameters without weight decay."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((part_of(name), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((group_of(name), parameter.ndim > 1), []).append(parameter)
     return [
         {"part": part, "params": found, "lr": learning_rates[part], "weight_decay": weight_decay if decays else 0.0}
         for (part, decays), found in groups.items()
@@ -117,7 +117,7 @@ def add_adapters(model: nn.Module, lora: Lora, learning_rates: Mapping[str, floa
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=lora.dropout,
-        target_modules=target_pattern(lora.targets),
+        target_modules=target_pattern(lora.target_modules),
         modules_to_save=whole or None,
         task_type="CAUSAL_LM",
     )
@@ -127,7 +127,7 @@ def add_adapters(model: nn.Module, lora: Lora, learning_rates: Mapping[str, floa
 def weight_dtype(config: TrainingConfig) -> torch.dtype:
     """What the weights of a run are held in."""
     thrifty = config.lora is not None and config.precision == "bf16"
-    held = config.weights if config.weights != "auto" else ("bf16" if thrifty else "fp32")
+    held = config.weight_dtype if config.weight_dtype != "auto" else ("bf16" if thrifty else "fp32")
     return torch.bfloat16 if held == "bf16" else torch.float32
 
 
