@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.media import write_video
+from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.memory.video_memory import VideoMemory
 
@@ -80,8 +84,13 @@ def test_a_file_goes_on_behind_the_last_frame(engines, tmp_path):
     path = write_video(tmp_path / "clip.mp4", frames=36, fps=4)
     memory = engines["tiny"].encode(path, end=4)
     assert memory.timestamps == (0.0, 1.0, 2.0, 3.0)
+    again = memory.fork()
     memory.extend(path)
     assert memory.timestamps == tuple(float(t) for t in range(8))  # nine seconds; the unfilled group of a file is left
+    again.extend(path, frames=[4.5, 5.25])
+    assert again.timestamps == (0.0, 1.0, 2.0, 3.0, 4.5, 5.25)
+    again.extend(path, sampling=Sampling(fps=2, start=6, end=8))
+    assert again.timestamps[6:] == (6.0, 6.5, 7.0, 7.5)
 
 
 @pytest.mark.parametrize("name", PREFILLS)
@@ -285,3 +294,120 @@ def test_questions_in_any_order_are_those_asked_alone(engines, expected, name, p
                 pieces.close()
             else:
                 assert list(pieces)[-1].answer.token_ids == expected(name, prefill, decode, (text,), sampled)
+
+
+# ------------------------------------------------------------------------------------------- changes beside questions
+
+
+def places(memory: VideoMemory) -> list[int]:
+    return [t.data_ptr() for layer in memory.cache.layers for t in (layer.keys, layer.values)]
+
+
+@pytest.mark.parametrize("count", [12, 13])  # 13: a frame is pending
+@pytest.mark.parametrize(("name", "prefill"), [case for case in CASES if "offload" not in case[1]])
+def test_a_memory_that_nobody_else_holds_is_extended_in_place(engines, name, prefill, count):
+    engine = engines[name]
+    memory = engine.encode(frames=pictures(count), timestamps=seconds(count), prefill=prefill)
+    engine.ask(memory, "What?", max_new_tokens=2)
+    before = places(memory)
+    for number in range(3):
+        memory.extend(pictures(5, seed=number))
+        assert places(memory) == before
+
+
+@pytest.mark.parametrize(("name", "prefill"), CASES)
+def test_a_failed_extension_costs_no_copy_either(engines, name, prefill):
+    engine = engines[name]
+    memory = engine.encode(frames=pictures(13), timestamps=seconds(13), prefill=prefill)
+    before = engine.encode(frames=pictures(13), timestamps=seconds(13), prefill=prefill)
+    where, bytes_before = places(memory), memory.nbytes
+    with pytest.raises(VideoError, match="ascend"):
+        memory.extend(iter(zip(pictures(60), [*seconds(59, first=50.0), 3.0])))
+    gc.collect()  # what the traceback held
+    assert memory.nbytes == bytes_before
+    alike(memory, before)
+    assert difference(memory, before) == 0
+    if "offload" not in prefill:
+        assert places(memory) == where
+    memory.extend(pictures(4, seed=3))
+    before.extend(pictures(4, seed=3))
+    assert difference(memory, before) == 0
+
+
+def test_given_times_are_given_times(engines):
+    memory = engines["tiny"].encode(frames=pictures(16), timestamps=seconds(16))
+    memory.extend(iter(zip(pictures(4, seed=1), [8.0, 8.5, 9.0, 9.5])), fps=2)
+    assert memory.timestamps == tuple(seconds(20))
+    memory.extend(pictures(2, seed=2), timestamps=[20.0, 21.0])
+    assert memory.timestamps == (*seconds(20), 20.0, 21.0)
+    with pytest.raises(ValueError, match=r"after the last one, at 21\.000 s; got one at 3\.000 s"):
+        memory.extend(iter([(pictures(1)[0], 3.0)]))
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize(
+    ("name", "prefill", "decode"),
+    [
+        ("tiny", "full", "dense"),
+        ("tiny", "full", "bilevel:top_k=1,block_size=1"),
+        ("tiny", "chunked:chunk_size=4,step_size=2", "dense"),
+        ("tiny", "chunked:chunk_size=2,step_size=1,offload=True", "bilevel:top_k=1,block_size=1"),
+        ("tiny-v1", "beacon:ratio=4", "dense"),
+    ],
+)
+def test_questions_beside_changes_see_the_memory_before_or_after(engines, name, prefill, decode, from_file, tmp_path):
+    """Every answer is one that the memory gives at rest, before or after one of the changes."""
+    engine, count = engines[name], 13
+
+    def changes():
+        for number in range(4):
+            first = 0.5 * (count + 5 * number)
+            yield lambda m, n=number, at=first: m.extend(pictures(5, seed=n), timestamps=seconds(5, first=at))
+            if name == "tiny":
+                yield lambda m, until=0.5 * number: m.trim(start=until)
+
+    def told(memory: VideoMemory) -> tuple:
+        answer = engine.ask(memory, "What?", decode=decode, max_new_tokens=3)
+        usage = answer.usage
+        return (
+            answer.token_ids,
+            answer.spans,
+            usage.frames,
+            usage.memory_tokens,
+            usage.memory_bytes,
+            usage.video_seconds,
+        )
+
+    serial = engine.encode(frames=pictures(count), timestamps=seconds(count), prefill=prefill)
+    right = [told(serial)]
+    for change in changes():
+        change(serial)
+        right.append(told(serial))
+    memory = engine.encode(frames=pictures(count), timestamps=seconds(count), prefill=prefill)
+    if from_file:
+        memory.save(tmp_path / "film.vxl")
+        memory = VideoMemory.load(tmp_path / "film.vxl", engine)
+    done, answers, failures = threading.Event(), [], []
+
+    def ask() -> None:
+        try:
+            while not done.is_set():
+                answers.append(told(memory))
+            answers.append(told(memory))
+        except Exception as error:  # noqa: BLE001 - told to the test
+            failures.append(error)
+
+    askers = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in askers:
+        thread.start()
+    try:
+        for change in changes():
+            change(memory)
+    finally:
+        done.set()
+        for thread in askers:
+            thread.join()
+    assert failures == []
+    assert [given for given in answers if given not in right] == []
+    assert answers[-1] == right[-1]
+    assert difference(memory, serial) == 0

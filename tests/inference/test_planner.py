@@ -233,7 +233,7 @@ def test_nothing_is_decoded_for_a_plan(plan_tiny, clip, monkeypatch):
         ({"prefill": videoxl.DenseDecode()}, ValueError, "prefill must be a prefill strategy"),
         ({"device": "abacus"}, ValueError, "unknown device 'abacus'; allowed: auto, a torch device, h200"),
         ({"num_frames": 3, "fps": 1}, ValueError, "cannot be combined"),
-        ({"loudness": 3}, TypeError, "loudness"),
+        ({"loudness": 3}, ValueError, "loudness"),
     ],
 )
 def test_a_plan_of_nothing_is_refused(clip, settings, error, message):

@@ -126,7 +126,7 @@ def test_what_is_seen_while_reading_is_what_watching_sees(engine, siglip, pictur
 def test_pictures_of_another_size_are_resized(engine, siglip):
     colours = np.random.default_rng(6).integers(0, 256, (7, 1, 1, 3), np.uint8)
     small, large = (colours.repeat(side, 1).repeat(side, 2) for side in (SIDE, 2 * SIDE))
-    assert torch.allclose(siglip.see(large), siglip.see(small), atol=1e-5)
+    assert torch.allclose(siglip.encode_frames(large), siglip.encode_frames(small), atol=1e-5)
 
 
 def test_the_name_is_enough_wherever_a_question_is_asked(engine, siglip, pictures):

@@ -18,7 +18,7 @@ from videoxl import BiLevelDecode, ChunkedPrefill, FullPrefill, SelectivePrefill
 from videoxl.cli.main import main
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import time_text
-from videoxl.inference.subtitles import Captions, cues_of
+from videoxl.inference.subtitles import PlacedSubtitles, cues_of
 from videoxl.memory.layout import GroupLayout
 from videoxl.video.subtitles import Cue
 
@@ -216,7 +216,7 @@ SPANS = st.lists(st.tuples(st.floats(0, 120), st.floats(0, 20)), max_size=20)
 @given(TIMES, SPANS, st.integers(1, 4), st.integers(1, 3))
 def test_every_cue_stands_once_however_the_frames_are_cut(times, spans, per_group, groups_per_tile):
     cues = [Cue(a, a + b, f"c{n}") for n, (a, b) in enumerate(spans)]
-    placed = Captions.place(cues, times, times[-1] + 1, as_bytes)
+    placed = PlacedSubtitles.place(cues, times, times[-1] + 1, as_bytes)
     whole = [bytes(ids).decode() for ids in placed.of_groups(times, per_group)]
     tiles, before = [], None
     for first in range(0, len(times), per_group * groups_per_tile):
@@ -224,7 +224,7 @@ def test_every_cue_stands_once_however_the_frames_are_cut(times, spans, per_grou
         tiles += [bytes(ids).decode() for ids in placed.of_groups(part, per_group, before)]
         before = part[-1]
     assert tiles == whole
-    assert sum(text.count('"') // 2 for text in whole) == len(placed.said) == len(cues) - placed.left_out
+    assert sum(text.count('"') // 2 for text in whole) == len(placed.ids) == len(cues) - placed.left_out
     begins = [*times[::per_group], times[-1] + 1]
     for text, (begin, end) in zip(whole, pairwise(begins)):
         for cue in cues:
@@ -233,7 +233,7 @@ def test_every_cue_stands_once_however_the_frames_are_cut(times, spans, per_grou
 
 
 def test_a_lost_frame_loses_no_words():
-    placed = Captions.place([Cue(1.2, 1.8, "hello")], [0.0, 1.0, 2.0, 3.0], 4.0, as_bytes)
+    placed = PlacedSubtitles.place([Cue(1.2, 1.8, "hello")], [0.0, 1.0, 2.0, 3.0], 4.0, as_bytes)
     assert placed.of_groups([0.0, 2.0, 3.0], 1) == [(), tuple(b' "hello"'), ()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +19,19 @@ from videoxl.config import (
     PrefillStrategy,
     Sampling,
 )
-from videoxl.inference import encode as encoding
 from videoxl.inference.answers import Answer, Piece, Usage
 from videoxl.inference.decode.bilevel import Question, Start, choose_decode, start_from
 from videoxl.inference.decode.generate import TokenStream, finish_reason, generate
-from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for
+from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
+from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
+from videoxl.inference.extend import extend
 from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
+from videoxl.inference.request import open_request
+from videoxl.inference.trim import trim
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.model_id import ModelId
@@ -137,12 +140,18 @@ class VideoXL:
         given |= {"start": start, "end": end}
         options = {"stream": stream, "reader": reader, "strict": strict, "limits": limits or VideoLimits()}
         with open_for_model(video, fps=fps, timestamps=timestamps, **options) as source:
-            job = encoding.open_job(
-                source, given, self, strategy, frames=frames, sampling=sampling, system=system, subtitles=subtitles
+            request = open_request(
+                source,
+                given,
+                self.config,
+                strategy,
+                frames=frames,
+                sampling=sampling,
+                system=system,
+                subtitles=subtitles,
             )
-            if siglip and not source.is_still:
-                job = replace(job, siglip=siglip_for(self, siglip))
-            return VideoMemory(encoding.encode(self, job, as_progress(progress)), self)
+            embedder = FrameEmbedder(siglip_for(self, siglip)) if siglip and not source.is_still else None
+            return VideoMemory(encode(self._read_context, request, as_progress(progress), embedder), self)
 
     def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None:
         """See :meth:`VideoMemory.extend`."""
@@ -154,15 +163,22 @@ class VideoXL:
         self._check(memory, "-")
         memory.trim(start=start, end=end)
 
-    def extended(self, state: MemoryState, video: Any, **settings: Any) -> MemoryState:
-        """Return the state of a memory with ``video`` read in addition; the arguments of :meth:`VideoMemory.extend`."""
+    def extended(
+        self, state: MemoryState, video: Any, *, committed_cache: Callable[[], KVCache], **settings: Any
+    ) -> MemoryState:
+        """Return the state of a memory with ``video`` read in addition; see :func:`videoxl.inference.extend.extend`."""
         self._check_made_by_this(state.model_fingerprint)
-        return encoding.extend(self, state, video, **settings)
+        siglip = who_saw(self, state.embeddings) if state.embeddings else None
+        return extend(self._read_context, state, video, committed_cache=committed_cache, siglip=siglip, **settings)
 
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState:
-        """Return the state of a memory without some groups; the arguments of :meth:`VideoMemory.trim`."""
+        """Return the state of a memory without some groups; see :func:`videoxl.inference.trim.trim`."""
         self._check_made_by_this(state.model_fingerprint)
-        return encoding.trim(self, state, start=start, end=end)
+        return trim(self._read_context, state, start=start, end=end)
+
+    @property
+    def _read_context(self) -> ReadContext:
+        return ReadContext(self.model, self.chat_format, self.fingerprint)
 
     def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
         """Put positions into keys, or take them out."""

@@ -1,8 +1,8 @@
-"""Subtitles on the time axis of a video: each cue stands behind the timestamp of the group of frames it begins in.
+"""Subtitles on the time axis of a video: each cue stands after the timestamp of the group of frames it begins in.
 
-So it is part of that timestamp for all that follows: in chunked prefill it sees everything before it and is seen by
-everything after it, bi-level decoding keeps it in full in blocks that are averaged, a memory cut to a part of the video
-keeps the cues of that part. No mode has a rule of its own for it.
+From there on a cue is part of that timestamp. In chunked prefill it attends to everything before it, and everything
+after it attends to it; bi-level decoding keeps it whole in blocks that are averaged; a memory that is cut to a part of
+the video keeps the cues of that part. No strategy has a rule of its own for subtitles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Ids = tuple[int, ...]
 
 
 def cues_of(subtitles: Any) -> tuple[Cue, ...]:
-    """From a subtitle file, or cues. Raises ``ValueError`` for anything else, ``VideoError`` for a bad file."""
+    """Read a subtitle file, or sort cues by time.
+
+    Raises ``ValueError`` for anything else and ``VideoError`` for a bad file.
+    """
     if isinstance(subtitles, (str, os.PathLike)):
         return read_subtitles(subtitles)
     if isinstance(subtitles, Sequence) and all(isinstance(cue, Cue) for cue in subtitles):
@@ -31,17 +34,17 @@ def cues_of(subtitles: Any) -> tuple[Cue, ...]:
 
 
 def _begin(cue: Cue) -> float:
-    """Of several that begin together the first given stays first."""
+    """Sort key; cues that begin together keep their order."""
     return cue.start_s
 
 
-def caption_text(text: str) -> str:
-    """What is read of a cue, behind a timestamp or another cue: ``Time 12.0s: "Hello." "Who is there?"``."""
+def cue_text(text: str) -> str:
+    """Format a cue as it is read after a timestamp or another cue: ``Time 12.0s: "Hello." "Who is there?"``."""
     return f' "{text}"'
 
 
 def check_place(family: str, time_format: str, *, still: bool = False) -> None:
-    """Raise ``ValueError`` where subtitles have no place."""
+    """Raise ``ValueError`` where there is no timestamp that subtitles could follow."""
     if not time_format:
         raise ValueError(f"{family} has no timestamps to put subtitles behind: put them in the question")
     if still:
@@ -49,64 +52,74 @@ def check_place(family: str, time_format: str, *, still: bool = False) -> None:
 
 
 def later_cues(cues: Iterable[Cue], known_end_s: float, next_s: float) -> list[Cue]:
-    """Of a video read up to ``known_end_s`` those that begin later; none before the next frame, at ``next_s``."""
+    """Keep the cues that begin at ``known_end_s`` or later; none begins before the next frame, at ``next_s``."""
     late = (cue for cue in cues if cue.start_s >= known_end_s)
     return [replace(cue, start_s=max(cue.start_s, next_s), end_s=max(cue.end_s, next_s)) for cue in late]
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Ids of what is said, each with the frame on screen when it begins."""
+class PlacedSubtitles:
+    """Token ids of subtitles, each cue with the frame that is shown when it begins."""
 
-    anchors: tuple[float, ...]
-    """Times of those frames, ascending."""
-    said: tuple[Ids, ...]
+    frame_times: tuple[float, ...]
+    """Times of those frames, ascending; one for each entry of :attr:`ids`."""
+    ids: tuple[Ids, ...]
     left_out: int = 0
-    """Cues that are on screen at no time of the part that is read."""
+    """Cues that are shown at no time of the part that is read."""
     cues: int = 0
-    """How many are in :attr:`said`."""
+    """Number of cues in :attr:`ids`."""
 
     @classmethod
-    def place(cls, cues: Sequence[Cue], timestamps: Sequence[float], end_s: float, tokenize: Tokenize) -> Captions:
-        """``timestamps``: of all frames that will be read, ascending; ``end_s``: where the last of them ends;
-        ``tokenize``: as a user's words, in which control tokens are just text.
+    def place(
+        cls, cues: Sequence[Cue], timestamps: Sequence[float], end_s: float, tokenize: Tokenize
+    ) -> PlacedSubtitles:
+        """Place cues at frames. A cue that began before the first frame and is still shown goes to the first frame.
 
-        A cue that began before the first frame and is still on screen stands with the first frame.
+        Args:
+            timestamps: seconds of all frames to read, ascending; the last frame is shown until ``end_s``.
+            tokenize: tokenises a user's words, in which control tokens are plain text.
         """
-        anchors, said = [], []
+        frame_times, ids = [], []
         for cue in sorted(cues, key=_begin):
-            seen_before = cue.start_s < timestamps[0]
-            if cue.start_s >= end_s or (seen_before and cue.end_s <= timestamps[0]):
+            began_earlier = cue.start_s < timestamps[0]
+            if cue.start_s >= end_s or (began_earlier and cue.end_s <= timestamps[0]):
                 continue
-            anchors.append(timestamps[max(0, bisect_right(timestamps, cue.start_s) - 1)])
-            said.append(tuple(tokenize(caption_text(cue.text))))
-        return cls(tuple(anchors), tuple(said), left_out=len(cues) - len(said), cues=len(said))
+            frame_times.append(timestamps[max(0, bisect_right(timestamps, cue.start_s) - 1)])
+            ids.append(tuple(tokenize(cue_text(cue.text))))
+        return cls(tuple(frame_times), tuple(ids), left_out=len(cues) - len(ids), cues=len(ids))
 
     @classmethod
     def read_before(
         cls, ids: Sequence[int], groups: Iterable[Group], tokenize: Tokenize, time_format: str, cues: int
-    ) -> Captions:
-        """The ``cues`` in a visual span that was read: what stands between the timestamps and frames of its groups."""
-        anchors, said = [], []
+    ) -> PlacedSubtitles:
+        """Recover the ``cues`` cues of a visual span from its ids: they stand between timestamp and visual tokens."""
+        frame_times, found = [], []
         for group in groups:
             begin = group.token_start + len(tokenize(time_text(group.start_s, time_format)))
             if begin < group.visual_start:
-                anchors.append(group.start_s)
-                said.append(tuple(ids[begin : group.visual_start]))
-        return cls(tuple(anchors), tuple(said), cues=cues)
+                frame_times.append(group.start_s)
+                found.append(tuple(ids[begin : group.visual_start]))
+        return cls(tuple(frame_times), tuple(found), cues=cues)
 
-    def after(self, earlier: Captions) -> Captions:
-        """Both, where all of ``earlier`` comes before."""
-        anchors, said = earlier.anchors + self.anchors, earlier.said + self.said
-        return Captions(anchors, said, self.left_out, earlier.cues + self.cues)
+    def after(self, earlier: PlacedSubtitles | None) -> PlacedSubtitles:
+        """Join these with ``earlier`` ones, all of which come first."""
+        if earlier is None:
+            return self
+        frame_times, ids = earlier.frame_times + self.frame_times, earlier.ids + self.ids
+        return PlacedSubtitles(frame_times, ids, self.left_out, earlier.cues + self.cues)
 
     def of_groups(self, timestamps: Sequence[float], frames_per_group: int, before: float | None = None) -> list[Ids]:
-        """What stands behind the timestamp of each group of these frames.
+        """List the ids that follow the timestamp of each group of these frames.
 
-        ``before``: the time of the frame before the first of them; None: they are the first. Should a frame have been
-        lost in decoding, its cues stand with the next one.
+        ``before``: the time of the frame before the first of them; None: they are the first. If a frame was lost in
+        decoding, its cues go to the next one.
         """
         ends = range(frames_per_group, len(timestamps) + frames_per_group, frames_per_group)
-        edges = [0 if before is None else bisect_right(self.anchors, before)]
-        edges += [bisect_right(self.anchors, timestamps[min(end, len(timestamps)) - 1]) for end in ends]
-        return [tuple(chain(*self.said[a:b])) for a, b in pairwise(edges)]
+        edges = [0 if before is None else bisect_right(self.frame_times, before)]
+        edges += [bisect_right(self.frame_times, timestamps[min(end, len(timestamps)) - 1]) for end in ends]
+        return [tuple(chain(*self.ids[a:b])) for a, b in pairwise(edges)]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all cues."""
+        return sum(len(ids) for ids in self.ids)

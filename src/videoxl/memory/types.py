@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -140,6 +140,10 @@ class MemoryState:
         """Bytes of the keys and values."""
         return self.cache.nbytes
 
+    def without_cache(self) -> MemoryState:
+        """Return the same state without keys and values, to be read without holding them."""
+        return replace(self, cache=KVCache(0), coarse_kv={})
+
     @property
     def duration(self) -> float:
         """Seconds of video covered, from the first frame read to the end of the last group."""
@@ -149,7 +153,9 @@ class MemoryState:
 class MemoryOwner(Protocol):
     """The engine that made a memory, or that it was loaded for: whatever needs the model goes through it."""
 
-    def extended(self, state: MemoryState, video: Any, **settings: Any) -> MemoryState: ...
+    def extended(
+        self, state: MemoryState, video: Any, *, committed_cache: Callable[[], KVCache], **settings: Any
+    ) -> MemoryState: ...
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState: ...
     def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor: ...
     def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor: ...

@@ -12,6 +12,7 @@ from videoxl.memory.file.save import save_memory
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group, clock
 from videoxl.memory.pooling import CoarseKV
+from videoxl.memory.split_cache import SplitCache, is_offloaded
 from videoxl.memory.types import Features, FrameEmbeddings, MemoryOwner, MemoryState, PendingFrames, ReadStats
 
 
@@ -166,7 +167,26 @@ class VideoMemory:
         """
         owner = self.require_owner("extend")
         with self._changing:
-            self.state = owner.extended(self.state, video, **settings)
+            so_far = self.state.without_cache()
+            self.state = owner.extended(so_far, video, committed_cache=self._committed_cache, **settings)
+
+    def _committed_cache(self) -> KVCache:
+        """Make a cache of the tokens that stay whatever follows, to append to.
+
+        Tokens of pending frames are kept apart from here on: then only a question that is being answered, or another
+        memory, can be in the way of appending without a copy.
+        """
+        state = self.state
+        if state.pending is None:
+            return state.cache.fork()
+        committed = state.pending.committed_tokens
+        if is_offloaded(state.cache):  # appending copies it in any case
+            cache = state.cache.fork()
+            cache.truncate(committed)
+            return cache
+        split = SplitCache(state.cache, committed)
+        self.state = replace(state, cache=split)
+        return split.committed()
 
     def trim(self, *, start: float | None = None, end: float | None = None) -> None:
         """Forget the groups that end before second ``start`` or begin at second ``end`` or later.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from videoxl.memory.types import FrameEmbeddings
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.vision import normalize_pixels
 from videoxl.video import Resize
-
-if TYPE_CHECKING:
-    from videoxl.inference.engine import VideoXL
 
 SIGLIP = "google/siglip-so400m-patch14-384"
 """The model that Video-XL-2's vision tower was taken from."""
@@ -72,11 +69,11 @@ class SiglipRelevance:
                 raise ValueError(f"{source.name} is not the video this memory was made from")
             selection = source.select(Sampling(times=memory.timestamps))
             for frames in source.read(selection, resize=Resize(side, side)):
-                features.append(self.see(frames.pixels_FHWC))
+                features.append(self.encode_frames(frames.pixels_FHWC))
         return Watched(self, memory.timestamps, torch.cat(features))
 
     @torch.inference_mode()
-    def see(self, pixels_FHWC: np.ndarray) -> torch.Tensor:
+    def encode_frames(self, pixels_FHWC: np.ndarray) -> torch.Tensor:
         """Unit vectors ``[F, D]`` of 8-bit pictures, on the host."""
         side, half = self.model.config.vision_config.image_size, (0.5, 0.5, 0.5)
         found = []
@@ -88,7 +85,7 @@ class SiglipRelevance:
         return torch.cat(found)
 
     @torch.inference_mode()
-    def read(self, text: str) -> torch.Tensor:
+    def encode_text(self, text: str) -> torch.Tensor:
         """Unit vector ``[D]`` of a text; what is longer than the model reads is cut off."""
         length = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
@@ -134,7 +131,7 @@ class Watched:
                 f"SigLIP saw {len(self.timestamps)} frames, this memory has {len(memory.timestamps)}, or at other "
                 "times: call watch() with this memory and its video"
             )
-        alike_F = (self.features_FD @ self.model.read(question)).numpy()
+        alike_F = (self.features_FD @ self.model.encode_text(question)).numpy()
         begins = [group.start_s for group in memory.groups]
         group_F = np.searchsorted(begins, np.asarray(memory.timestamps), side="right") - 1
         scores = np.full(len(begins), -1.0)
@@ -150,7 +147,15 @@ class Watched:
 # -------------------------------------------------------------------------------------------------- with an engine
 
 
-def siglip_for(engine: VideoXL, wanted: bool | str | SiglipRelevance = True) -> SiglipRelevance:
+class SiglipHolder(Protocol):
+    """What a SigLIP model is kept with: an engine."""
+
+    siglip: SiglipRelevance | None
+    name: str
+    model: Any
+
+
+def siglip_for(engine: SiglipHolder, wanted: bool | str | SiglipRelevance = True) -> SiglipRelevance:
     """The SigLIP model asked for, which the engine then holds; ``True``: the one it holds, or its own."""
     held = engine.siglip
     if isinstance(wanted, SiglipRelevance):
@@ -164,7 +169,7 @@ def siglip_for(engine: VideoXL, wanted: bool | str | SiglipRelevance = True) -> 
     return held
 
 
-def own_siglip(engine: VideoXL) -> str:
+def own_siglip(engine: SiglipHolder) -> str:
     """Where the SigLIP model is that a model's vision tower was taken from: its folder's ``siglip``, or the Hub.
 
     Raises ``ValueError`` where none is known.
@@ -172,7 +177,7 @@ def own_siglip(engine: VideoXL) -> str:
     folder = Path(engine.model.config._name_or_path or ".") / "siglip"
     if (folder / "config.json").is_file():
         return str(folder)
-    if engine.config.vision_config.hidden_size == SIGLIP_WIDTH:
+    if engine.model.config.vision_config.hidden_size == SIGLIP_WIDTH:
         return SIGLIP
     raise ValueError(
         f"{engine.name} comes without a SigLIP model that reads text: name one, siglip='folder' or a Hub id (--siglip "
@@ -180,7 +185,7 @@ def own_siglip(engine: VideoXL) -> str:
     )
 
 
-def from_memory(engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> DecodeStrategy:
+def from_memory(engine: SiglipHolder, memory: VideoMemory, decode: DecodeStrategy) -> DecodeStrategy:
     """``relevance="siglip"`` with what the memory keeps; a SigLIP model is looked for when a block must be judged."""
     seen = memory.embeddings
     if not isinstance(decode, BiLevelDecode) or decode.relevance != "siglip" or seen is None:
@@ -192,7 +197,7 @@ def from_memory(engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) ->
     return replace(decode, relevance=siglip)
 
 
-def who_saw(engine: VideoXL, seen: FrameEmbeddings) -> SiglipRelevance:
+def who_saw(engine: SiglipHolder, seen: FrameEmbeddings) -> SiglipRelevance:
     """The SigLIP model that looked at a memory's frames: the engine's, or loaded by its name.
 
     Raises ``ValueError`` where it is another one by now.

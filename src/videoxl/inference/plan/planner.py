@@ -23,9 +23,11 @@ from videoxl.errors import DoesNotFitError
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.hardware import Hardware, free_host_bytes, hardware
 from videoxl.inference.plan.footprint import Sizes, footprint, frames_that_fit, settings_that_fit
-from videoxl.inference.prefill.choose import choose_prefill, memory_tokens, sampled_in_multiples_of
-from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
-from videoxl.inference.subtitles import Captions, check_place, cues_of
+from videoxl.inference.plan.reading import plan_reading
+from videoxl.inference.prefill.choose import choose_prefill, memory_tokens
+from videoxl.inference.prompt import ChatFormat, VisualSpan
+from videoxl.inference.request import open_request
+from videoxl.inference.subtitles import check_place
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.subtitles import Cue
@@ -176,14 +178,13 @@ def make_plan(
 ) -> Plan:
     """Put the numbers together. ``weights`` is 0 when they are already on the device."""
     strategy, frames = choose_prefill(prefill, config), len(timestamps)
-    span = silent = span_for(config, timestamps, chat_format.tokenize, video_end)
     if cues is not None:
         check_place(config.family, config.time_format)
-        placed = Captions.place(cues, timestamps, span.groups[-1].end_s, chat_format.tokenize_user)
-        said = placed.of_groups(timestamps, config.frames_per_group)
-        span = span_for(config, timestamps, chat_format.tokenize, video_end, said)
     prefix_tokens = len(chat_format.prefix(system))
-    sizes = Sizes.of(strategy, config, frames, prefix_tokens, span)
+    reading = plan_reading(
+        config, chat_format, strategy, timestamps, prefix_tokens=prefix_tokens, end_s=video_end, cues=cues
+    )
+    span, sizes = reading.span, reading.sizes
     question_tokens = len(chat_format.suffix(question)) if question else 0
     further = question_tokens + max_new_tokens
     room = where.free_bytes - weights
@@ -199,7 +200,7 @@ def make_plan(
         video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
         visual_tokens=span.visual_tokens,
         timestamp_tokens=len(span.ids) - span.visual_tokens,
-        subtitle_tokens=len(span.ids) - len(silent.ids),
+        subtitle_tokens=reading.subtitles.tokens if reading.subtitles else 0,
         memory_tokens=sizes.kept,
         question_tokens=question_tokens,
         max_new_tokens=max_new_tokens,
@@ -293,30 +294,23 @@ def plan(
     unknown model. A run that does not fit is reported in ``Plan.fits`` and ``Plan.advice``, not raised.
     """
     from videoxl.inference.plan.model_spec import specification
-    from videoxl.inference.video_input import choose_sampling, end_of, open_for_model
+    from videoxl.inference.video_input import open_for_model
 
     spec = specification(model, dtype, on_cpu=device == "cpu")
     strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
-    cues = None if subtitles is None else cues_of(subtitles)
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
-        wanted, whole_groups_of = choose_sampling(
-            source,
-            settings,
-            frames=frames,
-            sampling=sampling,
-            frames_per_group=sampled_in_multiples_of(strategy, spec.config),
+        request = open_request(
+            source, settings, spec.config, strategy, frames=frames, sampling=sampling, subtitles=subtitles
         )
-        selection = source.select(wanted, whole_groups_of=whole_groups_of)
-        notes = tuple(source.warnings) + ((selection.note,) if selection.note else ())
-        times, end_s = selection.timestamps_F.tolist(), end_of(source, wanted)
+        notes, end_s = request.warnings, request.end_s
         pixels = source.info.width * source.info.height
         decoded = int(len(source.times_F) * pixels / (1920 * 1080)) if source.info.reader != "memory" else 0
     return make_plan(
         spec.config,
         spec.chat_format,
-        times,
+        request.timestamps,
         frames_decoded=decoded,
         where=hardware(device),
         weights=weight_bytes(spec.config, spec.dtype.itemsize),
@@ -324,7 +318,7 @@ def plan(
         question=question,
         max_new_tokens=max_new_tokens,
         video_end=end_s,
-        cues=cues,
+        cues=request.cues,
         prefill=strategy,
         decode=reading,
         notes=notes + spec.notes,

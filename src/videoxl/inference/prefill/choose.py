@@ -75,8 +75,8 @@ def memory_tokens(strategy: PrefillStrategy, config: VideoXLConfig, prefix_token
 
 
 @dataclass(frozen=True)
-class Before:
-    """What was read before and stays: the first tokens of ``cache``, and the times of their frames."""
+class PrefillState:
+    """What was read before and stays: all of ``cache``, its ids, and the times of its frames."""
 
     cache: KVCache
     token_ids: tuple[int, ...]
@@ -96,7 +96,7 @@ def make_writer(
     tokens: int,
     chat_format: ChatFormat,
     room: int = 0,
-    before: Before | None = None,
+    before: PrefillState | None = None,
 ) -> CacheWriter:
     """The writer of a strategy.
 

@@ -20,7 +20,7 @@ from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prefill.full import CacheWriter, FullWriter
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
-from videoxl.inference.subtitles import Captions
+from videoxl.inference.subtitles import PlacedSubtitles
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group
 from videoxl.memory.types import PendingFrames
@@ -110,15 +110,15 @@ class Prefill:
         self.vision_frames: int | None = None
         """Most frames at once, where the GPU's memory did not suffice for more."""
         self.notes: list[str] = []
-        self.captions: Captions | None = None
-        """What is said, and when."""
+        self.subtitles: PlacedSubtitles | None = None
+        """Read behind the timestamps of their frames."""
 
     def span_of(
         self, timestamps: Sequence[float], end_s: float | None = None, *, before: float | None = None
     ) -> VisualSpan:
         """Of whole groups, with what is said in them; ``before``: the time of the frame before them."""
         config = self.model.config
-        said = self.captions.of_groups(timestamps, config.frames_per_group, before) if self.captions else None
+        said = self.subtitles.of_groups(timestamps, config.frames_per_group, before) if self.subtitles else None
         return span_for(config, timestamps, self.tokenize, end_s, said)
 
     @torch.inference_mode()

@@ -24,11 +24,11 @@ from videoxl.memory.file.codec import Codec, codec_for
 from videoxl.memory.file.format import TensorSpec, is_memory_file
 from videoxl.memory.file.layers import BOTH, DENSE, POOLED, LevelLayout, Ranges, part_name
 from videoxl.memory.file.writer import MemoryFileWriter
-from videoxl.memory.host_cache import HostLayer
 from videoxl.memory.kv_cache import Which
 from videoxl.memory.layout import GroupLayout
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV, make_coarse_kv
+from videoxl.memory.split_cache import is_offloaded
 from videoxl.memory.types import MemoryOwner, MemoryState
 
 BLOCK_GROUPS = BiLevelDecode().block_size
@@ -187,9 +187,7 @@ def _metadata(memory: MemoryState, model: ModelId, codec: Codec, parts: Sequence
         "settled_tokens": memory.pending.committed_tokens if memory.pending else None,
         "siglip": {"model": seen.model, "fingerprint": seen.fingerprint} if seen else None,
         "held_dtype": str(memory.cache.layers[0].dtype).removeprefix("torch."),
-        "offloaded": any(
-            isinstance(layer, HostLayer) or getattr(layer, "on_host", False) for layer in memory.cache.layers
-        ),
+        "offloaded": is_offloaded(memory.cache),
     }
     levels = {part.layout.name: part.layout.ranges for part in parts}
     return {

@@ -1,0 +1,73 @@
+"""What is to be read: a source, its frames, a strategy. The first step of every reading, and of every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, PrefillStrategy, Sampling
+from videoxl.inference.prefill.choose import sampled_in_multiples_of
+from videoxl.inference.subtitles import cues_of
+from videoxl.inference.video_input import choose_sampling, end_of
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.video import Selection, VideoSource
+from videoxl.video.frames import OpenSelection
+from videoxl.video.subtitles import Cue
+
+
+@dataclass(frozen=True)
+class EncodeRequest:
+    """An encode request: source, frame selection, strategy."""
+
+    source: VideoSource
+    selection: Selection
+    sampling: Sampling
+    strategy: PrefillStrategy
+    system: str = DEFAULT_SYSTEM_PROMPT
+    cues: tuple[Cue, ...] | None = None
+    """Subtitles to read with the frames; None: there are none."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the times of the frames show only while they arrive, as with an iterator."""
+        return isinstance(self.selection, OpenSelection)
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds of the chosen frames; empty while :attr:`is_open`."""
+        return self.selection.timestamps_F.tolist()
+
+    @property
+    def end_s(self) -> float | None:
+        """The second at which the last group ends, where that is known."""
+        return end_of(self.source, self.sampling)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the source, and what differs from the sampling that was asked for."""
+        return (*self.source.warnings, *([self.selection.note] if self.selection.note else []))
+
+
+def open_request(
+    source: VideoSource,
+    given: Mapping[str, Any],
+    config: VideoXLConfig,
+    strategy: PrefillStrategy,
+    *,
+    frames: Any = None,
+    sampling: Sampling | None = None,
+    system: str = DEFAULT_SYSTEM_PROMPT,
+    subtitles: Any = None,
+) -> EncodeRequest:
+    """Choose the frames of an opened source. ``given``: single sampling settings by name; see :class:`Sampling`.
+
+    Raises ``ValueError`` for settings that contradict each other, ``VideoError`` for a bad subtitle file.
+    """
+    multiple = sampled_in_multiples_of(strategy, config)
+    wanted, whole_groups_of = choose_sampling(
+        source, given, frames=frames, sampling=sampling, frames_per_group=multiple
+    )
+    selection = source.select(wanted, whole_groups_of=whole_groups_of)
+    cues = None if subtitles is None else cues_of(subtitles)
+    return EncodeRequest(source, selection, wanted, strategy, system, cues)

@@ -1,0 +1,83 @@
+"""Trim a memory: forget the groups of frames at its beginning or its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from videoxl.config import BeaconPrefill, SelectivePrefill, prefill_from_string
+from videoxl.inference.encode import ReadContext
+from videoxl.inference.plan.footprint import ROOM_FOR_QUESTIONS
+from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.layout import Group
+from videoxl.memory.types import MemoryState
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+
+@torch.inference_mode()
+def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end: float | None) -> MemoryState:
+    """Return the state of a memory without some groups of frames; see :meth:`VideoMemory.trim`."""
+    strategy = prefill_from_string(memory.prefill)
+    if isinstance(strategy, (BeaconPrefill, SelectivePrefill)):
+        raise ValueError(f"a memory read with {memory.prefill} has no groups left to forget: encode a part instead")
+    groups = memory.groups
+    first = sum(start is not None and group.end_s <= start for group in groups)
+    last = sum(end is None or group.start_s < end for group in groups)
+    if first >= last:
+        raise ValueError(
+            f"start={start}, end={end} leaves nothing of {groups[0].start_s:.1f} to {groups[-1].end_s:.1f} s"
+        )
+    head, moved = memory.prefix_length, groups[first].token_start
+    begin, stop = head + moved, head + groups[last - 1].token_end
+    per_group = context.config.frames_per_group
+    frames = slice(first * per_group, last * per_group)
+    cache = _without(context.model, memory.cache, head, begin, stop) if moved else memory.cache.fork()
+    cache.truncate(stop - moved)
+    embeddings, pending = memory.embeddings, None
+    if embeddings is not None:
+        embeddings = replace(embeddings, features_FD=embeddings.features_FD[frames].clone())
+    if last == len(groups) and memory.pending is not None:
+        pending = replace(memory.pending, committed_tokens=memory.pending.committed_tokens - moved)
+    kept = replace(
+        memory,
+        cache=cache,
+        token_ids=(*memory.token_ids[:head], *memory.token_ids[begin:stop]),
+        groups=tuple(_moved(group, moved) for group in groups[first:last]),
+        timestamps=memory.timestamps[frames],
+        pending=pending,
+        embeddings=embeddings,
+        coarse_kv={},
+    )
+    usage = replace(
+        memory.usage,
+        frames=len(kept.timestamps),
+        video_seconds=kept.duration,
+        visual_tokens=sum(g.token_end - g.visual_start for g in kept.groups),
+        memory_tokens=len(kept.token_ids),
+        memory_bytes=kept.nbytes,
+    )
+    return replace(kept, usage=usage)
+
+
+def _moved(group: Group, tokens: int) -> Group:
+    """Move a group ``tokens`` tokens to the front."""
+    return replace(
+        group,
+        token_start=group.token_start - tokens,
+        visual_start=group.visual_start - tokens,
+        token_end=group.token_end - tokens,
+    )
+
+
+def _without(model: VideoXLForConditionalGeneration, cache: KVCache, head: int, begin: int, stop: int) -> KVCache:
+    """Copy tokens ``[0, head)`` and ``[begin, stop)``; the latter move to the positions after the former."""
+    rotate = model.model.language_model.rotate
+    out = KVCache(len(cache.layers), reserve=head + stop - begin + ROOM_FOR_QUESTIONS)
+    for number, layer in enumerate(cache.layers):
+        distance = torch.full((stop - begin,), begin - head, device=layer.keys.device)
+        moved = rotate(layer.keys[..., begin:stop, :], distance, back=True)
+        keys = torch.cat([layer.keys[..., :head, :], moved], dim=2)
+        values = torch.cat([layer.values[..., :head, :], layer.values[..., begin:stop, :]], dim=2)
+        out.update(keys, values, number)
+    return out
