@@ -35,9 +35,9 @@ def run(capsys):
         (("--preset", "released"), "--haystack and --pictures"),
         (("--decode", "twice"), "unknown decode strategy"),
         (("--prefill", "twice"), "unknown prefill strategy"),
-        (("--relevance", "oracle"), "are of bi-level decoding"),
+        (("--relevance", "oracle"), "belong to bi-level decoding"),
         (("--relevance", "luck", "--decode", "bilevel"), "relevance must be one of oracle, attention"),
-        (("--relevance", "none,none", "--decode", "bilevel"), "different ways"),
+        (("--relevance", "none,none", "--decode", "bilevel"), "name different selectors"),
         (("--relevance", "none", "--ablation", "--decode", "bilevel"), "leave out --relevance"),
     ],
 )

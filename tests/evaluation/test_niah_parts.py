@@ -14,10 +14,10 @@ from tests import media
 from videoxl.config import BiLevelDecode, Sampling
 from videoxl.errors import EvaluationError, VideoError
 from videoxl.evaluation.niah.haystacks import make_haystack
-from videoxl.evaluation.niah.judging import is_right, says
-from videoxl.evaluation.niah.needles import Asked, film_of, questions_about, read_needles
-from videoxl.evaluation.niah.settings import NEEDLE_KINDS, PRESETS, NiahSettings, Place, places
-from videoxl.evaluation.niah.ways import evidence_blocks, is_inner
+from videoxl.evaluation.niah.needles import Question, make_film, questions_about, read_needles
+from videoxl.evaluation.niah.scoring import is_right, says
+from videoxl.evaluation.niah.selectors import is_inner_needle, needle_blocks
+from videoxl.evaluation.niah.settings import NEEDLE_KINDS, PRESETS, HaystackPlan, NiahSettings, haystack_plans
 from videoxl.video import Resize, open_video
 from videoxl.world import Renderer
 
@@ -86,7 +86,7 @@ def test_every_sample_has_one_asked_needle_at_every_depth(depths, needles, sampl
     grid = tuple(n / 5 for n in range(depths))
     if needles > depths:
         return
-    found = list(places(NiahSettings(depths=grid, needles=needles, frames=(100, 200)), samples))
+    found = list(haystack_plans(NiahSettings(depths=grid, needles=needles, frames=(100, 200)), samples))
     asked = [(p.frames, p.sample, d) for p in found for d, is_asked in zip(p.depths, p.asked) if is_asked]
     assert sorted(asked) == sorted((f, s, d) for f in (100, 200) for s in range(samples) for d in grid)
     assert all(len(p.depths) == needles and list(p.depths) == sorted(set(p.depths)) for p in found)
@@ -138,11 +138,11 @@ def test_needles_that_cannot_be_used_say_why(tmp_path, content, message):
 
 def test_things_stand_at_their_depths_and_questions_have_their_answers():
     settings = NiahSettings(needles=3, seed=5)
-    place = Place(256, 0, 0, (0.0, 0.5, 1.0), (True, True, False))
-    film = film_of(settings, place, step=4.0)
+    place = HaystackPlan(256, 0, 0, (0.0, 0.5, 1.0), (True, True, False))
+    film = make_film(settings, place, step=4.0)
     assert [(e.start, e.end) for e in film.events] == [(0, 1), (31, 32), (62, 63)]
-    assert film == film_of(settings, place, step=4.0)
-    assert film != film_of(NiahSettings(needles=3, seed=6), place, step=4.0)
+    assert film == make_film(settings, place, step=4.0)
+    assert film != make_film(NiahSettings(needles=3, seed=6), place, step=4.0)
     asked = questions_about(film, settings, place, NEEDLE_KINDS)
     assert {a.depth for a in asked} == {0.0, 0.5}
     assert {a.frames for a in asked} == {(0, 4), (124, 128)}
@@ -160,16 +160,16 @@ def test_things_stand_at_their_depths_and_questions_have_their_answers():
 
 
 def test_too_many_needles_for_a_short_haystack_are_refused():
-    place = Place(12, 0, 0, (0.0, 0.5, 1.0), (True, True, True))
+    place = HaystackPlan(12, 0, 0, (0.0, 0.5, 1.0), (True, True, True))
     with pytest.raises(ValueError, match="more frames or fewer needles"):
-        film_of(NiahSettings(needles=3), place, step=4.0)
+        make_film(NiahSettings(needles=3), place, step=4.0)
 
 
 def test_choice_offers_four_words_of_the_kind():
     settings = NiahSettings(answers="choice", kinds=("color", "shape", "number"))
     for sample in range(4):
-        place = Place(64, sample, 0, (0.5,), (True,))
-        for one in questions_about(film_of(settings, place, step=4.0), settings, place, settings.kinds):
+        place = HaystackPlan(64, sample, 0, (0.5,), (True,))
+        for one in questions_about(make_film(settings, place, step=4.0), settings, place, settings.kinds):
             assert len(set(one.options)) == 4
             assert one.answer in one.options
             assert one.chance == 0.25
@@ -180,21 +180,21 @@ def test_every_thing_allows_a_question_of_the_kinds_asked_for():
     for kinds in (("number",), ("shape",), ("color", "number")):
         settings = NiahSettings(kinds=kinds)
         for sample in range(6):
-            place = Place(64, sample, 0, (0.5,), (True,))
-            assert questions_about(film_of(settings, place, step=4.0), settings, place, kinds)
+            place = HaystackPlan(64, sample, 0, (0.5,), (True,))
+            assert questions_about(make_film(settings, place, step=4.0), settings, place, kinds)
 
 
 # ---------------------------------------------------------------------------------------------------------- haystacks
 
 
 def test_the_generated_world_is_its_film_at_any_length():
-    settings, place = NiahSettings(fps=2.0), Place(70, 1, 0, (0.5,), (True,))
+    settings, place = NiahSettings(fps=2.0), HaystackPlan(70, 1, 0, (0.5,), (True,))
     made = make_haystack(settings, place, size=24, kinds=("color", "number"), needles=[], video=None)
     pixels, times = pixels_of(made.source)
-    film = film_of(settings, place, step=2.0)
+    film = make_film(settings, place, step=2.0)
     assert (pixels == Renderer(film).frames(24)[:70]).all()
     assert times.tolist() == [n / 2 for n in range(70)]
-    assert made.asked
+    assert made.questions
 
 
 def test_pictures_stand_in_the_place_of_frames_of_a_film(tmp_path):
@@ -204,7 +204,7 @@ def test_pictures_stand_in_the_place_of_frames_of_a_film(tmp_path):
     with open_video(path) as video:
         made = [
             make_haystack(settings, place, size=24, kinds=(), needles=needles, video=video)
-            for place in places(NiahSettings(**{**vars(settings), "frames": (20,)}), 2)
+            for place in haystack_plans(NiahSettings(**{**vars(settings), "frames": (20,)}), 2)
         ]
         plain, plain_times = pixels_of(video)
         pixels, times = pixels_of(made[0].source)
@@ -216,26 +216,26 @@ def test_pictures_stand_in_the_place_of_frames_of_a_film(tmp_path):
     assert np.flatnonzero(green).tolist() == [9, 10]
     untouched = ~(red | green)
     assert (pixels[untouched] == plain[chosen][untouched]).all()
-    assert [(a.kind, a.depth, a.frames) for a in made[0].asked] == [("red", 0.0, (0, 2)), ("green", 0.5, (9, 11))]
-    assert [a.kind for a in made[1].asked] == ["green", "red"]  # the next sample has them the other way round
+    assert [(a.kind, a.depth, a.frames) for a in made[0].questions] == [("red", 0.0, (0, 2)), ("green", 0.5, (9, 11))]
+    assert [a.kind for a in made[1].questions] == ["green", "red"]  # the next sample has them the other way round
 
 
 def test_things_are_drawn_over_a_film(tmp_path):
     path = media.write_video(tmp_path / "film.mp4", frames=48, fps=4)
-    settings, place = NiahSettings(kinds=("when", "color")), Place(48, 0, 0, (0.5,), (True,))
+    settings, place = NiahSettings(kinds=("when", "color")), HaystackPlan(48, 0, 0, (0.5,), (True,))
     with open_video(path) as video:
         made = make_haystack(settings, place, size=24, kinds=("when",), needles=[], video=video)
         plain, _ = pixels_of(video)
         pixels, _ = pixels_of(made.source)
     changed = np.flatnonzero((pixels != plain).any((1, 2, 3)))
-    first, stop = made.asked[0].frames
+    first, stop = made.questions[0].frames
     assert changed.tolist() == list(range(first, stop)) == [20, 21, 22, 23]
-    assert made.asked[0].answer == "5.0s to 6.0s"  # by the film's own clock, four frames a second
+    assert made.questions[0].answer == "5.0s to 6.0s"  # by the film's own clock, four frames a second
 
 
 def test_a_film_that_is_too_short_or_none_is_refused(tmp_path):
     path = media.write_video(tmp_path / "film.mp4", frames=12, fps=4)
-    settings, place = NiahSettings(), Place(48, 0, 0, (0.5,), (True,))
+    settings, place = NiahSettings(), HaystackPlan(48, 0, 0, (0.5,), (True,))
     with open_video(path) as video, pytest.raises(VideoError, match="12 frames, too few for a haystack of 48"):
         make_haystack(settings, place, size=24, kinds=("color",), needles=[], video=video)
     needle_folder(tmp_path)
@@ -247,7 +247,7 @@ def test_a_film_that_is_too_short_or_none_is_refused(tmp_path):
 
 
 def asked_about(answer, *, kind="color", text="What color is the star?", **others):
-    return Asked(kind, text, answer, 0.5, (0, 4), 0.1, **others)
+    return Question(kind, text, answer, 0.5, (0, 4), 0.1, **others)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_blocks_that_hold_a_needle():
     decode = BiLevelDecode(block_size=4)
     one = asked_about("red")
     for frames, blocks in (((0, 4), (0,)), ((60, 68), (3, 4)), ((64, 68), (4,)), ((127, 128), (7,))):
-        placed = Asked(**{**vars(one), "frames": frames})
-        assert evidence_blocks(placed, decode, 4) == blocks
-        assert is_inner(placed, decode, 4, groups=32) is (blocks[0] > 0 and blocks[-1] < 7)
-    assert is_inner(one, "dense", 4, groups=32) is None
+        placed = Question(**{**vars(one), "frames": frames})
+        assert needle_blocks(placed, decode, 4) == blocks
+        assert is_inner_needle(placed, decode, 4, groups=32) is (blocks[0] > 0 and blocks[-1] < 7)
+    assert is_inner_needle(one, "dense", 4, groups=32) is None

@@ -20,9 +20,9 @@ from videoxl.errors import EvaluationError, MissingDependencyError, VideoError
 from videoxl.evaluation.niah.heatmap import draw_heatmap
 from videoxl.evaluation.niah.output import write_results
 from videoxl.evaluation.niah.runner import run_niah
-from videoxl.evaluation.niah.settings import WAYS, NiahSettings
-from videoxl.evaluation.niah.summary import summary, text, ways_table
-from videoxl.evaluation.no_video import answer_blind
+from videoxl.evaluation.niah.settings import SELECTORS, NiahSettings
+from videoxl.evaluation.niah.summary import selectors_table, summary, text
+from videoxl.evaluation.no_video import answer_without_video
 
 SMALL = NiahSettings(frames=(16, 48), depths=(0.0, 0.5), samples=1, kinds=("color", "number", "at"), max_new_tokens=4)
 
@@ -69,15 +69,15 @@ def test_a_result_has_every_cell_and_says_how_it_was_run(small, tiny):
 def test_every_answer_is_the_one_that_users_calls_give(small, tiny):
     from videoxl.config import Sampling
     from videoxl.evaluation.niah.haystacks import make_haystack
-    from videoxl.evaluation.niah.settings import places
+    from videoxl.evaluation.niah.settings import haystack_plans
 
     _, folder = small
     kept = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()[1:]]
     records = {line["key"]: line["record"] for line in kept}
-    place = list(places(SMALL, 1))[-1]
+    place = list(haystack_plans(SMALL, 1))[-1]
     made = make_haystack(SMALL, place, size=tiny.config.image_size, kinds=SMALL.kinds, needles=[], video=None)
     memory = tiny.encode(made.source, sampling=Sampling(indices=tuple(range(place.frames))))
-    for number, asked in reversed(list(enumerate(made.asked))):
+    for number, asked in reversed(list(enumerate(made.questions))):
         record = records[f"{place.name}/{number}/given"]
         assert record["question"] == asked.text
         assert record["text"] == tiny.ask(memory, asked.text, max_new_tokens=4).text
@@ -147,9 +147,9 @@ def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny, tmp_path, m
     settings = NiahSettings(
         frames=(96,), depths=(0.0, 0.4), samples=1, kinds=("color", "number"), decode="bilevel:top_k=1,block_size=4"
     )
-    result = run_niah(tiny, settings, ways=WAYS, control=False)
+    result = run_niah(tiny, settings, selectors=SELECTORS, control=False)
     ways = result["ways"]
-    assert list(ways) == list(WAYS)
+    assert list(ways) == list(SELECTORS)
     assert result["not_available"] == {}
     assert len({found["questions"] for found in ways.values()}) == 1
     assert ways["oracle"]["inner_seen"] == 1.0
@@ -158,17 +158,17 @@ def test_the_ways_of_choosing_are_compared_on_the_same_needles(tiny, tmp_path, m
     shares = [ways[way]["read_share"] for way in ("none", "oracle", "random", "dense")]
     assert shares == sorted(shares)  # the oracle needs no block at depth 0, which is read anyhow
     assert len(set(shares)) == 4
-    assert ways_table(result).count("\n") == 7
+    assert selectors_table(result).count("\n") == 7
     monkeypatch.setattr(tiny, "siglip", None)
     monkeypatch.setattr(tiny.model.config, "_name_or_path", "")
-    without = run_niah(tiny, settings, ways=WAYS, control=False)
-    assert list(without["ways"]) == [way for way in WAYS if way != "siglip"]
+    without = run_niah(tiny, settings, selectors=SELECTORS, control=False)
+    assert list(without["ways"]) == [way for way in SELECTORS if way != "siglip"]
     assert "--siglip" in without["not_available"]["siglip"]
     with pytest.raises(ValueError, match="bi-level"):
-        run_niah(tiny, SMALL, ways=WAYS)
+        run_niah(tiny, SMALL, selectors=SELECTORS)
     with pytest.raises(ValueError, match="comes without a SigLIP model"):
-        run_niah(tiny, settings, ways=("siglip",))
-    alone = run_niah(tiny, settings, ways=("random",), control=False, log=tmp_path / "answers.jsonl")
+        run_niah(tiny, settings, selectors=("siglip",))
+    alone = run_niah(tiny, settings, selectors=("random",), control=False, log=tmp_path / "answers.jsonl")
     assert alone["not_available"] == {}
     (cell,), (same,) = ([c for c in r["ways"]["random"]["cells"] if c["depth"] == 0.4] for r in (alone, result))
     assert {**cell, "reading_seconds": 0, "answer_seconds": 0} == {**same, "reading_seconds": 0, "answer_seconds": 0}
@@ -222,7 +222,7 @@ def test_an_answer_without_video_is_that_of_the_bare_prompt(tiny):
     ids = torch.tensor([[*tiny.chat_format.prefix(), *tiny.chat_format.suffix(question)]])
     out = tiny.model.generate(input_ids=ids, max_new_tokens=5, do_sample=False, eos_token_id=tiny.end_ids)
     expected = tiny.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
-    assert answer_blind(tiny, question, max_new_tokens=5) == expected
+    assert answer_without_video(tiny, question, max_new_tokens=5) == expected
 
 
 def test_numbers_of_a_summary_by_hand():
@@ -239,7 +239,7 @@ def test_numbers_of_a_summary_by_hand():
         record("none", "b", 0.5, "color", False, True, False, 30),
         record("dense", "b", 0.5, "color", True, True, True, 100),
     ]
-    found = summary(records, [], {}, ways=("none", "dense"), missing={})
+    found = summary(records, [], {}, selectors=("none", "dense"), unavailable={})
     none = found["ways"]["none"]
     assert none["accuracy"] == pytest.approx(1 / 3)
     assert (none["inner_accuracy"], none["inner_seen"], none["inner_questions"]) == (0.0, 0.0, 1)

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -118,7 +119,7 @@ class SampleLog:
             self.header = {"evaluation_log": FORMAT, "settings": self.settings, "versions": versions()}
             self._write(_line(self.header))
             return
-        lines = whole.decode("utf-8", errors="replace").splitlines()
+        lines = whole.decode("utf-8", errors="replace").removesuffix("\n").split("\n")
         self._check_header(lines[0], resume)
         for number, line in enumerate(lines[1:], 2):
             self._take(line, number)
@@ -224,6 +225,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def json_lines(path: str | os.PathLike[str]) -> Iterator[Json]:
+    """Yield the JSON objects of a file that holds one a line.
+
+    Only a line feed ends a line: a text may contain other characters that Python counts as line breaks.
+    """
+    for line in Path(path).read_text(encoding="utf-8").split("\n"):
+        if line.strip():
+            found: Json = json.loads(line)
+            yield found
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -1,19 +1,18 @@
-"""What a model answers without any video: the control that every benchmark of videos needs."""
+"""The baseline without video: what a model answers to a question alone. Every video benchmark needs it as a control."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from videoxl.config import Generation
 from videoxl.inference.decode.generate import generate
+from videoxl.inference.engine import VideoXL
 from videoxl.memory.kv_cache import KVCache
 
 
-def answer_blind(engine: Any, question: str, *, max_new_tokens: int) -> str:
-    """The answer to a question asked alone, in the same prompt but for the video.
+def answer_without_video(engine: VideoXL, question: str, *, max_new_tokens: int) -> str:
+    """Answer a question alone, in the same prompt but for the video.
 
-    A right one was guessed, known from elsewhere, or told by the question itself. This is a control to be reported
-    beside a score; nothing falls back on it.
+    A right answer was guessed, known from elsewhere, or told by the question itself. Report this baseline beside a
+    score. No other code falls back on it.
     """
     ids = [*engine.chat_format.prefix(), *engine.chat_format.suffix(question)]
     settings = Generation(max_new_tokens=max_new_tokens)

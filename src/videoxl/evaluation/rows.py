@@ -11,11 +11,10 @@ from statistics import fmean
 
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.log import Json
+from videoxl.evaluation.samples import READING_PHASES
 
 RESULT_FILES = ("niah.json", "result.json", "vnbench.json", "grounding.json")
 """Names of the result files that are looked for in folders."""
-READING_PHASES = ("decode", "vision", "prefill")
-"""Phases of an answer's seconds that are reading the video."""
 
 
 @dataclass(frozen=True)

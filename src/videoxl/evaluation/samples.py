@@ -19,6 +19,9 @@ from videoxl.inference.video_input import open_for_model
 from videoxl.video import VideoSource
 
 Tell = Callable[[str], None]
+"""Called with a line of progress."""
+READING_PHASES = ("decode", "vision", "prefill")
+"""Phases of an answer's seconds that are reading the video."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from recipes.tiny.accuracy import Mode, ask_about_films, shares
 
 import videoxl
 from videoxl.config import TINY, TINY_V1, BeaconPrefill, BiLevelDecode, ChunkedPrefill, FullPrefill
-from videoxl.evaluation.no_video import answer_blind
+from videoxl.evaluation.no_video import answer_without_video
 from videoxl.world import KINDS, ask, kinds_for, sample_film
 from videoxl.world.questions import CONTENT, TIMED
 
@@ -65,5 +65,5 @@ def test_without_a_film_they_only_guess(name):
     source = np.random.default_rng(SEED)
     films = [sample_film(source, 16, 4) for _ in range(6)]
     asked = [ask(source, film, kind) for film in films for kind in CONTENT if kind in kinds_for(film)]
-    right = [answer_blind(engine, one.text, max_new_tokens=8) == one.answer for one in asked]
+    right = [answer_without_video(engine, one.text, max_new_tokens=8) == one.answer for one in asked]
     assert sum(right) / len(right) <= 0.45

@@ -1,7 +1,7 @@
-"""Where needles are hidden: scenery of the generated world or a video file, read frame by frame, with needles put in.
+"""Haystacks: scenery of the generated world or a video file, with needles painted into its frames as they are read.
 
-A haystack is an opened video like any other, so models read it by the same calls as a file; nothing of it is held but
-the batch being read.
+A haystack is an opened video like any other, so models read it by the same calls as a file. Only the batch being read
+is held in memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from videoxl.errors import VideoError
-from videoxl.evaluation.niah.needles import Asked, PictureNeedle, film_of, questions_about
-from videoxl.evaluation.niah.settings import NiahSettings, Place
+from videoxl.evaluation.niah.needles import PictureNeedle, Question, make_film, questions_about
+from videoxl.evaluation.niah.settings import HaystackPlan, NiahSettings
 from videoxl.video import Frames, Resize, Selection, VideoInfo, VideoLimits, VideoSource
 from videoxl.video.pictures import PictureSource, load_picture
 from videoxl.video.resize import resize_pixels
@@ -25,25 +25,25 @@ from videoxl.world import Film, Renderer
 from videoxl.world.film import FRAMES_PER_GROUP
 
 Paint = Callable[[np.ndarray], np.ndarray]
-"""From a frame, ``[H, W, 3]`` uint8, to the one shown in its place."""
-RENDERED = 64
+"""Takes a frame, ``[H, W, 3]`` uint8, and returns the one shown in its plan."""
+RENDER_BATCH = 64
 """Frames of the generated world drawn at once."""
 
 
 @dataclass(frozen=True)
 class Haystack:
-    """A video with needles, and what is asked about it."""
+    """A video with needles, and the questions about them."""
 
-    place: Place
+    plan: HaystackPlan
     source: VideoSource
-    asked: tuple[Asked, ...]
+    questions: tuple[Question, ...]
 
 
 class PlantedSource(VideoSource):
-    """Some frames of another video, in which some are painted over. Closing it leaves the other one open."""
+    """Chosen frames of another video, some of them painted over. Closing it leaves the other video open."""
 
     def __init__(self, base: VideoSource, chosen_F: np.ndarray, painted: Mapping[int, Paint], name: str) -> None:
-        """``chosen_F``: numbers of the frames taken, ascending; ``painted``: by their place among these."""
+        """``chosen_F``: frame numbers of ``base``, ascending; ``painted``: by position in ``chosen_F``."""
         if base.times_F is None or (np.diff(chosen_F) <= 0).any():
             raise VideoError(
                 f"{base.name} has {base.info.frames} frames, too few for a haystack of {len(chosen_F)}: give fewer",
@@ -86,78 +86,83 @@ class PlantedSource(VideoSource):
 
 def make_haystack(
     settings: NiahSettings,
-    place: Place,
+    plan: HaystackPlan,
     *,
     size: int,
     kinds: tuple[str, ...],
     needles: list[PictureNeedle],
     video: VideoSource | None,
 ) -> Haystack:
-    """A haystack of the grid.
+    """Make a haystack of the grid.
 
     Args:
         size: side of the pictures the model reads, for what is drawn.
-        kinds: of questions about generated things.
-        needles: pictures; none for generated things.
+        kinds: which questions to ask about generated things.
+        needles: pictures to hide; empty for generated things.
         video: the film to hide them in; None for the generated world.
     """
-    name = f"haystack {place.name}"
-    chosen_F = np.arange(place.frames) if video is None else uniform_indices(len(_times(video)), place.frames)
+    name = f"haystack {plan.name}"
+    chosen_F = np.arange(plan.frames) if video is None else uniform_indices(len(_times(video)), plan.frames)
     begin, step = (0.0, FRAMES_PER_GROUP / settings.fps) if video is None else _clock(_times(video)[chosen_F])
     if needles:
-        asked, painted = _pictures(settings, place, needles)
-        film = Film(_groups(place.frames), (), step, begin, _scenery_seed(settings, place))
+        questions, painted = _pictures(settings, plan, needles)
+        film = Film(_groups(plan.frames), (), step, begin, _scenery_seed(settings, plan))
     else:
-        film = film_of(settings, place, step=step, begin=begin)
-        asked, painted = questions_about(film, settings, place, kinds), _things(film, place) if video else {}
-    base = video or world_source(film, place.frames, size, name)
-    return Haystack(place, PlantedSource(base, chosen_F, painted, name), tuple(asked))
+        film = make_film(settings, plan, step=step, begin=begin)
+        questions, painted = questions_about(film, settings, plan, kinds), _things(film, plan) if video else {}
+    base = video or world_source(film, plan.frames, size, name)
+    return Haystack(plan, PlantedSource(base, chosen_F, painted, name), tuple(questions))
 
 
 def world_source(film: Film, frames: int, size: int, name: str) -> PictureSource:
-    """The first ``frames`` frames of a film, drawn as they are read. Its clock is the film's."""
+    """Return the first ``frames`` frames of a film as a video. They are drawn when read, at the film's times."""
     renderer = Renderer(film)
 
     @lru_cache(maxsize=2)
     def drawn(part: int) -> np.ndarray:
-        return renderer.frames(size, part * RENDERED, min(frames, (part + 1) * RENDERED))
+        return renderer.frames(size, part * RENDER_BATCH, min(frames, (part + 1) * RENDER_BATCH))
 
     times_F = np.array(film.timestamps[:frames])
     fps = FRAMES_PER_GROUP / film.step
-    return PictureSource(name, lambda n: drawn(n // RENDERED)[n % RENDERED], times_F, fps=fps, kind=("world", "film"))
+    return PictureSource(
+        name, lambda n: drawn(n // RENDER_BATCH)[n % RENDER_BATCH], times_F, fps=fps, kind=("world", "film")
+    )
 
 
-def _things(film: Film, place: Place) -> dict[int, Paint]:
-    """The things of a film, over whatever stands there."""
+def _things(film: Film, plan: HaystackPlan) -> dict[int, Paint]:
+    """Paint the things of a film over other frames."""
     renderer = Renderer(film)
     shown = {frame for e in film.events for frame in range(e.start * FRAMES_PER_GROUP, e.end * FRAMES_PER_GROUP)}
-    return {n: lambda pixels, n=n: renderer.over(pixels, n) for n in sorted(shown) if n < place.frames}  # type: ignore[misc]
+    return {n: lambda pixels, n=n: renderer.over(pixels, n) for n in sorted(shown) if n < plan.frames}  # type: ignore[misc]
 
 
 def _pictures(
-    settings: NiahSettings, place: Place, needles: list[PictureNeedle]
-) -> tuple[list[Asked], dict[int, Paint]]:
-    """Pictures in the place of frames; sample and depth say which, so that over all samples each stands everywhere."""
+    settings: NiahSettings, plan: HaystackPlan, needles: list[PictureNeedle]
+) -> tuple[list[Question], dict[int, Paint]]:
+    """Put pictures in the place of frames.
+
+    Sample and depth choose the picture, so that over all samples each stands at every depth.
+    """
     length = settings.needle_frames or 1
-    asked: list[Asked] = []
+    questions: list[Question] = []
     painted: dict[int, Paint] = {}
-    for number, (depth, is_asked) in enumerate(zip(place.depths, place.asked)):
-        needle = needles[(place.sample + number) % len(needles)]
-        start = round(depth * (place.frames - length))
+    for number, (depth, is_asked) in enumerate(zip(plan.depths, plan.asked)):
+        needle = needles[(plan.sample + number) % len(needles)]
+        start = round(depth * (plan.frames - length))
         shown = range(start, start + length)
         if painted.keys() & set(shown):
             raise ValueError(
-                f"{len(place.depths)} needles of {length} frames do not fit a haystack of {place.frames} frames at "
-                f"depths {place.depths}: give more frames or fewer needles"
+                f"{len(plan.depths)} needles of {length} frames do not fit a haystack of {plan.frames} frames at "
+                f"depths {plan.depths}: give more frames or fewer needles"
             )
         painted |= dict.fromkeys(shown, _instead(needle.image))
         if is_asked:
-            asked.append(needle.ask(depth, (shown.start, shown.stop), choice=settings.choice))
-    return asked, painted
+            questions.append(needle.ask(depth, (shown.start, shown.stop), choice=settings.choice))
+    return questions, painted
 
 
 def _instead(image: Path) -> Paint:
-    """A picture in the place of a frame, resized as the frame is."""
+    """Show a picture in the place of a frame, resized as the frame is."""
     limits = VideoLimits()
 
     def paint(pixels: np.ndarray) -> np.ndarray:
@@ -173,7 +178,7 @@ def _times(video: VideoSource) -> np.ndarray:
 
 
 def _clock(times_F: np.ndarray) -> tuple[float, float]:
-    """When evenly spread frames begin, and seconds per group."""
+    """Return when evenly spread frames begin, and seconds per group."""
     return float(times_F[0]), float(times_F[-1] - times_F[0]) / (len(times_F) - 1) * FRAMES_PER_GROUP
 
 
@@ -181,5 +186,5 @@ def _groups(frames: int) -> int:
     return -(-frames // FRAMES_PER_GROUP)
 
 
-def _scenery_seed(settings: NiahSettings, place: Place) -> int:
-    return int(np.random.default_rng((settings.seed, *place.seed)).integers(2**31))
+def _scenery_seed(settings: NiahSettings, plan: HaystackPlan) -> int:
+    return int(np.random.default_rng((settings.seed, *plan.seed)).integers(2**31))

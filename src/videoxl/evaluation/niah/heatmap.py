@@ -1,20 +1,24 @@
-"""The picture of a grid: accuracy by length and depth."""
+"""Draw accuracy by length and depth as a picture."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from videoxl.errors import MissingDependencyError
-from videoxl.evaluation.log import write_bytes
+from videoxl.evaluation.log import Json, write_bytes
 from videoxl.evaluation.niah.summary import percent
 
-ANNOTATED = 16
-"""Lengths up to which cells have their numbers written in."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+MAX_ANNOTATED = 16
+"""With more lengths than this, cells have no numbers written in."""
 
 
 def require_matplotlib() -> None:
@@ -28,8 +32,8 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def draw_heatmap(result: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the cells of a result, or of each of its ways side by side, to a PNG file."""
+def draw_heatmap(result: Json, path: str | Path) -> None:
+    """Draw the cells of a result, or of each of its selectors side by side, to a PNG file."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,9 +45,9 @@ def draw_heatmap(result: Mapping[str, Any], path: str | Path) -> None:
     figure = Figure(figsize=(width * len(grids) + 1.2, max(3.0, 0.5 * len(depths) + 2.0)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
-    for axis, (way, found) in zip(axes, grids.items()):
+    for axis, (selector, found) in zip(axes, grids.items()):
         drawn = _draw(axis, found["cells"], lengths, depths)
-        axis.set_title(f"{way} {percent(found['accuracy'])}".strip(), fontsize=10)
+        axis.set_title(f"{selector} {percent(found['accuracy'])}".strip(), fontsize=10)
     axes[0].set_ylabel("depth of the needle")
     figure.colorbar(drawn, ax=list(axes), label="accuracy", fraction=0.15 / len(grids), pad=0.02)
     figure.suptitle(_title(result), fontsize=9)
@@ -52,7 +56,7 @@ def draw_heatmap(result: Mapping[str, Any], path: str | Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _draw(axis: Any, cells: Sequence[Mapping[str, Any]], lengths: list[int], depths: list[float]) -> Any:
+def _draw(axis: Axes, cells: Sequence[Json], lengths: list[int], depths: list[float]) -> AxesImage:
     shares = np.full((len(depths), len(lengths)), np.nan)
     for cell in cells:
         shares[depths.index(cell["depth"]), lengths.index(cell["frames"])] = cell["accuracy"]
@@ -61,7 +65,7 @@ def _draw(axis: Any, cells: Sequence[Mapping[str, Any]], lengths: list[int], dep
     axis.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], rotation=45 if len(lengths) > 6 else 0)
     axis.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths])
     axis.set_xlabel("frames")
-    if len(lengths) <= ANNOTATED:
+    if len(lengths) <= MAX_ANNOTATED:
         for (row, column), share in np.ndenumerate(shares):
             label = "n.a." if np.isnan(share) else f"{100 * share:.0f}"
             color = "black" if np.isnan(share) or share > 0.6 else "white"
@@ -69,7 +73,7 @@ def _draw(axis: Any, cells: Sequence[Mapping[str, Any]], lengths: list[int], dep
     return drawn
 
 
-def _title(result: Mapping[str, Any]) -> str:
+def _title(result: Json) -> str:
     run = result["run"]
     needles = "picture" if run["pictures"] else "generated"
     hay = "a film" if run["haystack"] else "the generated world"

@@ -1,4 +1,4 @@
-"""What is hidden and what is asked: pictures from files with their questions, or things of the generated world."""
+"""Needles and their questions: pictures from files, or things of the generated world."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.choices import LETTERS, lettered
+from videoxl.evaluation.log import Json
 from videoxl.evaluation.metrics import choice_chance
-from videoxl.evaluation.niah.settings import SEVERAL, NiahSettings, Place
+from videoxl.evaluation.niah.settings import SEVERAL, HaystackPlan, NiahSettings
 from videoxl.world import COLORS, SHAPES, Event, Film, Thing, ask, sample_things
 from videoxl.world.film import CARD_SHARE, FRAMES_PER_GROUP
 
 CONTENT = {"color": COLORS, "shape": SHAPES, "number": tuple(map(str, range(10)))}
-"""Kinds with a vocabulary of their own."""
+"""Kinds of questions whose answers come from a small vocabulary."""
 OPTIONS = 4
+"""Options that a multiple-choice question offers."""
 DIRECTLY = "Answer with the option's letter from the given choices directly."
 RIVALS = (*COLORS, *SHAPES, "card", "nothing", "yes", "no")
-"""Words of the generated world's answers: one that is neither in the answer nor in the question makes it wrong."""
+"""Words of the generated world's answers. A rival that stands neither in the answer nor in the question is wrong."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question about one needle."""
 
     kind: str
@@ -34,13 +35,13 @@ class Asked:
     answer: str
     depth: float
     frames: tuple[int, int]
-    """In which frames the needle is shown: from, to before."""
+    """Frames that show the needle: first, and one past the last."""
     chance: float
-    """The accuracy of guessing."""
+    """Accuracy of guessing, 0 to 1."""
     options: tuple[str, ...] = ()
-    """Offered in ``text``, lettered from A; ``answer`` is one of them."""
+    """Options that ``text`` offers, lettered from A; ``answer`` is one of them."""
     rivals: tuple[str, ...] = ()
-    """Of an open answer: other answers, which may not be given besides."""
+    """Other answers, which an open answer may not contain."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +53,27 @@ class PictureNeedle:
     answer: str
     options: tuple[str, ...] = ()
     offered: bool = False
-    """Whether ``question`` shows the options itself, as the released ones do."""
+    """Whether ``question`` contains the options itself, as the released ones do."""
 
-    def ask(self, depth: float, frames: tuple[int, int], *, choice: bool) -> Asked:
-        """Raises ``ValueError`` for a choice without options."""
+    def ask(self, depth: float, frames: tuple[int, int], *, choice: bool) -> Question:
+        """Make the question for one haystack. Raises ``ValueError`` for a choice without options."""
         if not choice:
             rivals = tuple(option for option in self.options if option != self.answer)
             text = "\n".join(_unlettered(self.question)[0]) if self.offered else self.question
-            return Asked(self.image.stem, text, self.answer, depth, frames, 0.0, rivals=rivals)
+            return Question(self.image.stem, text, self.answer, depth, frames, 0.0, rivals=rivals)
         if not self.options:
             raise ValueError(f"the needle {self.image.name} has no options: ask with answers=open")
         text = self.question if self.offered else f"{self.question}\n{lettered(self.options)}\n{DIRECTLY}"
         chance = choice_chance(len(self.options))
-        return Asked(self.image.stem, text, self.answer, depth, frames, chance, self.options)
+        return Question(self.image.stem, text, self.answer, depth, frames, chance, self.options)
 
 
 def read_needles(path: str | Path) -> list[PictureNeedle]:
-    """Picture needles of a JSON file; pictures are looked for beside it.
+    """Read picture needles from a JSON file; pictures are looked for beside it.
 
-    Either a list of ``{"image": "zoo.png", "question": "...", "answer": "tiger", "options": ["lion", "tiger"]}``
-    (``options`` where there is a choice), or the released form: ``{"needle": ["zoo.png"], "retrieval_question":
-    ["...?\\nA. lion\\nB. tiger\\n..."], "answer": ["B"]}``.
+    The file holds a list of ``{"image": "zoo.png", "question": "...", "answer": "tiger", "options": ["lion",
+    "tiger"]}`` (``options`` where there is a choice), or the released form: ``{"needle": ["zoo.png"],
+    "retrieval_question": ["...?\\nA. lion\\nB. tiger\\n..."], "answer": ["B"]}``.
 
     Raises :class:`EvaluationError` for what cannot be used.
     """
@@ -96,13 +97,13 @@ def read_needles(path: str | Path) -> list[PictureNeedle]:
     return needles
 
 
-def _own(record: dict[str, Any], folder: Path) -> PictureNeedle:
+def _own(record: Json, folder: Path) -> PictureNeedle:
     options = tuple(str(option) for option in record.get("options", ()))
     answer = _written_out(str(record["answer"]), options)
     return PictureNeedle(folder / str(record["image"]), str(record["question"]), answer, options)
 
 
-def _released(found: dict[str, Any], folder: Path) -> list[PictureNeedle]:
+def _released(found: Json, folder: Path) -> list[PictureNeedle]:
     rows = zip(found["needle"], found["retrieval_question"], found["answer"], strict=True)
     needles = []
     for image, question, letter in rows:
@@ -113,7 +114,7 @@ def _released(found: dict[str, Any], folder: Path) -> list[PictureNeedle]:
 
 
 def _unlettered(question: str) -> tuple[list[str], tuple[str, ...]]:
-    """The lines of a question before its options, and the options."""
+    """Return the lines of a question before its options, and the options."""
     before: list[str] = []
     options: list[str] = []
     for line in question.strip("\n").split("\n"):
@@ -126,7 +127,7 @@ def _unlettered(question: str) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _written_out(answer: str, options: tuple[str, ...]) -> str:
-    """The option that an answer is, or whose letter it is. Raises ``ValueError`` when there is none."""
+    """Return the option that an answer is, or whose letter it is. Raises ``ValueError`` if there is none."""
     if not options or answer in options:
         return answer
     if len(answer) == 1 and answer in LETTERS[: len(options)]:
@@ -137,28 +138,30 @@ def _written_out(answer: str, options: tuple[str, ...]) -> str:
 # --------------------------------------------------------------------------------------------------- generated things
 
 
-def film_of(settings: NiahSettings, place: Place, *, step: float, begin: float = 0.0) -> Film:
-    """The film of a haystack: its things as events. ``step``: seconds of four frames; ``begin``: of the first one.
+def make_film(settings: NiahSettings, plan: HaystackPlan, *, step: float, begin: float = 0.0) -> Film:
+    """Make the film of a haystack, with needles as events.
+
+    ``step``: seconds from one group of four frames to the next; ``begin``: time of the first frame.
 
     Raises ``ValueError`` when the haystack is too short for its needles.
     """
-    source = np.random.default_rng((settings.seed, *place.seed))
+    source = np.random.default_rng((settings.seed, *plan.seed))
     things = sample_things(source, settings.needles)
     kinds = set(settings.kinds or ())
     while kinds and kinds <= set(CONTENT) and not all(kinds & _properties(thing) for thing in things):
         things = sample_things(source, settings.needles)  # until every thing allows a question
     length = -(-(settings.needle_frames or FRAMES_PER_GROUP) // FRAMES_PER_GROUP)
-    groups = -(-place.frames // FRAMES_PER_GROUP)
-    return Film(groups, _events(things, place.depths, groups, length), step, begin, int(source.integers(2**31)))
+    groups = -(-plan.frames // FRAMES_PER_GROUP)
+    return Film(groups, _events(things, plan.depths, groups, length), step, begin, int(source.integers(2**31)))
 
 
 def _properties(thing: Thing) -> set[str]:
-    """The kinds of :data:`CONTENT` that can be asked about a thing."""
+    """Return the kinds of :data:`CONTENT` that can be asked about a thing."""
     return {"color", "shape"} if thing.shape else {"number"}
 
 
 def _events(things: list[Thing], depths: tuple[float, ...], groups: int, length: int) -> tuple[Event, ...]:
-    """At their depths, moved on where they would touch; the last group is scenery."""
+    """Place things at their depths, moved on where they would touch. The last group is scenery."""
     last = groups - 1 - length
     events: list[Event] = []
     for left, (thing, depth) in enumerate(zip(things, depths)):
@@ -174,12 +177,12 @@ def _events(things: list[Thing], depths: tuple[float, ...], groups: int, length:
     return tuple(events)
 
 
-def questions_about(film: Film, settings: NiahSettings, place: Place, kinds: tuple[str, ...]) -> list[Asked]:
-    """All questions about the needles of a film that are asked about, in a fixed order."""
+def questions_about(film: Film, settings: NiahSettings, plan: HaystackPlan, kinds: tuple[str, ...]) -> list[Question]:
+    """Make all questions about the needles of a film, in a fixed order."""
     made = []
-    for number, (event, depth, asked) in enumerate(zip(film.events, place.depths, place.asked)):
+    for number, (event, depth, asked) in enumerate(zip(film.events, plan.depths, plan.asked)):
         for kind in kinds if asked else ():
-            source = np.random.default_rng((settings.seed, *place.seed, number, CODES[kind]))
+            source = np.random.default_rng((settings.seed, *plan.seed, number, CODES[kind]))
             made += _questions(source, film, event, kind, depth, settings)
     return made
 
@@ -189,8 +192,11 @@ CODES = {kind: number for number, kind in enumerate((*CONTENT, "when", "at", "pr
 
 def _questions(
     source: np.random.Generator, film: Film, event: Event, kind: str, depth: float, settings: NiahSettings
-) -> list[Asked]:
-    """None, where the thing has no such property; two for ``present``, of which one is to be denied."""
+) -> list[Question]:
+    """Make the questions of one kind about a needle.
+
+    There are none if the thing has no such property, and two for ``present``, one of which is to be denied.
+    """
     if kind in CONTENT and kind not in _properties(event.thing):
         return []
     frames = (event.start * FRAMES_PER_GROUP, event.end * FRAMES_PER_GROUP)
@@ -212,7 +218,7 @@ def _questions(
             text = f"{text}\n{lettered(options)}\n{DIRECTLY}"
         rivals = () if options else (*RIVALS, *(CONTENT["number"] if kind == "number" else ()))
         chance = choice_chance(len(options)) if options else _chance(kind, film)
-        made.append(Asked(kind, text, answer, depth, frames, chance, options, rivals))
+        made.append(Question(kind, text, answer, depth, frames, chance, options, rivals))
     return made
 
 
@@ -222,7 +228,7 @@ def _offered(source: np.random.Generator, answer: str, words: tuple[str, ...]) -
 
 
 def _chance(kind: str, film: Film) -> float:
-    """Accuracy of the best constant guess, by how things are drawn."""
+    """Return the accuracy of the best constant guess, given how things are drawn at random."""
     if kind in CONTENT:
         return choice_chance(len(CONTENT[kind]))
     if kind in SEVERAL:  # "nothing" is right for the one at the end

@@ -1,37 +1,36 @@
-"""What a needle-in-a-haystack run is: everything its answers depend on, and the published set of it."""
+"""Settings of a needle-in-a-haystack run: everything its answers depend on, and the published set."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from videoxl.config import BiLevelDecode, DecodeStrategy
 
 NEEDLE_KINDS = ("color", "shape", "number", "when", "at", "present", "choice", "after", "before")
-"""Kinds of the generated world's questions that are about one thing shown; of :data:`KINDS`."""
+"""Kinds of the generated world's questions (:data:`KINDS`) that are about one thing shown."""
 SEVERAL = ("after", "before")
 """Kinds that need another needle in the same haystack."""
 ANSWERS, JUDGES = ("open", "choice"), ("strict", "released")
 GIVEN = "given"
-"""The way of reading that was asked for, and nothing compared."""
-WAYS = ("oracle", "attention", "siglip", "random", "none", "dense")
-"""Ways of reading that can be compared; :mod:`ways` tells what they are."""
+"""Stands for the decode strategy that was asked for, where no selectors are compared."""
+SELECTORS = ("oracle", "attention", "siglip", "random", "none", "dense")
+"""Selectors that can be compared; :mod:`selectors` says what they are."""
 MOST_FRAMES = 100_000
 
 
-def check_ways(ways: Sequence[str], decode: DecodeStrategy) -> None:
-    """Raise ``ValueError`` for ways that are none or that ``decode`` does not have."""
-    for way in ways:
-        _check_one("relevance", way, WAYS)
-    if len(set(ways)) < len(ways):
-        raise ValueError(f"relevance must be different ways of choosing, got {', '.join(ways)}")
+def check_selectors(selectors: Sequence[str], decode: DecodeStrategy) -> None:
+    """Raise ``ValueError`` for unknown or repeated selectors, or a ``decode`` that has none."""
+    for selector in selectors:
+        _check_one("relevance", selector, SELECTORS)
+    if len(set(selectors)) < len(selectors):
+        raise ValueError(f"relevance must name different selectors, got {', '.join(selectors)}")
     if not isinstance(decode, BiLevelDecode):
-        raise ValueError(f"the ways compared are of bi-level decoding, got decode={decode}: give bilevel:top_k=8, say")
+        raise ValueError(f"selectors belong to bi-level decoding, got decode={decode}: give --decode bilevel:top_k=8")
 
 
-def _check_list(name: str, values: tuple[float, ...], allowed: Callable[[Any], bool], what: str) -> None:
+def _check_list(name: str, values: tuple[float, ...], allowed: Callable[[float], bool], what: str) -> None:
     wrong = [v for v in values if isinstance(v, bool) or not allowed(v)]
     if not values or wrong:
         raise ValueError(f"{name} must be one or several numbers {what}, got {wrong or values}")
@@ -53,10 +52,10 @@ class NiahSettings:
     samples: int | None = None
     """Haystacks per cell. Default: one per picture of ``pictures``, else 2."""
     needles: int = 1
-    """Needles per haystack, at different depths of the grid; each is asked about, the others distract. At most as many
-    as there are depths."""
+    """Needles per haystack, at different depths of the grid, at most as many as there are depths. Each is asked about;
+    the others distract."""
     needle_frames: int | None = None
-    """Frames a needle is shown for. Default: 1 for pictures; 4, a group, for generated things, always whole groups."""
+    """Frames a needle is shown for. Default: 1 for pictures, 4 (a group) for generated things, rounded up to groups."""
     haystack: str | None = None
     """A video file. Default: scenery of the generated world."""
     pictures: str | None = None
@@ -67,10 +66,10 @@ class NiahSettings:
     answers: str | None = None
     """``open``, or ``choice`` of four lettered options. Default: choice for pictures, open for generated things."""
     prompt: str = "{question}"
-    """What is asked; ``{question}`` stands for the question."""
+    """The prompt; ``{question}`` stands for the question."""
     judge: str = "strict"
     """``strict``: the answer must choose the right option, and no other. ``released``: the right letter occurs before
-    the first closing bracket, as the released script judges, which also accepts an A in "An animal"."""
+    the first closing bracket, as in the released script, which also accepts the A of "An animal"."""
     fps: float = 1.0
     """Frames per second of the generated world. A video keeps its own times."""
     prefill: str | None = None
@@ -114,7 +113,7 @@ class NiahSettings:
 
     @property
     def choice(self) -> bool:
-        """Whether options are offered."""
+        """Whether questions offer options."""
         return self.answers == "choice" or (self.answers is None and self.pictures is not None)
 
 
@@ -129,21 +128,21 @@ PRESETS: dict[str, NiahSettings] = {
         max_new_tokens=128,
     ),
 }
-"""``released``: lengths, depths, prompt and judgement of Video-XL's published script and logs (``NIAH/`` of its
-repository). Film, pictures and questions must be given; the published ones are not public."""
+"""``released``: lengths, depths, prompt and scoring of Video-XL's published script and logs (``NIAH/`` of its
+repository). Film, pictures and questions must be given; those that were used are not public."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A haystack of the grid: which needles stand in it."""
+class HaystackPlan:
+    """A haystack of the grid, and which needles it holds."""
 
     frames: int
     sample: int
     part: int
     depths: tuple[float, ...]
-    """Of its needles, ascending."""
+    """Depths of its needles, ascending."""
     asked: tuple[bool, ...]
-    """Which needles are asked about: all, but those that only fill up the last part of a sample."""
+    """Which needles are asked about: all but those that only fill up the last part of a sample."""
 
     @property
     def name(self) -> str:
@@ -154,14 +153,14 @@ class Place:
         return self.frames, self.sample, self.part
 
 
-def places(settings: NiahSettings, samples: int) -> Iterator[Place]:
-    """All haystacks of a run: every sample has a needle at every depth, ``needles`` of them to a haystack."""
+def haystack_plans(settings: NiahSettings, samples: int) -> Iterator[HaystackPlan]:
+    """Yield all haystacks of a run. Every sample has a needle at every depth, ``needles`` of them in a haystack."""
     depths = sorted(set(settings.depths))
     each = settings.needles
     for frames in sorted(set(settings.frames)):
         for sample in range(samples):
             for part, first in enumerate(range(0, len(depths), each)):
                 inside = sorted((n % len(depths), n < len(depths)) for n in range(first, first + each))
-                yield Place(
+                yield HaystackPlan(
                     frames, sample, part, tuple(depths[n] for n, _ in inside), tuple(asked for _, asked in inside)
                 )

@@ -1,42 +1,41 @@
-"""From answers to cells, averages and tables."""
+"""Turn answers into cells, averages and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
+from videoxl.evaluation.log import Json
 from videoxl.evaluation.metrics import accuracy, bootstrap_interval, mean_chance, micro_macro, wilson_interval
 from videoxl.evaluation.niah.settings import GIVEN
-
-Record = Mapping[str, Any]
+from videoxl.evaluation.samples import READING_PHASES
 
 
 def summary(
-    records: Sequence[Record],
-    blind: Sequence[Record],
+    records: Sequence[Json],
+    no_video: Sequence[Json],
     failed: Mapping[str, str],
     *,
-    ways: Sequence[str],
-    missing: Mapping[str, str],
-) -> dict[str, Any]:
-    """All numbers of a run; with ``ways`` compared, those of each. Averages over nothing are None."""
-    by_way = {way: of_way([r for r in records if r["way"] == way]) for way in ways}
-    numbers: dict[str, Any] = by_way[GIVEN] if GIVEN in by_way else {"ways": by_way, "not_available": dict(missing)}
+    selectors: Sequence[str],
+    unavailable: Mapping[str, str],
+) -> Json:
+    """Return all numbers of a run, by selector where several are compared. Averages over nothing are None."""
+    by_selector = {s: of_selector([r for r in records if r["way"] == s]) for s in selectors}
+    numbers = by_selector.get(GIVEN) or {"ways": by_selector, "not_available": dict(unavailable)}
     return {
         **numbers,
         "chance": mean_chance(record["chance"] for record in records),
         "no_video": {
-            "accuracy": accuracy(record["right"] for record in blind),
-            "questions": len(blind),
-            "by_kind": micro_macro(blind, "kind", correct="right")["by"],
+            "accuracy": accuracy(record["right"] for record in no_video),
+            "questions": len(no_video),
+            "by_kind": micro_macro(no_video, "kind", correct="right")["by"],
         },
         "failed": dict(failed),
     }
 
 
-def of_way(records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy with its interval (whole haystacks drawn anew), by kind of question, and the cells."""
+def of_selector(records: Sequence[Json]) -> Json:
+    """Return accuracy with its interval (by resampling whole haystacks), by kind of question, and the cells."""
     right = [record["right"] for record in records]
     inner = [record for record in records if record["inner"]]
     return {
@@ -52,15 +51,15 @@ def of_way(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Of every length and depth; a cell of which nothing could be read is not there."""
+def cells(records: Sequence[Json]) -> list[Json]:
+    """Return a cell for every length and depth. A cell of which nothing could be read is left out."""
     places = sorted({(record["frames"], record["depth"]) for record in records})
     return [_cell(*place, [r for r in records if (r["frames"], r["depth"]) == place]) for place in places]
 
 
-def _cell(frames: int, depth: float, records: Sequence[Record]) -> dict[str, Any]:
+def _cell(frames: int, depth: float, records: Sequence[Json]) -> Json:
     right = sum(record["right"] for record in records)
-    reading = {r["haystack"]: r for r in records}.values()
+    by_haystack = {r["haystack"]: r for r in records}.values()
     return {
         "frames": frames,
         "depth": depth,
@@ -68,25 +67,26 @@ def _cell(frames: int, depth: float, records: Sequence[Record]) -> dict[str, Any
         "interval": wilson_interval(right, len(records)),
         "right": right,
         "questions": len(records),
-        "haystacks": len(reading),
+        "haystacks": len(by_haystack),
         "chance": mean_chance(record["chance"] for record in records),
         "seen": accuracy(record["seen"] for record in records),
         "by_kind": micro_macro(records, "kind", correct="right")["by"],
-        "memory_tokens": round(fmean(r["memory_tokens"] for r in reading)),
-        "memory_bytes": max(r["memory_bytes"] for r in reading),
+        "memory_tokens": round(fmean(r["memory_tokens"] for r in by_haystack)),
+        "memory_bytes": max(r["memory_bytes"] for r in by_haystack),
         "peak_gpu_bytes": max((r["peak_gpu_bytes"] for r in records if r["peak_gpu_bytes"] is not None), default=None),
-        "reading_seconds": round(fmean(_reading_seconds(r) for r in reading), 3),
+        "reading_seconds": round(fmean(_reading_seconds(r) for r in by_haystack), 3),
         "answer_seconds": round(fmean(r["seconds"]["generate"] for r in records), 3),
     }
 
 
-def _reading_seconds(record: Record) -> float:
-    """Of the video, which was paid once for all questions about it."""
-    return sum(record["seconds"].get(phase, 0.0) for phase in ("decode", "vision", "prefill"))
+def _reading_seconds(record: Json) -> float:
+    """Return the seconds of reading the video, which are paid once for all questions about it."""
+    seconds: dict[str, float] = record["seconds"]
+    return sum(seconds.get(phase, 0.0) for phase in READING_PHASES)
 
 
-def grid(cells: Iterable[Record]) -> str:
-    """Accuracy in percent, a row per depth and a column per length."""
+def grid(cells: Iterable[Json]) -> str:
+    """Draw accuracy in percent, with a row per depth and a column per length."""
     by_place = {(cell["frames"], cell["depth"]): cell["accuracy"] for cell in cells}
     lengths, depths = (sorted({place[n] for place in by_place}) for n in (0, 1))
     lines = ["depth " + "".join(f"{length:>8,}" for length in lengths) + "  frames"]
@@ -96,9 +96,9 @@ def grid(cells: Iterable[Record]) -> str:
     return "\n".join(lines)
 
 
-def text(result: Mapping[str, Any]) -> str:
-    """What a person reads of a result."""
-    lines = [ways_table(result)] if "ways" in result else _accuracy_lines(result)
+def text(result: Json) -> str:
+    """Show a result in a terminal."""
+    lines = [selectors_table(result)] if "ways" in result else _accuracy_lines(result)
     lines += [f"chance       {percent(result['chance'])}"]
     control = result["no_video"]
     lines += [f"no video     {percent(control['accuracy'])}" + ("" if control["questions"] else " (not asked)")]
@@ -106,7 +106,7 @@ def text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy_lines(result: Mapping[str, Any]) -> list[str]:
+def _accuracy_lines(result: Json) -> list[str]:
     kinds = ", ".join(f"{kind} {percent(found['accuracy'])}" for kind, found in result["by_kind"].items())
     low, high = result["interval"] or (None, None)
     return [
@@ -116,17 +116,17 @@ def _accuracy_lines(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def ways_table(result: Mapping[str, Any]) -> str:
-    """Of ways compared: a row each, as Markdown.
+def selectors_table(result: Json) -> str:
+    """Show compared selectors as Markdown, a row each.
 
-    ``inner``: needles outside the first and last block, which every way reads. ``seen``: of these, how many stood in
-    what was read densely. ``read``: the share of the memory's tokens that a question read.
+    ``inner``: needles outside the first and last block, which every selector reads. ``seen``: the share of these that
+    stood in what was read densely. ``read``: the share of the memory's tokens that a question read.
     """
-    lines = ["| way | accuracy | inner needles | seen | read | questions |", "|---|---|---|---|---|---|"]
-    for way, found in result["ways"].items():
+    lines = ["| selector | accuracy | inner needles | seen | read | questions |", "|---|---|---|---|---|---|"]
+    for selector, found in result["ways"].items():
         shown = (percent(found[n]) for n in ("accuracy", "inner_accuracy", "inner_seen", "read_share"))
-        lines.append(f"| {way} | {' | '.join(shown)} | {found['questions']}, inner {found['inner_questions']} |")
-    lines += [f"| {way} | n.a.: {why} | | | | |" for way, why in result["not_available"].items()]
+        lines.append(f"| {selector} | {' | '.join(shown)} | {found['questions']}, inner {found['inner_questions']} |")
+    lines += [f"| {selector} | n.a.: {why} | | | | |" for selector, why in result["not_available"].items()]
     return "\n".join(lines)
 
 
