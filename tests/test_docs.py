@@ -1,23 +1,33 @@
-"""The code of the guides runs as it stands there, and their links lead somewhere."""
+"""The guides are true: their code runs, their links lead somewhere, and their commands exist."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from videoxl.cli.convert import convert_checkpoint
 from videoxl.cli.demo import write_demo
+from videoxl.cli.main import app
 
 ROOT = Path(__file__).parents[1]
-GUIDES = sorted((ROOT / "docs").glob("*.md"))
+GUIDES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [*GUIDES, *sorted(ROOT.glob("*.md"))]
 EMBEDDED = {"beacon.md": "tiny-v1"}
 """Guide -> the embedded model that its ``checkpoint`` is."""
+SUBTITLES = "1\n00:00:33,000 --> 00:00:35,000\nHello there.\n"
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def code(guide: Path) -> str:
@@ -26,9 +36,10 @@ def code(guide: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guide", [g for g in GUIDES if code(g)], ids=lambda guide: guide.name)
+@pytest.mark.parametrize("guide", [g for g in GUIDES if code(g)], ids=name)
 def test_the_code_runs(guide: Path, tmp_path: Path) -> None:
     write_demo(tmp_path / "film.mp4")
+    (tmp_path / "film.srt").write_text(SUBTITLES)
     noise = np.random.default_rng(0).integers(0, 256, (90, 100, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.jpg")
     convert_checkpoint(EMBEDDED.get(guide.name, "tiny"), str(tmp_path / "checkpoint"), "released")
@@ -38,7 +49,57 @@ def test_the_code_runs(guide: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
-def test_links_lead_somewhere(guide: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", guide.read_text(encoding="utf-8")):
-        assert link.startswith("https://") or (guide.parent / link).exists(), link
+# ------------------------------------------------------------------------------------------------------------- links
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        if path.startswith("https://"):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The ``videoxl`` commands of a page's shell blocks, split into words."""
+    blocks = re.findall(r"```(?:shell|sh)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index("videoxl") + 1 :] for line in words if "videoxl" in line and "--model_args" not in line]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+def test_commands_and_options_exist(page: Path) -> None:
+    for words in commands(page):
+        command = typer.main.get_command(app)
+        rest = list(words)
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest.pop(0)]
+        assert not hasattr(command, "commands"), f"no such command: videoxl {shlex.join(words)}"
+        known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        unknown = [word for word in rest if word.startswith("-") and word.split("=")[0] not in known]
+        assert unknown == [], f"no such option: videoxl {shlex.join(words)}"
+
+
+def test_the_command_line_reference_is_up_to_date() -> None:
+    script = ROOT / "script" / "cli_reference.py"
+    spec = importlib.util.spec_from_file_location("cli_reference", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    current = module.PAGE.read_text(encoding="utf-8") == module.reference()
+    assert current, "docs/reference/cli.md is out of date: run .venv/bin/python script/cli_reference.py"
