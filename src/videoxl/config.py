@@ -26,6 +26,9 @@ EMBEDDED = (TINY, TINY_V1)
 DEFAULT_MODEL = "BAAI/Video-XL-2"
 """What the command line asks, and :func:`videoxl.plan` plans for, when no model is named."""
 
+MODELS = (*EMBEDDED, DEFAULT_MODEL, "MINT-SJTU/Video-XL-Pro-3B", "lxr2003/Video-XL-Pro-3B", "lxr2003/Video-XL-7B")
+"""Models by the names that people give, for "did you mean"."""
+
 
 def _plain_numbers(values: object) -> object:
     """A list, range or array of numbers as a tuple of Python's own."""

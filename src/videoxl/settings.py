@@ -50,7 +50,7 @@ def settings(cls: type[T]) -> type[T]:
         try:
             check(self, **given)
         except ValidationError as error:
-            raise ValueError(one_line(error, cls)) from None
+            raise _as_value_error(error, cls) from None
 
     checked.__init__ = __init__  # type: ignore[method-assign, assignment]
     return cast(type[T], checked)
@@ -64,7 +64,7 @@ def from_plain(kind: type[T], values: object, where: str = "") -> T:
     try:
         return TypeAdapter(kind).validate_python(values, strict=False)
     except ValidationError as error:
-        raise ValueError(one_line(error, kind, where)) from None
+        raise _as_value_error(error, kind, where) from None
 
 
 class Must:
@@ -103,21 +103,26 @@ Seconds = Annotated[
 ]
 
 
-def one_line(error: ValidationError, kind: object, where: str = "") -> str:
-    """What a pydantic error says about settings of ``kind``: its first problem, in one line."""
+class SettingNameError(ValueError, TypeError):
+    """A setting that does not exist, or one that is missing. A TypeError too, as Python raises for such arguments."""
+
+
+def _as_value_error(error: ValidationError, kind: object, where: str = "") -> ValueError:
+    """The first problem with settings of ``kind`` that pydantic found, in one line."""
     found = error.errors(include_url=False)
     of_one_setting = [other for other in found if other["loc"][:1] == found[0]["loc"][:1]]
     first = max(of_one_setting, key=lambda other: len(other["loc"]))  # the union member that came closest
     *above, name = _path(first) or [""]
     path = _joined(where, *above, name)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return unknown_setting(str(name), _settings_at(kind, above), _joined(where, *above) or _name_of(kind))
+        what = _joined(where, *above) or _name_of(kind)
+        return SettingNameError(unknown_setting(str(name), _settings_at(kind, above), what))
     if first["type"].startswith("missing"):
-        return f"{_joined(where, *above) or _name_of(kind)} lacks {name}"
+        return SettingNameError(f"{_joined(where, *above) or _name_of(kind)} lacks {name}")
     if first["type"] == "value_error":
         text = str(first["ctx"]["error"])
-        return text if not path or text.startswith(path) else f"{path}: {text}"
-    return f"{path} must {_allowed(first)}, got {first['input']!r}"
+        return ValueError(text if not path or text.startswith(path) else f"{path}: {text}")
+    return ValueError(f"{path} must {_allowed(first)}, got {first['input']!r}")
 
 
 def unknown_setting(name: str, known: Mapping[str, object], what: str) -> str:

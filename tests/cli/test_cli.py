@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.media import remux
 from videoxl.cli.demo import write_demo
@@ -208,7 +210,27 @@ def test_the_default_is_the_released_model_and_tiny_without_the_hub(
         (["ask", "film.mp4", "What?", "-m", "./nowhere"], "no such model folder"),
         (["info", "text.mp4"], "text.mp4"),
         (["info", "missing.mp4"], "missing.mp4"),
-        (["plan", "film.mp4", "--device", "abacus"], "unknown device 'abacus'"),
+        (
+            ["plan", "film.mp4", "--device", "abacus"],
+            "'abacus'; allowed: auto, cpu, cuda, cuda:1, mps, h200",
+        ),
+        (["plan", "film.mp4", "--device", "rtx409"], "; did you mean rtx-4090?"),
+        (["ask", "film.mp4", "What?", "-m", "tiny", "--device", "RTX 4090"], "rtx-4090 can be planned for"),
+        (
+            ["ask", "film.mp4", "What?", "-m", "tiny", "--device", "cpuu"],
+            "allowed: auto, cpu, cuda, cuda:1, mps; did",
+        ),
+        (["ask", "film.mp4", "What?", "-m", "tinny"], "did you mean tiny?"),
+        (["ask", "film.mp4", "What?", "-m", "BAAI/Video-XL2"], "did you mean BAAI/Video-XL-2?"),
+        (["ask", "film.mp4", "What?", "--prefill", "chunked:chunksize=4"], "did you mean chunk_size? Settings: "),
+        (["ask", "film.mp4", "What?", "--fpz", "1"], "--fpz (Possible options: --fps); see videoxl ask --help"),
+        (["ask", "film.mp4"], "Missing argument"),
+        (
+            ["ask", "film.mp4", "-5 degrees, why?"],
+            "put -- before a text that begins with '-': videoxl ask film.mp4 --",
+        ),
+        (["ask", "film.mp4", "What?", "--fps", "many"], "'--fps'"),
+        (["aks", "film.mp4", "What?"], "No such command 'aks'. Did you mean 'ask'?"),
         (["plan", "film.mp4", "--model", "who/knows"], "who/knows"),
         (["convert", "./nowhere", "target"], "nowhere"),
         (["convert", "tiny", "target", "--to", "gguf"], "unknown layout 'gguf'"),
@@ -226,6 +248,62 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in one_line(result)
     assert result.returncode == 2
     assert sorted(tmp_path.iterdir()) == before
+
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what it is like without a GPU")
+
+
+@NO_GPU
+@pytest.mark.parametrize("device", ["gpu", "cuda", "GPU:0", "cuda:3"])
+def test_a_gpu_that_is_not_there_is_one_line(device: str, videoxl: Run, film: Path) -> None:
+    for command in (("ask", film, "What?", "-m", "tiny"), ("plan", film, "-m", "tiny")):
+        result = videoxl(*command, "--device", device)
+        assert result.returncode == 2
+        assert f"device '{device}' is not there: this machine has no GPU that torch can use" in one_line(result)
+
+
+def test_names_of_gpus_to_plan_for_need_no_dashes(videoxl: Run, film: Path) -> None:
+    plans = [videoxl("plan", film, "--device", name, "--json") for name in ("rtx-4090", "RTX4090", "rtx 4090")]
+    assert plans[0].stdout == plans[1].stdout == plans[2].stdout
+    assert json.loads(plans[0].stdout)["device"] == "rtx-4090"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "status"),
+    [
+        (RuntimeError("Found no NVIDIA driver on\nyour system."), "the device cannot be used (Found no NVIDIA", 2),
+        (AssertionError("Torch not compiled with CUDA enabled"), "not compiled with CUDA enabled): give --device", 2),
+        (RuntimeError("CUDA error: out of memory"), "read fewer frames (--max-frames), or ask videoxl plan", 1),
+        (MemoryError(), "out of memory", 1),
+        (RuntimeError("shapes do not\nmatch"), "RuntimeError: shapes do not match; videoxl --debug ... shows", 1),
+        (OSError(errno.ENOSPC, "No space left", "/x/y"), "/x/y: No space left; free some space", 2),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied; check its permissions", 2),
+        (OSError("the tape broke"), "the tape broke; videoxl --debug", 2),
+    ],
+)
+def test_the_last_resort_is_one_line(
+    error: Exception, line: str, status: int, videoxl: Run, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("videoxl.inference.engine.load", fail)
+    result = videoxl("ask", film, "What?", "-m", "tiny")
+    assert line in one_line(result)
+    assert result.returncode == status
+    with pytest.raises(type(error)):
+        main(["--debug", "ask", str(film), "What?", "-m", "tiny"])
+
+
+def test_a_question_may_begin_with_a_dash(videoxl: Run, film: Path) -> None:
+    result = videoxl("ask", film, "-m", "tiny", "-q", "--max-new-tokens", 2, "--", "-5 degrees, why?")
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_is_shown_without_arguments(videoxl: Run) -> None:
+    result = videoxl()
+    assert "Usage: videoxl" in result.stdout + result.stderr
+    assert videoxl("--help").returncode == 0
 
 
 def test_a_partial_video_is_a_warning_and_strict_an_error(videoxl: Run, film: Path, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_nothing_is_decoded_for_a_plan(plan_tiny, clip, monkeypatch):
         ({"model": "somebody/some-model"}, CheckpointError, "not a model whose sizes are known"),
         ({"prefill": "chunky"}, ValueError, "unknown prefill strategy"),
         ({"prefill": videoxl.DenseDecode()}, ValueError, "prefill must be a prefill strategy"),
-        ({"device": "abacus"}, ValueError, "unknown device 'abacus'; allowed: auto, a torch device, h200"),
+        ({"device": "abacus"}, ValueError, "unknown device 'abacus'; allowed: auto, cpu, cuda, cuda:1, mps, h200"),
         ({"num_frames": 3, "fps": 1}, ValueError, "cannot be combined"),
         ({"loudness": 3}, ValueError, "loudness"),
     ],

@@ -1,7 +1,7 @@
 """``videoxl ...``: each command parses its arguments, calls one function and prints what came back.
 
 Answers go to stdout, everything else to stderr. Exit status: 0, 1 (failed), 2 (bad usage or bad input), 130
-(interrupted). An expected error is one line; ``--debug`` shows where it came from.
+(interrupted). An error is one line (:mod:`videoxl.cli.errors`); ``--debug`` shows where it came from.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
 from videoxl._version import __version__
+from videoxl.cli.errors import EXPECTED, LAST_RESORT, USAGE_ERROR, UsageError, error_line, exit_status, usage_line
 from videoxl.cli.evaluate import app as evaluations
 from videoxl.cli.options import (
     Device,
@@ -33,13 +34,14 @@ from videoxl.cli.options import (
     decode_with,
     encode_or_load,
     grouped,
+    print_facts,
     print_json,
+    tell,
 )
 from videoxl.cli.options import encode as encode_video
 from videoxl.cli.scenarios import add_scenarios
 from videoxl.cli.train import train
 from videoxl.config import DEFAULT_MODEL, TINY
-from videoxl.errors import VideoXLError
 
 app = typer.Typer(
     name="videoxl",
@@ -76,7 +78,12 @@ def _options(
 @grouped
 def ask(
     video: VideoOrMemory,
-    question: Annotated[list[str], typer.Argument(help="One or more questions; the video is read once.")],
+    question: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more questions; the video is read once. Put -- before questions that begin with a dash."
+        ),
+    ],
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
@@ -195,7 +202,7 @@ def info(
 
     facts = describe(target, stream=stream, reader=reader, verify=verify)
     timeline = None if as_json else facts.pop("timeline", None)
-    _print_facts(facts, as_json)
+    print_facts(facts, as_json)
     if timeline:
         print(draw_timeline(timeline))
 
@@ -249,7 +256,7 @@ def convert(
     """Rewrite a checkpoint in our layout or the released one, with a sha256 manifest."""
     from videoxl.cli.convert import convert_checkpoint
 
-    _print_facts({"target": target, **convert_checkpoint(source, target, to)}, as_json)
+    print_facts({"target": target, **convert_checkpoint(source, target, to)}, as_json)
 
 
 @app.command()
@@ -300,19 +307,8 @@ app.add_typer(evaluations)
 add_scenarios(app)
 
 
-def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(facts)
-        return
-    width = max(len(key) for key in facts)
-    for key, value in facts.items():
-        if isinstance(value, (list, tuple)):
-            value = "; ".join(str(item) for item in value) or "none"
-        print(f"{key:<{width}}  {'unknown' if value is None else value}")
-
-
-def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def _show_warning(message: Warning | str, *rest: object, **more: object) -> None:
+    tell("warning", message)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -324,17 +320,24 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app(given)
-    except KeyboardInterrupt:
+            sys.exit(app(given, prog_name="videoxl", standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (VideoXLError, ValueError, FileExistsError) as error:
+    except USAGE_ERROR as error:
+        usage = cast(UsageError, error)
+        if line := usage_line(usage):
+            tell("videoxl", line)
+        else:
+            usage.show()
+        sys.exit(usage.exit_code)
+    except (*EXPECTED, *LAST_RESORT) as error:
         if debug:
             raise
-        print(f"videoxl: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        tell("videoxl", error_line(error))
+        sys.exit(exit_status(error))
 
 
 if __name__ == "__main__":

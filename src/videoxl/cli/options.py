@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from videoxl.config import DEFAULT_MODEL, TINY
 from videoxl.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from videoxl.inference.engine import VideoXL
+    from videoxl.memory.video_memory import VideoMemory
+
 Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, gpu (cuda), cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
 Subtitles = Annotated[
@@ -38,18 +43,35 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 
-def print_json(value: Any) -> None:
-    """On stdout."""
+def print_json(value: object) -> None:
+    """Print JSON on stdout."""
     print(json.dumps(finite(value), indent=1, allow_nan=False))
 
 
-def finite(value: Any) -> Any:
-    """JSON has no infinity; a number that is none becomes null."""
-    if isinstance(value, dict):
+def print_facts(facts: Mapping[str, object], as_json: bool) -> None:
+    """Print named values on stdout, as JSON or a line for each."""
+    if as_json:
+        print_json(facts)
+        return
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        if isinstance(value, (list, tuple)):
+            value = "; ".join(str(item) for item in value) or "none"
+        print(f"{key:<{width}}  {'unknown' if value is None else value}")
+
+
+def tell(kind: str, message: object) -> None:
+    """Print a line on stderr: ``note: ...``, ``warning: ...``."""
+    print(f"{kind}: {message}", file=sys.stderr)
+
+
+def finite(value: object) -> object:
+    """``value`` for JSON, which has no infinity and no NaN: such numbers become null."""
+    if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    return None if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def decode_with(decode: str, relevance: str | None) -> str:
@@ -104,7 +126,7 @@ class LoadOptions:
     dtype: Dtype = "auto"
     quantization: Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")] = None
 
-    def load(self, *, model: str | None = None, dtype: str = "auto") -> Any:
+    def load(self, *, model: str | None = None, dtype: str = "auto") -> VideoXL:
         """The engine. ``model`` and ``dtype`` stand in for what nobody gave; without a model there is a default."""
         from videoxl.inference.engine import load
 
@@ -130,7 +152,7 @@ def _default_model() -> str:
     else:
         name, why = DEFAULT_MODEL, "the default"
         other = f"choose another by --model; --model {TINY} is embedded, small, and runs anywhere"
-    print(f"note: the model is {name} ({why}); {other}", file=sys.stderr)
+    tell("note", f"the model is {name} ({why}); {other}")
     return name
 
 
@@ -186,7 +208,7 @@ def encode(
     subtitles: str | None = None,
     siglip: str | None = None,
     progress: bool = True,
-) -> tuple[Any, Any]:
+) -> tuple[VideoXL, VideoMemory]:
     """The engine, and the memory of a video. Opens the video first: a mistake must not cost the wait for the model.
 
     ``question``: the one that will be asked, for strategies that read with it in mind.
@@ -215,18 +237,28 @@ def encode(
 
 
 def _siglip(name: str | None) -> bool | str:
-    """As ``encode`` takes it."""
+    """What ``encode`` takes for ``--siglip``."""
     return True if name == "auto" else name or False
 
 
 def encode_or_load(
-    video: str, loading: LoadOptions, frames: SamplingOptions, opening: OpenOptions, **how: Any
-) -> tuple[Any, Any]:
-    """The engine and the memory of ``video``, which may be a memory file itself. ``how``: see :func:`encode`."""
+    video: str,
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    *,
+    question: str | None = None,
+    subtitles: str | None = None,
+    siglip: str | None = None,
+    progress: bool = True,
+) -> tuple[VideoXL, VideoMemory]:
+    """The engine and the memory of ``video``, which may be a memory file itself. Arguments: see :func:`encode`."""
     from videoxl.memory.file.format import is_memory_file
 
     if not is_memory_file(video):
-        return encode(video, loading, frames, opening, **how)
+        return encode(
+            video, loading, frames, opening, question=question, subtitles=subtitles, siglip=siglip, progress=progress
+        )
     from videoxl.inference.decode.siglip import siglip_for
     from videoxl.memory.file.load import StoredMemory
     from videoxl.memory.video_memory import VideoMemory
@@ -237,14 +269,14 @@ def encode_or_load(
         for field in dataclasses.fields(group)
         if getattr(group, field.name) != field.default
     ]
-    if how.get("subtitles") is not None:
+    if subtitles is not None:
         changed.append("--subtitles")
     if changed:
         raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
     made_by = StoredMemory.open(video).model_id
     if loading.model is None:
-        print(f"note: {video} was made by {made_by.name} in {made_by.dtype}", file=sys.stderr)
+        tell("note", f"{video} was made by {made_by.name} in {made_by.dtype}")
     engine = loading.load(model=made_by.name, dtype=made_by.dtype)
-    if siglip := _siglip(how.get("siglip")):
-        siglip_for(engine, siglip)
+    if wanted := _siglip(siglip):
+        siglip_for(engine, wanted)
     return engine, VideoMemory.load(video, engine)

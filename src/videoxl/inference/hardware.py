@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+from videoxl.errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,42 @@ KNOWN: dict[str, Hardware] = {
 
 
 def hardware(device: str | torch.device = "auto") -> Hardware:
-    """Of the machine this runs on (``auto``, or a torch device), or a named GPU of :data:`KNOWN` to plan for."""
-    if isinstance(device, str) and device.lower() in KNOWN:
-        return KNOWN[device.lower()]
-    try:
-        target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; allowed: auto, a torch device, {', '.join(KNOWN)}") from None
+    """The device this runs on (``auto``, or a torch device), or a GPU of :data:`KNOWN` to plan for.
+
+    Case, spaces and dashes in a name do not matter. Raises ``ValueError`` for a device that is unknown or absent.
+    """
+    if isinstance(device, str) and (known := _known(device)):
+        return KNOWN[known]
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    target = torch_device(here if device == "auto" else device, also=tuple(KNOWN))
     free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else free_host_bytes()
     return Hardware(device_name(target), free, _measured_flops(str(target)), 120.0 * _cores())
+
+
+def torch_device(device: str | torch.device, *, also: tuple[str, ...] = ()) -> torch.device:
+    """A torch device of this machine from its name, where ``gpu`` means ``cuda``.
+
+    ``also``: what else the caller takes. Raises ``ValueError`` for a name that torch does not know, and for a GPU that
+    is not there.
+    """
+    name = re.sub(r"^gpu\b", "cuda", str(device).lower())
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        allowed = ("auto", "cpu", "cuda", "cuda:1", "mps", *also)
+        known = _known(name)
+        hint = f"; {known} can be planned for (videoxl plan), not run on" if known else did_you_mean(name, allowed)
+        raise ValueError(f"unknown device {str(device)!r}; allowed: {', '.join(allowed)}{hint}") from None
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        there = f"only {count} of them, numbered from 0" if count else "no GPU that torch can use"
+        raise ValueError(f"device {str(device)!r} is not there: this machine has {there}; give cpu, or auto")
+    return found
+
+
+def _known(name: str) -> str | None:
+    """The name in :data:`KNOWN` that differs at most in case, spaces and dashes."""
+    plain = {re.sub("[^a-z0-9]", "", known): known for known in KNOWN}
+    return plain.get(re.sub("[^a-z0-9]", "", name.lower()))
 
 
 def device_name(device: torch.device) -> str:

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from videoxl.config import EMBEDDED
-from videoxl.errors import CheckpointError, MissingDependencyError
-from videoxl.inference.hardware import free_host_bytes
+from videoxl.config import EMBEDDED, MODELS
+from videoxl.errors import CheckpointError, MissingDependencyError, did_you_mean
+from videoxl.inference.hardware import free_host_bytes, torch_device
 from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -88,14 +88,20 @@ def resolve(name: str) -> Path:
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}")
+        raise CheckpointError(
+            f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}{_meant(name)}"
+        )
     try:
         return _snapshot(name)
     except Exception as error:
         raise CheckpointError(
             f"{name} is not a folder here and could not be fetched from the Hub ({type(error).__name__}); check the "
-            "name and the network, or download it and give the folder"
+            f"name and the network, or download it and give the folder{_meant(name)}"
         ) from error
+
+
+def _meant(name: str) -> str:
+    return "" if name in MODELS else did_you_mean(name, MODELS)
 
 
 def is_cached(name: str) -> bool:
@@ -146,7 +152,7 @@ def pick_device(device: Any) -> Any:
     if device != "auto":
         if isinstance(device, (dict, torch.device)) or device in ("balanced", "sequential", "balanced_low_0"):
             return device
-        return torch.device(device)
+        return torch_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
