@@ -28,13 +28,13 @@ import transformers
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import BeaconPrefill
-from videoxl.inference.plan.model_spec import RELEASED
 from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prefill.read import FRAMES_PER_TILE, Prefill, Tile
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import step_embeddings
-from videoxl.model.configuration import VideoXLConfig, native_config_dict
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.windows import RatioChooser, WindowLoop
 
@@ -157,7 +157,7 @@ def tiny_widths(head_dim: int) -> VideoXLForConditionalGeneration:
     """Two layers of width 64, 7 query heads per key head as in Qwen2-7B, true token counts. The head has the share in
     the work that it has there."""
     released = {
-        **RELEASED["BAAI/Video-XL-2"],
+        **HUB_CONFIGS["BAAI/Video-XL-2"],
         "mm_vision_tower": "clip-vit-large-patch14-336",
         "vocab_size": 128,
         "hidden_size": 64,
@@ -325,7 +325,11 @@ def on_cpu(arguments: argparse.Namespace) -> dict:
 
 def true_size() -> VideoXLForConditionalGeneration:
     """Video-XL with random weights, bf16, on the GPU."""
-    released = {**RELEASED["BAAI/Video-XL-2"], "mm_vision_tower": "clip-vit-large-patch14-336", "beacon_window": WINDOW}
+    released = {
+        **HUB_CONFIGS["BAAI/Video-XL-2"],
+        "mm_vision_tower": "clip-vit-large-patch14-336",
+        "beacon_window": WINDOW,
+    }
     config = VideoXLConfig.from_dict(native_config_dict(released, None))
     with torch.device("cuda"):
         model = VideoXLForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)

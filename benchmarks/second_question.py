@@ -38,7 +38,8 @@ from videoxl.inference.prefill.choose import frames_per_tile, make_writer
 from videoxl.inference.prompt import span_for
 from videoxl.memory.types import MemoryState, ReadStats
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families.video_xl import CLIP_MEAN, CLIP_STD, VIDEO_XL
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 FRAMES = (128, 512, 2048)
@@ -60,7 +61,7 @@ Read = Callable[[PrefillStrategy, int], VideoMemory]
 def engine(family: str) -> videoxl.VideoXL:
     """Width 64, two layers, four heads, two key/value heads; a vision tower of 32 channels on 24 x 24 patches."""
     tokenizer = letter_tokenizer()
-    beacons = family == VIDEO_XL
+    beacons = family == VIDEO_XL.name
     vocabulary = len(tokenizer) + beacons
     text = {
         "model_type": "qwen2",
@@ -319,7 +320,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "model": "width 64, 2 layers, 4 heads of 16, 2 key/value heads, float32; 144 visual tokens per group",
         "rounds": arguments.rounds,
-        "question_tokens": [len(engines[VIDEO_XL].chat_format.suffix(question)) for question in QUESTIONS],
+        "question_tokens": [len(engines[VIDEO_XL.name].chat_format.suffix(question)) for question in QUESTIONS],
         "target": {"frames": TARGET[0], "times_as_fast": TARGET[1], "reached": reached},
         "results": results,
     }

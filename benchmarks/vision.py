@@ -24,8 +24,8 @@ import torch
 import transformers
 from torch.nn import functional as F  # noqa: N812
 
-from videoxl.inference.plan.model_spec import RELEASED
-from videoxl.model.configuration import VideoXLConfig, native_config_dict
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 from videoxl.model.token_synthesis import TemporalConv
 from videoxl.model.videoxl import VideoXLModel
 from videoxl.model.vision import patch_features, resize_grid
@@ -63,7 +63,7 @@ STAGES = (plain.spatial_attention, temporal_attention, plain.temporal_conv)
 
 def true_widths(vision_layers: int) -> VideoXLModel:
     """Video-XL-2 with fewer vision layers and hardly any language model, weights drawn from a seed."""
-    native = native_config_dict(RELEASED["BAAI/Video-XL-2"], None)
+    native = native_config_dict(HUB_CONFIGS["BAAI/Video-XL-2"], None)
     native["vision_config"]["num_hidden_layers"] = vision_layers
     native["text_config"] |= {"num_hidden_layers": 1, "vocab_size": 16, "intermediate_size": 16}
     native |= {"video_token_id": 1, "image_token_id": 2}

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import get_cosine_schedule_with_warmup
 
 from recipes.tiny.sizes import CAPTION_LENGTH
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD
+from videoxl.model.families.video_xl import CLIP_MEAN, CLIP_STD
 from videoxl.model.vision import normalize_pixels
 from videoxl.training.muon import muon_for
 from videoxl.world.film import COLORS, FRAMES_PER_GROUP, SHAPES, Event, Film, Thing

@@ -11,7 +11,8 @@ from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjec
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from videoxl.config import TINY, TINY_V1
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families.video_xl import CLIP_MEAN, CLIP_STD, VIDEO_XL
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 IMAGE, PATCH = 48, 8
@@ -72,7 +73,7 @@ def model_config(tokenizer: Any, name: str = TINY) -> VideoXLConfig:
     if name == TINY_V1:
         vocabulary = len(tokenizer) + 1  # the last id stands for visual tokens
         return VideoXLConfig(
-            family=VIDEO_XL,
+            family=VIDEO_XL.name,
             text_config=text_config(tokenizer, vocabulary),
             vision_config=_tower("clip_vision_model", VISION_LAYERS) | {"hidden_act": "quick_gelu"},
             frames_per_group=1,

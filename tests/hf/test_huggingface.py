@@ -169,7 +169,7 @@ def test_a_training_step_sees_the_video(tiny, clip, processor):
 
 
 def test_a_model_asked_for_the_wrong_family_is_told(tiny):
-    from videoxl.model.videoxl import require_family
+    from videoxl.model.families import require
 
     with pytest.raises(videoxl.CheckpointError, match="needs a model of video-xl, got video-xl-2"):
-        require_family(tiny.config, "video-xl")
+        require(tiny.config.family, lambda family: family.beacons)

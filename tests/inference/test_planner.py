@@ -17,7 +17,7 @@ from videoxl.inference.engine import VideoXL
 from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
 from videoxl.inference.plan import planner
 from videoxl.inference.plan.footprint import kv_bytes
-from videoxl.inference.plan.model_spec import specification
+from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.planner import plan
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -169,7 +169,7 @@ def made(
     seconds: int, where: planner.Hardware, weights: int = 16 * GB, prefill: str = "full", decode: str = "dense"
 ) -> planner.Plan:
     """A plan for the released model, one frame a second."""
-    spec, times = specification("BAAI/Video-XL-2"), [float(t) for t in range(seconds)]
+    spec, times = model_spec("BAAI/Video-XL-2"), [float(t) for t in range(seconds)]
     return planner.make_plan(
         spec.config,
         spec.chat_format,

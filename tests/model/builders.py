@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.model.random_tiny import tiny_tokenizer
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families.video_xl import CLIP_MEAN, CLIP_STD
 from videoxl.model.token_synthesis import TokenSynthesis
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 

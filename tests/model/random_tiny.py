@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from videoxl.config import TINY, TINY_V1
 from videoxl.inference.engine import VideoXL
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families.video_xl import CLIP_MEAN, CLIP_STD, VIDEO_XL
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 TINY_SEED = 20250601
@@ -78,7 +79,7 @@ def _beacon_config(tokenizer: PreTrainedTokenizerFast) -> VideoXLConfig:
     """56-pixel frames of 16 tokens, windows of 10 frames, ratio 8: two beacons a frame."""
     vocabulary = len(tokenizer) + 1  # the last id stands for visual tokens
     return VideoXLConfig(
-        family=VIDEO_XL,
+        family=VIDEO_XL.name,
         text_config=_text_config(tokenizer, vocabulary),
         vision_config={
             "model_type": "clip_vision_model",

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from tests.model.builders import (
@@ -20,10 +21,11 @@ from tests.model.builders import (
     write_released,
 )
 from videoxl.errors import CheckpointError
-from videoxl.inference.plan.model_spec import RELEASED
 from videoxl.model import checkpoint as conversion
-from videoxl.model.checkpoint import convert, to_native, to_released, verify_manifest
-from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig, native_config_dict, released_config_dict
+from videoxl.model.checkpoint import to_native, to_released, verify_manifest
+from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
+from videoxl.model.convert import convert
+from videoxl.model.released_config import HUB_CONFIGS, native_config_dict, released_config_dict
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 KINDS = ("weight", "bias")
@@ -129,7 +131,7 @@ def released(model, tmp_path_factory):
 
 def test_the_true_model_has_the_released_names_and_shapes():
     with torch.device("meta"):
-        config = VideoXLConfig.from_dict(native_config_dict(RELEASED["BAAI/Video-XL-2"], None))
+        config = VideoXLConfig.from_dict(native_config_dict(HUB_CONFIGS["BAAI/Video-XL-2"], None))
         true = VideoXLForConditionalGeneration(config)
     ours = {to_released(name): tuple(p.shape) for name, p in true.named_parameters()}
     wanted = expanded_shapes()
@@ -235,7 +237,7 @@ def test_a_failure_midway_leaves_no_target(released, tmp_path, monkeypatch):
     def full_disk(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(conversion, "write_manifest", full_disk)
+    monkeypatch.setattr("videoxl.model.convert.write_manifest", full_disk)
     with pytest.raises(OSError, match="No space"):
         convert(released, tmp_path / "out" / "ours", "videoxl")
     assert list((tmp_path / "out").iterdir()) == []
@@ -282,7 +284,7 @@ LONG_ROPE = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_ma
 )
 def test_a_config_survives_the_released_form(changes, tmp_path):
     config = small_config(**changes)
-    flat, vision = released_config_dict(config)
+    flat, vision = released_config_dict(config.to_dict())
     (tmp_path / "vision_tower").mkdir()
     (tmp_path / "vision_tower" / "config.json").write_text(json.dumps(vision))
     back = VideoXLConfig.from_dict(native_config_dict(json.loads(json.dumps(flat)), tmp_path))
@@ -292,7 +294,7 @@ def test_a_config_survives_the_released_form(changes, tmp_path):
 
 def test_a_released_config_on_a_made_up_machine_path_is_the_known_tower():
     config = LlavaQwenConfig.from_dict(
-        {**RELEASED["BAAI/Video-XL-2"], "mm_vision_tower": "/elsewhere/models/siglip-so400m-patch14-384"}
+        {**HUB_CONFIGS["BAAI/Video-XL-2"], "mm_vision_tower": "/elsewhere/models/siglip-so400m-patch14-384"}
     )
     assert isinstance(config, VideoXLConfig)
     vision = config.vision_config
@@ -385,11 +387,17 @@ def test_half_a_video_xl_pro_is_refused(pro, tmp_path):
 
 def test_a_hub_name_is_judged_by_the_list_of_its_weights(tmp_path, monkeypatch):
     listed = tmp_path / "model.safetensors.index.json"
-    monkeypatch.setattr("transformers.utils.cached_file", lambda *given, **kwargs: found)
-    released = {key: value for key, value in RELEASED["BAAI/Video-XL-2"].items() if key != "family"}
-    found = str(listed)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *given, **kwargs: str(listed))
+    released = {key: value for key, value in HUB_CONFIGS["BAAI/Video-XL-2"].items() if key != "family"}
     for weight, family in (("model.WindowTimeToTokenAttention.q_proj.bias", "pro"), ("lm_head.weight", "2")):
         listed.write_text(json.dumps({"weight_map": {weight: "a.safetensors"}}))
         assert native_config_dict(released, "somebody/a-model")["family"] == f"video-xl-{family}"
-    found = None
+
+
+def test_a_hub_name_without_a_list_of_weights_is_video_xl_2(monkeypatch):
+    def no_list(*given, **kwargs):
+        raise EntryNotFoundError("no index")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_list)
+    released = {key: value for key, value in HUB_CONFIGS["BAAI/Video-XL-2"].items() if key != "family"}
     assert native_config_dict(released, "somebody/a-model")["family"] == "video-xl-2"

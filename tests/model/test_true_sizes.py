@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from videoxl.inference.plan.footprint import kv_bytes
-from videoxl.inference.plan.model_spec import RELEASED
 from videoxl.inference.plan.planner import model_flops, weight_bytes
 from videoxl.model.checkpoint import to_native, to_released
-from videoxl.model.configuration import VideoXLConfig, native_config_dict
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 # Counted from the released checkpoint's parameter table, text_mlp (2 tensors, unused) left out: docs/SPEC.md 5.2
@@ -23,7 +23,7 @@ TOWER_WEIGHTS = 397_747_744
 
 @pytest.fixture(scope="module")
 def config() -> VideoXLConfig:
-    return VideoXLConfig.from_dict(native_config_dict(RELEASED["BAAI/Video-XL-2"], None))
+    return VideoXLConfig.from_dict(native_config_dict(HUB_CONFIGS["BAAI/Video-XL-2"], None))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_planned_bytes_and_operations(config: VideoXLConfig) -> None:
 
 
 def test_video_xl_pro_at_its_size() -> None:
-    config = VideoXLConfig.from_dict(native_config_dict(RELEASED["MINT-SJTU/Video-XL-Pro-3B"], None))
+    config = VideoXLConfig.from_dict(native_config_dict(HUB_CONFIGS["MINT-SJTU/Video-XL-Pro-3B"], None))
     with torch.device("meta"):
         shapes = {to_released(n): p.shape for n, p in VideoXLForConditionalGeneration(config).named_parameters()}
     assert count(shapes, "model.WindowTimeToTokenAttention.") == 4 * (2048 * 2048 + 2048)

@@ -8,8 +8,9 @@ import torch
 from tests.model.builders import small_model, write_released
 from tests.released.quick_start_v1 import SIDE, write_checkpoint
 from videoxl.errors import CheckpointError
-from videoxl.model.checkpoint import convert
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.convert import convert
+from videoxl.model.families.video_xl import CLIP_MEAN, CLIP_STD
 from videoxl.released.loader import load_pretrained_model
 
 

@@ -17,7 +17,7 @@ def convert_checkpoint(source: str, target: str, to: str) -> dict[str, Any]:
     damaged source. Nothing is left behind on failure.
     """
     from videoxl.inference.loading import embedded_folder
-    from videoxl.model.checkpoint import convert
+    from videoxl.model.convert import convert
 
     if to not in LAYOUTS:
         raise ValueError(f"unknown layout {to!r}; allowed: {', '.join(LAYOUTS)}")

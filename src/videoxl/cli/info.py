@@ -124,17 +124,21 @@ def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
 
 def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
     """What the family was recognised by: the order of things looked at is that of ``native_config_dict``."""
-    from videoxl.model.checkpoint import PRO_ONLY, has_pro_weights, is_released
+    from videoxl.model.checkpoint import is_released
+    from videoxl.model.families import with_tower
 
     if not is_released(found):
         return "config.json has our model_type 'video_xl' and names the family"
     released = "config.json is a released one (it has mm_vision_tower)"
     if "family" in found:
         return f"{released} and names the family"
-    if config.vision_config.model_type == "clip_vision_model":
-        return f"{released}, and its vision tower is a CLIP"
-    hold = "hold" if has_pro_weights(names) else "do not hold"
-    return f"{released}, its vision tower is a SigLIP, and the weights {hold} {PRO_ONLY[0]}*"
+    candidates = with_tower(config.vision_config.model_type)
+    seen = f"its vision tower is a {config.traits.vision.tower_title}"
+    if len(candidates) == 1:
+        return f"{released}, and {seen}"
+    telling = next(form for _, form in candidates if form.own_weights)
+    hold = "hold" if telling.owns(names) else "do not hold"
+    return f"{released}, {seen}, and the weights {hold} {telling.own_weights[0]}*"
 
 
 def _sizes(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from videoxl.inference.request import EncodeRequest
 from videoxl.inference.subtitles import PlacedSubtitles, check_place
 from videoxl.inference.video_input import picture_size
 from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
-from videoxl.model.configuration import VIDEO_XL, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.anyres import cut_crops
 from videoxl.video.frames import Frames
@@ -88,7 +88,7 @@ def encode(
             end_s=request.end_s,
             cues=request.cues,
         )
-    if request.source.is_still and context.config.family == VIDEO_XL:
+    if request.source.is_still and context.config.traits.vision.stills == "crops":
         stream: Iterator[Tile] = iter([_still(context.config, request)])
     else:
         frames = read_frames(context.config, request, embedder)

@@ -37,7 +37,6 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.configuration import VIDEO_XL_2
 from videoxl.video import VideoLimits
 
 DEFAULT_GENERATION = Generation()
@@ -201,7 +200,7 @@ class VideoXL:
             heads=text.num_key_value_heads,
             head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
             video_token_id=self.config.video_token_id,
-            two_levels=self.config.family == VIDEO_XL_2,
+            two_levels=self.config.traits.two_levels,
         )
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from videoxl.config import BeaconPrefill, PrefillStrategy, Sampling, SelectivePrefill, prefill_from_string
+from videoxl.config import PrefillStrategy, Sampling, prefill_from_string
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.encode import (
     FrameEmbedder,
@@ -29,6 +29,7 @@ from videoxl.inference.subtitles import PlacedSubtitles
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.types import MemoryState, ReadStats
+from videoxl.model.families.family import Family
 from videoxl.video import VideoSource
 from videoxl.video.frames import Frames
 
@@ -60,7 +61,7 @@ def extend(
             read with it.
     """
     strategy = prefill_from_string(memory.prefill)
-    _check_extensible(memory, strategy)
+    _check_extensible(context.config.traits, memory, strategy)
     last, step = memory.timestamps[-1], _step(memory)
     with open_for_model(video, fps=fps or 1 / step, timestamps=timestamps) as source:
         if source.times_F is None:
@@ -76,13 +77,9 @@ def extend(
         return _read_on(context, memory, request, shift, committed_cache, siglip, as_progress(progress))
 
 
-def _check_extensible(memory: MemoryState, strategy: PrefillStrategy) -> None:
-    if isinstance(strategy, SelectivePrefill):
-        raise ValueError("what Video-XL-Pro keeps depends on the whole video: it cannot be extended, encode it anew")
-    if isinstance(strategy, BeaconPrefill) and strategy.mix == "adaptive":
-        raise ValueError(
-            "mix='adaptive' chose its ratio for the length the video had: encode the longer one, or use a fixed ratio"
-        )
+def _check_extensible(family: Family, memory: MemoryState, strategy: PrefillStrategy) -> None:
+    if reason := family.support(strategy).refuse_extend(strategy):
+        raise ValueError(reason)
     if memory.usage.still:
         raise ValueError("a still picture has no end to go on from: encode the video")
 

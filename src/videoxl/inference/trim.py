@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from videoxl.config import BeaconPrefill, SelectivePrefill, prefill_from_string
+from videoxl.config import prefill_from_string
 from videoxl.inference.encode import ReadContext
 from videoxl.inference.plan.footprint import ROOM_FOR_QUESTIONS
 from videoxl.memory.kv_cache import KVCache
@@ -19,8 +19,8 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end: float | None) -> MemoryState:
     """Return the state of a memory without some groups of frames; see :meth:`VideoMemory.trim`."""
     strategy = prefill_from_string(memory.prefill)
-    if isinstance(strategy, (BeaconPrefill, SelectivePrefill)):
-        raise ValueError(f"a memory read with {memory.prefill} has no groups left to forget: encode a part instead")
+    if reason := context.config.traits.support(strategy).refuse_trim(strategy):
+        raise ValueError(reason)
     groups = memory.groups
     first = sum(start is not None and group.end_s <= start for group in groups)
     last = sum(end is None or group.start_s < end for group in groups)

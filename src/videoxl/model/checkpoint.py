@@ -1,7 +1,7 @@
 """Released layout <-> ours, and the checks that stand between a damaged file and a wrong answer.
 
-The two layouts differ in names only (SPEC 5.2), so :data:`RENAMES` is all there is to know; transformers applies it
-when a released folder is loaded, :func:`convert` when a folder is rewritten, shard by shard.
+The two layouts differ in names only (SPEC 5.2), so :data:`RENAMES` is all there is to know. transformers applies it
+when a released folder is loaded, :func:`videoxl.model.convert.convert` when a folder is rewritten.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +19,8 @@ import torch
 from torch import nn
 
 from videoxl.errors import CheckpointError
+from videoxl.model.families import FAMILIES
+from videoxl.model.families.family import JsonObject
 
 # (name begins with this in a released file, name begins with this in ours)
 RENAMES: tuple[tuple[str, str], ...] = (
@@ -35,16 +35,12 @@ RENAMES: tuple[tuple[str, str], ...] = (
     ("model.norm.", "model.language_model.norm."),
 )
 
-PRO_ONLY = ("model.WindowTimeToTokenAttention.", "model.token_scores.")
-"""Beginnings, in either layout, of the names of weights that only Video-XL-Pro has."""
+INDEX_FILE = "model.safetensors.index.json"
+"""Which file holds which weight, where there are several."""
+NEVER_USED = (r"vision_tower\.(.*\.)?head\.", r"position_ids$", r"rotary_emb\.inv_freq$")
+"""Patterns of released weights that no family computes with (SPEC 3.3, 5.2)."""
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MANIFEST = "manifest.json"
-# With trust_remote_code=True transformers runs this file of a released-layout folder, so that scripts written for the
-# released checkpoint need no `import videoxl`: importing it registers everything.
-STUB = "videoxl_remote"
-STUB_CODE = '"""Hands over to the installed package videoxl."""\n\n' + (
-    'from videoxl.model.configuration import LlavaQwenConfig\n\n__all__ = ["LlavaQwenConfig"]\n'
-)
 Layout = Literal["released", "videoxl"]
 
 
@@ -64,19 +60,17 @@ def to_released(name: str) -> str:
     return name
 
 
-def is_dropped(name: str, *, pro: bool = False) -> bool:
-    """Whether a released tensor is not part of the computation and left out on conversion (SPEC 3.3, 5.2).
+def unused_weights(names: Iterable[str]) -> set[str]:
+    """Which weights of a checkpoint no computation reads; conversion leaves them out (SPEC 3.3, 5.2).
 
-    ``pro``: of a checkpoint of Video-XL-Pro, which computes with the ``text_mlp`` that others may carry unused.
+    A family may compute with weights that the files of others hold unused: ``text_mlp`` is one of Video-XL-Pro.
     """
-    if "text_mlp." in name:
-        return not pro
-    return bool(re.search(r"vision_tower\.(.*\.)?head\.|position_ids$|rotary_emb\.inv_freq$", name))
-
-
-def has_pro_weights(names: Iterable[str]) -> bool:
-    """Whether the weights are those of Video-XL-Pro; its ``config.json`` looks like that of Video-XL-2."""
-    return any(name.startswith(PRO_ONLY) for name in names)
+    given = set(names)
+    formats = [family.released for family in FAMILIES.values() if family.released]
+    read = {form.shared_weights for form in formats if form.owns(given)}
+    unread = {form.shared_weights for form in formats if form.shared_weights} - read
+    unused = re.compile("|".join((*NEVER_USED, *unread)))
+    return {name for name in given if unused.search(name)}
 
 
 # ----------------------------------------------------------------------------------------------- reading the files
@@ -106,7 +100,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def shard_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint folder. Raises :class:`CheckpointError` listing those missing."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -143,8 +137,8 @@ def tensors(folder: Path) -> dict[str, dict[str, Any]]:
 def checkpoint_bytes(folder: Path) -> int:
     """Bytes of the weights the model computes with."""
     found = tensors(folder)
-    pro = has_pro_weights(found)
-    return sum(t["data_offsets"][1] - t["data_offsets"][0] for n, t in found.items() if not is_dropped(n, pro=pro))
+    used = found.keys() - unused_weights(found)
+    return sum(found[name]["data_offsets"][1] - found[name]["data_offsets"][0] for name in used)
 
 
 def layout_of(folder: Path) -> Layout:
@@ -152,13 +146,13 @@ def layout_of(folder: Path) -> Layout:
     return "released" if is_released(read_config(folder)) else "videoxl"
 
 
-def is_released(config: dict[str, Any]) -> bool:
+def is_released(config: JsonObject) -> bool:
     """Whether a ``config.json`` is a released flat one. It names its vision tower, whatever its ``model_type`` says:
     files on the Hub come with remote code and may name that."""
     return "mm_vision_tower" in config and "vision_config" not in config
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """``config.json`` of a checkpoint folder. Raises :class:`CheckpointError` when missing or damaged."""
     path = folder / "config.json"
     if not path.is_file():
@@ -191,8 +185,8 @@ def check_checkpoint_files(name_or_path: Any) -> None:
     folder = Path(name_or_path)
     read_config(folder)
     found = tensors(folder)
-    pro = has_pro_weights(found)
-    wrong = {n: t["dtype"] for n, t in found.items() if t["dtype"] not in FLOAT_DTYPES and not is_dropped(n, pro=pro)}
+    used = found.keys() - unused_weights(found)
+    wrong = {name: found[name]["dtype"] for name in used if found[name]["dtype"] not in FLOAT_DTYPES}
     if wrong and "quantization_config" not in read_config(folder):
         raise CheckpointError(
             f"{folder.name} holds {len(wrong)} tensors that are not floating point "
@@ -206,9 +200,8 @@ def check_weights(model: nn.Module, info: Any, name: str) -> None:
     problems = []
     if missing := found["missing_keys"]:
         problems.append(f"{len(missing)} weights missing: {_some(missing)}")
-    extra = [k for k in found["unexpected_keys"] if not is_dropped(k)]
-    last_layer = [k for k in extra if _is_deleted_vision_layer(k, model)]
-    if extra := sorted(set(extra) - set(last_layer)):
+    extra = set(found["unexpected_keys"]) - unused_weights(found["unexpected_keys"])
+    if extra := {name for name in extra if not _is_deleted_vision_layer(name, model)}:
         problems.append(f"{len(extra)} weights unknown to the model: {_some(extra)}")
     if wrong := found["mismatched_keys"]:
         shapes = (f"{k} is {tuple(came)}, config.json says {tuple(want)}" for k, came, want in wrong)
@@ -242,7 +235,7 @@ def _non_finite(model: nn.Module) -> Iterator[str]:
                 break
 
 
-# ------------------------------------------------------------------------------------------- manifest and converting
+# -------------------------------------------------------------------------------------------------------- manifest
 
 
 def _sha256(path: Path) -> str:
@@ -282,72 +275,3 @@ def verify_manifest(folder: Path) -> int:
     if wrong:
         raise CheckpointError(f"{folder.name}: {len(wrong)} files differ from {MANIFEST}: {_some(wrong)}")
     return len(files)
-
-
-def _convert_shard(source: Path, target: Path, to: Layout, *, pro: bool) -> dict[str, str]:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    rename = to_native if to == "videoxl" else to_released
-    with safe_open(source, "pt") as file:
-        kept = [name for name in file.keys() if not is_dropped(name, pro=pro)]  # noqa: SIM118
-        converted = {rename(name): file.get_tensor(name) for name in kept}
-    save_file(converted, target, metadata={"format": "pt"})
-    os.chmod(target, 0o666 & ~_umask())  # safetensors leaves its temporary file's 0600
-    return dict.fromkeys(converted, target.name)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], to: Layout) -> dict[str, Any]:
-    """Rewrite a checkpoint folder in the other (or the same) layout, one shard in memory at a time.
-
-    Tokenizer and generation files are copied, a sha256 manifest is added, and ``target`` appears only when complete.
-    Raises :class:`CheckpointError` for a damaged source, ``FileExistsError`` when ``target`` exists.
-    """
-    from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig, released_config_dict
-
-    source, target = Path(source), Path(target)
-    if target.exists():
-        raise FileExistsError(f"{target} exists; give a new folder")
-    check_checkpoint_files(source)
-    found = read_config(source)
-    klass = LlavaQwenConfig if is_released(found) else VideoXLConfig
-    config = klass.from_dict(found, name_or_path=str(source))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        work = Path(scratch) / "out"
-        work.mkdir()
-        for path in sorted(source.iterdir()):
-            if path.is_file() and path.suffix in (".json", ".txt", ".jinja", ".model") and not _rewritten(path.name):
-                shutil.copyfile(path, work / path.name)
-        weight_map: dict[str, str] = {}
-        shards = shard_files(source)
-        pro = has_pro_weights(tensors(source))
-        for shard in shards:
-            weight_map |= _convert_shard(shard, work / shard.name, to, pro=pro)
-        if len(shards) > 1:
-            size = sum(p.stat().st_size for p in work.glob("*.safetensors"))
-            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-            (work / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-        if to == "videoxl":
-            config.architectures = ["VideoXLForConditionalGeneration"]
-            config.save_pretrained(work)
-        else:
-            flat, vision = released_config_dict(config)
-            flat["auto_map"] = {"AutoConfig": f"{STUB}.LlavaQwenConfig"}
-            (work / f"{STUB}.py").write_text(STUB_CODE, encoding="utf-8")
-            (work / "config.json").write_text(json.dumps(flat, indent=1), encoding="utf-8")
-            (work / "vision_tower").mkdir()
-            (work / "vision_tower" / "config.json").write_text(json.dumps(vision, indent=1), encoding="utf-8")
-        write_manifest(work)
-        work.rename(target)
-    return {"layout": to, "shards": len(shards), "tensors": len(weight_map)}
-
-
-def _rewritten(name: str) -> bool:
-    return name in ("config.json", MANIFEST, "model.safetensors.index.json")

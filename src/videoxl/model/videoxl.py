@@ -16,9 +16,8 @@ from transformers import AutoModel, Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from videoxl.errors import CheckpointError
 from videoxl.model.beacon import IGNORED, make_loop, visual_range, window_loss, window_steps
-from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import LanguageModel
 from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
@@ -42,7 +41,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
         super().__init__(config)
         vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
         self.vision_tower = AutoModel.from_config(vision)
-        if config.has_synthesis:
+        if config.traits.token_synthesis:
             self.token_synthesis = TokenSynthesis(
                 vision.hidden_size,
                 frames_per_group=config.frames_per_group,
@@ -50,7 +49,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
                 max_distance=config.synthesis_max_distance,
             )
         self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
-        if config.family == VIDEO_XL_PRO:
+        if config.traits.token_scores:
             self.token_scores = TokenScores(text.hidden_size)
         self.language_model = (
             LanguageModel(text, config.beacon_param) if text.model_type == "qwen2" else AutoModel.from_config(text)
@@ -91,7 +90,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
 
         Video-XL has none: its frames stay as they are.
         """
-        if not self.config.has_synthesis:
+        if not self.config.traits.token_synthesis:
             return features_FPC
         side = self.config.token_grid
         return self.token_synthesis(regroup(features_FPC, self.config.frames_per_group), (side, side))
@@ -306,7 +305,7 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         (:meth:`forward_windows`).
         """
         pictures = any(given is not None for given in (pixel_values_videos, pixel_values, video_features))
-        if self.config.beacon_param and pictures and input_ids is not None:
+        if self.config.has_beacons and pictures and input_ids is not None:
             embeds = self.model.embed(
                 input_ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features
             )
@@ -385,7 +384,7 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         """As in transformers. Pictures for a Video-XL model are compressed first, as the config says; what is returned
         still begins with the ids that were given."""
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        given = {n: kwargs.pop(n, None) for n in PICTURE_INPUTS} if self.config.beacon_param else {}
+        given = {n: kwargs.pop(n, None) for n in PICTURE_INPUTS} if self.config.has_beacons else {}
         if input_ids is None or all(value is None for value in given.values()):
             return super().generate(inputs, **kwargs)
         if len(input_ids) > 1:
@@ -429,9 +428,3 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             for name in PICTURE_INPUTS:
                 inputs[name] = None
         return inputs
-
-
-def require_family(config: VideoXLConfig, *families: str) -> None:
-    """Raise :class:`CheckpointError` unless the checkpoint belongs to one of ``families``."""
-    if config.family not in families:
-        raise CheckpointError(f"this needs a model of {' or '.join(families)}, got {config.family}")

@@ -10,7 +10,7 @@ import torch
 from videoxl.inference.loading import load_tokenizer, pick_device, quantization_config, resolve, set_end_tokens
 from videoxl.model.checkpoint import is_released, read_config
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
-from videoxl.model.videoxl import require_family
+from videoxl.model.families import require
 from videoxl.released.generate_v1 import VideoXLBeaconForCausalLM
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -49,7 +49,7 @@ def load_pretrained_model(
         raise ValueError(f"model_base={model_base!r}: merge adapters into the model first, then load the result alone")
     folder = resolve(model_path)
     config = customized_config or _config(folder, overwrite_config or {})
-    require_family(config, "video-xl")
+    require(config.family, lambda family: family.beacons)
     kwargs.pop("multimodal", None)
     dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", torch.float16))
     bits = "int8" if load_8bit else "nf4" if load_4bit else None

@@ -15,12 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, Sigl
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import load_tokenizer, resolve, set_end_tokens
 from videoxl.model.beacon import initialise_beacons
-from videoxl.model.configuration import CLIP_MEAN, CLIP_STD, VIDEO_XL, VIDEO_XL_2, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families import recognise
+from videoxl.model.families.video_xl import BEACON_PARAM
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 _TOWERS = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}
-BEACON_PARAM = ("q", "k", "v")
-"""What beacons have projections of their own for, in every published script."""
 
 
 def join(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForConditionalGeneration, Any]:
@@ -48,25 +48,15 @@ def join(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForC
 def joined_config(text: Any, tower: Any) -> VideoXLConfig:
     """The configuration of a language model and a tower, with the released values of everything between them."""
     vocabulary = int(text.vocab_size)
-    if tower.model_type == "clip_vision_model":
-        return VideoXLConfig(
-            family=VIDEO_XL,
-            text_config=text,
-            vision_config=tower,
-            frames_per_group=1,
-            token_grid=tower.image_size // tower.patch_size,
-            vision_select_layer=-2,
-            time_format="",
-            image_mean=CLIP_MEAN,
-            image_std=CLIP_STD,
-            video_token_id=vocabulary - 1,
-            image_token_id=vocabulary - 1,
-            image_aspect_ratio="anyres",
-        )
-    # the released loader leaves out the tower's last layer and its pooling head (SPEC 3.1)
-    tower.num_hidden_layers -= 1
-    tower.vision_use_head = False
-    return VideoXLConfig(family=VIDEO_XL_2, text_config=text, vision_config=tower)
+    family = recognise(tower.model_type, lambda: ())
+    fields = {"text_config": text, "vision_config": tower}
+    if family.token_synthesis:
+        # the released loader leaves out the tower's last layer and its pooling head (SPEC 3.1)
+        tower.num_hidden_layers -= family.vision.unused_layers
+        tower.vision_use_head = False
+    else:
+        fields |= {"video_token_id": vocabulary - 1, "image_token_id": vocabulary - 1, "image_aspect_ratio": "anyres"}
+    return VideoXLConfig.for_family(family, tower_patches=tower.image_size // tower.patch_size, **fields)
 
 
 def _vision_config(folder: Path) -> Any:

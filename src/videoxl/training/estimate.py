@@ -17,13 +17,15 @@ import torch
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, BeaconPrefill, Sampling
 from videoxl.errors import CheckpointError, TrainingDataError
 from videoxl.inference.hardware import Hardware, hardware
-from videoxl.inference.plan.model_spec import RELEASED, Specification, specification
+from videoxl.inference.plan.model_spec import ModelSpec, model_spec
 from videoxl.inference.plan.planner import model_flops, prefill_work
 from videoxl.inference.prefill.choose import memory_tokens
 from videoxl.inference.prompt import span_for
-from videoxl.model.configuration import KNOWN_VISION_TOWERS, TEXT_KEYS, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families.video_xl import BEACON_PARAM
+from videoxl.model.released_config import HUB_CONFIGS, KNOWN_VISION_TOWERS, TEXT_KEYS
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.assemble import BEACON_PARAM, joined_config
+from videoxl.training.assemble import joined_config
 from videoxl.training.config.stages import OUTPUT, STAGES
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.mixtures import RecordFile, choose_records
@@ -113,7 +115,7 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
 
     Raises :class:`CheckpointError` for a model whose sizes are not known.
     """
-    spec = model_specification(config)
+    spec = trained_model_spec(config)
     model_config, where = spec.config, hardware("cpu" if config.device == "cpu" else device)
     trained, frozen = parameters(config, model_config)
     notes = list(spec.notes)
@@ -144,20 +146,20 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
     )
 
 
-def model_specification(config: TrainingConfig) -> Specification:
+def trained_model_spec(config: TrainingConfig) -> ModelSpec:
     """Sizes of the model a run trains; of one that a stage before has still to train, that stage's."""
     if config.vision_tower is not None:
         joined = joined_config(_language_config(config.model), _tower_config(config.vision_tower))
-        like = specification("BAAI/Video-XL-2")
-        return Specification(joined, like.chat_format, torch.float32, ("sizes of the released parts",))
+        like = model_spec("BAAI/Video-XL-2")
+        return ModelSpec(joined, like.chat_format, torch.float32, ("sizes of the released parts",))
     stage = config.model.removeprefix(f"{OUTPUT}/").removesuffix("/model")
     if not Path(config.model).is_dir() and stage in STAGES and config.model != stage:
-        found = model_specification(STAGES[stage]())
+        found = trained_model_spec(STAGES[stage]())
     else:
-        found = specification(config.model)
-    if isinstance(config.prefill, BeaconPrefill) and not found.config.beacon_param:
+        found = model_spec(config.model)
+    if isinstance(config.prefill, BeaconPrefill) and not found.config.has_beacons:
         grown = VideoXLConfig.from_dict({**found.config.to_dict(), "beacon_param": BEACON_PARAM})
-        return Specification(grown, found.chat_format, found.dtype, found.notes)
+        return ModelSpec(grown, found.chat_format, found.dtype, found.notes)
     return found
 
 
@@ -167,7 +169,7 @@ def _language_config(name: str) -> Any:
     if Path(name).is_dir():
         return AutoConfig.from_pretrained(name)
     if Path(name).name in ("Qwen2-7B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2-7B", "Qwen2.5-7B"):
-        known = RELEASED["BAAI/Video-XL-2"]
+        known = HUB_CONFIGS["BAAI/Video-XL-2"]
         return Qwen2Config(**{key: known[key] for key in TEXT_KEYS if key in known})
     raise CheckpointError(f"{name}: not a folder, and not a language model whose sizes are known here (Qwen2-7B)")
 
@@ -225,7 +227,7 @@ def _state_bytes(
     )
 
 
-def _longest_sample(config: TrainingConfig, spec: Specification) -> tuple[int, Any, int, int]:
+def _longest_sample(config: TrainingConfig, spec: ModelSpec) -> tuple[int, Any, int, int]:
     """Frames, visual span, tokens behind it and before it, of the longest sample that the config lets through."""
     sampling = config.data.sampling
     listed = sampling.times or sampling.indices or ()

@@ -75,11 +75,11 @@ def prepare(model: Any, config: TrainingConfig) -> Any:
     """Let the model read as the run does; a Video-XL without beacons gets them where they are wanted."""
     choose_prefill(config.prefill, model.config)
     if isinstance(config.prefill, BeaconPrefill):
-        if not model.config.beacon_param:
+        if not model.config.has_beacons:
             model = with_beacons(model)
         if config.prefill.window is not None:
             model.config.beacon_window = config.prefill.window
-    elif model.config.beacon_param and config.objective != "synthesis":
+    elif model.config.has_beacons and config.objective != "synthesis":
         raise ValueError(
             f"{config.model} reads pictures in windows, so prefill must be beacon with its ratios, got {config.prefill}"
         )
@@ -149,7 +149,7 @@ def _comparing(
     config: TrainingConfig, start: Start, dataset: PreferenceDataset, collator: Collator, output: Path
 ) -> PreferenceCollator:
     """With what the starting weights say of all pairs; adapters need none, they can be left out."""
-    windows = bool(start.model.config.beacon_param)
+    windows = bool(start.model.config.has_beacons)
     if config.lora is not None:
         return PreferenceCollator(collator, windows=windows)
     on_gpu = config.device == "auto" and torch.cuda.is_available()

@@ -18,7 +18,8 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout
 from videoxl.memory.pooling import CoarseKV, blocks_of, interleave, make_coarse_kv, plan_interleave
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.model.configuration import VIDEO_XL_2, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.families import names_with
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def choose_decode(decode: DecodeStrategy | str | None, config: VideoXLConfig) ->
     chosen = decode_from_string(decode) if isinstance(decode, str) else (decode or DenseDecode())
     if not isinstance(chosen, tuple(DECODES.values())):
         raise ValueError(f"decode must be a decode strategy or its name, got {type(chosen).__name__}")
-    if isinstance(chosen, BiLevelDecode) and config.family != VIDEO_XL_2:
-        raise ValueError(f"bi-level decoding is {VIDEO_XL_2}'s, this model is of {config.family}: use DenseDecode()")
+    if isinstance(chosen, BiLevelDecode) and not config.traits.two_levels:
+        owners = " and ".join(names_with(lambda family: family.two_levels))
+        raise ValueError(f"bi-level decoding is {owners}'s, this model is of {config.family}: use DenseDecode()")
     return chosen
 
 

@@ -23,12 +23,10 @@ from videoxl.inference.loading import model_fingerprint, progress_where_it_takes
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.types import FrameEmbeddings
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.model.families.video_xl_2 import SIGLIP
+from videoxl.model.released_config import KNOWN_VISION_TOWERS
 from videoxl.model.vision import normalize_pixels
 from videoxl.video import Resize
-
-SIGLIP = "google/siglip-so400m-patch14-384"
-"""The model that Video-XL-2's vision tower was taken from."""
-SIGLIP_WIDTH = 1152
 
 
 class SiglipRelevance:
@@ -177,8 +175,10 @@ def own_siglip(engine: SiglipHolder) -> str:
     folder = Path(engine.model.config._name_or_path or ".") / "siglip"
     if (folder / "config.json").is_file():
         return str(folder)
-    if engine.model.config.vision_config.hidden_size == SIGLIP_WIDTH:
-        return SIGLIP
+    config = engine.model.config
+    hub_id = config.traits.vision.siglip
+    if hub_id and config.vision_config.hidden_size == KNOWN_VISION_TOWERS[Path(hub_id).name]["hidden_size"]:
+        return hub_id
     raise ValueError(
         f"{engine.name} comes without a SigLIP model that reads text: name one, siglip='folder' or a Hub id (--siglip "
         "on the command line)"

@@ -18,7 +18,7 @@ from videoxl.config import (
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
 from videoxl.inference.prefill.read import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
-from videoxl.model.configuration import VIDEO_XL, VIDEO_XL_2, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
 
 ROOM_FOR_QUESTIONS = 2048
 """Tokens of spare room behind a video, so that questions need not copy it."""
@@ -176,22 +176,10 @@ def settings_that_fit(
     config: VideoXLConfig, sizes: Sizes, further_tokens: int, itemsize: int, room: int
 ) -> tuple[PrefillStrategy, DecodeStrategy] | None:
     """A way to read all of the video that fits, where the family has one."""
-    for prefill, decode in THRIFTY.get(config.family, ()):
+    for prefill, decode in config.traits.low_memory:
         if isinstance(prefill, BeaconPrefill):
             kept = sizes.landmarks + sizes.frames * config.tokens_per_group // min(prefill.ratios)
             sizes = replace(sizes, kept=kept)
         if footprint(config, sizes, further_tokens, itemsize, prefill, decode).device <= room:
             return prefill, decode
     return None
-
-
-THRIFTY: dict[str, tuple[tuple[PrefillStrategy, DecodeStrategy], ...]] = {
-    VIDEO_XL: ((BeaconPrefill(ratio=8), DenseDecode()), (BeaconPrefill(ratio=16), DenseDecode())),
-    VIDEO_XL_2: (
-        (ChunkedPrefill(), DenseDecode()),
-        (ChunkedPrefill(vision_batch=6), DenseDecode()),
-        (ChunkedPrefill(offload=True, vision_batch=6), BiLevelDecode()),
-        (ChunkedPrefill(offload=True, vision_batch=6), BiLevelDecode(pool=12)),
-    ),
-}
-"""Family -> ways of reading, from the fastest to the one that needs least of the GPU."""

@@ -14,47 +14,12 @@ from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import embedded_folder, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
 from videoxl.inference.prompt import ChatFormat
-from videoxl.model.configuration import VIDEO_XL_PRO, VideoXLConfig, native_config_dict
-
-# SPEC 5.2; what a released config.json states about sizes
-RELEASED: dict[str, dict[str, Any]] = {
-    "BAAI/Video-XL-2": {
-        "mm_vision_tower": "siglip-so400m-patch14-384",
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32768,
-        "rope_theta": 1e6,
-        "rms_norm_eps": 1e-6,
-        "use_sliding_window": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float16",
-    },
-    "MINT-SJTU/Video-XL-Pro-3B": {  # built on Qwen2.5-3B, whose sizes these are
-        "family": VIDEO_XL_PRO,
-        "mm_vision_tower": "siglip-so400m-patch14-384",
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "rope_theta": 1e6,
-        "rms_norm_eps": 1e-6,
-        "use_sliding_window": False,
-        "tie_word_embeddings": True,
-        "torch_dtype": "float16",
-    },
-}
-RELEASED["lxr2003/Video-XL-Pro-3B"] = RELEASED["MINT-SJTU/Video-XL-Pro-3B"]  # the name in the released README
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 
 
 @dataclass(frozen=True)
-class Specification:
+class ModelSpec:
     """What planning needs to know of a model."""
 
     config: VideoXLConfig
@@ -63,19 +28,19 @@ class Specification:
     notes: tuple[str, ...] = ()
 
 
-def specification(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> Specification:
+def model_spec(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> ModelSpec:
     """Of an embedded model, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
     if model in EMBEDDED or is_model_folder(model):
         folder = embedded_folder(model) if model in EMBEDDED else Path(model)
         config = AutoConfig.from_pretrained(folder)
         target = torch.device("cpu") if on_cpu or not torch.cuda.is_available() else torch.device("cuda")
-        return Specification(config, ChatFormat.of(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
-    if model in RELEASED:
-        config = VideoXLConfig.from_dict(native_config_dict(RELEASED[model], None))
+        return ModelSpec(config, ChatFormat.of(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
+    if model in HUB_CONFIGS:
+        config = VideoXLConfig.from_dict(native_config_dict(HUB_CONFIGS[model], None))
         note = "sizes of the released model; tokens of questions and subtitles are estimated, four characters each"
-        return Specification(config, ChatFormat(_qwen2_like, _qwen2_like), parse_dtype(dtype) or torch.float16, (note,))
+        return ModelSpec(config, ChatFormat(_qwen2_like, _qwen2_like), parse_dtype(dtype) or torch.float16, (note,))
     raise CheckpointError(
-        f"{model}: not a model folder, and not a model whose sizes are known ({', '.join([*EMBEDDED, *RELEASED])})"
+        f"{model}: not a model folder, and not a model whose sizes are known ({', '.join([*EMBEDDED, *HUB_CONFIGS])})"
     )
 
 

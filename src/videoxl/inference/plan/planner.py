@@ -293,10 +293,10 @@ def plan(
     Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
     unknown model. A run that does not fit is reported in ``Plan.fits`` and ``Plan.advice``, not raised.
     """
-    from videoxl.inference.plan.model_spec import specification
+    from videoxl.inference.plan.model_spec import model_spec
     from videoxl.inference.video_input import open_for_model
 
-    spec = specification(model, dtype, on_cpu=device == "cpu")
+    spec = model_spec(model, dtype, on_cpu=device == "cpu")
     strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:

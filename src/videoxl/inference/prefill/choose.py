@@ -10,7 +10,6 @@ from videoxl.config import (
     PREFILLS,
     BeaconPrefill,
     ChunkedPrefill,
-    FullPrefill,
     PrefillStrategy,
     SelectivePrefill,
     prefill_from_string,
@@ -22,40 +21,25 @@ from videoxl.inference.prefill.read import FRAMES_PER_TILE
 from videoxl.inference.prefill.selective import SelectiveWriter
 from videoxl.inference.prompt import ChatFormat, VisualSpan
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model.configuration import VIDEO_XL, VIDEO_XL_2, VIDEO_XL_PRO, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.token_scores import kept_count
-
-ALLOWED: dict[str, tuple[type[PrefillStrategy], ...]] = {
-    VIDEO_XL: (BeaconPrefill, FullPrefill),
-    VIDEO_XL_2: (FullPrefill, ChunkedPrefill),
-    VIDEO_XL_PRO: (SelectivePrefill, FullPrefill),
-}
-"""Family -> strategies its weights were made for; the first is its default."""
 
 
 def choose_prefill(prefill: PrefillStrategy | str | None, config: VideoXLConfig) -> PrefillStrategy:
     """The strategy asked for, by value or by name, or the model's default.
 
-    The default of Video-XL is what its ``config.json`` says (``beacon_ratio``, ``beacon_ratio_mix``), a random mix
-    seeded anew for every video. Raises ``ValueError`` for what the model cannot do.
+    Raises ``ValueError`` for what is no strategy, and for one that the model's family was not made for.
     """
-    allowed = ALLOWED[config.family]
     if prefill is None:
-        return default_prefill(config)
+        return config.traits.default_prefill(config)
     chosen = prefill_from_string(prefill) if isinstance(prefill, str) else prefill
     if not isinstance(chosen, tuple(PREFILLS.values())):
         raise ValueError(f"prefill must be a prefill strategy or its name, got {type(chosen).__name__}")
+    allowed = tuple(supported.strategy for supported in config.traits.prefills)
     if not isinstance(chosen, allowed):
         names = ", ".join(name for name, kind in PREFILLS.items() if kind in allowed)
         raise ValueError(f"prefill {str(chosen)!r} is not for {config.family}; it has {names}")
     return chosen
-
-
-def default_prefill(config: VideoXLConfig) -> PrefillStrategy:
-    """What a model reads with when nothing is asked for."""
-    if config.family == VIDEO_XL:
-        return BeaconPrefill.from_released(list(config.beacon_ratio), config.beacon_ratio_mix)
-    return ALLOWED[config.family][0]()
 
 
 def for_question(strategy: PrefillStrategy, question: str) -> PrefillStrategy:

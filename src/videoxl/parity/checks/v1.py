@@ -10,7 +10,7 @@ import torch
 from videoxl.config import BeaconPrefill, Generation
 from videoxl.inference.decode.generate import generate
 from videoxl.inference.prefill.beacon import BeaconWriter
-from videoxl.inference.prefill.choose import default_prefill
+from videoxl.inference.prefill.choose import choose_prefill
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, expand_placeholder
 from videoxl.model.beacon import LostWindowError, make_loop
 from videoxl.model.configuration import VideoXLConfig
@@ -110,7 +110,7 @@ def _run(
     case.compare_equal(f"{label}image_at", at, run["image_at"])
     pixels = torch.from_numpy(noise(case.seed, run["pixels"]["name"], run["pixels"]["shape"]))
     case.check_digest(run["pixels"]["name"], {"pixels": pixels.numpy()}, run["pixels"]["sha256"])
-    strategy = default_prefill(model.config)
+    strategy = choose_prefill(None, model.config)
     assert isinstance(strategy, BeaconPrefill)
     with torch.inference_mode():
         still = bool(case.spec.get("image"))

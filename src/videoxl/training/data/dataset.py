@@ -85,7 +85,7 @@ class VideoDataset(Dataset[Example | BadSample]):
     @property
     def _one_turn_each(self) -> bool:
         """Whether turns that are to stand apart become examples of their own."""
-        return self.config.turns == "packed" and bool(self.model_config.beacon_param)
+        return self.config.turns == "packed" and self.model_config.has_beacons
 
     def _turns_of(self, file: RecordFile, record: int) -> int:
         """How many examples a record is; a bad one is one, to be found when it is read."""
@@ -157,7 +157,7 @@ class VideoDataset(Dataset[Example | BadSample]):
 
     def _example(self, name: str, kind: Kind, encoded: Encoded, pictures: Sequence[Picture]) -> Example:
         places = [at for at, token in enumerate(encoded.ids) if token == IMAGE_TOKEN_INDEX]
-        if self.model_config.beacon_param and any(b - a > 1 for a, b in pairwise(places)):
+        if self.model_config.has_beacons and any(b - a > 1 for a, b in pairwise(places)):
             raise TrainingDataError(
                 "Video-XL reads pictures only where they stand together: write all <image> in a row, or use one"
             )

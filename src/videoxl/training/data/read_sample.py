@@ -17,7 +17,7 @@ from videoxl.errors import TrainingDataError, VideoError
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.prompt import Tokenize, span_for
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
-from videoxl.model.configuration import VIDEO_XL, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.video import VideoLimits, VideoSource
 from videoxl.video.anyres import cut_crops
 from videoxl.video.local_file import display_name, file_digest, open_local
@@ -96,7 +96,8 @@ class PictureReader:
 
         Where the model's config names no resolutions for crops, a still is one frame, as the engine reads it.
         """
-        return kind == "image" and (self.config.image_grid_pinpoints is not None or self.config.family == VIDEO_XL)
+        always = self.config.traits.vision.stills == "crops"
+        return kind == "image" and (always or self.config.image_grid_pinpoints is not None)
 
     def read(self, path: str, kind: Kind, scale: float = 1.0) -> Picture:
         """One picture or video. Raises ``VideoError`` or :class:`TrainingDataError`."""

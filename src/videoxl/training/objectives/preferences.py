@@ -120,7 +120,7 @@ class PreferenceTraining(Objective):
         """
         known = ("input_ids", "attention_mask", "position_ids", *PICTURES)
         inputs = {name: value for name, value in inputs.items() if name in known}
-        if self._base.config.beacon_param:
+        if self._base.config.has_beacons:
             return self._by_windows(labels, segments, **inputs)
         hidden_BLD = self._base.model(**inputs, use_cache=False).last_hidden_state
         live = labels[:, 1:] != IGNORE_INDEX

@@ -31,8 +31,8 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from videoxl.model.configuration import VIDEO_XL_2, VIDEO_XL_PRO
-from videoxl.model.videoxl import VideoXLForConditionalGeneration, require_family
+from videoxl.model.families import require
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.config.training import SynthesisConfig
 from videoxl.training.objectives.objective import Objective, no_loss
 
@@ -67,7 +67,7 @@ class SynthesisPretraining(Objective):
     """
 
     def __init__(self, model: VideoXLForConditionalGeneration, settings: SynthesisConfig | None = None) -> None:
-        require_family(model.config, VIDEO_XL_2, VIDEO_XL_PRO)
+        require(model.config.family, lambda family: family.token_synthesis)
         super().__init__(model)
         self.settings = settings or SynthesisConfig()
         self.frames = model.config.frames_per_group

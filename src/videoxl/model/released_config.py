@@ -1,0 +1,179 @@
+"""Released flat ``config.json`` files <-> the fields of our configuration: dict to dict (SPEC 5.1, 5.2).
+
+What differs between families stands in the family's own file (:class:`ReleasedFormat`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from videoxl.errors import CheckpointError
+from videoxl.model.checkpoint import INDEX_FILE, tensors
+from videoxl.model.families import FAMILIES, Family, get_family, recognise
+from videoxl.model.families.family import SIZE_KEYS, JsonObject, ReleasedFormat
+
+# Architectures behind the `mm_vision_tower` names found in released configs. The files often name a folder of the
+# authors' machines, so only the last path component is looked at.
+KNOWN_VISION_TOWERS: dict[str, JsonObject] = {
+    "siglip-so400m-patch14-384": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+    },
+    "clip-vit-large-patch14-336": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": 768,
+    },
+}
+
+TEXT_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "use_cache",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "attention_dropout",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+"""Keys of a released flat ``config.json`` that describe the language model."""
+
+HUB_CONFIGS: dict[str, JsonObject] = {
+    name: config for family in FAMILIES.values() if family.released for name, config in family.released.hub.items()
+}
+"""Hub id of a released model -> what its ``config.json`` states about sizes."""
+
+
+def _vision_config(tower: str, folder: str | Path | None) -> JsonObject:
+    """Architecture of the vision tower a released config names: a folder beside the checkpoint, or a known name."""
+    candidates = [Path(tower)]
+    if folder is not None:
+        candidates += [Path(folder) / tower, Path(folder) / Path(tower).name]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            found: JsonObject = json.loads((candidate / "config.json").read_text(encoding="utf-8"))
+            return dict(found.get("vision_config", found))
+    name = Path(tower).name
+    if name in KNOWN_VISION_TOWERS:
+        return dict(KNOWN_VISION_TOWERS[name])
+    raise CheckpointError(
+        f"config.json names the vision tower {tower!r}, which is neither a folder with a config.json nor one of the "
+        f"known towers ({', '.join(KNOWN_VISION_TOWERS)}); put the tower's config.json into <checkpoint>/{name}/"
+    )
+
+
+def native_config_dict(released: JsonObject, folder: str | Path | None) -> JsonObject:
+    """Translate a released flat ``config.json`` into the fields of :class:`VideoXLConfig`.
+
+    The family shows in the vision tower and, between the two with a SigLIP, in the checkpoint's weights. Raises
+    :class:`CheckpointError` when it cannot be told or a setting asks for what no released model does.
+    """
+    vision = _vision_config(released.get("mm_vision_tower", "siglip-so400m-patch14-384"), folder)
+    vision.setdefault("model_type", "siglip_vision_model")
+    if "family" in released:
+        family = get_family(released["family"])
+    else:
+        family = recognise(vision["model_type"], lambda: _weight_names(folder))
+    text = {key: released[key] for key in TEXT_KEYS if key in released}
+    native = {
+        **family.config_defaults(_patches(vision)),
+        "pool_stride": released.get("mm_spatial_pool_stride", 2),
+        "pool_mode": released.get("mm_spatial_pool_mode", "average"),
+        "patch_merge_type": released.get("mm_patch_merge_type", "unires"),
+        "image_grid_pinpoints": released.get("image_grid_pinpoints"),
+        "image_aspect_ratio": released.get("image_aspect_ratio"),
+        **_released_format(family).read(released, vision, text),
+        "text_config": {"model_type": "qwen2", **text},
+        **{key: released[key] for key in SIZE_KEYS if key in released},
+    }
+    dtype = released.get("dtype") or released.get("torch_dtype")
+    return {**native, "dtype": dtype} if dtype else native
+
+
+def _patches(vision: Mapping[str, int]) -> int:
+    return vision["image_size"] // vision["patch_size"]
+
+
+def _released_format(family: Family) -> ReleasedFormat:
+    if family.released is None:
+        raise CheckpointError(f"{family.name} has no released layout: use the layout 'videoxl'")
+    return family.released
+
+
+def _weight_names(name: str | Path | None) -> set[str]:
+    """Names of the weights of a checkpoint folder or of a Hub id; empty where they cannot be told."""
+    if name is None:
+        return set()
+    if Path(name).is_dir():
+        return set(tensors(Path(name))) if any(Path(name).glob("*.safetensors")) else set()
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    # its config.json has just been fetched, so the list of its weights is to be had the same way, or not at all
+    try:
+        index = hf_hub_download(str(name), INDEX_FILE)
+    except (OSError, EntryNotFoundError, HFValidationError):
+        return set()
+    return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+
+
+def released_config_dict(native: JsonObject) -> tuple[JsonObject, JsonObject]:
+    """Inverse of :func:`native_config_dict`: the flat ``config.json`` and the one of its ``vision_tower`` folder.
+
+    ``native``: a :meth:`VideoXLConfig.to_dict`.
+    """
+    text, vision = native["text_config"], dict(native["vision_config"])
+    flat = {key: text[key] for key in TEXT_KEYS if text.get(key) is not None}
+    rope = flat.pop("rope_parameters", None) or {}
+    flat["rope_theta"] = rope.get("rope_theta", flat.get("rope_theta"))
+    scaling = {k: v for k, v in rope.items() if k != "rope_theta"}
+    if scaling.get("rope_type", "default") != "default":
+        flat["rope_scaling"] = scaling
+    flat |= {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "model_type": "llava_qwen",
+        "torch_dtype": native.get("dtype") or "float32",
+        "mm_vision_tower": "vision_tower",
+        "mm_hidden_size": vision["hidden_size"],
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_resampler_type": "spatial_pool",
+        "mm_spatial_pool_stride": native["pool_stride"],
+        "mm_spatial_pool_mode": native["pool_mode"],
+        "mm_patch_merge_type": native["patch_merge_type"],
+        "use_mm_proj": True,
+        "tokenizer_model_max_length": text.get("max_position_embeddings"),
+    }
+    flat |= {key: native[key] for key in ("image_grid_pinpoints", "image_aspect_ratio") if native.get(key) is not None}
+    _released_format(get_family(native["family"])).write(native, flat, vision)
+    return flat, vision
