@@ -53,10 +53,10 @@ def _section(command: Any, path: str) -> str:
     lines += ["```text", " ".join(usage), "```", ""]
     if arguments:
         rows = [f"| `{_placeholder(p)}` | {_help(p)} |" for p in arguments]
-        lines += ["| argument | |", "|---|---|", *rows, ""]
+        lines += ["| argument | meaning |", "|---|---|", *rows, ""]
     if options:
         rows = [f"| {_flags(p, context)} | {_default(p)} | {_help(p)} |" for p in options]
-        lines += ["| option | default | |", "|---|---|---|", *rows, ""]
+        lines += ["| option | default | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
 
 

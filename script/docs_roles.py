@@ -1,17 +1,26 @@
-"""A griffe extension for the documentation site: roles in docstrings, such as :class:`~videoxl.Answer`, become code."""
+"""A griffe extension for the documentation site: what stands in sources for Sphinx or pydantic is made readable.
+
+Roles in docstrings, such as :class:`~videoxl.Answer`, become code. ``Annotated[int, ...]`` becomes ``int``.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Attribute, ExprSubscript, ExprTuple, Extension, Object
 
 ROLE = re.compile(r":(?:class|meth|func|mod|data|attr|exc):`~?([^`]+)`")
 
 
 class Roles(Extension):
-    """Replaces every role by the last part of the name it holds."""
+    """Rewrites docstrings and the types of attributes."""
+
+    def on_attribute(self, *, attr: Attribute, **_: Any) -> None:
+        """Leave the type alone that an ``Annotated`` holds."""
+        kind = attr.annotation
+        if isinstance(kind, ExprSubscript) and str(kind.left) == "Annotated" and isinstance(kind.slice, ExprTuple):
+            attr.annotation = kind.slice.elements[0]
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite the docstring of one module, class, function or attribute."""

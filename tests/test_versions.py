@@ -17,7 +17,7 @@ from script import versions
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "videoxl"
 CONSTRAINTS = ("constraints.txt", "constraints-eval.txt")
-EXTRAS = ("dev", "torchao")
+EXTRAS = ("dev", "docs", "torchao")
 """What constraints.txt pins beside the base."""
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "annotated_types": "pydantic"}
 """Of what is imported under another name; pydantic brings the last two for its users to import."""
