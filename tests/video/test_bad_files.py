@@ -219,7 +219,7 @@ def test_several_streams(folder):
     assert info.stream == 1
     assert "stream 1 is read, not 0" in messages[0]
     assert read_all(path, stream=0)[0] == list(range(20))
-    refused(path, "no_video_stream", "stream 7 is no video stream; available: 0, 1", stream=7)
+    refused(path, "no_video_stream", "stream 7 is not a video stream; available: 0, 1", stream=7)
 
 
 def test_unknown_codec(folder, plain):

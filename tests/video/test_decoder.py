@@ -23,7 +23,7 @@ from videoxl.config import Sampling
 from videoxl.errors import MissingDependencyError, PartialVideoWarning, VideoError
 from videoxl.video import READERS, Resize, VideoLimits, choose_reader, open_video
 from videoxl.video.decoder import wire
-from videoxl.video.decoder.worker import error_facts
+from videoxl.video.decoder.worker import error_report
 
 EVERY_FRAME = Sampling(fps=1000)
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -101,24 +101,30 @@ def test_a_hanging_decoder_is_stopped_but_a_slow_reader_is_not(long_video):
         assert time.monotonic() - start < 3
 
 
-def test_nonsense_on_the_pipe(long_video):
-    misshapen = json.dumps({"kind": "frames", "id": 1, "shape": [9, 9], "indices": [0], "timestamps": [0]}).encode()
+def test_garbage_on_the_pipe(long_video):
+    frames = {"kind": "frames", "id": 1, "shape": [1, 8, 8, 3], "indices": [0], "timestamps": [0]}
+    misshapen = json.dumps({**frames, "shape": [9, 9]}).encode()
+    unexpected = json.dumps({**frames, "command": "rm"}).encode()
+    short = json.dumps(frames).encode()
     for data in (
         b"\x80\x04garbage" * 10,
         wire.HEADER.pack(wire.MAGIC, 2, 2**60) + b"{}",
         wire.HEADER.pack(wire.MAGIC, 2, 0) + b"[]",
         wire.HEADER.pack(wire.MAGIC, len(misshapen), 0) + misshapen,
+        wire.HEADER.pack(wire.MAGIC, len(unexpected), 0) + unexpected,
+        wire.HEADER.pack(wire.MAGIC, len(short), 3) + short + b"abc",
     ):
         source = open_video(long_video)
         os.kill(source._process.pid, signal.SIGSTOP)
         read_end, write_end = os.pipe()
-        os.dup2(read_end, source._process._messages)
+        os.dup2(read_end, source._process._answers)
         os.write(write_end, data)
         os.close(write_end)
         os.close(read_end)
         with pytest.raises(VideoError) as caught:
             list(source.read(source.select(EVERY_FRAME), resize=Resize(8, 8)))
         assert caught.value.code == "decoder_died"
+        assert "\n" not in str(caught.value)
         source.close()
 
 
@@ -277,9 +283,9 @@ def test_resizing_in_the_process_is_resizing_here(plain):
 
 
 def test_errors_cross_the_pipe_as_one_line():
-    facts = error_facts(RuntimeError("two\nlines"))
-    assert (facts["code"], "\n" in facts["message"]) == ("undecodable", False)
-    assert error_facts(MemoryError())["code"] == "limits_size"
+    report = error_report(RuntimeError("two\nlines"), 7)
+    assert (report.id, report.code, "\n" in report.message) == (7, "undecodable", False)
+    assert error_report(MemoryError(), 7).code == "limits_size"
 
 
 def test_readers(monkeypatch, plain):

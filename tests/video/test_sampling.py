@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 
 from videoxl.config import Sampling
 from videoxl.errors import VideoError
-from videoxl.video.sampling import clock_indices, frames_at, keep_whole_groups, released_indices, uniform_indices
-from videoxl.video.selection import Timeline, select_frames
+from videoxl.video.sampling import (
+    Timeline,
+    clock_indices,
+    frames_at,
+    keep_whole_groups,
+    released_indices,
+    select_frames,
+    uniform_indices,
+)
 
 RECORDED = json.loads((Path(__file__).parent.parent / "fixtures" / "sampling.json").read_text())
 

@@ -2,8 +2,7 @@
 
 from videoxl.video.frames import Frames, Resize, Selection
 from videoxl.video.info import VideoInfo, VideoLimits
-from videoxl.video.open import open_video
-from videoxl.video.readers import READERS, choose_reader
+from videoxl.video.open import READERS, choose_reader, open_video
 from videoxl.video.source import VideoSource
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Still images of any shape, cut into square crops (SPEC 2.1: "anyres").
+"""Still pictures of any shape, cut into square crops (SPEC 2.1: "anyres").
 
 A picture is laid, as large as it fits, onto a black canvas of one of several allowed resolutions, and the canvas is
-cut into crops. A base crop, the whole picture squashed into one square, comes first.
+cut into crops. The base crop comes first: the whole picture, resized to one square.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from videoxl.video.frames import Pixels, describe_array
 from videoxl.video.resize import resize_picture
 
 Size = tuple[int, int]
@@ -22,7 +23,7 @@ Pinpoints = str | Sequence[Sequence[int]]
 """Allowed resolutions as the released configs write them: ``[[336, 672], ...]`` or ``"(1x1),...,(6x6)"``."""
 
 GRID_SIDES = (224, 336, 384, 448, 512)
-"""Crop sides for which the released code knows the notation with "x"."""
+"""Sides of a crop for which the released code reads the notation with "x"."""
 
 
 def parse_pinpoints(pinpoints: Pinpoints | None, side: int) -> list[Size]:
@@ -30,7 +31,7 @@ def parse_pinpoints(pinpoints: Pinpoints | None, side: int) -> list[Size]:
 
     ``"(1x1),...,(6x6)"`` stands for all grids between the first and the last pair, in crops; anything else lists the
     resolutions themselves, in pixels, as a list or as its text. Raises ``ValueError`` for what is neither, or for a
-    resolution that is no whole number of crops.
+    resolution that is not a whole number of crops.
     """
     if isinstance(pinpoints, str) and "x" in pinpoints:
         return _grid_range(pinpoints, side)
@@ -63,9 +64,9 @@ def _grid_range(text: str, side: int) -> list[Size]:
 
 
 def best_resolution(size: Size, candidates: Sequence[Size]) -> Size:
-    """The candidate that shows most of a picture of ``size`` (width, height), and of those the least empty one.
+    """The candidate that shows most pixels of a picture of ``size`` (width, height); of equal ones the least empty.
 
-    Pixels beyond the picture's own do not count as shown; of equal candidates the first wins.
+    Enlarging a picture shows no more pixels. When two candidates are still equal, the first is taken.
     """
 
     def merit(candidate: Size) -> tuple[int, int]:
@@ -82,16 +83,14 @@ def grid_shape(size: Size, pinpoints: Pinpoints, side: int) -> Size:
     return width // side, height // side
 
 
-def cut_crops(picture_HWC: np.ndarray, pinpoints: Pinpoints | None, side: int) -> np.ndarray:
-    """One picture as its base crop and the crops of its grid, row by row.
+def cut_crops(picture_HWC: Pixels, pinpoints: Pinpoints | None, side: int) -> Pixels:
+    """Cut one picture into its base crop and the crops of its grid, row by row.
 
     uint8 ``[H, W, 3]`` -> uint8 ``[1 + columns x rows, side, side, 3]``. Everything is resized with Pillow's bicubic
-    filter. Raises ``ValueError`` for what is no picture, or for ``pinpoints`` as :func:`parse_pinpoints` does.
+    filter. Raises ``ValueError`` for what is not a picture, or for ``pinpoints`` as :func:`parse_pinpoints` does.
     """
     if picture_HWC.dtype != np.uint8 or picture_HWC.ndim != 3 or picture_HWC.shape[-1] != 3 or 0 in picture_HWC.shape:
-        raise ValueError(
-            f"a picture must be uint8 [H, W, 3] and not empty, got {picture_HWC.dtype}{list(picture_HWC.shape)}"
-        )
+        raise ValueError(f"a picture must be uint8 [H, W, 3] and not empty, got {describe_array(picture_HWC)}")
     picture = Image.fromarray(picture_HWC)
     canvas = np.asarray(_fit(picture, best_resolution(picture.size, parse_pinpoints(pinpoints, side))))
     base = np.asarray(resize_picture(picture, side, side))
@@ -101,7 +100,7 @@ def cut_crops(picture_HWC: np.ndarray, pinpoints: Pinpoints | None, side: int) -
 
 
 def _fit(picture: Image.Image, target: Size) -> Image.Image:
-    """As large as ``target`` allows, centred on black: the side that fills it exact, the other rounded up."""
+    """Resize to fit into ``target``, centred on black: one side fills it, the other is rounded up."""
     across, down = target[0] / picture.width, target[1] / picture.height
     if across < down:
         size = (target[0], min(math.ceil(picture.height * across), target[1]))

@@ -1,4 +1,4 @@
-"""What travels between stages: frames with their times, and how they are chosen and resized.
+"""Frames with their times, which frames are read, and how they are resized.
 
 Shape letters: F frames, H height, W width, C colour channels (RGB).
 """
@@ -9,36 +9,47 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from videoxl.config import Sampling
+
+Pixels = npt.NDArray[np.uint8]
+"""One picture [H, W, 3] or several [F, H, W, 3], RGB."""
+Times = npt.NDArray[np.float64]
+"""Seconds, [F]."""
+Numbers = npt.NDArray[np.int64]
+"""Whole numbers, such as frame numbers [F]."""
+TimedPicture = tuple[Pixels, float, int]
+"""(pixels [H, W, 3], seconds, frame number)."""
 
 ResizeMode = Literal["stretch", "pad", "crop"]
 RESIZE_MODES: tuple[ResizeMode, ...] = ("stretch", "pad", "crop")
 
 
-def _describe(array: np.ndarray) -> str:
+def describe_array(array: npt.NDArray[np.generic]) -> str:
+    """Type and shape, such as ``uint8[2, 4, 6, 3]``."""
     return f"{array.dtype}{list(array.shape)}"
 
 
 @dataclass(frozen=True, repr=False)
 class Frames:
-    """Pictures that are never parted from their times. Raises ``ValueError`` when the parts do not belong together."""
+    """Pictures with their times. Raises ``ValueError`` when shapes or types do not fit."""
 
-    pixels_FHWC: np.ndarray
+    pixels_FHWC: Pixels
     """uint8 [F, H, W, 3], RGB."""
-    timestamps_F: np.ndarray
+    timestamps_F: Times
     """float64 [F], seconds from the start of the video, never descending."""
-    indices_F: np.ndarray
+    indices_F: Numbers
     """int64 [F], frame numbers in presentation order, from 0."""
 
     def __post_init__(self) -> None:
         pixels, times, indices = self.pixels_FHWC, self.timestamps_F, self.indices_F
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise ValueError(f"pixels_FHWC must be uint8 [F, H, W, 3], got {_describe(pixels)}")
+            raise ValueError(f"pixels_FHWC must be uint8 [F, H, W, 3], got {describe_array(pixels)}")
         if times.dtype != np.float64 or times.shape != pixels.shape[:1]:
-            raise ValueError(f"timestamps_F must be float64 [{len(pixels)}], got {_describe(times)}")
+            raise ValueError(f"timestamps_F must be float64 [{len(pixels)}], got {describe_array(times)}")
         if indices.dtype != np.int64 or indices.shape != pixels.shape[:1]:
-            raise ValueError(f"indices_F must be int64 [{len(pixels)}], got {_describe(indices)}")
+            raise ValueError(f"indices_F must be int64 [{len(pixels)}], got {describe_array(indices)}")
         if not np.isfinite(times).all() or (np.diff(times) < 0).any():
             raise ValueError("timestamps_F must be finite and in ascending order")
 
@@ -47,15 +58,15 @@ class Frames:
 
     def __repr__(self) -> str:
         span = f", {self.timestamps_F[0]:.2f}-{self.timestamps_F[-1]:.2f} s" if len(self) else ""
-        return f"Frames({_describe(self.pixels_FHWC)}{span})"
+        return f"Frames({describe_array(self.pixels_FHWC)}{span})"
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Target size of each frame, with Pillow's bicubic filter, bit for bit.
+    """Size of each frame after resizing with Pillow's bicubic filter.
 
-    ``stretch`` ignores the aspect ratio (SigLIP); ``pad`` first pads to a square with grey (127, 127, 127) (still
-    pictures of Video-XL-2); ``crop`` brings the shortest edge to the size and cuts out the centre (CLIP).
+    ``stretch`` ignores the aspect ratio (SigLIP). ``pad`` first pads to a square with grey 127, 127, 127 (still
+    pictures of Video-XL-2). ``crop`` resizes the shortest edge to the size and cuts out the centre (CLIP).
     """
 
     height: int
@@ -76,9 +87,9 @@ class Resize:
 class Selection:
     """Which frames will be read."""
 
-    indices_F: np.ndarray
+    indices_F: Numbers
     """int64 [F], frame numbers in presentation order, never descending; a number may occur more than once."""
-    timestamps_F: np.ndarray
+    timestamps_F: Times
     """float64 [F], seconds from the start of the video."""
     note: str | None = None
     """What a user should know about the choice, e.g. that a limit made it sparser than asked."""
@@ -89,14 +100,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class OpenSelection(Selection):
-    """A choice made while frames arrive, for inputs whose length is not known: its two arrays are empty."""
+    """Frames are chosen while they arrive, since the input's length is not known. Both arrays are empty."""
 
     sampling: Sampling = field(default_factory=Sampling)
-    """The rule each arriving frame is judged by."""
+    """Which of the arriving frames are chosen."""
     whole_groups_of: int = 1
-    """The number of frames handed out is a multiple of this (unless fewer arrive altogether)."""
+    """The number of chosen frames is a multiple of this, unless fewer arrive."""
 
 
-def no_frames() -> tuple[np.ndarray, np.ndarray]:
+def no_frames() -> tuple[Numbers, Times]:
     """Empty ``(indices_F, timestamps_F)``."""
     return np.empty(0, np.int64), np.empty(0, np.float64)

@@ -1,11 +1,11 @@
-"""What is known about a video, and what a video may cost."""
+"""What is known about a video, and how much one video may take."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 LEAST_MEMORY = 2**30
+"""Bytes: with less, a decoder process cannot start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,43 +23,43 @@ class VideoInfo:
     frames: int | None
     """Frames that can be shown."""
     codec: str
-    """FFmpeg's name of the codec, or what kind of pictures came in."""
+    """FFmpeg's name of the codec, or the kind of pictures."""
     container: str
-    """FFmpeg's name of the container, or where the pictures came from."""
+    """FFmpeg's name of the container, or where the pictures come from."""
     rotation: int = 0
-    """Degrees counter-clockwise by which stored pictures are turned before they are handed out."""
+    """Degrees counter-clockwise by which stored pictures are turned."""
     stream: int = 0
-    """Number of the chosen stream in its container."""
+    """Number of the stream that is read, in its container."""
     variable_rate: bool = False
-    """Whether frame times leave a constant-rate clock."""
+    """Whether frames come at uneven times."""
     reader: str = "memory"
-    """What decodes: a name of :data:`READERS`, or ``memory``."""
+    """Which library decodes: a name in :data:`READERS`, or ``memory``."""
     reader_reason: str = "the pictures are already decoded"
     """Why this reader was chosen."""
     warnings: tuple[str, ...] = ()
     """What was found wrong or unusual when the video was opened."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """All fields as JSON-ready values."""
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoLimits:
-    """What one video may cost. Raise a limit when you trust the file."""
+    """How much one video may take. Raise a limit when you trust the file."""
 
     max_pixels: int = 33_177_600
     """Largest picture, height x width (default 8K UHD)."""
     max_frames_walked: int = 2_000_000
-    """Most coded frames of a file that are looked at (about 18 hours at 30 fps)."""
+    """Largest number of coded frames in a file (about 18 hours at 30 fps)."""
     max_duration: float = 12 * 3600.0
     """Longest video, in seconds."""
     stall_seconds: float = 60.0
-    """The decoder process is stopped when it is silent this long; time spent by the caller does not count."""
+    """The decoder process is stopped when nothing comes from it for this long; the caller's own time does not count."""
     cpu_seconds: int = 24 * 3600
-    """Processor time the decoder process may use."""
+    """Processor time, in seconds, that the decoder process may use."""
     memory_bytes: int = 4 * 2**30
-    """Address space of the decoder process, at least 1 GiB."""
+    """Address space, in bytes, of the decoder process: at least 1 GiB."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

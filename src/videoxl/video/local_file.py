@@ -1,7 +1,7 @@
-"""Opening a local file safely, and saying what it is when it is no video.
+"""Opens a local file safely, and says what it is when it is not a video.
 
-The file is opened here, once, and only its descriptor goes on: FFmpeg never sees a name, so no name can be a
-protocol, a pattern or a playlist, and a pipe cannot block the open.
+The file is opened here, once, and only its descriptor is passed on. FFmpeg never sees a name, so no name can be a
+protocol, a pattern or a playlist, and a pipe cannot block.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STILL_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*"
 
 @dataclass
 class LocalFile:
-    """An open regular file: its descriptor, its name for messages, its first bytes."""
+    """An open regular file: its descriptor, its name in messages, its first bytes."""
 
     fd: int
     name: str
@@ -41,17 +41,17 @@ class LocalFile:
     mtime_ns: int
 
     def changed(self) -> bool:
-        """Whether size or modification time differ from when it was opened."""
+        """Whether its size or modification time has changed since it was opened."""
         now = os.fstat(self.fd)
         return (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns)
 
     def __post_init__(self) -> None:
         self.close = weakref.finalize(self, os.close, self.fd)
-        """Close the descriptor, at the latest with this object; again is fine."""
+        """Close the descriptor. May be called more than once; this object does it at its end."""
 
 
 def open_local(path: str | os.PathLike[str]) -> LocalFile:
-    """Open a regular, non-empty file for reading. Raises ``VideoError`` saying what is there instead."""
+    """Open a regular file that is not empty. Raises ``VideoError`` that says what is there instead."""
     name = display_name(path)
     text = os.fspath(path)
     if isinstance(text, str) and _URL.match(text):
@@ -87,7 +87,7 @@ def _inspect(fd: int, name: str) -> LocalFile:
 
 
 def display_name(path: str | os.PathLike[str]) -> str:
-    """The last part of a path on one line, printable whatever its bytes are; a long one is shortened."""
+    """The last part of a path, printable and on one line whatever its bytes are; a long one is shortened."""
     text = os.fspath(path)
     text = os.fsdecode(text)
     name = text if _URL.match(text) else Path(text).name or text
@@ -98,12 +98,12 @@ def display_name(path: str | os.PathLike[str]) -> str:
 
 def refuse_other_kinds(file: LocalFile) -> None:
     """Raise ``VideoError`` when the first bytes are those of a playlist, a script, a web page or plain text."""
-    verdict = _verdict(file.head)
-    if verdict:
-        raise VideoError(f"{file.name}: {verdict[1]}", code=verdict[0])
+    reason = _why_not_a_video(file.head)
+    if reason:
+        raise VideoError(f"{file.name}: {reason[1]}", code=reason[0])
 
 
-def _verdict(head: bytes) -> tuple[VideoErrorCode, str] | None:
+def _why_not_a_video(head: bytes) -> tuple[VideoErrorCode, str] | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
     only_points = "only points at other media and is not opened; give the media file itself"
     if start.startswith(b"#extm3u"):
@@ -116,7 +116,7 @@ def _verdict(head: bytes) -> tuple[VideoErrorCode, str] | None:
         return "unsupported_container", f"a DASH manifest {only_points}"
     if re.match(rb"(webvtt|\d+\r?\n\d+:\d\d:\d\d)", start):
         return "unsupported_container", "a subtitle file holds no pictures; give the video it belongs to"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # still WebP pictures never come here
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # a still WebP picture is opened as a picture before this
         return "unsupported_container", "animated WebP is not supported; convert it to mp4, webm or gif first"
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")):
         what = "an XML document" if start.startswith(b"<?xml") else "an HTML page"
@@ -135,21 +135,21 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a character cut at the end
+        if error.start < len(head) - 3:  # otherwise the head ends in the middle of a character
             return False
         text = head[: error.start].decode("utf-8")
     return all(c.isprintable() or c in "\r\n\t\f" for c in text)
 
 
 def is_still_picture(head: bytes) -> bool:
-    """Whether these first bytes begin a still picture that Pillow reads (an animated PNG or WebP is a video)."""
+    """Whether a file that begins so is a still picture for Pillow (an animated PNG or WebP is a video)."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return not (head[12:16] == b"VP8X" and head[20] & 0x02)
     return head.startswith(_STILL_MAGIC) and not (head.startswith(b"\x89PNG") and b"acTL" in head)
 
 
 def mp4_complaint(file: LocalFile) -> str | None:
-    """Why an MP4 or MOV cannot be opened, read from its outermost boxes: missing index, or cut off. None if neither."""
+    """Why an MP4 or MOV cannot be opened: its index is missing, or it is cut off. None if neither is true."""
     if file.head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return None
     offset, found = 0, set()
@@ -172,7 +172,7 @@ def mp4_complaint(file: LocalFile) -> str | None:
 
 
 def file_digest(fd: int) -> str:
-    """Tells files apart without reading them whole: sha256 over the size and the first and last MiB."""
+    """Sha256 over the size and the first and last MiB: tells files apart without reading them whole."""
     size = os.fstat(fd).st_size
     total = hashlib.sha256(str(size).encode())
     total.update(os.pread(fd, DIGEST_BYTES, 0))

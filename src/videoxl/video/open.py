@@ -1,28 +1,60 @@
-"""One function that opens whatever a user has."""
+"""Opens a video of any kind, and chooses what decodes it."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from videoxl.errors import MissingDependencyError
 from videoxl.video.decoder.source import FileSource
 from videoxl.video.info import VideoLimits
 from videoxl.video.local_file import is_still_picture, open_local, refuse_other_kinds
-from videoxl.video.pictures import bad_frames, open_array, open_pictures, open_still, pictures_in
-from videoxl.video.readers import choose_reader
+from videoxl.video.pictures import Tensor, bad_frames, open_array, open_pictures, open_still, pictures_in
 from videoxl.video.source import VideoSource
 from videoxl.video.stream import StreamSource
 
 DEFAULT_LIMITS = VideoLimits()
+READER_VARIABLE = "VIDEOXL_VIDEO_READER"
+"""Environment variable that names the reader of every file."""
+
+
+def _pyav() -> str:
+    return f"PyAV {importlib.metadata.version('av')}: exact frame times, tolerates damage, brings its own FFmpeg"
+
+
+def _torchcodec() -> str:
+    if importlib.util.find_spec("torchcodec") is None:
+        raise MissingDependencyError(
+            "reader='torchcodec' needs the torchcodec package and FFmpeg libraries: pip install 'videoxl[torchcodec]', "
+            "or use reader='pyav'"
+        )
+    return f"torchcodec {importlib.metadata.version('torchcodec')}: frame index by PyAV, pictures by torchcodec"
+
+
+READERS: dict[str, Callable[[], str]] = {"pyav": _pyav, "torchcodec": _torchcodec}
+"""Name -> function that describes the reader, or raises ``MissingDependencyError``."""
+
+
+def choose_reader(name: str = "auto") -> tuple[str, str]:
+    """(name, reason). ``auto`` is PyAV unless the environment variable ``VIDEOXL_VIDEO_READER`` names another."""
+    origin = "asked for"
+    if name == "auto":
+        name, origin = os.environ.get(READER_VARIABLE, "auto"), f"set by {READER_VARIABLE}"
+    if name == "auto":
+        name, origin = "pyav", "default"
+    if name not in READERS:
+        raise ValueError(f"unknown reader {name!r}; available: auto, {', '.join(READERS)}")
+    return name, f"{origin}; {READERS[name]()}"
 
 
 def open_video(
-    video: Any,
+    video: object,
     *,
     fps: float | None = None,
     timestamps: Sequence[float] | None = None,
@@ -37,9 +69,9 @@ def open_video(
     single picture file or Pillow image; a numpy array or torch tensor [F, H, W, 3] or [F, 3, H, W] (uint8, or floating
     point in 0..1); or an iterator of (frame, seconds) pairs. URLs are not opened: download them first.
 
-    ``fps`` or ``timestamps`` (seconds) give pictures their times; default one a second. Files know their own.
-    ``stream`` picks a video stream of a file by number, ``reader`` its decoder (see :data:`READERS`). With ``strict``
-    a video of which part cannot be read is refused instead of warned about.
+    ``fps`` or ``timestamps`` (seconds) give pictures their times; default one a second. Files have times of their own.
+    ``stream`` chooses a video stream of a file by number, ``reader`` what decodes it (see :data:`READERS`). With
+    ``strict`` a video of which a part cannot be read is refused instead of warned about.
 
     Raises ``VideoError`` (see its ``code``), ``VideoNotFoundError``, ``MissingDependencyError``.
     """
@@ -49,7 +81,7 @@ def open_video(
         raise bad_frames("bytes are not accepted as a video: give a path, an array or frames")
     if isinstance(video, Image.Image):
         return open_still(video, limits, "picture")
-    if isinstance(video, np.ndarray) or hasattr(video, "detach"):
+    if isinstance(video, np.ndarray | Tensor):
         return open_array(video, fps, timestamps)
     if isinstance(video, Sequence):
         return open_pictures(video, fps, timestamps, limits, f"list of {len(video)} pictures")
@@ -89,5 +121,5 @@ def _open_path(
 def _is_folder(path: str | os.PathLike[str]) -> bool:
     try:
         return os.path.isdir(path)
-    except ValueError:  # a NUL in the name; opening it says so
+    except ValueError:  # a NUL in the name: opening the file says so
         return False

@@ -1,33 +1,46 @@
-"""Videos that are already pictures: arrays, tensors, picture files, folders of them, and single stills."""
+"""Videos that are pictures already: arrays, tensors, picture files, folders of them, and single still pictures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from videoxl.errors import VideoError
-from videoxl.video.frames import Frames, Resize, Selection
+from videoxl.video.frames import Frames, Pixels, Resize, Selection, TimedPicture, Times
 from videoxl.video.info import VideoInfo, VideoLimits
 from videoxl.video.resize import resize_pixels
-from videoxl.video.selection import Timeline
+from videoxl.video.sampling import Timeline
 from videoxl.video.source import VideoSource, batches, check_batch_frames
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """A torch tensor, as far as it is used here: torch is not imported."""
+
+    def detach(self) -> Tensor: ...
+    def cpu(self) -> Tensor: ...
+    def float(self) -> Tensor: ...
+    def is_floating_point(self) -> bool: ...
+    def numpy(self) -> npt.NDArray[np.generic]: ...
+
 
 PICTURE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"])
 
 
 class PictureSource(VideoSource):
-    """Pictures fetched one by one by number, each with its time."""
+    """Pictures with times, fetched one by one by number."""
 
     def __init__(
         self,
         name: str,
-        fetch: Callable[[int], np.ndarray],
-        times_F: np.ndarray,
+        fetch: Callable[[int], Pixels],
+        times_F: Times,
         *,
         fps: float | None,
         kind: tuple[str, str],
@@ -35,7 +48,7 @@ class PictureSource(VideoSource):
     ) -> None:
         self.name = name
         self._fetch = fetch
-        self.times_F: np.ndarray = times_F
+        self.times_F: Times = times_F
         self.is_still = is_still
         self.warnings = []
         height, width = fetch(0).shape[:2]
@@ -55,14 +68,14 @@ class PictureSource(VideoSource):
         check_batch_frames(batch_frames)
         return batches(self._pictures(selection, resize), batch_frames)
 
-    def _pictures(self, selection: Selection, resize: Resize | None) -> Iterator[tuple[np.ndarray, float, int]]:
+    def _pictures(self, selection: Selection, resize: Resize | None) -> Iterator[TimedPicture]:
         for number, seconds in zip(selection.indices_F.tolist(), selection.timestamps_F.tolist()):
             pixels = self._fetch(number)
             yield (resize_pixels(pixels, resize) if resize else pixels), seconds, number
 
 
-def open_array(array: Any, fps: float | None, timestamps: Sequence[float] | None) -> PictureSource:
-    """``array``: numpy or torch [F, H, W, 3] or [F, 3, H, W], uint8, or floating point in 0..1."""
+def open_array(array: object, fps: float | None, timestamps: Sequence[float] | None) -> PictureSource:
+    """Open a numpy array or torch tensor [F, H, W, 3] or [F, 3, H, W]: uint8, or floating point in 0..1."""
     frames = _as_numpy(array)
     if frames.ndim != 4 or 3 not in (frames.shape[-1], frames.shape[1]) or 0 in frames.shape:
         raise bad_frames(f"frames must be shaped [F, H, W, 3] or [F, 3, H, W] and not empty, got {list(frames.shape)}")
@@ -74,17 +87,17 @@ def open_array(array: Any, fps: float | None, timestamps: Sequence[float] | None
 
 
 def open_pictures(
-    pictures: Sequence[Any], fps: float | None, timestamps: Sequence[float] | None, limits: VideoLimits, name: str
+    pictures: Sequence[object], fps: float | None, timestamps: Sequence[float] | None, limits: VideoLimits, name: str
 ) -> PictureSource:
-    """``pictures``: paths, Pillow images or [H, W, 3] arrays, in order; mixed sizes are allowed."""
+    """Open paths, Pillow images or arrays [H, W, 3], in order; sizes may differ."""
     if len(pictures) == 0:
         raise bad_frames(f"{name} holds no pictures")
     times = frame_times(len(pictures), fps, timestamps)
     return PictureSource(name, lambda i: load_picture(pictures[i], limits), times, fps=fps, kind=("pictures", "list"))
 
 
-def open_still(picture: Any, limits: VideoLimits, name: str) -> PictureSource:
-    """One picture: one frame at 0.0 s."""
+def open_still(picture: object, limits: VideoLimits, name: str) -> PictureSource:
+    """Open one picture: one frame at 0.0 s."""
     pixels = load_picture(picture, limits)
     times = np.zeros(1, np.float64)
     return PictureSource(name, lambda _: pixels, times, fps=None, kind=("picture", "still"), is_still=True)
@@ -101,8 +114,8 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def frame_times(count: int, fps: float | None, timestamps: Sequence[float] | None) -> np.ndarray:
-    """float64 [count] from explicit times, or from a rate (default one frame a second)."""
+def frame_times(count: int, fps: float | None, timestamps: Sequence[float] | None) -> Times:
+    """Times of ``count`` pictures, float64 [count]: as given, or at a rate (default one frame a second)."""
     if timestamps is None:
         if fps is not None and not (0 < fps < float("inf")):
             raise bad_frames(f"fps must be a finite number above 0, got {fps!r}")
@@ -123,8 +136,8 @@ def frame_times(count: int, fps: float | None, timestamps: Sequence[float] | Non
     return times
 
 
-def load_picture(picture: Any, limits: VideoLimits) -> np.ndarray:
-    """A path, a Pillow image or an array -> uint8 [H, W, 3]. Transparent parts become black."""
+def load_picture(picture: object, limits: VideoLimits) -> Pixels:
+    """Load a path, a Pillow image or an array as uint8 [H, W, 3]. Transparent parts become black."""
     if isinstance(picture, (str, Path)):
         return _load_file(Path(picture), limits)
     if isinstance(picture, Image.Image):
@@ -137,7 +150,7 @@ def load_picture(picture: Any, limits: VideoLimits) -> np.ndarray:
     return to_rgb8(pixels)
 
 
-def _load_file(path: Path, limits: VideoLimits) -> np.ndarray:
+def _load_file(path: Path, limits: VideoLimits) -> Pixels:
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -152,7 +165,7 @@ def _load_file(path: Path, limits: VideoLimits) -> np.ndarray:
         raise bad_frames(f"{path}: not a readable picture ({error})") from error
 
 
-def _flatten(image: Image.Image) -> np.ndarray:
+def _flatten(image: Image.Image) -> Pixels:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
@@ -160,19 +173,18 @@ def _flatten(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _as_numpy(value: Any) -> np.ndarray:
-    """numpy array from anything array-like; a torch tensor is recognised by what it can do, torch is not imported."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
+def _as_numpy(value: object) -> npt.NDArray[np.generic]:
+    if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value
         return np.asarray(value.numpy())
     if isinstance(value, np.ndarray):
         return value
-    raise bad_frames(f"a {type(value).__name__} is no picture: give paths, Pillow images, numpy arrays or tensors")
+    raise bad_frames(f"a {type(value).__name__} is not a picture: give paths, Pillow images, numpy arrays or tensors")
 
 
-def to_rgb8(pixels: np.ndarray) -> np.ndarray:
-    """uint8 as it is; floating point in 0..1 rounded to 0..255."""
+def to_rgb8(pixels: npt.NDArray[np.generic]) -> Pixels:
+    """Pixels as uint8: floating point in 0..1 is rounded to 0..255. Raises ``VideoError`` ``bad_frames``."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
     if not np.issubdtype(pixels.dtype, np.floating):

@@ -8,10 +8,9 @@ dimension each leave it no choice. Everything in this package that resizes pictu
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from videoxl.video.frames import Resize
+from videoxl.video.frames import Pixels, Resize
 
 PAD_COLOUR = (127, 127, 127)
 
@@ -23,7 +22,7 @@ def resize_picture(picture: Image.Image, width: int, height: int) -> Image.Image
     )
 
 
-def resize_pixels(pixels_HWC: npt.NDArray[np.uint8], resize: Resize) -> npt.NDArray[np.uint8]:
+def resize_pixels(pixels_HWC: Pixels, resize: Resize) -> Pixels:
     """Resize uint8 [H, W, 3] to uint8 [resize.height, resize.width, 3]."""
     picture = Image.fromarray(pixels_HWC)
     if resize.mode == "crop":

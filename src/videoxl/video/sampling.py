@@ -1,19 +1,140 @@
-"""Frame numbers from rates and counts: pure functions, no video needed.
+"""Which frames are read: from :class:`Sampling` and the times of all frames to frame numbers.
 
-``released_indices`` and ``uniform_indices`` give exactly the numbers of the released models' own loaders, including
-Python's rounding to even; they refuse with ``ValueError`` where those loaders fail.
+:func:`released_indices` and :func:`uniform_indices` give exactly the numbers of the released models' own loaders,
+including Python's rounding to even; they raise ``ValueError`` where those loaders fail.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-ALMOST = 1e-6  # of a tick: times come from a file's clock and carry rounding noise
+from videoxl.config import Sampling
+from videoxl.errors import VideoError
+from videoxl.video.frames import Numbers, Selection, Times
+
+ALMOST = 1e-6
+"""Share of a tick by which a time may miss it: times in files are rounded."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown."""
+
+    times_F: Times
+    """float64 [F], seconds, ascending, at least one."""
+    end: float
+    """Seconds when the last frame leaves the screen."""
+    fps: float
+    """Frames per second (mean)."""
+    variable_rate: bool
+    """Whether frames come at uneven times, so that ``frame number / fps`` is not a frame's time."""
+
+    @classmethod
+    def from_times(cls, times_F: Times, declared_fps: float | None = None) -> Timeline:
+        """Measure the rate. A declared rate is kept, for its digits, if it fits the times within 1 %."""
+        if len(times_F) < 2 or times_F[-1] <= times_F[0]:
+            fps = declared_fps or 1.0
+            return cls(times_F, float(times_F[-1]) + 1 / fps, fps, False)
+        measured = (len(times_F) - 1) / float(times_F[-1] - times_F[0])
+        fits = declared_fps is not None and abs(declared_fps / measured - 1) < 0.01
+        fps = declared_fps if fits and declared_fps else measured
+        straight = np.linspace(times_F[0], times_F[-1], len(times_F))
+        variable = bool(np.abs(times_F - straight).max() > 1 / measured + 0.002)
+        last_gap = float(np.median(np.diff(times_F)[-5:])) if variable else 1 / fps
+        return cls(times_F, float(times_F[-1]) + last_gap, fps, variable)
+
+
+def select_frames(timeline: Timeline, sampling: Sampling, whole_groups_of: int = 1) -> Selection:
+    """Apply ``sampling``. Raises ``VideoError`` ``no_frames_selected`` when that leaves no frame.
+
+    ``whole_groups_of=4`` drops the last frames that do not fill a group, as the released full-prefill loader does; but
+    all frames are kept when they do not fill one group (there the released loader fails).
+    """
+    notes = []
+    if sampling.indices is not None:
+        indices = _named_numbers(timeline, sampling.indices)
+    elif sampling.times is not None:
+        indices = _named_times(timeline, sampling.times)
+    else:
+        first, last = _range(timeline, sampling)
+        if sampling.num_frames is not None:
+            indices = uniform_indices(last - first, sampling.num_frames) + first
+        else:
+            indices, note = _at_rate(timeline, sampling, first, last)
+            notes += [note] if note else []
+    whole = keep_whole_groups(indices, whole_groups_of)
+    if 0 < len(whole) < len(indices):
+        if sampling.num_frames or sampling.indices or sampling.times:
+            notes.append(f"the last {len(indices) - len(whole)} of {len(indices)} frames do not fill a group of "
+                         f"{whole_groups_of} and are left out")  # fmt: skip
+        indices = whole
+    return Selection(indices, timeline.times_F[indices], "; ".join(notes) or None)
+
+
+def _named_numbers(timeline: Timeline, numbers: tuple[int, ...]) -> Numbers:
+    count = len(timeline.times_F)
+    if numbers[-1] >= count:
+        raise VideoError(
+            f"frame {numbers[-1]} was asked for, but the video has {count} frames: give numbers from 0 to {count - 1}",
+            code="no_frames_selected",
+        )
+    return np.array(numbers, np.int64)
+
+
+def _named_times(timeline: Timeline, times: tuple[float, ...]) -> Numbers:
+    if times[-1] > timeline.end:
+        raise VideoError(
+            f"the frame at {times[-1]:g} s was asked for, but the video ends at {timeline.end:.2f} s",
+            code="no_frames_selected",
+        )
+    return frames_at(timeline.times_F, np.array(times, np.float64))
+
+
+def _range(timeline: Timeline, sampling: Sampling) -> tuple[int, int]:
+    """Frame numbers [first, last) of ``start``..``end``; where no frame begins in there, the one on screen then."""
+    start = sampling.start or 0.0
+    if start >= timeline.end:
+        raise VideoError(
+            f"start={start:g} s lies after the end of the video, which lasts {timeline.end:.2f} s",
+            code="no_frames_selected",
+        )
+    first = int(np.searchsorted(timeline.times_F, start))
+    last = len(timeline.times_F) if sampling.end is None else int(np.searchsorted(timeline.times_F, sampling.end))
+    if first < last:
+        return first, last
+    on_screen = int(frames_at(timeline.times_F, np.array([start]))[0])
+    return on_screen, on_screen + 1
+
+
+def _at_rate(timeline: Timeline, sampling: Sampling, first: int, last: int) -> tuple[Numbers, str | None]:
+    fps = float(sampling.fps or Sampling.DEFAULT_FPS)
+    most = sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
+    times_F = timeline.times_F[first:last]
+    end = float(timeline.times_F[last]) if last < len(timeline.times_F) else timeline.end
+    if timeline.variable_rate:
+        indices = clock_indices(times_F, end, fps, sampling.max_fps, most)
+        wanted = len(clock_indices(times_F, end, fps, None, len(times_F)))
+    else:
+        # A rate above the video's own means every frame. Capping the rates there changes no other result.
+        own = timeline.fps
+        densest = None if sampling.max_fps is None else min(sampling.max_fps, own)
+        indices = released_indices(last - first, own, min(fps, own), densest, most)
+        wanted = len(released_indices(last - first, own, min(fps, own), None, 0))
+    if wanted <= most:
+        return indices + first, None
+    true_fps = len(indices) / max(end - float(times_F[0]), 1e-9)
+    note = f"{wanted} frames at {fps} fps exceed max_frames={most}: sampled evenly at {true_fps:.2g} fps"
+    return indices + first, note
+
+
+# ------------------------------------------------------------------------------------------ frame numbers by themselves
 
 
 def released_indices(
     total_frames: int, average_fps: float, fps: float, max_fps: float | None, max_frames: int
-) -> np.ndarray:
+) -> Numbers:
     """Frame numbers at ``fps``, up to ``max_fps`` while ``max_frames`` allows, or spread evenly above ``max_frames``.
 
     ``max_frames=0`` means no cap (and then no densening). Returns int64 [F], ascending. Raises ``ValueError`` when the
@@ -40,7 +161,7 @@ def _step(average_fps: float, fps: float) -> int:
     return step
 
 
-def uniform_indices(total_frames: int, count: int) -> np.ndarray:
+def uniform_indices(total_frames: int, count: int) -> Numbers:
     """``count`` frame numbers from the first to the last, truncated; numbers repeat when the video has fewer frames.
 
     Returns int64 [count], never descending.
@@ -50,22 +171,22 @@ def uniform_indices(total_frames: int, count: int) -> np.ndarray:
     return np.linspace(0, total_frames - 1, count, dtype=np.int64)
 
 
-def keep_whole_groups(indices_F: np.ndarray, group: int) -> np.ndarray:
-    """Without the trailing frames that do not fill a group of ``group``; may be empty."""
+def keep_whole_groups(indices_F: Numbers, group: int) -> Numbers:
+    """Drop the last frames that do not fill a group of ``group``; may be empty."""
     return indices_F[: len(indices_F) // group * group]
 
 
-def frames_at(times_F: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def frames_at(times_F: Times, seconds: Times) -> Numbers:
     """For each moment the number of the frame on screen: the last that began by then (before the first: the first)."""
     return np.maximum(np.searchsorted(times_F, seconds + ALMOST, side="right") - 1, 0).astype(np.int64)
 
 
-def clock_indices(times_F: np.ndarray, end: float, fps: float, max_fps: float | None, max_frames: int) -> np.ndarray:
-    """``released_indices`` on a constant-rate clock, for videos whose frames come at uneven times.
+def clock_indices(times_F: Times, end: float, fps: float, max_fps: float | None, max_frames: int) -> Numbers:
+    """:func:`released_indices` for videos whose frames come at uneven times.
 
-    The clock starts at ``times_F[0]`` and stops at ``end``; each tick takes the frame on screen and no frame is taken
-    twice. Work and memory grow with the number of frames, never with the number of ticks, so a day without a new
-    frame costs nothing. Returns int64 [F], ascending, at least one.
+    A clock ticks from ``times_F[0]`` to ``end``. Each tick takes the frame on screen, and no frame is taken twice. Time
+    and memory grow with the number of frames, not of ticks, so a day without a new frame costs nothing. Returns int64
+    [F], ascending, at least one.
     """
     indices = _frames_with_a_tick(times_F, end, fps)
     if max_fps is not None:
@@ -77,8 +198,8 @@ def clock_indices(times_F: np.ndarray, end: float, fps: float, max_fps: float | 
     return indices
 
 
-def _frames_with_a_tick(times_F: np.ndarray, end: float, fps: float) -> np.ndarray:
-    """Frame i is on screen in [t_i, t_i+1): it is taken when a whole number of ticks falls in there."""
+def _frames_with_a_tick(times_F: Times, end: float, fps: float) -> Numbers:
+    """Frame i is on screen from t_i to t_i+1: it is taken when a tick lies in between."""
     begins = (times_F - times_F[0]) * fps - ALMOST
     ends = np.append(begins[1:], (end - times_F[0]) * fps - ALMOST)
     taken = np.ceil(begins) < ends

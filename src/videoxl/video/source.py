@@ -12,12 +12,12 @@ import numpy as np
 
 from videoxl.config import Sampling
 from videoxl.errors import PartialVideoWarning, VideoError
-from videoxl.video.frames import Frames, Resize, Selection
+from videoxl.video.frames import Frames, Resize, Selection, TimedPicture, Times
 from videoxl.video.info import VideoInfo
-from videoxl.video.selection import Timeline, select_frames
+from videoxl.video.sampling import Timeline, select_frames
 
 BATCH_BYTES = 256 * 2**20
-"""A batch of unresized pictures holds no more than this, whatever ``batch_frames`` says."""
+"""A batch holds no more bytes than this, whatever ``batch_frames`` is."""
 
 
 class VideoSource(ABC):
@@ -27,20 +27,20 @@ class VideoSource(ABC):
     """
 
     name: str
-    """What to call this video in messages."""
+    """Name of this video in messages."""
     info: VideoInfo
     """What is known about it."""
-    times_F: np.ndarray | None
+    times_F: Times | None
     """float64 [F]: when each frame is shown, in seconds from the first frame. None when not known beforehand."""
     is_still: bool = False
     """Whether this is a single still picture."""
     digest: str | None = None
-    """Tells files apart: sha256 over size, first and last MiB. None for what is no file."""
+    """sha256 over the size and the first and last MiB of the file. None where there is no file."""
     warnings: list[str]
-    """What was found wrong so far, when opening and while reading."""
+    """What was found wrong so far, while opening and reading."""
 
     def select(self, sampling: Sampling, *, whole_groups_of: int = 1) -> Selection:
-        """Choose frames. Raises ``VideoError`` ``no_frames_selected`` when the asked range holds none."""
+        """Choose frames. Raises ``VideoError`` ``no_frames_selected`` when there is none in the range."""
         if self.times_F is None:
             raise NotImplementedError(f"{type(self).__name__} has no frame times and must choose frames itself")
         timeline = Timeline.from_times(self.times_F, self.info.fps)
@@ -57,7 +57,7 @@ class VideoSource(ABC):
         """
 
     def close(self) -> None:  # noqa: B027  (most inputs hold nothing)
-        """Give back what the source holds. May be called more than once."""
+        """Release what the source holds. May be called more than once."""
 
     def __enter__(self) -> Self:
         return self
@@ -85,20 +85,20 @@ def check_batch_frames(batch_frames: int) -> None:
         raise ValueError(f"batch_frames must be a whole number of at least 1, got {batch_frames!r}")
 
 
-def batches(frames: Iterator[tuple[np.ndarray, float, int]], batch_frames: int) -> Iterator[Frames]:
-    """Group (pixels_HWC, seconds, number) into :class:`Frames`; a new size or :data:`BATCH_BYTES` ends a batch."""
-    waiting: list[tuple[np.ndarray, float, int]] = []
+def batches(frames: Iterator[TimedPicture], batch_frames: int) -> Iterator[Frames]:
+    """Group pictures into :class:`Frames`; a new size or :data:`BATCH_BYTES` ends a batch."""
+    pending: list[TimedPicture] = []
     for frame in frames:
         pixels = frame[0]
-        full = len(waiting) == batch_frames or (len(waiting) + 1) * pixels.nbytes > BATCH_BYTES
-        if waiting and (full or waiting[0][0].shape != pixels.shape):
-            yield _stack(waiting)
-            waiting = []
-        waiting.append(frame)
-    if waiting:
-        yield _stack(waiting)
+        full = len(pending) == batch_frames or (len(pending) + 1) * pixels.nbytes > BATCH_BYTES
+        if pending and (full or pending[0][0].shape != pixels.shape):
+            yield _stack(pending)
+            pending = []
+        pending.append(frame)
+    if pending:
+        yield _stack(pending)
 
 
-def _stack(frames: list[tuple[np.ndarray, float, int]]) -> Frames:
+def _stack(frames: list[TimedPicture]) -> Frames:
     pixels, times, numbers = zip(*frames)
     return Frames(np.stack(pixels), np.array(times, np.float64), np.array(numbers, np.int64))

@@ -1,23 +1,18 @@
-"""Frames that arrive one by one, from a camera or a generator: one pass, length unknown, nothing kept."""
+"""Frames that arrive one by one, from a camera or a generator: read once, of unknown length, none kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 from videoxl.config import Sampling
 from videoxl.errors import VideoError
-from videoxl.video.frames import Frames, OpenSelection, Resize, Selection, no_frames
+from videoxl.video.frames import Frames, OpenSelection, Resize, Selection, TimedPicture, no_frames
 from videoxl.video.info import VideoInfo, VideoLimits
 from videoxl.video.pictures import bad_frames, load_picture
 from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import ALMOST
 from videoxl.video.source import VideoSource, batches, check_batch_frames
-
-Timed = tuple[np.ndarray, float, int]
 
 
 class StreamSource(VideoSource):
@@ -25,7 +20,7 @@ class StreamSource(VideoSource):
 
     times_F = None
 
-    def __init__(self, pairs: Iterator[Any], limits: VideoLimits) -> None:
+    def __init__(self, pairs: Iterator[tuple[object, float]], limits: VideoLimits) -> None:
         self.name = "frame iterator"
         self.warnings = []
         self._limits = limits
@@ -39,14 +34,16 @@ class StreamSource(VideoSource):
         )
 
     def select(self, sampling: Sampling, *, whole_groups_of: int = 1) -> OpenSelection:
-        """The choice is made while frames arrive: by ``fps`` within ``start``..``end``.
+        """Frames are chosen while they arrive: at ``fps`` within ``start``..``end``.
 
-        Raises ``ValueError`` for rules that need to know the length or the frames to come.
+        Raises ``ValueError`` for settings that need the length or frames still to come.
         """
         names = ("num_frames", "max_fps", "times", "indices")
         impossible = [name for name in names if getattr(sampling, name) is not None]
         if impossible:
-            raise ValueError(f"{impossible[0]} needs a video whose length is known; thin an iterator with fps")
+            raise ValueError(
+                f"{impossible[0]} needs a video whose length is known; give fps to read fewer frames of an iterator"
+            )
         return OpenSelection(*no_frames(), "frames are chosen as they arrive", sampling, whole_groups_of)
 
     def read(self, selection: Selection, *, resize: Resize | None, batch_frames: int = 32) -> Iterator[Frames]:
@@ -56,29 +53,29 @@ class StreamSource(VideoSource):
         if self._first is None:
             raise bad_frames("the frame iterator was read before: it gives its frames only once")
         first, self._first = self._first, None
-        chosen = self._thin(self._with_first(first), selection.sampling)
+        chosen = self._at_rate(self._with_first(first), selection.sampling)
         resized = ((resize_pixels(p, resize) if resize else p, t, i) for p, t, i in chosen)
         return batches(_whole_groups(resized, selection.whole_groups_of), batch_frames)
 
-    def _with_first(self, first: Timed) -> Iterator[Timed]:
+    def _with_first(self, first: TimedPicture) -> Iterator[TimedPicture]:
         yield first
         yield from self._frames
 
-    def _checked(self, pairs: Iterator[Any]) -> Iterator[Timed]:
+    def _checked(self, pairs: Iterator[tuple[object, float]]) -> Iterator[TimedPicture]:
         before = -math.inf
         for number, pair in enumerate(pairs):
             try:
                 picture, seconds = pair
                 seconds = float(seconds)
             except (TypeError, ValueError):
-                raise bad_frames(f"item {number} of the frame iterator is no (frame, seconds) pair") from None
+                raise bad_frames(f"item {number} of the frame iterator is not a (frame, seconds) pair") from None
             if not math.isfinite(seconds) or seconds < 0 or seconds <= before:
                 raise bad_frames(f"times must be finite, 0 or more and ascend, but {seconds:g} s follows {before:g} s")
             before = seconds
             yield load_picture(picture, self._limits), seconds, number
 
-    def _thin(self, frames: Iterator[Timed], sampling: Sampling) -> Iterator[Timed]:
-        """The first frame at or after each tick of a clock that starts with the first frame in range."""
+    def _at_rate(self, frames: Iterator[TimedPicture], sampling: Sampling) -> Iterator[TimedPicture]:
+        """Yield the first frame at or after each tick of a clock that starts with the first frame in the range."""
         fps = sampling.fps or Sampling.DEFAULT_FPS
         most = sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
         start, end = sampling.start or 0.0, math.inf if sampling.end is None else sampling.end
@@ -107,14 +104,14 @@ class StreamSource(VideoSource):
             )
 
 
-def _whole_groups(frames: Iterator[Timed], group: int) -> Iterator[Timed]:
-    """Hold frames back until a group is full; a group left open at the end is dropped unless it is the only one."""
-    waiting: list[Timed] = []
-    whole = 0
+def _whole_groups(frames: Iterator[TimedPicture], group: int) -> Iterator[TimedPicture]:
+    """Yield frames group by group; a last group that is not full is dropped unless it is the only one."""
+    pending: list[TimedPicture] = []
+    groups = 0
     for frame in frames:
-        waiting.append(frame)
-        if len(waiting) == group:
-            yield from waiting
-            waiting, whole = [], whole + 1
-    if whole == 0:
-        yield from waiting
+        pending.append(frame)
+        if len(pending) == group:
+            yield from pending
+            pending, groups = [], groups + 1
+    if groups == 0:
+        yield from pending

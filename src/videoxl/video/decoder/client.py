@@ -1,4 +1,4 @@
-"""Starting, watching and ending a decoder process."""
+"""Starts a decoder process, talks to it, and ends it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ import sys
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
 
 from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.video.decoder import wire
 from videoxl.video.decoder.fork_server import NUMBER
+from videoxl.video.decoder.messages import (
+    Alive,
+    Answer,
+    Command,
+    ErrorReport,
+    FrameBatch,
+    ReadReport,
+    VideoFacts,
+    parse_answer,
+    to_json,
+)
 
 PIPE_BYTES = 2**20
 GRACE_SECONDS = 5.0
-"""For a process that was killed to be gone."""
-# An empty stand-in for the package keeps its __init__, and with it torch, out of the decoder processes.
+"""How long a killed process may take to be gone."""
+# An empty module in place of the package keeps its __init__, and with it torch, out of the decoder processes.
 _BOOT = """
 import json, sys, types
 sys.path[:] = json.loads(sys.argv[1])
@@ -42,90 +52,96 @@ class DecoderProcess:
         self._name = name
         self._stall_seconds = stall_seconds
         commands_read, self._commands = os.pipe()
-        self._messages, messages_write = os.pipe()
-        with contextlib.suppress(AttributeError, OSError):  # larger pipes are only a little faster
-            fcntl.fcntl(self._messages, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._answers, answers_write = os.pipe()
+        with contextlib.suppress(AttributeError, OSError):  # not everywhere; a larger pipe is only a little faster
+            fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
-            self._control = _start(file_fd, commands_read, messages_write)
+            self._control = _start_decoder(file_fd, commands_read, answers_write)
         except BaseException:
             os.close(self._commands)
-            os.close(self._messages)
+            os.close(self._answers)
             raise
         finally:
             os.close(commands_read)
-            os.close(messages_write)
-        self._end = weakref.finalize(self, _end, self._control, (self._commands, self._messages), os.getpid())
+            os.close(answers_write)
+        pipes = (self._commands, self._answers)
+        self._stop = weakref.finalize(self, _stop_decoder, self._control, pipes, os.getpid())
         self._pid: int | None = None
 
     @property
     def pid(self) -> int:
-        """Process number."""
+        """Number of the process."""
         if self._pid is None:
-            self._pid = _told(self._control)
+            self._pid = _receive_number(self._control)
         if self._pid is None:
-            raise self._gone("could not be started")
+            raise self._dead("could not be started")
         return self._pid
 
     def close(self) -> None:
-        """Kill the process and release its pipes. Again is fine."""
-        self._end()
+        """Kill the process and release its pipes. May be called more than once."""
+        self._stop()
 
-    def request(self, facts: dict[str, Any]) -> None:
+    def request(self, command: Command) -> None:
         """Send a command. Raises ``VideoError`` ``decoder_died``."""
-        self._check_alive()
+        self._check_open()
         try:
-            wire.send(self._commands, facts)
+            wire.send(self._commands, to_json(command))
         except wire.WireClosedError:
             raise self._died() from None
 
-    def receive(self, request: int) -> wire.Message:
-        """The next answer to ``request``; answers to older requests are dropped.
+    def receive(self, command: int) -> tuple[VideoFacts | FrameBatch | ReadReport, bytearray]:
+        """The next answer to the command of this number; answers to older commands are dropped.
 
-        Raises ``VideoError``: what the process reports, ``decode_timeout`` after silence, ``decoder_died`` when it is
-        gone or sends nonsense.
+        Raises ``VideoError``: what the process reports, ``decode_timeout`` when nothing comes in, ``decoder_died``
+        when the process is gone or sends garbage.
         """
-        self._check_alive()
+        self._check_open()
         while True:
-            try:
-                facts, payload = wire.receive(self._messages, self._stall_seconds)
-            except wire.WireTimeoutError:
-                self.close()
-                raise VideoError(
-                    f"{self._name}: decoding stood still for {self._stall_seconds:g} s and was stopped; "
-                    "the file is damaged, or raise VideoLimits(stall_seconds=...)",
-                    code="decode_timeout",
-                ) from None
-            except wire.WireClosedError:
-                raise self._died() from None
-            except wire.WireGarbageError as error:
-                raise self.nonsense(error) from None
-            if facts.get("kind") == "error" and facts.get("id") in (None, request):
-                raise self._reported(facts)
-            if facts.get("kind") != "alive" and facts.get("id", request) == request:
-                return facts, payload
+            answer, payload = self._next_answer()
+            if isinstance(answer, Alive) or answer.id != command:
+                continue
+            if isinstance(answer, ErrorReport):
+                raise self._reported(answer)
+            return answer, payload
 
-    def nonsense(self, what: Exception) -> VideoError:
-        """The error for a message that cannot be right; the process is ended, it may be in hostile hands."""
+    def _next_answer(self) -> tuple[Answer, bytearray]:
+        try:
+            text, payload = wire.receive(self._answers, self._stall_seconds)
+            return parse_answer(text), payload
+        except wire.WireTimeoutError:
+            self.close()
+            raise VideoError(
+                f"{self._name}: decoding stood still for {self._stall_seconds:g} s and was stopped; "
+                "the file is damaged, or raise VideoLimits(stall_seconds=...)",
+                code="decode_timeout",
+            ) from None
+        except wire.WireClosedError:
+            raise self._died() from None
+        except wire.WireGarbageError as error:
+            raise self.garbage(error) from None
+
+    def garbage(self, what: Exception) -> VideoError:
+        """The error for an answer that cannot be right. Kills the process, which a hostile file may have taken over."""
         self.close()
-        return VideoError(f"{self._name}: the decoder process sent nonsense ({what})", code="decoder_died")
+        return VideoError(f"{self._name}: the decoder process sent garbage ({what})", code="decoder_died")
 
-    def _check_alive(self) -> None:
-        if not self._end.alive:
+    def _check_open(self) -> None:
+        if not self._stop.alive:
             raise VideoError(f"{self._name}: is closed; open it again", code="decoder_died")
 
-    def _reported(self, facts: dict[str, Any]) -> Exception:
-        if facts["code"] == "missing_dependency":
-            return MissingDependencyError(facts["message"])
-        return VideoError(f"{self._name}: {facts['message']}", code=facts["code"])
+    def _reported(self, report: ErrorReport) -> Exception:
+        if report.code == "missing_dependency":
+            return MissingDependencyError(report.message)
+        return VideoError(f"{self._name}: {report.message}", code=report.code)
 
     def _died(self) -> VideoError:
-        pid = self.pid  # said first
-        status = _told(self._control)
+        pid = self.pid  # comes first on the control socket, then the status
+        status = _receive_number(self._control)
         if status is not None and status < 0:
-            return self._gone(f"{pid} was killed by signal {-status} ({signal.strsignal(-status)})")
-        return self._gone(f"{pid} ended with status {status}")
+            return self._dead(f"{pid} was killed by signal {-status} ({signal.strsignal(-status)})")
+        return self._dead(f"{pid} ended with status {status}")
 
-    def _gone(self, how: str) -> VideoError:
+    def _dead(self, how: str) -> VideoError:
         self.close()
         return VideoError(
             f"{self._name}: the decoder process {how}; the file is damaged or needs more memory than there is",
@@ -133,8 +149,8 @@ class DecoderProcess:
         )
 
 
-def _told(control: socket.socket) -> int | None:
-    """The next number over a control socket; ``None`` when none comes."""
+def _receive_number(control: socket.socket) -> int | None:
+    """The next number on a control socket; ``None`` when none comes."""
     control.settimeout(GRACE_SECONDS)
     try:
         data = control.recv(NUMBER.size, socket.MSG_WAITALL)
@@ -143,49 +159,52 @@ def _told(control: socket.socket) -> int | None:
     return int(NUMBER.unpack(data)[0]) if len(data) == NUMBER.size else None
 
 
-def _end(control: socket.socket, fds: tuple[int, ...], owner: int) -> None:
+def _stop_decoder(control: socket.socket, fds: tuple[int, ...], owner: int) -> None:
     for fd in fds:
         os.close(fd)
-    if os.getpid() == owner:  # a forked copy of the owner must not end the owner's decoder
+    if os.getpid() == owner:  # a program forked from the owner must not end the owner's decoder
         with contextlib.suppress(OSError):  # it may have ended by itself
             control.shutdown(socket.SHUT_WR)
-        while _told(control) is not None:  # until it is gone
+        while _receive_number(control) is not None:  # until it is gone
             pass
     control.close()
 
 
 class _Server:
-    """This program's side of the process that decoders are forked from."""
+    """This program's side of the fork server."""
 
     def __init__(self) -> None:
-        self._requests, theirs = socket.socketpair()
+        self._requests, server_end = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
         search = json.dumps([p for p in sys.path if p])
-        with theirs:
+        with server_end:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, search, package, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-S", "-c", _BOOT, search, package, str(server_end.fileno())],
+                pass_fds=[server_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
                 start_new_session=True,
             )
-        weakref.finalize(self, _leave, process, self._requests, os.getpid())
+        weakref.finalize(self, _stop_server, process, self._requests, os.getpid())
 
-    def start(self, *descriptors: int) -> socket.socket:
-        """A decoder process that holds these; the control socket. Raises ``OSError`` when the server is gone."""
-        ours, theirs = socket.socketpair()
+    def start_decoder(self, *descriptors: int) -> socket.socket:
+        """Start a decoder process with these descriptors. Returns its control socket.
+
+        Raises ``OSError`` when the server is gone.
+        """
+        our_end, server_end = socket.socketpair()
         try:
-            with theirs:
-                socket.send_fds(self._requests, [b"+"], [*descriptors, theirs.fileno()])
+            with server_end:
+                socket.send_fds(self._requests, [b"+"], [*descriptors, server_end.fileno()])
         except BaseException:
-            ours.close()
+            our_end.close()
             raise
-        return ours
+        return our_end
 
 
-def _leave(process: subprocess.Popen[bytes], requests: socket.socket, owner: int) -> None:
+def _stop_server(process: subprocess.Popen[bytes], requests: socket.socket, owner: int) -> None:
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             requests.shutdown(socket.SHUT_RDWR)
@@ -196,7 +215,7 @@ def _leave(process: subprocess.Popen[bytes], requests: socket.socket, owner: int
 
 _lock = threading.Lock()
 _server: _Server | None = None
-"""One for this program, from the first file on; what was forked from it starts its own."""
+"""This program's fork server, started with the first file. A program forked from this one starts its own."""
 
 
 def _forget_server() -> None:
@@ -207,11 +226,11 @@ def _forget_server() -> None:
 os.register_at_fork(after_in_child=_forget_server)
 
 
-def _start(*descriptors: int) -> socket.socket:
+def _start_decoder(*descriptors: int) -> socket.socket:
     global _server
     with _lock:
         if _server is not None:
-            with contextlib.suppress(OSError):  # it was killed: another one
-                return _server.start(*descriptors)
+            with contextlib.suppress(OSError):  # the server was killed: start another one
+                return _server.start_decoder(*descriptors)
         _server = _Server()
-        return _server.start(*descriptors)
+        return _server.start_decoder(*descriptors)

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import av
 import av.error
@@ -17,7 +17,8 @@ from av.video.stream import VideoStream
 from videoxl.errors import VideoError
 from videoxl.video.info import VideoLimits
 
-# Playlists, scripts, picture patterns, text screens and devices are formats too: only real containers are allowed.
+# To FFmpeg, playlists, scripts, patterns of file names, text screens and devices are formats too. Only containers that
+# hold their own pictures are allowed.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,dv,gif,apng,h264,hevc,ivf,obu"
 )
@@ -28,8 +29,8 @@ CODECS = (
 )
 
 
-class NamelessFile:
-    """Read, seek and tell on a descriptor, with a position of its own. FFmpeg sees no name and cannot reopen it."""
+class FdReader:
+    """A file object over a descriptor, with a position of its own. FFmpeg sees no name and cannot reopen it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -50,7 +51,7 @@ class NamelessFile:
 
 
 @dataclass(frozen=True)
-class OpenVideo:
+class OpenedStream:
     """An open container and the stream chosen in it."""
 
     container: InputContainer
@@ -59,10 +60,10 @@ class OpenVideo:
     """Numbers of the video streams that were not chosen."""
 
 
-Opener = Callable[[], OpenVideo]
+Opener = Callable[[], OpenedStream]
 
 
-def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenVideo:
+def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenedStream:
     """Open the container behind ``fd`` and choose a stream. Raises ``VideoError``."""
     container = _open_container(fd, limits)
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -75,27 +76,28 @@ def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenVideo:
         )
     stream = _choose(container, pictures, wanted)
     _prepare(stream, limits)
-    return OpenVideo(container, stream, tuple(s.index for s in pictures if s.index != stream.index))
+    return OpenedStream(container, stream, tuple(s.index for s in pictures if s.index != stream.index))
 
 
 def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
-    version = int(av.__version__.split(".")[0])
-    options: dict[str, Any] = {
-        "container_options": {
-            "format_whitelist": FORMATS,
-            "protocol_whitelist": "",
-            "max_streams": "64",
-            "probesize": "10000000",
-            "analyzeduration": "10000000",
-        },
-        "io_open": _refuse_open,
+    container_options = {
+        "format_whitelist": FORMATS,
+        "protocol_whitelist": "",
+        "max_streams": "64",
+        "probesize": "10000000",
+        "analyzeduration": "10000000",
     }
-    if version >= 18:  # for the probing decoder; older versions crash on formats that announce streams late
-        options["options"] = {"max_pixels": str(limits.max_pixels)}
-    if version < 19:
-        options["metadata_errors"] = "replace"  # else tags that are not UTF-8 fail the open
+    # The probing decoder's. Older versions crash with it on formats that announce streams late.
+    options = {"max_pixels": str(limits.max_pixels)} if int(av.__version__.split(".")[0]) >= 18 else None
     try:
-        return av.open(NamelessFile(fd), **options)
+        return av.open(
+            FdReader(fd),
+            mode="r",
+            options=options,
+            container_options=container_options,
+            metadata_errors="replace",  # otherwise tags that are not UTF-8 make it fail
+            io_open=_refuse_open,
+        )
     except MemoryError:
         raise VideoError(
             "needs more memory to open than a sound file does; it is damaged or hostile", code="limits_size"
@@ -109,8 +111,8 @@ def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
         raise VideoError(f"is not a readable video ({error.strerror}); get it again", code="not_a_video") from None
 
 
-def _refuse_open(*_: Any) -> NoReturn:
-    raise PermissionError("a video file may not open other files")
+def _refuse_open(*_: object) -> NoReturn:
+    raise PermissionError("a video file must not open other files")
 
 
 def _choose(container: InputContainer, pictures: list[VideoStream], wanted: int | None) -> VideoStream:
@@ -119,7 +121,7 @@ def _choose(container: InputContainer, pictures: list[VideoStream], wanted: int 
             if stream.index == wanted:
                 return stream
         numbers = ", ".join(str(s.index) for s in pictures)
-        raise VideoError(f"stream {wanted} is no video stream; available: {numbers}", code="no_video_stream")
+        raise VideoError(f"stream {wanted} is not a video stream; available: {numbers}", code="no_video_stream")
     best = container.streams.best("video")
     return next((s for s in pictures if best is not None and s.index == best.index), pictures[0])
 
@@ -129,7 +131,7 @@ def _prepare(stream: VideoStream, limits: VideoLimits) -> None:
     context = stream.codec_context
     if context is None:
         raise VideoError(
-            f"stream {stream.index} has a codec nobody here can decode; convert it to H.264", code="no_decoder"
+            f"stream {stream.index} has a codec that cannot be decoded; convert it to H.264", code="no_decoder"
         )
     if context.codec.name not in CODECS.split(","):
         raise VideoError(
@@ -137,7 +139,7 @@ def _prepare(stream: VideoStream, limits: VideoLimits) -> None:
             code="no_decoder",
         )
     if not context.width and stream.container.format.name.startswith(("mov", "matroska")):
-        raise VideoError(  # these declare a size; a picture decoder that refused it while probing has wiped it out
+        raise VideoError(  # these declare a size, but a decoder that refused it while probing set it to zero
             f"has pictures without a size, or above {limits.max_pixels / 1e6:.1f} Mpx; "
             "get the file again, or raise VideoLimits(max_pixels=...)",
             code="limits_pixels",

@@ -1,8 +1,8 @@
 """A process that has loaded what decoding needs, and forks a decoder process for every file.
 
-Loading takes some 0.3 s of processor time, a fork some milliseconds. The server has one thread and never touches a
-file itself. For every decoder there is a control socket: the server says the number of the process and, when it has
-ended, its status; whatever comes back, or the other end closing, kills the process.
+Loading takes about 0.3 s of processor time, a fork some milliseconds. The server has one thread and never reads a file
+itself. Every decoder process has a control socket. On it the server sends the number of the process and, when the
+process has ended, its exit status. Anything that comes in on it, or the other end closing, kills the process.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import struct
 import sys
 from collections.abc import Callable
 
-from videoxl.video.decoder.worker import Channel, serve
+from videoxl.video.decoder.channel import Channel
+from videoxl.video.decoder.worker import serve
 
 NUMBER = struct.Struct("<i")
-"""What goes over a control socket: a process number, then an exit status as :class:`subprocess.Popen` has it."""
+"""Sent on a control socket: a process number, then an exit status as :class:`subprocess.Popen` has it."""
 DESCRIPTORS = 4
-"""Sent to start a decoder, in this order: the file, commands, messages, control."""
+"""Number of descriptors that start a decoder, in this order: file, commands, answers, control."""
 
 
 class ForkServer:
-    """The loop of the server. It ends when its owner is gone and all decoders with it."""
+    """The loop of the server. It ends when the program that started it is gone, and all decoders with it."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -34,26 +35,26 @@ class ForkServer:
         self._woken, self._wake = socket.socketpair()
         for end in (self._woken, self._wake):
             end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # replaced so that it wakes the selector
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # any handler makes the signal wake the selector
         signal.set_wakeup_fd(self._wake.fileno())
 
     def run(self) -> None:
         """Serve until there is nothing left to do."""
-        self._watch(self._requests, self._start)
-        self._watch(self._woken, self._reap)
+        self._register(self._requests, self._start)
+        self._register(self._woken, self._reap)
         while self._requests.fileno() >= 0 or self._controls:
             for key, _ in self._selector.select():
                 key.data()
 
-    def _watch(self, end: socket.socket, react: Callable[[], None]) -> None:
-        self._selector.register(end, selectors.EVENT_READ, react)
+    def _register(self, end: socket.socket, callback: Callable[[], None]) -> None:
+        self._selector.register(end, selectors.EVENT_READ, callback)
 
     def _start(self) -> None:
         try:
-            asked, descriptors, _, _ = socket.recv_fds(self._requests, 1, DESCRIPTORS)
+            request, descriptors, _, _ = socket.recv_fds(self._requests, 1, DESCRIPTORS)
         except ConnectionError:
-            asked, descriptors = b"", []
-        if not asked:
+            request, descriptors = b"", []
+        if not request:
             self._selector.unregister(self._requests)
             self._requests.close()
             return
@@ -65,10 +66,10 @@ class ForkServer:
         for descriptor in descriptors:
             os.close(descriptor)
         self._controls[process] = control
-        self._watch(control, lambda: self._kill(process))
-        _tell(control, process)
+        self._register(control, lambda: self._kill(process))
+        _send_number(control, process)
 
-    def _become_decoder(self, file_fd: int, commands_fd: int, messages_fd: int) -> None:
+    def _become_decoder(self, file_fd: int, commands_fd: int, answers_fd: int) -> None:
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
@@ -76,16 +77,16 @@ class ForkServer:
             self._selector.close()
             for end in (self._requests, self._woken, self._wake, *self._controls.values()):
                 end.close()
-            serve(Channel(commands_fd, messages_fd), file_fd)
+            serve(Channel(commands_fd, answers_fd), file_fd)
         finally:
             os._exit(1)
 
     def _kill(self, process: int) -> None:
-        if process not in self._controls:  # it has just been reaped
+        if process not in self._controls:  # it ended a moment ago
             return
         self._selector.unregister(self._controls[process])
         os.kill(process, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):  # it had not yet begun a session of its own
+        with contextlib.suppress(ProcessLookupError):  # it has not called setsid yet
             os.killpg(process, signal.SIGKILL)
 
     def _reap(self) -> None:
@@ -95,19 +96,17 @@ class ForkServer:
             if process == 0:
                 return
             control = self._controls.pop(process)
-            with contextlib.suppress(KeyError):  # where it was killed it is not watched any more
+            with contextlib.suppress(KeyError):  # _kill has done it already
                 self._selector.unregister(control)
-            _tell(control, os.waitstatus_to_exitcode(status))
+            _send_number(control, os.waitstatus_to_exitcode(status))
             control.close()
 
 
-def _tell(control: socket.socket, number: int) -> None:
-    with contextlib.suppress(OSError):  # nobody may be listening any more
+def _send_number(control: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # the other end may be closed
         control.sendall(NUMBER.pack(number))
 
 
 def main() -> None:
-    """Entry point: the last of ``sys.argv`` is the descriptor that requests come from."""
-    with contextlib.suppress(ImportError):  # a decoder says what is missing
-        import videoxl.video.decoder.session  # noqa: F401  (with av and numpy, for all decoders)
+    """Serve the descriptor in the last of ``sys.argv``, from which requests come."""
     ForkServer(socket.socket(fileno=int(sys.argv[-1]))).run()

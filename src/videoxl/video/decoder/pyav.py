@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import Opener
-from videoxl.video.decoder.index import Beat, FrameIndex
+from videoxl.video.decoder.index import FrameIndex, Heartbeat
 from videoxl.video.decoder.rgb import RgbConverter
+from videoxl.video.frames import Pixels
 
-# How the unit vectors of the stored picture lie on the screen -> (mirror the columns first, quarter turns
-# counter-clockwise, degrees reported). Signs of the display matrix's a, b, c, d.
+# Signs of the display matrix's a, b, c, d (where the stored picture's unit vectors lie on the screen)
+# -> (mirror the columns first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {
     (1, 0, 0, 1): (False, 0),
     (0, -1, 1, 0): (False, 1),
@@ -38,7 +39,7 @@ class Orientation:
     """Counter-clockwise, after mirroring."""
     problem: str | None = None
 
-    def apply(self, pixels_HWC: np.ndarray) -> np.ndarray:
+    def apply(self, pixels_HWC: Pixels) -> Pixels:
         """Turn one picture."""
         if self.mirrored:
             pixels_HWC = pixels_HWC[:, ::-1]
@@ -46,13 +47,13 @@ class Orientation:
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """From the display matrix a phone writes. Only quarter turns and mirroring are applied.
+    """Read the display matrix that a phone writes. Only quarter turns and mirroring are applied.
 
-    Ask one frame of a video, not each: reading side data ties a frame into a reference cycle, and frames that wait
-    for the garbage collector fill the memory.
+    Call this for one frame of a video, not for each: reading side data puts a frame into a reference cycle, and
+    frames that wait for the garbage collector fill the memory.
     """
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):  # None
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5].astype(np.float64)
     largest = max(abs(a), abs(b), abs(c), abs(d)) or 1.0
@@ -63,22 +64,22 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
 
 class PyAVBackend:
-    """Decoded frames and their conversion to RGB. ``to_rgb`` may be called from several threads."""
+    """Decodes frames and converts them to RGB. ``to_rgb`` may be called from several threads."""
 
-    def __init__(self, opener: Opener, index: FrameIndex, beat: Beat, orientation: Orientation) -> None:
+    def __init__(self, opener: Opener, index: FrameIndex, heartbeat: Heartbeat, orientation: Orientation) -> None:
         self._orientation = orientation
-        self._decoder = FrameDecoder(opener, index, beat)
+        self._decoder = FrameDecoder(opener, index, heartbeat)
         self._local = threading.local()
         self.damaged = 0
 
     @property
     def bad_packets(self) -> int:
-        """Packets the decoder refused during the last ``frames``."""
+        """Number of packets that the decoder refused during the last ``frames``."""
         return self._decoder.bad_packets
 
     @property
     def missing(self) -> list[int]:
-        """Frame numbers that could not be decoded during the last ``frames``."""
+        """Numbers of the frames that could not be decoded during the last ``frames``."""
         return self._decoder.missing
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
@@ -88,7 +89,7 @@ class PyAVBackend:
             self.damaged += bool(frame.is_corrupt)
             yield number, frame
 
-    def to_rgb(self, frame: VideoFrame) -> np.ndarray:
+    def to_rgb(self, frame: VideoFrame) -> Pixels:
         """uint8 [H, W, 3], upright. Every thread has a converter of its own."""
         if not hasattr(self._local, "converter"):
             self._local.converter = RgbConverter()

@@ -12,12 +12,12 @@ from functools import lru_cache
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from videoxl.errors import VideoError
+from videoxl.video.frames import Pixels
 
 RGB = "rgb24"
 BT601 = 5  # in FFmpeg's list of matrices and in the scaler's, which otherwise differ
@@ -45,7 +45,7 @@ class RgbConverter:
         self._to_rgb = VideoReformatter()
         self._to_more_chroma = VideoReformatter()
 
-    def convert(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    def convert(self, frame: VideoFrame) -> Pixels:
         """uint8 [H, W, 3]. Raises ``VideoError`` ``undecodable`` for a matrix that FFmpeg cannot convert."""
         if not _has_matrix(frame.format.name):
             return _pixels(self._to_rgb.reformat(frame, format=RGB))
@@ -65,9 +65,8 @@ class RgbConverter:
         )
 
 
-def _pixels(rgb: VideoFrame) -> npt.NDArray[np.uint8]:
-    pixels: npt.NDArray[np.uint8] = rgb.to_ndarray()
-    return pixels
+def _pixels(rgb: VideoFrame) -> Pixels:
+    return np.asarray(rgb.to_ndarray(), np.uint8)
 
 
 @lru_cache

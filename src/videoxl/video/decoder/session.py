@@ -7,80 +7,85 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
-import numpy as np
 from av.video.frame import VideoFrame
 
 from videoxl.errors import VideoError
+from videoxl.video.decoder.channel import Channel
 from videoxl.video.decoder.decode import FrameDecoder
-from videoxl.video.decoder.demux import Opener, OpenVideo, check_pixels, open_stream
+from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open_stream
 from videoxl.video.decoder.duration import missing_end
 from videoxl.video.decoder.index import FrameIndex, build_index
+from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, VideoFacts
 from videoxl.video.decoder.pyav import Orientation, PyAVBackend, orientation_of
-from videoxl.video.frames import Frames, Resize
-from videoxl.video.info import VideoLimits
+from videoxl.video.frames import Pixels, Resize, TimedPicture
 from videoxl.video.resize import resize_pixels
 from videoxl.video.source import batches
 
-if TYPE_CHECKING:
-    from videoxl.video.decoder.worker import Channel
-
-RESIZERS = 2
-IN_FLIGHT = 2 * RESIZERS
-"""Decoded pictures waiting for, or in, conversion and resizing."""
+RESIZE_THREADS = 2
+IN_FLIGHT = 2 * RESIZE_THREADS
+"""At most so many decoded pictures wait for conversion and resizing, or are in it."""
 PROBED_FRAMES = 300
+"""So many frames are tried first when looking for one that can be decoded."""
+
+PictureT = TypeVar("PictureT")
 
 
-class Backend(Protocol):
-    """What makes pictures out of frame numbers."""
+class Backend(Protocol[PictureT]):
+    """Decodes pictures by frame number, in whatever form it has them, and converts them to RGB."""
 
     @property
     def bad_packets(self) -> int:
-        """Packets the decoder refused during the last ``frames``."""
+        """Number of packets that the decoder refused during the last ``frames``."""
 
     @property
     def damaged(self) -> int:
-        """Pictures the decoder could only guess in part during the last ``frames``."""
+        """Number of pictures that were decoded only in part during the last ``frames``."""
 
     @property
     def missing(self) -> list[int]:
-        """Frames that could not be decoded during the last ``frames``."""
+        """Numbers of the frames that could not be decoded during the last ``frames``."""
 
-    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, PictureT]]:
         """Yield (number, picture) for ascending, distinct numbers."""
 
-    def to_rgb(self, picture: Any) -> np.ndarray:
+    def to_rgb(self, picture: PictureT) -> Pixels:
         """uint8 [H, W, 3], upright; called from several threads."""
 
 
 @dataclass(frozen=True)
-class DecodeSession:
+class DecodeSession(Generic[PictureT]):
     """An opened video in the decoder process."""
 
     channel: Channel
     index: FrameIndex
-    facts: dict[str, Any]
-    backend: Backend
+    facts: VideoFacts
+    backend: Backend[PictureT]
     pool: ThreadPoolExecutor
 
     def describe(self) -> None:
-        """Send what is known, with the frame times (float64) as payload."""
-        self.channel.send({"kind": "info", **self.facts}, self.index.times_F.data.cast("B"))
+        """Send what is known about the video, with the times of its frames."""
+        self.channel.send(self.facts, self.index.times_F.data.cast("B"))
 
-    def read(self, command: dict[str, Any]) -> None:
-        """Send the frames of a ``read`` command in batches, then a report of what is missing."""
-        request = command["id"]
-        resize = Resize(**command["resize"]) if command["resize"] else None
-        for frames in batches(self._timed(command["indices"], resize), command["batch_frames"]):
-            self.channel.send(_frame_facts(frames, request), frames.pixels_FHWC.data.cast("B"))
+    def read(self, command: ReadCommand) -> None:
+        """Send the frames asked for in batches, then a report of what is missing."""
+        for frames in batches(self._timed(command.indices, command.resize), command.batch_frames):
+            batch = FrameBatch(
+                id=command.id,
+                shape=frames.pixels_FHWC.shape,
+                indices=frames.indices_F.tolist(),
+                timestamps=frames.timestamps_F.tolist(),
+            )
+            self.channel.send(batch, frames.pixels_FHWC.data.cast("B"))
             _return_memory()
         backend = self.backend
-        report = {"missing": backend.missing, "bad_packets": backend.bad_packets, "damaged": backend.damaged}
-        self.channel.send({"kind": "done", "id": request, **report})
+        self.channel.send(
+            ReadReport(id=command.id, missing=backend.missing, bad_packets=backend.bad_packets, damaged=backend.damaged)
+        )
 
-    def _timed(self, numbers: list[int], resize: Resize | None) -> Iterator[tuple[np.ndarray, float, int]]:
-        """(pixels, seconds, number) for each of ``numbers``; one that occurs twice is decoded once."""
+    def _timed(self, numbers: list[int], resize: Resize | None) -> Iterator[TimedPicture]:
+        """Yield a picture for each of ``numbers``; one that occurs twice is decoded once."""
         repeats: dict[int, int] = {}
         for number in numbers:
             repeats[number] = repeats.get(number, 0) + 1
@@ -88,19 +93,19 @@ class DecodeSession:
             for _ in range(repeats[number]):
                 yield pixels, float(self.index.times_F[number]), number
 
-    def _pictures(self, numbers: list[int], resize: Resize | None) -> Iterator[tuple[int, np.ndarray]]:
+    def _pictures(self, numbers: list[int], resize: Resize | None) -> Iterator[tuple[int, Pixels]]:
         """Convert and resize in threads while the next pictures are decoded."""
-        working: deque[tuple[int, Future[np.ndarray]]] = deque()
+        in_flight: deque[tuple[int, Future[Pixels]]] = deque()
         for number, picture in self.backend.frames(numbers):
-            self.channel.beat()
-            working.append((number, self.pool.submit(self._finish, picture, resize)))
-            if len(working) == IN_FLIGHT:
-                ready, future = working.popleft()
-                yield ready, future.result()
-        for number, future in working:
+            self.channel.heartbeat()
+            in_flight.append((number, self.pool.submit(self._finish, picture, resize)))
+            if len(in_flight) == IN_FLIGHT:
+                oldest, future = in_flight.popleft()
+                yield oldest, future.result()
+        for number, future in in_flight:
             yield number, future.result()
 
-    def _finish(self, picture: Any, resize: Resize | None) -> np.ndarray:
+    def _finish(self, picture: PictureT, resize: Resize | None) -> Pixels:
         pixels = self.backend.to_rgb(picture)
         return resize_pixels(pixels, resize) if resize else pixels
 
@@ -109,59 +114,44 @@ _LIBC = ctypes.CDLL(None)
 
 
 def _return_memory() -> None:
-    """Give the holes that pictures of many sizes leave in the heap back to the system, or they add up for hours."""
+    """Give free parts of the heap back to the system: pictures of many sizes leave more and more of them."""
     if hasattr(_LIBC, "malloc_trim"):  # glibc
         _LIBC.malloc_trim(0)
 
 
-def _frame_facts(frames: Frames, request: int) -> dict[str, Any]:
-    return {
-        "kind": "frames",
-        "id": request,
-        "shape": frames.pixels_FHWC.shape,
-        "indices": frames.indices_F.tolist(),
-        "timestamps": frames.timestamps_F.tolist(),
-    }
-
-
 def open_session(
-    channel: Channel, fd: int, stream: int | None, reader: str, limits: VideoLimits, opened: Callable[[], None]
-) -> DecodeSession:
-    """Open, index and try out the video behind ``fd``. ``opened`` is called before the first picture is decoded."""
+    channel: Channel, fd: int, command: OpenCommand, on_opened: Callable[[], None]
+) -> DecodeSession[VideoFrame] | DecodeSession[Pixels]:
+    """Open, index and try out the video behind ``fd``. ``on_opened`` is called before a picture is decoded."""
 
-    def opener() -> OpenVideo:
-        return open_stream(fd, stream, limits)
+    def opener() -> OpenedStream:
+        return open_stream(fd, command.stream, command.limits)
 
-    video = opener()
-    index = build_index(video, limits, channel.beat)
+    opened = opener()
+    index = build_index(opened, command.limits, channel.heartbeat)
     seconds = float(index.times_F[-1])
-    if seconds > limits.max_duration:
+    if seconds > command.limits.max_duration:
         raise VideoError(
-            f"lasts {seconds:.0f} s, more than {limits.max_duration:g} s; raise VideoLimits(max_duration=...)",
+            f"lasts {seconds:.0f} s, more than {command.limits.max_duration:g} s; raise VideoLimits(max_duration=...)",
             code="limits_duration",
         )
-    opened()
+    on_opened()
     first = _first_picture(opener, index, channel)
-    check_pixels(first.width, first.height, limits)
+    check_pixels(first.width, first.height, command.limits)
     orientation = orientation_of(first)
-    facts = _describe(video, index, first, orientation, missing_end(opener, video, index))
-    backend = _backend(reader, opener, fd, index, channel, orientation)
-    return DecodeSession(channel, index, facts, backend, ThreadPoolExecutor(RESIZERS))
-
-
-def _backend(
-    reader: str, opener: Opener, fd: int, index: FrameIndex, channel: Channel, orientation: Orientation
-) -> Backend:
-    if reader == "torchcodec":
+    facts = _facts(command.id, opened, index, first, orientation, missing_end(opener, opened, index))
+    pool = ThreadPoolExecutor(RESIZE_THREADS)
+    if command.reader == "torchcodec":
         from videoxl.video.decoder.torchcodec import TorchcodecBackend  # brings torch with it
 
-        return TorchcodecBackend(fd, opener().stream.index, index, channel.beat)
-    return PyAVBackend(opener, index, channel.beat, orientation)
+        torchcodec = TorchcodecBackend(fd, opener().stream.index, index, channel.heartbeat)
+        return DecodeSession(channel, index, facts, torchcodec, pool)
+    return DecodeSession(channel, index, facts, PyAVBackend(opener, index, channel.heartbeat, orientation), pool)
 
 
 def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> VideoFrame:
     """The first picture that can be decoded: proof that there is one, and its true size and orientation."""
-    decoder = FrameDecoder(opener, index, channel.beat)
+    decoder = FrameDecoder(opener, index, channel.heartbeat)
     for tried in (PROBED_FRAMES, len(index.times_F)):
         for _, frame in decoder.frames(range(min(tried, len(index.times_F)))):
             return frame
@@ -171,25 +161,31 @@ def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> Video
     )
 
 
-def _describe(
-    video: OpenVideo, index: FrameIndex, first: VideoFrame, orientation: Orientation, lost_end: str | None
-) -> dict[str, Any]:
-    size = (first.height, first.width) if orientation.quarter_turns % 2 else (first.width, first.height)
+def _facts(
+    command: int,
+    opened: OpenedStream,
+    index: FrameIndex,
+    first: VideoFrame,
+    orientation: Orientation,
+    lost_end: str | None,
+) -> VideoFacts:
+    turned = orientation.quarter_turns % 2
     problems = list(index.problems)
     if orientation.problem:
         problems.append(orientation.problem)
-    if video.others:
-        others = ", ".join(map(str, video.others))
-        problems.append(f"holds several video streams: stream {video.stream.index} is read, not {others}")
-    rate = video.stream.average_rate
-    return {
-        "width": size[0],
-        "height": size[1],
-        "fps": float(rate) if rate else None,
-        "codec": video.stream.codec_context.codec.canonical_name,
-        "container": video.container.format.name,
-        "rotation": 90 * orientation.quarter_turns,
-        "stream": video.stream.index,
-        "problems": problems,
-        "losses": [*index.losses, *([lost_end] if lost_end else [])],
-    }
+    if opened.others:
+        others = ", ".join(map(str, opened.others))
+        problems.append(f"holds several video streams: stream {opened.stream.index} is read, not {others}")
+    rate = opened.stream.average_rate
+    return VideoFacts(
+        id=command,
+        width=first.height if turned else first.width,
+        height=first.width if turned else first.height,
+        fps=float(rate) if rate else None,
+        codec=opened.stream.codec_context.codec.canonical_name,
+        container=opened.container.format.name,
+        rotation=90 * orientation.quarter_turns,
+        stream=opened.stream.index,
+        problems=problems,
+        losses=[*index.losses, *([lost_end] if lost_end else [])],
+    )

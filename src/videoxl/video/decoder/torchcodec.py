@@ -1,4 +1,4 @@
-"""Inside the decoder process: pictures by torchcodec. Frame list and times still come from the packet scan."""
+"""Inside the decoder process: pictures by torchcodec. The list of frames and their times come from our index."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from videoxl.errors import MissingDependencyError, VideoError
-from videoxl.video.decoder.demux import NamelessFile
-from videoxl.video.decoder.index import Beat, FrameIndex
+from videoxl.video.decoder.demux import FdReader
+from videoxl.video.decoder.index import FrameIndex, Heartbeat
+from videoxl.video.frames import Pixels
 
 FRAMES_AT_ONCE = 8
 
 
 class TorchcodecBackend:
-    """Pictures by torchcodec, each checked against the time the scan gave its frame number."""
+    """Decodes with torchcodec, and checks each picture's time against that of its frame number in the index."""
 
-    def __init__(self, fd: int, stream: int, index: FrameIndex, beat: Beat) -> None:
+    def __init__(self, fd: int, stream: int, index: FrameIndex, heartbeat: Heartbeat) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, OSError, RuntimeError) as error:
@@ -28,20 +29,20 @@ class TorchcodecBackend:
         if index.by_order:
             raise VideoError("has no usable timestamps, which torchcodec needs; use reader='pyav'", code="undecodable")
         self._index = index
-        self._beat = beat
-        self._decoder = VideoDecoder(NamelessFile(fd), stream_index=stream, dimension_order="NHWC", seek_mode="exact")
+        self._heartbeat = heartbeat
+        self._decoder = VideoDecoder(FdReader(fd), stream_index=stream, dimension_order="NHWC", seek_mode="exact")
         self.bad_packets = 0
         self.damaged = 0
         self.missing: list[int] = []
 
-    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
         """Yield (number, uint8 [H, W, 3]) for ascending, distinct ``numbers``."""
         begin = self._decoder.metadata.begin_stream_seconds or 0.0
         times_F = self._index.times_F
         gaps = np.diff(times_F)
         tolerance = float(gaps.min()) / 2 if len(gaps) else 1.0
         for at in range(0, len(numbers), FRAMES_AT_ONCE):
-            self._beat()
+            self._heartbeat()
             some = list(numbers[at : at + FRAMES_AT_ONCE])
             batch = self._decoder.get_frames_at(some)
             for number, pixels, seconds in zip(some, batch.data.numpy(), batch.pts_seconds.tolist()):
@@ -53,6 +54,6 @@ class TorchcodecBackend:
                     )
                 yield number, pixels
 
-    def to_rgb(self, picture: np.ndarray) -> np.ndarray:
-        """torchcodec has converted and turned it already."""
+    def to_rgb(self, picture: Pixels) -> Pixels:
+        """The picture itself: torchcodec has converted and turned it already."""
         return np.ascontiguousarray(picture)

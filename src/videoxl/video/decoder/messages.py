@@ -1,0 +1,129 @@
+"""What this program and a decoder process say to each other.
+
+:class:`OpenCommand`, once, then any number of :class:`ReadCommand` go to the decoder process. Back come one
+:class:`VideoFacts` for the first, some :class:`FrameBatch` and one :class:`ReadReport` for each of the others, or an
+:class:`ErrorReport`; and :class:`Alive` whenever work takes long. Types are checked on both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from videoxl.errors import VideoErrorCode
+from videoxl.video.decoder.wire import WireGarbageError
+from videoxl.video.frames import Resize
+from videoxl.video.info import VideoLimits
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class OpenCommand(_Message):
+    """Open the file."""
+
+    kind: Literal["open"] = "open"
+    id: int
+    stream: int | None
+    reader: str
+    limits: VideoLimits
+
+
+class ReadCommand(_Message):
+    """Decode the frames with these numbers. It ends the command before it."""
+
+    kind: Literal["read"] = "read"
+    id: int
+    indices: list[int]
+    resize: Resize | None
+    batch_frames: int
+
+
+class VideoFacts(_Message):
+    """What is known about the video. The payload holds the time of each frame, float64 [F] in seconds."""
+
+    kind: Literal["facts"] = "facts"
+    id: int
+    width: int
+    height: int
+    fps: float | None
+    codec: str
+    container: str
+    rotation: int
+    stream: int
+    problems: list[str]
+    """What is unusual, without frames being lost."""
+    losses: list[str]
+    """Why frames are missing."""
+
+
+class FrameBatch(_Message):
+    """Some of the frames asked for. The payload holds their pixels, uint8 of ``shape`` [F, H, W, 3]."""
+
+    kind: Literal["frames"] = "frames"
+    id: int
+    shape: tuple[int, int, int, int]
+    indices: list[int]
+    timestamps: list[float]
+
+
+class ReadReport(_Message):
+    """All frames of a command have been sent; what went wrong on the way."""
+
+    kind: Literal["done"] = "done"
+    id: int
+    missing: list[int]
+    """Numbers of the frames that could not be decoded."""
+    bad_packets: int
+    damaged: int
+    """How many frames were decoded only in part."""
+
+
+class ErrorReport(_Message):
+    """A command failed. The message is one line."""
+
+    kind: Literal["error"] = "error"
+    id: int
+    code: VideoErrorCode | Literal["missing_dependency"]
+    message: str
+
+
+class Alive(_Message):
+    """Work goes on."""
+
+    kind: Literal["alive"] = "alive"
+
+
+Command = OpenCommand | ReadCommand
+Answer = VideoFacts | FrameBatch | ReadReport | ErrorReport | Alive
+_COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
+_ANSWERS: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
+
+
+def to_json(message: Command | Answer) -> bytes:
+    """The message as JSON text."""
+    return message.model_dump_json().encode()
+
+
+def parse_command(text: bytes | bytearray) -> Command:
+    """The command in a JSON text. Raises ``WireGarbageError``."""
+    try:
+        return _COMMANDS.validate_json(text)
+    except ValidationError as error:
+        raise _garbage(error) from None
+
+
+def parse_answer(text: bytes | bytearray) -> Answer:
+    """The answer in a JSON text. Raises ``WireGarbageError``."""
+    try:
+        return _ANSWERS.validate_json(text)
+    except ValidationError as error:
+        raise _garbage(error) from None
+
+
+def _garbage(error: ValidationError) -> WireGarbageError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"])) or "message"
+    return WireGarbageError(f"unreadable message: {where}: {first['msg'][:200]}")
