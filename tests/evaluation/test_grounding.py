@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.grounding import Event, evaluate, overlap, read_events, reading, score
+from videoxl.evaluation.grounding import Event, answer_settings, evaluate, overlap, read_events, score
 from videoxl.evaluation.grounding_films import write_films
 from videoxl.evaluation.log import SampleLog
-from videoxl.evaluation.samples import run_settings
+from videoxl.evaluation.samples import log_settings
 from videoxl.scenarios.time_spans import TimeSpan
 from videoxl.world import sample_film
 
@@ -125,8 +125,8 @@ def test_a_run_fails_what_it_cannot_read_and_resumes(tiny, clip, tmp_path):
     shutil.copy(clip, tmp_path / "here.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
     annotations = written(tmp_path, "here 0 5##a\nbroken 0 1##b\ngone 0 1##c\nhere 2 4##d\n")
-    events, how = read_events(annotations), reading(max_frames=8, max_new_tokens=3)
-    settings = run_settings("grounding", annotations, tiny, how, prompt="default", limit=None)
+    events, how = read_events(annotations), answer_settings(max_frames=8, max_new_tokens=3)
+    settings = log_settings("grounding", annotations, tiny, how, prompt="default", limit=None)
     told: list[str] = []
     with SampleLog(tmp_path / "log", settings) as log:
         before = evaluate(tiny, events[:2], tmp_path, log, how)
@@ -159,6 +159,8 @@ def test_generated_films_are_annotated_with_what_is_shown_when(tmp_path, tiny):
     assert [event.spans[0].start for event in first] == [4.0 * event.start for event in film.events]
     assert len(list((tmp_path / "videos").glob("*.mp4"))) == len({event.video for event in events})
     with SampleLog(tmp_path / "log.jsonl", {"benchmark": "grounding"}) as log:
-        found = evaluate(tiny, events, tmp_path / "videos", log, reading(fps=1.0, max_new_tokens=2), prompt="world")
+        found = evaluate(
+            tiny, events, tmp_path / "videos", log, answer_settings(fps=1.0, max_new_tokens=2), prompt="world"
+        )
     assert found["scores"]["unanswered"] == 0
     assert found["costs"]["mean_frames"] >= 16

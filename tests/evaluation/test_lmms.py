@@ -23,7 +23,7 @@ from tests.evaluation.lmms_task import TASK, write_task
 from videoxl.config import Generation, SelectivePrefill
 from videoxl.errors import EvaluationError, VideoError
 from videoxl.evaluation.lmms import models
-from videoxl.evaluation.lmms.asking import Asked, Asker, ReadingSettings
+from videoxl.evaluation.lmms.answering import Answerer, Question, ReadingSettings
 from videoxl.evaluation.lmms.models import FAILED, VideoXLChat, VideoXLSimple
 from videoxl.evaluation.lmms.running import Run, run_lmms
 from videoxl.evaluation.log import SampleLog
@@ -36,11 +36,11 @@ SHORT = Generation(max_new_tokens=3)
 class Told(str):
     """A memory: what it was made from."""
 
-    usage: dict[str, Any]
+    usage: SimpleNamespace
 
-    def __new__(cls, text: str, usage: dict[str, Any]):
+    def __new__(cls, text: str, *, subtitles: int | None):
         made = super().__new__(cls, text)
-        made.usage = usage
+        made.usage = SimpleNamespace(subtitles=subtitles)
         return made
 
 
@@ -56,8 +56,8 @@ class CountingEngine:
         if "broken" in str(video):
             raise VideoError(f"{video}: is not a video", code="not_a_video")
         self.read.append(video)
-        said = settings["subtitles"]
-        return Told(f"{video}|{settings['system']}|{settings.get('start')}", {"subtitles": said and len(said)})
+        cues = settings["subtitles"]
+        return Told(f"{video}|{settings['system']}|{settings.get('start')}", subtitles=cues and len(cues))
 
     def continue_conversation(self, memory, history, question, generation, decode):
         if question == self.die_at:
@@ -70,8 +70,10 @@ class CountingEngine:
         return Answer(text, (), usage)  # type: ignore[arg-type]
 
 
-def questions(count: int = 12, videos: int = 3) -> list[Asked]:
-    return [Asked(key=f"t/{n}", question=f"q{n}", video=f"/v/{n % videos}.mp4", generation=SHORT) for n in range(count)]
+def questions(count: int = 12, videos: int = 3) -> list[Question]:
+    return [
+        Question(key=f"t/{n}", question=f"q{n}", video=f"/v/{n % videos}.mp4", generation=SHORT) for n in range(count)
+    ]
 
 
 def texts(records):
@@ -80,7 +82,7 @@ def texts(records):
 
 def test_every_video_is_read_once_and_answers_come_in_the_order_asked():
     engine = CountingEngine()
-    records = Asker(engine, ReadingSettings()).answer(questions())
+    records = Answerer(engine, ReadingSettings()).answer(questions())
     assert engine.read == ["/v/0.mp4", "/v/1.mp4", "/v/2.mp4"]
     assert [record["question"] for record in records] == [f"q{n}" for n in range(12)]
     assert sum(record["paid_reading"] for record in records) == 3
@@ -88,88 +90,88 @@ def test_every_video_is_read_once_and_answers_come_in_the_order_asked():
 
 def test_order_and_batching_never_change_an_answer():
     asked = questions()
-    whole = dict(zip([one.key for one in asked], texts(Asker(CountingEngine(), ReadingSettings()).answer(asked))))
+    whole = dict(zip([one.key for one in asked], texts(Answerer(CountingEngine(), ReadingSettings()).answer(asked))))
     random.Random(0).shuffle(asked)
     parts = [asked[:5], asked[5:6], asked[6:]]
     for part in parts:
-        assert texts(Asker(CountingEngine(), ReadingSettings()).answer(part)) == [whole[one.key] for one in part]
+        assert texts(Answerer(CountingEngine(), ReadingSettings()).answer(part)) == [whole[one.key] for one in part]
 
 
 def test_what_differs_in_system_range_or_history_is_not_mixed_up():
     asked = [
-        Asked(key="a", question="q", video="/v/0.mp4"),
-        Asked(key="b", question="q", video="/v/0.mp4", system="Be brief."),
-        Asked(key="c", question="q", video="/v/0.mp4", start=2.0),
-        Asked(key="d", question="q", video="/v/0.mp4", history=(("before", "yes"),)),
+        Question(key="a", question="q", video="/v/0.mp4"),
+        Question(key="b", question="q", video="/v/0.mp4", system="Be brief."),
+        Question(key="c", question="q", video="/v/0.mp4", start=2.0),
+        Question(key="d", question="q", video="/v/0.mp4", history=(("before", "yes"),)),
     ]
     engine = CountingEngine()
-    answers = texts(Asker(engine, ReadingSettings()).answer(asked))
+    answers = texts(Answerer(engine, ReadingSettings()).answer(asked))
     assert len(set(answers)) == 4
     assert len(engine.read) == 3
 
 
 def test_an_answer_ends_before_its_stop():
-    (record,) = Asker(CountingEngine(), ReadingSettings()).answer(
-        [Asked(key="a", question="q", video="/v/0.mp4", stop=("STOP",))]
+    (record,) = Answerer(CountingEngine(), ReadingSettings()).answer(
+        [Question(key="a", question="q", video="/v/0.mp4", stop=("STOP",))]
     )
     assert record["text"].endswith("|256")
 
 
 def test_an_unreadable_video_fails_its_samples_and_nothing_is_asked_without_it():
-    asked = [*questions(4, 2), Asked(key="x", question="blind?", video="/v/broken.mp4")]
-    asked.append(Asked(key="y", question="blind?", video=None, problem="video path does not exist"))
-    said: list[str] = []
-    asker = Asker(CountingEngine(die_at="blind?"), ReadingSettings(), say=said.append)
-    records = asker.answer(asked)
+    asked = [*questions(4, 2), Question(key="x", question="blind?", video="/v/broken.mp4")]
+    asked.append(Question(key="y", question="blind?", video=None, problem="video path does not exist"))
+    warned: list[str] = []
+    answerer = Answerer(CountingEngine(die_at="blind?"), ReadingSettings(), warn=warned.append)
+    records = answerer.answer(asked)
     assert records[4:] == [None, None]
     assert all(records[:4])
-    assert {key: found["error"] for key, found in asker.failed.items()} == {
+    assert {key: found["error"] for key, found in answerer.failed.items()} == {
         "x": "not_a_video: /v/broken.mp4: is not a video",
         "y": "not_found: video path does not exist",
     }
-    assert len(said) == 2
+    assert len(warned) == 2
 
 
 def test_an_interrupted_run_resumes_without_repeating_or_losing_samples(tmp_path):
     asked = questions()
-    expected = texts(Asker(CountingEngine(), ReadingSettings()).answer(asked))
+    expected = texts(Answerer(CountingEngine(), ReadingSettings()).answer(asked))
     with SampleLog(tmp_path / "log.jsonl", {}) as log, pytest.raises(KeyboardInterrupt):
-        Asker(CountingEngine(die_at="q4"), ReadingSettings(), log=log).answer(asked)
+        Answerer(CountingEngine(die_at="q4"), ReadingSettings(), log=log).answer(asked)
     with SampleLog(tmp_path / "log.jsonl", {}, resume=True) as log:
         assert len(log) == 5  # all of video 0, and q1 of video 1
         engine = CountingEngine()
-        assert texts(Asker(engine, ReadingSettings(), log=log).answer(asked)) == expected
+        assert texts(Answerer(engine, ReadingSettings(), log=log).answer(asked)) == expected
         assert sorted(engine.read) == ["/v/1.mp4", "/v/2.mp4"]
         assert len(log) == 12
 
 
 def test_a_strategy_that_reads_with_the_question_reads_per_question():
     engine = CountingEngine(family="video-xl-pro")
-    Asker(engine, ReadingSettings(prefill=SelectivePrefill())).answer(questions(4, 1))
+    Answerer(engine, ReadingSettings(prefill=SelectivePrefill())).answer(questions(4, 1))
     assert len(engine.read) == 4
     engine = CountingEngine(family="video-xl-pro")
-    Asker(engine, ReadingSettings(prefill=SelectivePrefill(about="cats"))).answer(questions(4, 1))
+    Answerer(engine, ReadingSettings(prefill=SelectivePrefill(about="cats"))).answer(questions(4, 1))
     assert len(engine.read) == 1
 
 
 def test_subtitles_are_read_where_a_video_has_them_and_counted(tmp_path):
     (tmp_path / "0.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
     asked = [replace(one, subtitles=subtitle_file(str(tmp_path), one.video, {})) for one in questions(4, 2)]
-    records = Asker(CountingEngine(), ReadingSettings(subtitles=str(tmp_path))).answer(asked)
+    records = Answerer(CountingEngine(), ReadingSettings(subtitles=str(tmp_path))).answer(asked)
     assert [record["subtitles"] for record in records] == [1, None, 1, None]
-    assert "subtitles" not in Asker(CountingEngine(), ReadingSettings()).answer(questions(1, 1))[0]
+    assert "subtitles" not in Answerer(CountingEngine(), ReadingSettings()).answer(questions(1, 1))[0]
     with pytest.raises(ValueError, match="is neither"):
-        Asker(CountingEngine(), ReadingSettings(subtitles=str(tmp_path / "absent")))
+        Answerer(CountingEngine(), ReadingSettings(subtitles=str(tmp_path / "absent")))
     with pytest.raises(ValueError, match="no timestamps to put subtitles behind"):
-        Asker(CountingEngine("video-xl"), ReadingSettings(prefill="beacon:ratio=8", subtitles=str(tmp_path)))
+        Answerer(CountingEngine("video-xl"), ReadingSettings(prefill="beacon:ratio=8", subtitles=str(tmp_path)))
 
 
 def test_a_bad_subtitle_file_fails_the_samples_of_its_video(tmp_path):
     (tmp_path / "1.srt").write_text("nothing")
     asked = [replace(one, subtitles=subtitle_file(str(tmp_path), one.video, {})) for one in questions(4, 2)]
-    asker = Asker(CountingEngine(), ReadingSettings(subtitles=str(tmp_path)))
-    assert [bool(record) for record in asker.answer(asked)] == [True, False, True, False]
-    assert {record["error"].split(":")[0] for record in asker.failed.values()} == {"bad_subtitles"}
+    answerer = Answerer(CountingEngine(), ReadingSettings(subtitles=str(tmp_path)))
+    assert [bool(record) for record in answerer.answer(asked)] == [True, False, True, False]
+    assert {record["error"].split(":")[0] for record in answerer.failed.values()} == {"bad_subtitles"}
 
 
 # ------------------------------------------------------------------------------------------ what lmms-eval hands over
@@ -179,7 +181,7 @@ def model(kind=VideoXLSimple, documents=({},), subtitles=None):
     """Without its engine: only what turns requests into questions."""
     made = object.__new__(kind)
     made.default_generation = Generation(max_new_tokens=77)
-    made._asker = SimpleNamespace(reading=ReadingSettings(subtitles=subtitles))
+    made._answerer = SimpleNamespace(reading=ReadingSettings(subtitles=subtitles))
     made.task_dict = {TASK: {"test": list(documents)}}
     return made
 
@@ -200,8 +202,8 @@ VIDEO = {"type": "video", "url": "/v/0.mp4"}
 
 
 def test_both_interfaces_make_the_same_question():
-    one = model()._asked(simple(["/v/0.mp4"]))
-    two = model(VideoXLChat)._asked(chat([user(VIDEO, "Which?")]))
+    one = model()._question(simple(["/v/0.mp4"]))
+    two = model(VideoXLChat)._question(chat([user(VIDEO, "Which?")]))
     assert (one.key, one.question, one.video, one.generation) == (two.key, two.question, two.video, two.generation)
     assert one.key == f"{TASK}/test/0"
 
@@ -210,8 +212,8 @@ def test_both_interfaces_find_the_same_subtitles(tmp_path):
     (tmp_path / "a_en.json").write_text("[]")
     how = {"documents": ({"subtitle_path": "a_en.json", "starting_timestamp_for_subtitles": 7},)}
     how["subtitles"] = f"{tmp_path}/{{subtitle_path}}"
-    one = model(**how)._asked(simple(["/v/0.mp4"]))
-    two = model(VideoXLChat, **how)._asked(chat([user(VIDEO, "Which?")]))
+    one = model(**how)._question(simple(["/v/0.mp4"]))
+    two = model(VideoXLChat, **how)._question(chat([user(VIDEO, "Which?")]))
     assert one.subtitles == two.subtitles == SubtitleFile(str(tmp_path / "a_en.json"), 7.0)
 
 
@@ -223,7 +225,7 @@ def test_messages_may_hold_a_system_prompt_earlier_turns_and_a_part_of_a_video()
         {"role": "assistant", "content": [{"type": "text", "text": "A"}]},
         user("Second?"),
     ]
-    asked = model(VideoXLChat)._asked(chat(turns))
+    asked = model(VideoXLChat)._question(chat(turns))
     assert (asked.system, asked.start, asked.end) == ("Be brief.", 3.0, 9.0)
     assert asked.history == (("First?", "A"),)
     assert asked.question == "Second?"
@@ -241,17 +243,17 @@ def test_messages_may_hold_a_system_prompt_earlier_turns_and_a_part_of_a_video()
 )
 def test_messages_that_no_reading_holds_are_refused(messages):
     with pytest.raises(EvaluationError):
-        model(VideoXLChat)._asked(chat(messages))
+        model(VideoXLChat)._question(chat(messages))
 
 
 def test_a_task_that_ends_the_process_over_a_missing_file_only_fails_the_sample():
     def visual(document):
         sys.exit("video path:/v/absent.mp4 does not exist, please check")
 
-    asked = model()._asked(SimpleNamespace(args=("Which?", {}, visual, 0, TASK, "test")))
+    asked = model()._question(SimpleNamespace(args=("Which?", {}, visual, 0, TASK, "test")))
     assert asked.video is None
     assert "does not exist" in asked.problem
-    assert model()._asked(simple([])).video is None
+    assert model()._question(simple([])).video is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.log import SampleLog, differences, how_it_was_run, versions, write_json
+from videoxl.evaluation.log import SampleLog, differences, how_it_was_run, json_lines, versions, write_json
 
 SETTINGS = {"frames": (512, 2048), "seed": 3}
 
@@ -39,6 +39,26 @@ def test_a_log_of_other_settings_names_the_differences(tmp_path):
     with pytest.raises(EvaluationError, match="--resume"):
         SampleLog(path, SETTINGS)
     assert differences({"a": 1}, {"a": 1}) == []
+
+
+def test_a_log_with_an_older_name_of_a_setting_is_resumed(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with SampleLog(path, {"clock_as_seconds": True}) as log:
+        log.add("a", {"n": 1})
+    with SampleLog(path, {"times_in_seconds": True}, resume=True) as log:
+        assert log.done("a") == {"n": 1}
+    with pytest.raises(EvaluationError, match="times_in_seconds was True, is now False"):
+        SampleLog(path, {"times_in_seconds": False}, resume=True)
+
+
+@pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r"])
+def test_only_a_line_feed_ends_a_line(tmp_path, break_):
+    path = tmp_path / "run.jsonl"
+    with SampleLog(path, SETTINGS) as log:
+        log.add("a", {"text": f"one{break_}two"})
+    with SampleLog(path, SETTINGS, resume=True) as log:
+        assert log.done("a") == {"text": f"one{break_}two"}
+    assert [line["record"]["text"] for line in json_lines(path) if "record" in line] == [f"one{break_}two"]
 
 
 def test_half_a_last_line_is_dropped_and_the_rest_kept(tmp_path):

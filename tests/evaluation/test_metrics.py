@@ -8,7 +8,6 @@ from videoxl.evaluation.metrics import (
     accuracy,
     bootstrap_interval,
     choice_chance,
-    majority_chance,
     mean_chance,
     micro_macro,
     wilson_interval,
@@ -77,8 +76,6 @@ def test_wilson_interval_holds_the_share(case):
 
 def test_chance_levels():
     assert choice_chance(4) == 0.25
-    assert majority_chance(["a", "b", "a", "c"]) == 0.5
-    assert majority_chance([]) is None
     assert mean_chance([0.25, 0.75]) == 0.5
     assert mean_chance([]) is None
     with pytest.raises(ValueError, match="at least one"):

@@ -13,7 +13,7 @@ from videoxl.config import BiLevelDecode, ChunkedPrefill, decode_from_string, pr
 from videoxl.errors import EvaluationError, MissingDependencyError
 from videoxl.evaluation.lmms import running
 from videoxl.evaluation.lmms.presets import MODES, PRESETS
-from videoxl.evaluation.lmms.running import Run, result_of, run_lmms, told
+from videoxl.evaluation.lmms.running import Run, result_of, run_lmms, text
 from videoxl.evaluation.lmms.scores import outcome, scored
 from videoxl.evaluation.plots import draw
 from videoxl.evaluation.report import published_scores, write_report
@@ -143,9 +143,9 @@ def test_a_result_tells_both_averages_and_how_it_was_made(tmp_path):
     assert result["scores"]["accuracy"] == 0.6
     assert result["lmms_eval"] == {"acc,none": 0.8}
     assert result["run"]["versions"] == {"videoxl": "0.1"}
-    text = told(result)
+    shown = text(result)
     for part in ("micro   60.0 %", "macro   58.3 %", "failed  1, which count as wrong", "not_a_video: bad", "8 frames"):
-        assert part in text
+        assert part in shown
 
 
 def test_the_command_can_hold_any_strategy_and_says_what_it_cannot_hold(tmp_path):

@@ -11,12 +11,12 @@ import pytest
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.prompts import VNBENCH
-from videoxl.evaluation.samples import run_settings
+from videoxl.evaluation.samples import log_settings
 from videoxl.evaluation.vnbench import (
+    answer_settings,
     evaluate,
     first_questions,
     read_tries,
-    reading,
     released_letter,
     score,
     whole_seconds,
@@ -75,7 +75,7 @@ def test_bad_records_are_named(tmp_path, change, complaint):
 
 
 def test_a_question_without_four_tries_is_refused(tmp_path):
-    with pytest.raises(EvaluationError, match="1 questions have not 4 tries"):
+    with pytest.raises(EvaluationError, match="1 questions do not have 4 tries"):
         tries_of(tmp_path, records("ret_edit", "a.mp4"), records("ret_edit", "b.mp4", tries=3))
     (tmp_path / "x").write_text('{"a": 1}')
     with pytest.raises(EvaluationError, match="must hold a list"):
@@ -163,8 +163,8 @@ def test_a_run_in_any_order_gives_the_same_answers(tiny, clip, tmp_path):
     tries = tries_of(
         tmp_path, records("ret_edit", "a.mp4"), records("cnt_edit1", "b.mp4"), records("ord_edit", "c.mp4")
     )
-    how = reading(max_new_tokens=3)
-    settings = run_settings("vnbench", tmp_path / "VNBench-main-4try.json", tiny, how, prompt="video-xl")
+    how = answer_settings(max_new_tokens=3)
+    settings = log_settings("vnbench", tmp_path / "VNBench-main-4try.json", tiny, how, prompt="video-xl")
     found = []
     for name, order in (("forward", tries), ("backward", tries[::-1])):
         with SampleLog(tmp_path / name, settings) as log:

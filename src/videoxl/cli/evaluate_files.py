@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from videoxl.cli.options import Json, LoadOptions, Quiet, grouped, print_json
 
+if TYPE_CHECKING:
+    from videoxl.evaluation.log import Json as JsonObject
+    from videoxl.evaluation.log import SampleLog
+
 Annotations = Annotated[str, typer.Argument(help="The file of annotations, as its authors released it.")]
 Videos = Annotated[str, typer.Argument(help="The folder of the videos.")]
+
+
+class AskSettings(TypedDict):
+    """How every question is asked."""
+
+    prefill: str | None
+    decode: str | None
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -33,16 +46,17 @@ class RunOptions:
     quiet: Quiet = False
 
     @property
-    def how(self) -> dict[str, Any]:
-        """What a benchmark's ``reading`` takes."""
+    def ask_settings(self) -> AskSettings:
+        """What a benchmark's ``answer_settings`` takes."""
         return {"prefill": self.prefill, "decode": self.decode, "max_new_tokens": self.max_new_tokens}
 
     @property
-    def tell(self) -> Any:
+    def tell(self) -> Callable[[str], None] | None:
+        """Print progress on stderr, or nothing."""
         return None if self.quiet else lambda line: print(line, file=sys.stderr, flush=True)
 
-    def check(self, prompt: str, prompts: dict[str, Any]) -> None:
-        """Raise ``ValueError`` for what can be told to be wrong before a model is loaded."""
+    def check(self, prompt: str, prompts: Mapping[str, object]) -> None:
+        """Raise ``ValueError`` for wrong settings, before a model is loaded."""
         from videoxl.config import Generation, decode_from_string, prefill_from_string
 
         if prompt not in prompts:
@@ -67,17 +81,17 @@ def vnbench(
     """VNBench: needles to be retrieved, ordered and counted; right is what is right in all four tries."""
     from videoxl.evaluation import vnbench as benchmark
     from videoxl.evaluation.prompts import VNBENCH
-    from videoxl.evaluation.samples import run_settings
+    from videoxl.evaluation.samples import log_settings
 
     running.check(prompt, VNBENCH)
     tries = benchmark.first_questions(benchmark.read_tries(annotations), running.limit)
-    how = benchmark.reading(prompt=prompt, **running.how)
+    settings = benchmark.answer_settings(prompt=prompt, **running.ask_settings)
     engine = loading.load()
-    settings = run_settings("vnbench", annotations, engine, how, prompt=prompt, limit=running.limit)
+    header = log_settings("vnbench", annotations, engine, settings, prompt=prompt, limit=running.limit)
     _run(
         running,
-        settings,
-        lambda log: benchmark.evaluate(engine, tries, videos, log, how, prompt=prompt, tell=running.tell),
+        header,
+        lambda log: benchmark.evaluate(engine, tries, videos, log, settings, prompt=prompt, tell=running.tell),
     )
 
 
@@ -94,29 +108,29 @@ def grounding(
     """Temporal grounding (Charades-STA, TimeLens-Bench): when does it happen? R1@0.3, 0.5, 0.7 and mIoU."""
     from videoxl.evaluation import grounding as benchmark
     from videoxl.evaluation.prompts import GROUNDING
-    from videoxl.evaluation.samples import run_settings
+    from videoxl.evaluation.samples import log_settings
 
     running.check(prompt, GROUNDING)
     events = benchmark.read_events(annotations)[: running.limit]
-    how = benchmark.reading(fps=fps, max_frames=max_frames, **running.how)
+    settings = benchmark.answer_settings(fps=fps, max_frames=max_frames, **running.ask_settings)
     engine = loading.load()
-    settings = run_settings("grounding", annotations, engine, how, prompt=prompt, limit=running.limit)
+    header = log_settings("grounding", annotations, engine, settings, prompt=prompt, limit=running.limit)
     _run(
         running,
-        settings,
-        lambda log: benchmark.evaluate(engine, events, videos, log, how, prompt=prompt, tell=running.tell),
+        header,
+        lambda log: benchmark.evaluate(engine, events, videos, log, settings, prompt=prompt, tell=running.tell),
     )
 
 
-def _run(running: RunOptions, settings: dict[str, Any], evaluate: Any) -> None:
+def _run(running: RunOptions, header: JsonObject, evaluate: Callable[[SampleLog], JsonObject]) -> None:
     """Run with the log of the output folder, write the result beside it, and print it. Exits with 1 on any failure."""
     from videoxl.evaluation.log import SampleLog, write_json
     from videoxl.evaluation.tables import text
 
-    name = settings["benchmark"]
+    name = header["benchmark"]
     folder = Path(running.output or f"runs/{name}")
-    with SampleLog(folder / "answers.jsonl", settings, resume=running.resume) as log:
-        result = evaluate(log)
+    with SampleLog(folder / "answers.jsonl", header, resume=running.resume) as answers:
+        result = evaluate(answers)
     write_json(folder / f"{name}.json", result)
     shown = {name: value for name, value in result.items() if name != "samples"}
     print_json(shown) if running.as_json else print(text(result))

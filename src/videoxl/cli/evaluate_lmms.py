@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,7 +42,7 @@ def lmms(
     """MLVU, Video-MME, LongVideoBench, LVBench as published, and any other task of lmms-eval."""
     from videoxl.config import decode_from_string, prefill_from_string
     from videoxl.evaluation.lmms.presets import PRESETS
-    from videoxl.evaluation.lmms.running import Run, require_lmms_eval, run_lmms, told
+    from videoxl.evaluation.lmms.running import Run, require_lmms_eval, run_lmms, text
     from videoxl.evaluation.subtitles import check_where
 
     if (preset is None) == (task is None):
@@ -58,7 +58,7 @@ def lmms(
     if subtitles is not None:
         check_where(subtitles)
     chosen = PRESETS[preset] if preset else None
-    given: dict[str, Any] = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames}
+    given: dict[str, str | float | None] = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames}
     given |= {"prefill": prefill, "decode": decode, "subtitles": subtitles}
     given = {name: value for name, value in given.items() if value is not None}
     loaded = {"pretrained": loading.model or "tiny", "device": loading.device, "dtype": loading.dtype}
@@ -83,7 +83,7 @@ def lmms(
         resume=resume,
     )
     result = run_lmms(run)
-    print_json(result) if as_json else print(told(result))
+    print_json(result) if as_json else print(text(result))
     if result["scores"]["failed"]:
         raise typer.Exit(1)
 

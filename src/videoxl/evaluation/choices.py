@@ -1,4 +1,4 @@
-"""Multiple choice: the lettered lines of a question, and which of them an answer means."""
+"""Multiple choice: letter the options of a question, and find the option that an answer chooses."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def lettered(options: Sequence[str]) -> str:
-    """One line per option: ``A. a red star``. Raises ``ValueError`` for none, or more than there are letters."""
+    """Write a line per option: ``A. a red star``. Raises ``ValueError`` for none, or more than there are letters."""
     if not 0 < len(options) <= len(LETTERS):
         raise ValueError(f"a choice has 1 to {len(LETTERS)} options, got {len(options)}")
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
 
 
 def chosen_option(text: str, options: Sequence[str]) -> int | None:
-    """Which option an answer chooses, from 0; None when it chooses none, or more than one.
+    """Return the index of the option that an answer chooses; None if it chooses none or more than one.
 
-    In this order: a letter that is said to be the answer (``The answer is (B)``, ``Option C``), a letter in brackets, a
-    letter that begins the text (``B``, ``b) ...``, ``B. a red star``; before other words only with its mark, for "A
-    red star" begins with a word), an option's own words.
+    The first of these that occurs counts:
+
+    1. a letter that is said to be the answer: ``The answer is (B)``, ``Option C``;
+    2. a letter in brackets;
+    3. a letter that begins the text: ``B``, ``b) ...``, ``B. a red star``. Before other words it needs a mark behind
+       it, since "A red star" begins with a word;
+    4. an option's own words.
     """
     letters = LETTERS[: len(options)]
-    told = text.strip()
+    answer = text.strip()
     for pattern in _patterns(letters):
-        found = {match.upper() for match in re.findall(pattern, told)}
+        found = {match.upper() for match in re.findall(pattern, answer)}
         if len(found) == 1:
             return letters.index(found.pop())
         if found:
             return None
-    return _named(told, options)
+    return _named(answer, options)
 
 
 def _patterns(letters: str) -> tuple[str, ...]:
@@ -44,9 +48,9 @@ def _patterns(letters: str) -> tuple[str, ...]:
     )
 
 
-def _named(told: str, options: Sequence[str]) -> int | None:
-    """The one option whose words stand in the text; of options within others, the longest."""
-    rest = told.casefold()
+def _named(answer: str, options: Sequence[str]) -> int | None:
+    """Return the only option whose words stand in the answer; of options within others, the longest."""
+    rest = answer.casefold()
     found = []
     for option in sorted(options, key=len, reverse=True):
         words = rf"(?<!\w){re.escape(option.strip().casefold())}(?!\w)"

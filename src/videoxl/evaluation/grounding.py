@@ -1,4 +1,4 @@
-"""Temporal grounding: when does it happen? R1@0.3, 0.5 and 0.7 and mIoU on annotations of Charades-STA's kind."""
+"""Temporal grounding: when does an event happen? R1@0.3, 0.5, 0.7 and mIoU on annotations like Charades-STA's."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from videoxl.config import Sampling
+from videoxl.config import DecodeStrategy, PrefillStrategy, Sampling
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.annotations import find_video, read_text
-from videoxl.evaluation.log import SampleLog
+from videoxl.evaluation.log import Json, SampleLog
 from videoxl.evaluation.metrics import bootstrap_interval
 from videoxl.evaluation.prompts import GROUNDING
-from videoxl.evaluation.samples import Reading, Sample, Tell, answer_all, result
+from videoxl.evaluation.samples import AnswerSettings, Sample, Tell, answer_all, make_result
+from videoxl.inference.engine import VideoXL
 from videoxl.scenarios.time_spans import TimeSpan, iou, parse_spans
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 FPS = 2.0
-"""Frames a second, as TimeLens-Bench is run; its videos are short."""
+"""Frames a second of TimeLens-Bench, whose videos are short."""
+Kind = TypeVar("Kind")
 _CHARADES = re.compile(r"(?P<video>\S+) (?P<start>[0-9.]+) (?P<end>[0-9.]+)##(?P<query>.*\S)\s*")
 
 
@@ -34,66 +36,79 @@ class Event:
     video: str
     query: str
     spans: tuple[TimeSpan, ...]
-    """Mostly one. Of several, the one that an answer fits best counts."""
+    """Mostly one. An answer is compared with the span that it fits best."""
 
 
 def read_events(path: str | os.PathLike[str]) -> list[Event]:
-    """Annotations in one of three forms, told apart by their content.
+    """Read annotations in one of three forms, told apart by their content.
 
     * Charades-STA, lines of text: ``3MSZA 24.3 30.4##person turn a light on.``
     * TimeLens-Bench, JSON: ``{"3MSZA": {"duration": 30.96, "spans": [[24.3, 30.4]], "queries": ["person ..."]}}``
     * TimeLens-100K, JSON lines: ``{"video_path": "a/b.mp4", "events": [{"query": "...", "span": [[24.3, 30.4]]}]}``
 
-    Raises :class:`EvaluationError` naming the line or the video that is not so.
+    Raises :class:`EvaluationError`, which names the line or video that has another form.
     """
     text = read_text(path)
     if not text.strip():
         raise EvaluationError(f"annotations {path} are empty")
     if not text.lstrip().startswith("{"):
-        return _charades(text, path)
+        return _read_charades(text, path)
     try:
         found = json.loads(text)
     except (json.JSONDecodeError, RecursionError):  # not one JSON value: one a line
-        return _by_line(text.splitlines(), path)
-    return _by_line(text.splitlines(), path) if "events" in found else _by_video(found, path)
+        return _read_timelens_lines(text, path)
+    return _read_timelens_lines(text, path) if "events" in found else _read_timelens(found, path)
 
 
 def evaluate(
-    engine: Any,
+    engine: VideoXL,
     events: Sequence[Event],
     videos: str | os.PathLike[str],
     log: SampleLog,
-    how: Reading,
+    settings: AnswerSettings,
     *,
     prompt: str = "default",
     tell: Tell | None = None,
-) -> dict[str, Any]:
-    """Ask about every event and score the answers; the result is JSON-ready.
+) -> Json:
+    """Ask about every event, score the answers, and return the result, ready for JSON.
 
-    ``videos``: the folder of the video files; ``how``: what :func:`reading` gives.
+    ``videos``: the folder of the video files; ``settings``: what :func:`answer_settings` returns.
     """
-    asked = [Sample(e.key, find_video(videos, e.video), GROUNDING[prompt].replace("{event}", e.query)) for e in events]
-    answered = answer_all(engine, asked, log, how, tell=tell)
-    texts = {key: record["text"] for key, record in answered.records.items()}
-    samples = [_sample(event, texts.get(event.key)) for event in events]
-    return result(engine, log, answered, score(events, texts), samples)
+    prompts = [GROUNDING[prompt].replace("{event}", event.query) for event in events]
+    questions = [Sample(e.key, find_video(videos, e.video), text) for e, text in zip(events, prompts)]
+    answers = answer_all(engine, questions, log, settings, tell=tell)
+    samples = [_sample(event, answers.texts.get(event.key)) for event in events]
+    return make_result(engine, log, answers, score(events, answers.texts), samples)
 
 
-def reading(*, fps: float = FPS, max_frames: int | None = None, **how: Any) -> Reading:
-    """``fps`` frames a second, at most ``max_frames``; ``how``: prefill, decode, max_new_tokens."""
+def answer_settings(
+    *,
+    fps: float = FPS,
+    max_frames: int | None = None,
+    prefill: PrefillStrategy | str | None = None,
+    decode: DecodeStrategy | str | None = None,
+    max_new_tokens: int = 64,
+) -> AnswerSettings:
+    """Read ``fps`` frames a second, at most ``max_frames``."""
     sampling = Sampling(fps=fps, max_frames=max_frames)
-    return Reading(sampling=lambda source: sampling, note=str(sampling), **how)
+    return AnswerSettings(
+        sampling=lambda source: sampling,
+        sampling_name=str(sampling),
+        prefill=prefill,
+        decode=decode,
+        max_new_tokens=max_new_tokens,
+    )
 
 
-def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -> dict[str, Any]:
-    """R1 at each threshold (the share of events whose first span overlaps by at least that much), and mIoU.
+def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -> Json:
+    """Return R1 at each threshold (the share of events whose first span overlaps by at least that much), and mIoU.
 
-    An answer that names no span, or none at all, overlaps by 0. Shares are 0 to 1; ``interval``: 95 % by resampling
-    whole videos.
+    An answer that names no span, and a missing answer, overlap by 0. Shares are 0 to 1. ``interval`` is 95 %, by
+    resampling whole videos.
     """
     overlaps = [overlap(event, texts.get(event.key, "")) for event in events]
     videos = [event.video for event in events]
-    found: dict[str, Any] = {"events": len(events), "videos": len(set(videos))}
+    found: Json = {"events": len(events), "videos": len(set(videos))}
     measures = {f"R1@{t}": [float(value >= t) for value in overlaps] for t in THRESHOLDS} | {"mIoU": overlaps}
     for name, values in measures.items():
         found[name] = math.fsum(values) / len(values) if values else None
@@ -106,12 +121,12 @@ def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -
 
 
 def overlap(event: Event, text: str) -> float:
-    """Intersection over union of the first span that an answer names with the one of the event it fits best."""
+    """Return the intersection over union of an answer's first span with the span of the event that it fits best."""
     spans = parse_spans(text)
     return max((iou(spans[0], truth) for truth in event.spans), default=0.0) if spans else 0.0
 
 
-def _sample(event: Event, text: str | None) -> dict[str, Any]:
+def _sample(event: Event, text: str | None) -> Json:
     return {
         "key": event.key,
         "video": event.video,
@@ -126,9 +141,9 @@ def _sample(event: Event, text: str | None) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- annotation forms
 
 
-def _charades(text: str, path: Any) -> list[Event]:
+def _read_charades(text: str, path: str | os.PathLike[str]) -> list[Event]:
     events = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         match = _CHARADES.fullmatch(line.strip())
@@ -141,7 +156,7 @@ def _charades(text: str, path: Any) -> list[Event]:
     return events
 
 
-def _by_video(found: Any, path: Any) -> list[Event]:
+def _read_timelens(found: Json, path: str | os.PathLike[str]) -> list[Event]:
     events: list[Event] = []
     for video, entry in found.items():
         where = f"{path}, video {video!r}"
@@ -152,9 +167,9 @@ def _by_video(found: Any, path: Any) -> list[Event]:
     return events
 
 
-def _by_line(lines: Sequence[str], path: Any) -> list[Event]:
+def _read_timelens_lines(text: str, path: str | os.PathLike[str]) -> list[Event]:
     events: list[Event] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -169,9 +184,9 @@ def _by_line(lines: Sequence[str], path: Any) -> list[Event]:
     return events
 
 
-def _event(number: int, video: str, query: Any, spans: Any, where: str) -> Event:
+def _event(number: int, video: str, query: object, spans: list[list[object]], where: str) -> Event:
     try:
-        found = tuple(TimeSpan(float(start), float(end)) for start, end in spans)
+        found = tuple(TimeSpan(float(str(start)), float(str(end))) for start, end in spans)
     except (TypeError, ValueError):
         raise EvaluationError(f"annotations {where}: spans must be [start, end] in seconds, got {spans!r}") from None
     if not found or not all(math.isfinite(time) for span in found for time in span):
@@ -182,7 +197,8 @@ def _event(number: int, video: str, query: Any, spans: Any, where: str) -> Event
     return Event(f"{number:05d} {Path(video).name}", video, sentence, found)
 
 
-def _field(entry: Any, name: str, kind: type, where: str) -> Any:
+def _field(entry: object, name: str, kind: type[Kind], where: str) -> Kind:
+    """Return a field of a JSON object. Raises :class:`EvaluationError` for a missing one, or one of another type."""
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
         raise EvaluationError(f"annotations {where}: expected a {kind.__name__} under {name!r}, got {value!r:.80}")

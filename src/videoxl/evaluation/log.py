@@ -1,4 +1,4 @@
-"""What every evaluation writes: a log of samples that survives a kill, and how the run was made."""
+"""What every evaluation writes: a log of samples that survives a kill, and a record of how the run was made."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videoxl._version import __version__
 from videoxl.errors import EvaluationError, MemoryFileError
+
+if TYPE_CHECKING:
+    from videoxl.inference.engine import VideoXL
 
 Json = dict[str, Any]
 """A JSON object. What it holds depends on who wrote it; its reader checks that."""
 
 FORMAT = 1
-"""Of sample logs. Another number is refused."""
+"""Version of sample logs. Logs of other versions are refused."""
+RENAMED_SETTINGS = {"clock_as_seconds": "times_in_seconds"}
+"""Settings of older logs, and their names today."""
 PACKAGES = ("torch", "transformers", "av")
+"""Packages whose versions the numbers depend on."""
 
 
 class SampleLog:
@@ -35,15 +41,20 @@ class SampleLog:
         for key, sample in samples:
             record = log.done(key) or log.add(key, evaluate(sample))
 
-    The first line is the header: the settings and the versions. A line stands in the file before :meth:`add` returns;
-    half a last line, left by a process that was killed, is dropped on opening. The file is locked while it is open.
+    The first line is the header, with the settings and the versions. A line is on the disk before :meth:`add` returns.
+    If a killed process left half a last line, opening the log drops it. The file is locked while it is open.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, settings: Json, *, resume: bool = False) -> None:
-        """``path``: None keeps nothing beyond the run. ``settings``: all that answers depend on, of plain JSON values.
+        """Open or create the log.
 
-        Raises :class:`EvaluationError` when the file exists and ``resume`` is not asked for, when it was made with
-        other settings, when it is damaged, or when another process is writing it.
+        Args:
+            path: None keeps nothing beyond the run.
+            settings: all that answers depend on, as plain JSON values.
+            resume: go on with a file that exists, if it has the same settings.
+
+        Raises :class:`EvaluationError` if the file exists and ``resume`` is false, has other settings, is damaged, or
+        is being written by another process.
         """
         self.path = Path(path or os.devnull)
         self.settings = json.loads(_line(settings))
@@ -64,11 +75,11 @@ class SampleLog:
             raise
 
     def done(self, key: str) -> Json | None:
-        """The record of a finished sample; None when it is still to be done."""
+        """Return the record of a finished sample; None if it is still to be done."""
         return self._records.get(key)
 
     def add(self, key: str, record: Json) -> Json:
-        """Write a finished sample and return it as :meth:`done` will. Raises ``ValueError`` for a key that is there."""
+        """Write a finished sample and return it as :meth:`done` will. Raises ``ValueError`` for a key that exists."""
         if key in self._records:
             raise ValueError(f"sample {key!r} is in {self.path} already: ask done() before doing a sample")
         line = _line({"key": key, "record": record})
@@ -98,7 +109,7 @@ class SampleLog:
     # ------------------------------------------------------------------------------------------------------ opening
 
     def _lock(self) -> None:
-        """Two writers would both do every sample."""
+        """Lock the file: two writers would both do every sample."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,7 +145,8 @@ class SampleLog:
             raise EvaluationError(
                 f"{self.path} exists: resume it (--resume), name another file, or remove it to begin anew"
             )
-        if different := differences(header.get("settings", {}), self.settings):
+        before = {RENAMED_SETTINGS.get(name, name): value for name, value in header.get("settings", {}).items()}
+        if different := differences(before, self.settings):
             raise EvaluationError(
                 f"{self.path} was made with other settings: {'; '.join(different)}. Give the same, or name another file"
             )
@@ -158,7 +170,7 @@ class SampleLog:
 
 
 def differences(before: Json, now: Json) -> list[str]:
-    """A sentence for every setting that is not the same: ``frames was [512], is now [1024]``."""
+    """Return a phrase for every setting that changed: ``frames was [512], is now [1024]``."""
     missing = "not set"
     return [
         f"{name} was {before.get(name, missing)!r}, is now {now.get(name, missing)!r}"
@@ -167,11 +179,11 @@ def differences(before: Json, now: Json) -> list[str]:
     ]
 
 
-def how_it_was_run(model_name: str, engine: Any, **settings: Any) -> Json:
-    """All that is needed to make a run again: model, dtype, device, versions, command line, and ``settings``.
+def how_it_was_run(model_name: str, engine: VideoXL, **settings: object) -> Json:
+    """Return all that is needed to repeat a run: model, dtype, device, versions, command line, and ``settings``.
 
-    ``settings`` of an evaluation: ``prefill``, ``decode``, ``sampling``, ``seed`` and what is its own. Strategies and
-    other values that JSON does not know are told by their ``str()``. Of a model folder only its own name is told.
+    ``settings``: ``prefill``, ``decode``, ``sampling``, ``seed`` and what the evaluation has of its own. Strategies and
+    other values that JSON does not know are written as their ``str()``, a model folder as its own name.
     """
     import torch
 
@@ -192,7 +204,7 @@ def how_it_was_run(model_name: str, engine: Any, **settings: Any) -> Json:
 
 
 def versions() -> dict[str, str | None]:
-    """Of this package (with its commit where it runs from a git checkout), Python, and what the numbers depend on."""
+    """Return the versions of this package (with its commit in a git checkout), Python and :data:`PACKAGES`."""
     found: dict[str, str | None] = {"videoxl": __version__, "commit": _commit(), "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -202,7 +214,7 @@ def versions() -> dict[str, str | None]:
 
 @lru_cache(maxsize=1)
 def _commit() -> str | None:
-    """None outside a checkout of this package. A ``+`` behind it: files were changed since."""
+    """Return the commit, with a ``+`` if files were changed since; None outside a checkout of this package."""
     here = Path(__file__).parent
     if not (here.parents[2] / ".git").exists():
         return None
@@ -218,8 +230,8 @@ def _commit() -> str | None:
         return None
 
 
-def plain(value: Any) -> Any:
-    """Of JSON's own types; anything else as its ``str()``."""
+def plain(value: object) -> object:
+    """Return ``value`` made of JSON's own types; anything else becomes its ``str()``."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -238,17 +250,17 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[Json]:
             yield found
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as JSON; the file is replaced whole or stays as it was.
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write ``value`` as JSON. The file is replaced whole or stays as it was.
 
-    Raises :class:`EvaluationError` when it cannot be written, ``ValueError`` for a number that is not finite.
+    Raises :class:`EvaluationError` if it cannot be written, ``ValueError`` for a number that is not finite.
     """
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """See :func:`write_json`: for pictures and pages."""
+    """Write a file whole or not at all, as :func:`write_json` does."""
     from videoxl.memory.file.atomic import replacing, write_at
 
     try:
@@ -259,12 +271,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         raise EvaluationError(f"{path} was not written: {error.__cause__ or error}") from error
 
 
-def _line(value: Any) -> str:
+def _line(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _parsed(line: str) -> Json:
-    """Nothing, for a line that is no JSON object."""
+    """Parse a line; what is no JSON object becomes an empty one."""
     try:
         found = json.loads(line)
     except json.JSONDecodeError:

@@ -1,64 +1,82 @@
-"""Numbers made of outcomes: accuracy, its interval, averages over categories, and what guessing would give."""
+"""Accuracy, its interval, averages over categories, and the accuracy of guessing."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-DRAWS = 10_000
+RESAMPLES = 10_000
 """Resamples of a bootstrap."""
-CHUNK = 500
+RESAMPLES_AT_ONCE = 500
 """Resamples held at once."""
 
 
 def accuracy(correct: Iterable[bool]) -> float | None:
-    """The share of true values, 0 to 1; None when there are none, for then there is no accuracy."""
+    """Return the share of true values, 0 to 1; None without values."""
     outcomes = [bool(one) for one in correct]
     return sum(outcomes) / len(outcomes) if outcomes else None
 
 
-def micro_macro(records: Iterable[Mapping[str, Any]], by: str, *, correct: str = "correct") -> dict[str, Any]:
-    """Both averages, which published numbers mix up, and what they are made of.
+class CategoryScore(TypedDict):
+    """Accuracy of one category, 0 to 1."""
 
-    ``micro``: every sample counts the same. ``macro``: every category does; the mean of the categories' accuracies.
+    accuracy: float | None
+    samples: int
+
+
+class Averages(TypedDict):
+    """Both averages of a benchmark, and what they are made of."""
+
+    micro: float | None
+    macro: float | None
+    samples: int
+    by: dict[str, CategoryScore]
+
+
+def micro_macro(records: Iterable[Mapping[str, object]], by: str, *, correct: str = "correct") -> Averages:
+    """Return both averages, which published numbers often do not tell apart.
+
+    ``micro``: every sample counts the same. ``macro``: every category counts the same.
 
     Args:
         records: samples with the fields ``by`` (the category) and ``correct`` (true or false).
 
     Returns:
-        ``{"micro": 0.5, "macro": 0.75, "samples": 4, "by": {"count": {"accuracy": 1.0, "samples": 1}, ...}}``; None in
-        the place of averages over nothing.
+        ``{"micro": 0.5, "macro": 0.75, "samples": 4, "by": {"count": {"accuracy": 1.0, "samples": 1}, ...}}``; An
+        average over nothing is None.
     """
     categories: dict[str, list[bool]] = defaultdict(list)
     for record in records:
         categories[str(record[by])].append(bool(record[correct]))
-    of_each = {name: {"accuracy": accuracy(c), "samples": len(c)} for name, c in sorted(categories.items())}
+    scores: dict[str, CategoryScore] = {
+        name: {"accuracy": accuracy(c), "samples": len(c)} for name, c in sorted(categories.items())
+    }
     shares = [sum(c) / len(c) for c in categories.values()]
     return {
         "micro": accuracy(one for c in categories.values() for one in c),
         "macro": math.fsum(shares) / len(shares) if shares else None,
         "samples": sum(map(len, categories.values())),
-        "by": of_each,
+        "by": scores,
     }
 
 
 def bootstrap_interval(
     correct: Sequence[float], *, seed: int = 0, level: float = 0.95, clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float] | None:
-    """Percentile interval of the mean by resampling, 10,000 times (Efron 1979). None without samples.
+    """Return the percentile interval of the mean by resampling, 10,000 times (Efron 1979). None without samples.
 
     Args:
         correct: outcomes, or any scores such as overlaps.
         seed: the same seed gives the same interval.
         level: the share of resamples within, above 0 and below 1.
-        clusters: per sample, the video it is about: whole videos are then drawn, since questions about one video are
-            not independent and an interval that took them so would be too narrow.
+        clusters: per sample, the video it is about. Whole videos are then drawn: questions about one video are not
+            independent, and an interval that took them to be would be too narrow.
 
-    All outcomes the same give an interval of no width: use :func:`wilson_interval` for few samples.
+    Equal outcomes give an interval of no width; :func:`wilson_interval` is better for few samples.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be above 0 and below 1, got {level}")
@@ -67,17 +85,17 @@ def bootstrap_interval(
     if not len(correct):
         return None
     sums, counts = _per_cluster(correct, range(len(correct)) if clusters is None else clusters)
-    source = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     means = []
-    for begin in range(0, DRAWS, CHUNK):
-        drawn = source.integers(0, len(sums), (min(CHUNK, DRAWS - begin), len(sums)))
+    for begin in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        drawn = generator.integers(0, len(sums), (min(RESAMPLES_AT_ONCE, RESAMPLES - begin), len(sums)))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def _per_cluster(correct: Sequence[float], clusters: Iterable[Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the outcomes of each."""
+    """Return the sum and the number of outcomes of each cluster."""
     sums: dict[Hashable, float] = defaultdict(float)
     counts: Counter[Hashable] = Counter()
     for one, cluster in zip(correct, clusters):
@@ -87,7 +105,7 @@ def _per_cluster(correct: Sequence[float], clusters: Iterable[Hashable]) -> tupl
 
 
 def wilson_interval(right: int, samples: int, *, z: float = 1.96) -> tuple[float, float] | None:
-    """Interval of a share (Wilson 1927), good for few samples and shares near 0 and 1. ``z`` = 1.96 is 95 %."""
+    """Return the interval of a share (Wilson 1927), good for few samples and shares near 0 and 1. 1.96 is 95 %."""
     if not 0 <= right <= samples:
         raise ValueError(f"right must be between 0 and samples={samples}, got {right}")
     if not samples:
@@ -99,19 +117,13 @@ def wilson_interval(right: int, samples: int, *, z: float = 1.96) -> tuple[float
 
 
 def choice_chance(options: int) -> float:
-    """Accuracy of guessing among ``options`` offered answers, one of which is right."""
+    """Return the accuracy of guessing among ``options`` offered answers, one of which is right."""
     if options < 1:
         raise ValueError(f"a choice has at least one option, got {options}")
     return 1 / options
 
 
-def majority_chance(answers: Iterable[Hashable]) -> float | None:
-    """Accuracy of always giving the commonest of the right answers: the floor for open questions. None for none."""
-    counts = Counter(answers)
-    return counts.most_common(1)[0][1] / counts.total() if counts else None
-
-
 def mean_chance(chances: Iterable[float]) -> float | None:
-    """Chance level of questions that differ in theirs. None for none."""
+    """Return the chance level of questions whose chances differ; None without questions."""
     values = list(chances)
     return math.fsum(values) / len(values) if values else None

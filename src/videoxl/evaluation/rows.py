@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 
 from videoxl.errors import EvaluationError
+from videoxl.evaluation.costs import reading_seconds
 from videoxl.evaluation.log import Json
-from videoxl.evaluation.samples import READING_PHASES
 
 RESULT_FILES = ("niah.json", "result.json", "vnbench.json", "grounding.json")
 """Names of the result files that are looked for in folders."""
@@ -130,7 +130,7 @@ def _headline(found: Json, scores: Json) -> tuple[str, float | None]:
 def _point(accuracy: float, costs: Json) -> Point:
     seconds = costs.get("reading_seconds_per_video")
     if seconds is None:
-        seconds = sum(costs["mean_seconds"].get(phase, 0.0) for phase in READING_PHASES)
+        seconds = reading_seconds(costs["mean_seconds"])
     return Point(accuracy, costs["mean_frames"], seconds, costs["mean_memory_bytes"])
 
 

@@ -1,7 +1,7 @@
-"""Subtitles of a benchmark's videos: which file belongs to a video, and what is in it.
+"""Find and read the subtitles of a benchmark's videos.
 
-Video-MME has ``.srt`` files named as its videos; LongVideoBench JSON files, named by its documents, on the clock of the
-longer video that its own was cut from.
+Video-MME has ``.srt`` files named like its videos. LongVideoBench has JSON files that its documents name; their times
+are those of the longer video that each video was cut from.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from videoxl.video.subtitles import TIME, Cue, clean, read_subtitles, seconds
 
 ENDINGS = (".srt", ".vtt", ".json")
 BEGIN = "starting_timestamp_for_subtitles"
-"""LongVideoBench's field for the second of the subtitles at which the video begins."""
+"""LongVideoBench's field for the time in the subtitles at which the video begins, in seconds."""
 
 
 @dataclass(frozen=True)
 class SubtitleFile:
-    """A file, and the second in it at which the video begins."""
+    """A subtitle file, and the time in it at which the video begins, in seconds."""
 
     path: str
     begin_s: float = 0.0
 
     def cues(self) -> tuple[Cue, ...]:
-        """On the video's clock, without those before it. Raises ``VideoError`` for a bad file."""
+        """Return the cues in times of the video, without those before it. Raises ``VideoError`` for a bad file."""
         read = _json_cues(self.path) if self.path.lower().endswith(".json") else read_subtitles(self.path)
         moved = ((cue, cue.start_s - self.begin_s, cue.end_s - self.begin_s) for cue in read)
         return tuple(Cue(max(start, 0.0), end, cue.text) for cue, start, end in moved if end >= 0)
@@ -45,8 +45,8 @@ def check_where(where: str) -> None:
         )
 
 
-def subtitle_file(where: str, video: Any, document: Mapping[str, Any]) -> SubtitleFile | None:
-    """That of a video, by its name in a folder or by a pattern; None where there is none, as of many videos.
+def subtitle_file(where: str, video: object, document: Mapping[str, object]) -> SubtitleFile | None:
+    """Find the subtitle file of a video, by its name in a folder or by a pattern; None if there is none.
 
     Raises ``ValueError`` for a pattern with a field that the document does not have.
     """
@@ -63,11 +63,13 @@ def subtitle_file(where: str, video: Any, document: Mapping[str, Any]) -> Subtit
     else:
         return None
     found = next((path for path in paths if os.path.isfile(path)), None)
-    return SubtitleFile(found, float(begin)) if found else None
+    return SubtitleFile(found, float(str(begin))) if found else None
 
 
 def _json_cues(path: str) -> tuple[Cue, ...]:
-    """LongVideoBench's: ``{"timestamp": [1.0, 2.5], "text": ...}``, or ``{"start": "00:00:01.000", "end", "line"}``."""
+    """Read LongVideoBench's form: ``{"timestamp": [1.0, 2.5], "text": ...}``, or
+    ``{"start": "00:00:01.000", "end": ..., "line": ...}``.
+    """
     try:
         cues = tuple(_cues(json.loads(Path(path).read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -88,7 +90,7 @@ def _cues(entries: list[dict[str, Any]]) -> Iterator[Cue]:
             yield Cue(begin, stop, text)
 
 
-def _seconds(time: Any) -> float:
+def _seconds(time: object) -> float:
     if isinstance(time, int | float):
         return float(time)
     match = TIME.fullmatch(str(time).strip())

@@ -1,21 +1,22 @@
-"""Results of VNBench and temporal grounding as a terminal shows them."""
+"""Show results of VNBench and temporal grounding in a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from videoxl.evaluation.log import Json
 
 
-def text(result: dict[str, Any]) -> str:
-    """The table of a result, how it was run, and what failed."""
+def text(result: Json) -> str:
+    """Return the table of a result, how it was run, and what failed."""
     run, failed = result["run"], result["failed"]
-    told = ("prompt", "sampling", "prefill", "decode", "dtype", "hardware")
+    shown = ("prompt", "sampling", "prefill", "decode", "dtype", "hardware")
     lines = [
         f"{result['benchmark']}, {run['model']}",
         "",
         *_TABLES[result["benchmark"]](result["scores"]),
         "",
-        "; ".join(f"{name} {run[name]}" for name in told),
+        "; ".join(f"{name} {run[name]}" for name in shown),
     ]
     if failed:
         lines.append(f"{len(failed)} FAILED and count as wrong:")
@@ -24,7 +25,7 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _grounding(scores: dict[str, Any]) -> list[str]:
+def _grounding(scores: Json) -> list[str]:
     rows = [[name, _percent(scores[name]), _interval(between)] for name, between in scores["interval"].items()]
     return [
         *_aligned([["", "%", "95 % interval"], *rows]),
@@ -33,7 +34,7 @@ def _grounding(scores: dict[str, Any]) -> list[str]:
     ]
 
 
-def _vnbench(scores: dict[str, Any]) -> list[str]:
+def _vnbench(scores: Json) -> list[str]:
     types = [[name, _percent(one["accuracy"]), str(one["questions"])] for name, one in scores["types"].items()]
     tasks = [[name, _percent(value), ""] for name, value in scores["tasks"].items()]
     totals = [
@@ -61,6 +62,6 @@ def _interval(between: Sequence[float] | None) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of one width; numbers to the right."""
+    """Align columns, numbers to the right."""
     names, numbers = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [f"{row[0]:<{names}}  {row[1]:>{numbers}}  {row[2]}".rstrip() for row in rows]

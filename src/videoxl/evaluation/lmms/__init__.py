@@ -1,4 +1,4 @@
-"""lmms-eval plug-in: ``lmms-eval --model videoxl`` finds it through the entry point ``lmms_eval.models``."""
+"""Plug-in of lmms-eval: ``lmms-eval --model videoxl`` finds it through the entry point ``lmms_eval.models``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def manifests() -> Any:
-    """What the entry point hands to lmms-eval: one model with a chat and a simple interface."""
+    """Describe the model to lmms-eval: one model with a chat and a simple interface."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

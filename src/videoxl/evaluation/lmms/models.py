@@ -1,20 +1,23 @@
-"""The two interfaces of lmms-eval over one :class:`~videoxl.evaluation.lmms.asking.Asker`.
+"""The two interfaces of lmms-eval over one :class:`~videoxl.evaluation.lmms.answering.Answerer`.
 
-``simple`` gets a question and its pictures, ``chat`` gets messages. Both become the same :class:`Asked`.
+``simple`` gets a question and its pictures, ``chat`` gets messages. Both become the same :class:`Question`. lmms-eval
+has no types, and may be absent; this module and :mod:`requests` are all that meets it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, Generation
-from videoxl.errors import EvaluationError
-from videoxl.evaluation.lmms.asking import Asked, Asker, ReadingSettings, Record
-from videoxl.evaluation.log import SampleLog, how_it_was_run, write_json
+from videoxl.evaluation.lmms.answering import Answerer, Question, ReadingSettings, Record
+from videoxl.evaluation.lmms.requests import Document, call_task, facts, media_of, only_one, split_messages, text_of
+from videoxl.evaluation.log import Json, SampleLog, how_it_was_run, write_json
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 
 try:
@@ -24,14 +27,12 @@ except ImportError:  # the module can be read without; only lmms-eval makes thes
 
 FAILED = "<failed>"
 """What lmms-eval gets for a sample that failed. None of its extractors finds an option's letter in it."""
-LONGEST_FACT = 200
-"""Characters of a value of a document that is kept."""
 SAMPLING = ("fps", "max_fps", "max_frames", "num_frames")
-UNUSED = frozenset({"until", "do_sample", "image_aspect_ratio", "modalities", "use_cache", "max_gen_toks"})
-"""Generation settings of tasks that are heeded elsewhere, or mean nothing here."""
+IGNORED_SETTINGS = frozenset({"until", "do_sample", "image_aspect_ratio", "modalities", "use_cache", "max_gen_toks"})
+"""Generation settings of tasks that are used elsewhere, or mean nothing here."""
 
 
-class VideoXLSimple(_Base):
+class VideoXLSimple(_Base):  # type: ignore[misc]  # lmms-eval has no types
     """``--model videoxl --model_args pretrained=...,prefill=...,decode=...``, with ``--force_simple``."""
 
     is_simple = True
@@ -51,16 +52,16 @@ class VideoXLSimple(_Base):
         decode: str | None = None,
         reader: str = "auto",
         strict: bool = False,
-        clock_as_seconds: bool = False,
+        times_in_seconds: bool = False,
         subtitles: str | None = None,
         max_new_tokens: int = 256,
         seed: int = 0,
         log: str | None = None,
         resume: bool = False,
         batch_size: int | str | None = None,
-        **unknown: Any,
+        **unknown: object,
     ) -> None:
-        """What ``--model_args`` may hold.
+        """Load the model, with what ``--model_args`` holds.
 
         Args:
             pretrained, device, dtype, attention, quantization: see :func:`videoxl.load`. Under ``accelerate launch``
@@ -68,19 +69,20 @@ class VideoXLSimple(_Base):
             fps, max_fps, max_frames, num_frames, reader, strict: see :meth:`VideoXL.encode`.
             prefill, decode: strategies by name. A comma ends a model argument: separate their settings by semicolons,
                 ``prefill=chunked:chunk_size=8;step_size=4``.
-            clock_as_seconds: see :class:`ReadingSettings`.
-            subtitles: a folder of subtitle files named as the videos, or a pattern with fields of the task's documents,
-                ``subtitles/{subtitle_path}``. They are read on the time axis; what has none is read without.
+            times_in_seconds: see :class:`ReadingSettings`. Its old name ``clock_as_seconds`` works as well.
+            subtitles: a folder of subtitle files named like the videos, or a pattern with fields of documents,
+                ``subtitles/{subtitle_path}``. They are read on the time axis. A video without any is read without.
             max_new_tokens: for tasks that do not say.
             seed: for tasks that sample.
             log: a folder for a log of samples per process, with what each took.
             resume: go on with the logs there.
-            batch_size: taken, as lmms-eval always gives it, and without effect.
+            batch_size: has no effect; lmms-eval always gives it.
 
-        Raises ``ValueError`` for an argument that is not known, or one that the model cannot follow.
+        Raises ``ValueError`` for an unknown argument, or one that the model does not support.
         """
         super().__init__()
         unknown.pop("max_batch_size", None)
+        times_in_seconds = bool(unknown.pop("clock_as_seconds", times_in_seconds))
         if unknown:
             raise ValueError(f"unknown model_args {', '.join(unknown)}; known: {', '.join(KNOWN)}")
         from videoxl.inference.engine import load
@@ -92,7 +94,7 @@ class VideoXLSimple(_Base):
             decode=_strategy(decode),
             reader=reader,
             strict=strict,
-            clock_as_seconds=clock_as_seconds,
+            times_in_seconds=times_in_seconds,
             subtitles=_unquoted(subtitles),
         )
         self.default_generation = Generation(max_new_tokens=max_new_tokens, seed=seed)
@@ -103,17 +105,17 @@ class VideoXLSimple(_Base):
             attention=attention,
             quantization=_unquoted(quantization),
         )
-        self._asker = Asker(self.engine, reading, say=_warn)
+        self._answerer = Answerer(self.engine, reading, warn=_warn)
         if log:
             settings = how_it_was_run(
                 pretrained,
                 self.engine,
                 sampling=reading.sampling,
-                prefill=self._asker.prefill,
-                decode=self._asker.decode,
+                prefill=self._answerer.prefill,
+                decode=self._answerer.decode,
                 reader=reader,
                 strict=strict,
-                clock_as_seconds=clock_as_seconds,
+                times_in_seconds=times_in_seconds,
                 subtitles=reading.subtitles,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
@@ -122,39 +124,39 @@ class VideoXLSimple(_Base):
             )
             machine = ("command", "versions", "hardware", "device", "threads")  # may change between kill and resume
             held = {name: value for name, value in settings.items() if name not in machine}
-            self._asker.log = SampleLog(_log_path(log), held, resume=resume)
+            self._answerer.log = SampleLog(_log_path(log), held, resume=resume)
             write_json(_log_path(log).with_suffix(".run.json"), settings)
 
     @property
-    def device(self) -> Any:
-        """Where lmms-eval puts the tensors its processes exchange."""
+    def device(self) -> torch.device:
+        """Where lmms-eval puts the tensors that its processes exchange."""
         return self.engine.device
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers in the order of ``requests``; those about one video come from one reading of it."""
+        """Answer in the order of ``requests``. Those about one video come from one reading of it."""
         from lmms_eval.api.instance import GenerationResult, TokenCounts
         from tqdm import tqdm
 
-        asked = [self._asked(request) for request in requests]
-        with tqdm(total=len({one.key for one in asked}), desc="videoxl", disable=_rank() != 0) as bar:
-            self._asker.progress = bar.update
-            records = self._asker.answer(asked)
-        failed = self._asker.failed
+        questions = [self._question(request) for request in requests]
+        with tqdm(total=len({one.key for one in questions}), desc="videoxl", disable=_rank() != 0) as bar:
+            self._answerer.progress = bar.update
+            records = self._answerer.answer(questions)
+        failed = self._answerer.failed
         if failed:
             _warn(f"{len(failed)} of {len(records)} samples failed; they count as wrong, and were not answered")
-        if self._asker.log is not None:
-            write_json(self._asker.log.path.with_suffix(".failed.json"), failed)
+        if self._answerer.log is not None:
+            write_json(self._answerer.log.path.with_suffix(".failed.json"), failed)
         results = []
-        for one, record in zip(asked, records):
+        for one, record in zip(questions, records):
             counts = TokenCounts(**_token_counts(record))
             results.append(GenerationResult(record["text"] if record else FAILED, counts))
             self.cache_hook.add_partial("generate_until", (one.key, one.question), results[-1].text)
         return results
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[object]) -> list[tuple[float, bool]]:
         raise NotImplementedError("videoxl answers in words: use a task whose output_type is generate_until")
 
-    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+    def generate_until_multi_round(self, requests: Sequence[object]) -> list[str]:
         raise NotImplementedError(
             "videoxl takes no multi-round tasks: use one whose output_type is generate_until (its messages may hold "
             "earlier turns)"
@@ -162,33 +164,33 @@ class VideoXLSimple(_Base):
 
     # ---------------------------------------------------------------------------------------------- what is asked
 
-    def _asked(self, request: Any) -> Asked:
+    def _question(self, request: Any) -> Question:
         context, settings, doc_to_visual, doc_id, task, split = request.args
         generation, stop = self._generation(settings)
         document = self.task_dict[task][split][doc_id]
-        found, problem = _looked_up(doc_to_visual, document)
-        video = None if problem else _only_one([item for item in found or () if item is not None], task)
-        return Asked(
+        found, problem = call_task(doc_to_visual, document)
+        video = None if problem else only_one([item for item in found or () if item is not None], task)
+        return Question(
             key=f"{task}/{split}/{doc_id}",
             question=context,
             video=video,
             subtitles=self._subtitles(video, document),
             problem=problem or "the sample has no video, and no question is answered without one",
             generation=generation,
-            document=_facts(document),
+            document=facts(document),
             stop=stop,
         )
 
-    def _subtitles(self, video: Any, document: dict[str, Any]) -> SubtitleFile | None:
-        where = self._asker.reading.subtitles
+    def _subtitles(self, video: object, document: Document) -> SubtitleFile | None:
+        where = self._answerer.reading.subtitles
         return None if where is None else subtitle_file(where, video, document)
 
-    def _generation(self, settings: dict[str, Any]) -> tuple[Generation, tuple[str, ...]]:
-        """Of a task's ``generation_kwargs``, with the texts that end an answer."""
+    def _generation(self, settings: Json) -> tuple[Generation, tuple[str, ...]]:
+        """Read a task's ``generation_kwargs``: generation settings, and the texts that end an answer."""
         given = {name: value for name, value in settings.items() if value is not None}
         until = given.get("until", ())
-        known = Generation.__dataclass_fields__.keys() - UNUSED
-        if ignored := sorted(given.keys() - known - UNUSED):
+        known = Generation.__dataclass_fields__.keys() - IGNORED_SETTINGS
+        if ignored := sorted(given.keys() - known - IGNORED_SETTINGS):
             _warn_once(f"generation settings without effect here: {', '.join(ignored)}")
         chosen = {name: given[name] for name in known if name in given}
         if not (given.get("do_sample", True) and given.get("temperature", 0)):
@@ -208,29 +210,18 @@ class VideoXLChat(VideoXLSimple):
 
     is_simple = False
 
-    def _asked(self, request: Any) -> Asked:
+    def _question(self, request: Any) -> Question:
         _, doc_to_messages, settings, doc_id, task, split = request.args
         generation, stop = self._generation(settings)
         key = f"{task}/{split}/{doc_id}"
         document = self.task_dict[task][split][doc_id]
-        messages, problem = _looked_up(doc_to_messages, document)
+        messages, problem = call_task(doc_to_messages, document)
         if problem:
-            return Asked(key=key, question="", video=None, problem=problem, document=_facts(document))
-        system, turns = "", []
-        for message in messages:
-            if message["role"] == "system":
-                system = _text(message)
-            else:
-                turns.append(message)
-        roles = [turn["role"] for turn in turns]
-        if not turns or roles != (["user", "assistant"] * len(turns))[: len(turns)] or roles[-1] != "user":
-            raise EvaluationError(f"{key}: messages must be turns of user and assistant, a user's last; got {roles}")
-        media = [part for turn in turns for part in _parts(turn) if part["type"] != "text"]
-        if [part for turn in turns[1:] for part in _parts(turn) if part["type"] != "text"]:
-            raise EvaluationError(f"{key}: the video must be in the first turn, videoxl reads it before all text")
-        part = _only_one(media, task) or {}
-        texts = [_text(turn) for turn in turns]
-        return Asked(
+            return Question(key=key, question="", video=None, problem=problem, document=facts(document))
+        system, turns = split_messages(messages or (), key)
+        part: Any = only_one(media_of(turns, key), task) or {}
+        texts = [text_of(turn) for turn in turns]
+        return Question(
             key=key,
             question=texts[-1],
             video=part.get("url"),
@@ -241,53 +232,9 @@ class VideoXLChat(VideoXLSimple):
             system=system or DEFAULT_SYSTEM_PROMPT,
             history=tuple(zip(texts[0:-1:2], texts[1::2])),
             generation=generation,
-            document=_facts(document),
+            document=facts(document),
             stop=stop,
         )
-
-
-def _facts(document: dict[str, Any]) -> dict[str, Any]:
-    """The short plain values of a document: its category, its id, the right answer."""
-    plain = (str, int, float, bool)
-    return {k: v for k, v in document.items() if isinstance(v, plain) and len(str(v)) <= LONGEST_FACT}
-
-
-def _looked_up(function: Any, document: Any) -> tuple[Any, str | None]:
-    """What a task's function returns, or why it gave up: tasks end the process when a file is not there."""
-    try:
-        return function(document), None
-    except (SystemExit, AssertionError, OSError) as error:
-        return None, f"the task found no video: {error or type(error).__name__}"
-
-
-def _only_one(media: Sequence[Any], task: str) -> Any:
-    """The one video or picture. Raises :class:`EvaluationError` for several, which no reading holds."""
-    items = list(_flat(media))
-    kinds = {item.get("type") for item in items if isinstance(item, dict)} - {"video", "image"}
-    if len(items) > 1 or kinds - {None}:
-        raise EvaluationError(
-            f"task {task}: videoxl reads one video or one picture for a question, got {len(items)} "
-            f"{'/'.join(sorted(map(str, kinds))) or 'items'}: choose a task of videos (longvideobench_val_v, say, "
-            "instead of longvideobench_val_i)"
-        )
-    return items[0] if items else None
-
-
-def _flat(items: Any) -> Iterator[Any]:
-    for item in items:
-        if isinstance(item, (list, tuple)):
-            yield from _flat(item)
-        else:
-            yield item
-
-
-def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-
-
-def _text(message: dict[str, Any]) -> str:
-    return "\n".join(part["text"] for part in _parts(message) if part["type"] == "text")
 
 
 def _token_counts(record: Record | None) -> dict[str, int]:
@@ -295,7 +242,7 @@ def _token_counts(record: Record | None) -> dict[str, int]:
 
 
 def _strategy(text: str | None) -> str | None:
-    """``chunked:chunk_size=8;step_size=4`` with commas; quotes around it are lmms-eval's."""
+    """Write ``chunked:chunk_size=8;step_size=4`` with commas. lmms-eval may leave quotes around it."""
     text = _unquoted(text)
     return text.replace(";", ",") if text else None
 
@@ -305,7 +252,7 @@ def _unquoted(text: str | None) -> str | None:
 
 
 def _log_path(folder: str) -> Path:
-    """Of this process."""
+    """Return the log file of this process."""
     return Path(_unquoted(folder) or ".") / f"samples-{_rank():03d}-of-{_world_size():03d}.jsonl"
 
 
@@ -318,9 +265,7 @@ def _world_size() -> int:
 
 
 def _own_device(device: str | None) -> str:
-    """The one asked for; of several processes each has its own GPU."""
-    import torch
-
+    """Return the device asked for. Each of several processes has its own GPU."""
     if device in (None, "auto", "cuda") and torch.cuda.is_available() and _world_size() > 1:
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return device or "auto"
@@ -330,10 +275,10 @@ def _warn(text: str) -> None:
     print(f"videoxl: {text}", file=sys.stderr, flush=True)
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def _warn_once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
+    if text not in _warned:
+        _warned.add(text)
         _warn(text)

@@ -1,4 +1,4 @@
-"""The settings of the published Video-XL-2 numbers, per benchmark and mode, as its committed result logs state them.
+"""Settings of the published Video-XL-2 numbers, per benchmark and mode, from its published result logs.
 
 One frame a second, up to four where the number of frames allows, ``mm:ss`` in questions rewritten as seconds. The
 bi-level numbers used selections made elsewhere by another model; here the question's own attention chooses.
@@ -7,7 +7,6 @@ bi-level numbers used selections made elsewhere by another model; here the quest
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DecodeStrategy, DenseDecode, FullPrefill, PrefillStrategy
 
@@ -17,7 +16,7 @@ MODES = ("full", "chunked", "bilevel")
 
 @dataclass(frozen=True)
 class Mode:
-    """How a benchmark was read and asked."""
+    """How the videos of a benchmark were read and its questions asked."""
 
     max_frames: int
     prefill: PrefillStrategy
@@ -31,13 +30,13 @@ class Preset:
     task: str
     """Its name in lmms-eval."""
     categories: tuple[str, ...]
-    """Fields of its documents by which averages are taken; the first is the one published."""
+    """Fields of its documents by which averages are taken; the first gives the published average."""
     headline: str
     """Which average is comparable with the published number: ``micro`` or ``macro``."""
     modes: dict[str, Mode]
 
-    def model_args(self, mode: str) -> dict[str, Any]:
-        """For ``--model_args``. Raises ``ValueError`` for a mode there is not."""
+    def model_args(self, mode: str) -> dict[str, str | float]:
+        """Return values for ``--model_args``. Raises ``ValueError`` for an unknown mode."""
         if mode not in self.modes:
             raise ValueError(f"--mode must be one of {', '.join(self.modes)}, got {mode!r}")
         chosen = self.modes[mode]
@@ -47,7 +46,7 @@ class Preset:
             "max_frames": chosen.max_frames,
             "prefill": str(chosen.prefill),
             "decode": str(chosen.decode),
-            "clock_as_seconds": True,
+            "times_in_seconds": True,
         }
 
 

@@ -1,4 +1,4 @@
-"""Runs lmms-eval as a process of its own, with settings filled in, and reads what it wrote."""
+"""Run lmms-eval in a process of its own, and read what it wrote."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from videoxl.errors import EvaluationError, MissingDependencyError
 from videoxl.evaluation.lmms.presets import PRESETS
 from videoxl.evaluation.lmms.scores import read_logs, scored
-from videoxl.evaluation.log import write_json
+from videoxl.evaluation.log import Json, json_lines, write_json
 
 RESULT = "result.json"
 
@@ -25,10 +24,10 @@ class Run:
     """One task of lmms-eval."""
 
     task: str
-    model_args: Mapping[str, Any]
-    """For the plug-in: see :class:`~videoxl.evaluation.lmms.models.VideoXLSimple`."""
+    model_args: Mapping[str, object]
+    """Arguments of the plug-in: see :class:`~videoxl.evaluation.lmms.models.VideoXLSimple`."""
     folder: Path
-    """Where everything goes."""
+    """Where all files of the run go."""
     preset: str | None = None
     mode: str = "full"
     categories: tuple[str, ...] = ()
@@ -39,14 +38,14 @@ class Run:
     resume: bool = False
 
     def command(self) -> list[str]:
-        """What is run; it can be run by hand as well."""
+        """Return the command line, which can be run by hand as well."""
         start = [sys.executable, "-m"]
         if self.processes > 1:
             start += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(self.processes)]
             start += ["--main_process_port", "0", "-m"]
         given = {"log": str(self.folder / "logs"), "resume": self.resume, **self.model_args}
-        told = ",".join(f"{name}={_argument(name, value)}" for name, value in given.items() if value is not None)
-        command = [*start, "lmms_eval", "--model", "videoxl", "--model_args", told, "--tasks", self.task]
+        model_args = ",".join(f"{name}={_argument(name, value)}" for name, value in given.items() if value is not None)
+        command = [*start, "lmms_eval", "--model", "videoxl", "--model_args", model_args, "--tasks", self.task]
         command += ["--output_path", str(self.folder / "lmms-eval"), "--log_samples", "--batch_size", "1"]
         command += ["--include_path", self.include_path] if self.include_path else []
         command += ["--limit", str(self.limit)] if self.limit is not None else []
@@ -54,8 +53,8 @@ class Run:
         return command
 
 
-def _argument(name: str, value: Any) -> str:
-    """As ``--model_args`` takes it: a comma in a strategy would end the argument, in a path it cannot be told."""
+def _argument(name: str, value: object) -> str:
+    """Write a value as ``--model_args`` takes it. Commas end an argument: strategies get semicolons, paths fail."""
     text = str(value)
     if name in ("prefill", "decode"):
         return text.replace(",", ";")
@@ -68,7 +67,7 @@ def _argument(name: str, value: Any) -> str:
 
 
 def require_lmms_eval() -> str:
-    """Its version. Raises :class:`MissingDependencyError` where it is not installed."""
+    """Return the version of lmms-eval. Raises :class:`MissingDependencyError` if it is not installed."""
     if importlib.util.find_spec("lmms_eval") is None:
         raise MissingDependencyError(
             "lmms-eval is not installed: pip install 'videoxl[eval]', in an environment of its own (it needs av<16)"
@@ -76,10 +75,10 @@ def require_lmms_eval() -> str:
     return importlib.metadata.version("lmms_eval")
 
 
-def run_lmms(run: Run) -> dict[str, Any]:
-    """Run it and return the result, which also stands in ``folder/result.json``.
+def run_lmms(run: Run) -> Json:
+    """Run lmms-eval and return the result, which is also written to ``folder/result.json``.
 
-    Everything lmms-eval prints goes to stderr. Raises :class:`EvaluationError` when it ends without scores.
+    All that lmms-eval prints goes to stderr. Raises :class:`EvaluationError` if it ends without scores.
     """
     version = require_lmms_eval()
     before = set(_written(run))
@@ -96,10 +95,10 @@ def run_lmms(run: Run) -> dict[str, Any]:
     return result
 
 
-def result_of(run: Run, samples_file: Path) -> dict[str, Any]:
-    """From the files of a run."""
+def result_of(run: Run, samples_file: Path) -> Json:
+    """Make the result from the files of a run."""
     made, records, failed = read_logs(run.folder / "logs")
-    samples = [json.loads(line) for line in samples_file.read_text(encoding="utf-8").splitlines()]
+    samples = list(json_lines(samples_file))
     scores = scored(samples, records, failed, task=run.task, categories=run.categories)
     aggregated = samples_file.with_name(samples_file.name.replace(f"_samples_{run.task}.jsonl", "_results.json"))
     own = json.loads(aggregated.read_text(encoding="utf-8"))["results"].get(run.task, {}) if aggregated.exists() else {}
@@ -117,8 +116,8 @@ def _written(run: Run) -> list[Path]:
     return sorted((run.folder / "lmms-eval").rglob(f"*_samples_{run.task}.jsonl"))
 
 
-def told(result: Mapping[str, Any]) -> str:
-    """What a person reads of a result."""
+def text(result: Json) -> str:
+    """Show a result in a terminal."""
     scores = result["scores"]
     low, high = scores["interval"] or (None, None)
     lines = [

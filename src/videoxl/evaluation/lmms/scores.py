@@ -1,27 +1,26 @@
-"""From what lmms-eval wrote, and the logs beside it, to numbers that say what they are."""
+"""Turn what lmms-eval wrote, and the logs beside it, into scores."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from videoxl.errors import EvaluationError
+from videoxl.evaluation.costs import READING_PHASES, costs, reading_seconds
+from videoxl.evaluation.log import Json, json_lines
 from videoxl.evaluation.metrics import bootstrap_interval, micro_macro
-from videoxl.evaluation.samples import costs
 
-Sample = dict[str, Any]
 NOT_METRICS = frozenset(
     {"doc_id", "target", "input", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media", "submission"}
 )
-"""Fields that lmms-eval writes of every sample."""
+"""Fields of a sample that lmms-eval itself writes. The others are metrics of the task."""
 
 
-def outcome(value: Any) -> float | None:
-    """Whether a sample was right, from what a task says of it; None where that cannot be told.
+def outcome(value: object) -> float | None:
+    """Return how right a sample was, 0 to 1, from a metric of its task; None if the metric does not say.
 
-    Tasks say it as a number, or as the option they read in the answer beside the right one.
+    Tasks write a number, or the option that they read in the answer beside the right one.
     """
     if isinstance(value, bool | int | float):
         return float(value) if 0 <= value <= 1 else None
@@ -36,23 +35,23 @@ def outcome(value: Any) -> float | None:
 
 
 def scored(
-    samples: Sequence[Sample],
-    records: Mapping[str, Mapping[str, Any]],
-    failed: Mapping[str, Mapping[str, Any]],
+    samples: Sequence[Json],
+    records: Mapping[str, Json],
+    failed: Mapping[str, Json],
     *,
     task: str,
     categories: Sequence[str] = (),
     seed: int = 0,
-) -> dict[str, Any]:
-    """All numbers of one task.
+) -> Json:
+    """Return all numbers of one task.
 
     Args:
         samples: lines of lmms-eval's sample file.
-        records, failed: by key, from the logs of the plug-in. What failed counts as wrong, whatever a task made of it:
-            LongVideoBench's draws an option for an answer it cannot read.
+        records, failed: by key, from the logs of the plug-in. A failed sample counts as wrong, whatever its task made
+            of it: LongVideoBench's draws an option for an answer it cannot read.
         categories: fields of the documents; those that the benchmark does not have are left out.
 
-    Raises :class:`EvaluationError` where samples and logs do not belong together, or the task tells no outcomes.
+    Raises :class:`EvaluationError` if samples and logs do not belong together, or the task says no outcomes.
     """
     keys = {key.rsplit("/", 1)[1]: key for key in (*records, *failed) if key.startswith(f"{task}/")}
     in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))  # several processes write in turns
@@ -77,12 +76,12 @@ def scored(
 
 
 def _one(
-    sample: Sample,
+    sample: Json,
     keys: Mapping[str, str],
-    records: Mapping[str, Mapping[str, Any]],
-    failed: Mapping[str, Mapping[str, Any]],
+    records: Mapping[str, Json],
+    failed: Mapping[str, Json],
     task: str,
-) -> dict[str, Any]:
+) -> Json:
     key = keys.get(str(sample["doc_id"]))
     if key is None:
         raise EvaluationError(
@@ -90,25 +89,24 @@ def _one(
         )
     if key in failed:
         return {"key": key, "correct": 0.0, "text": "", **failed[key]}
-    told = [value for name, value in sample.items() if name not in NOT_METRICS]
-    outcomes = [one for one in map(outcome, told) if one is not None]
+    metrics = [value for name, value in sample.items() if name not in NOT_METRICS]
+    outcomes = [one for one in map(outcome, metrics) if one is not None]
     if not outcomes:
         raise EvaluationError(f"task {task} does not say which answers are right: read its own scores in results.json")
     return {"key": key, "correct": outcomes[0], "error": None, **records[key]}
 
 
-def _with_subtitles(records: Sequence[Mapping[str, Any]]) -> int | None:
-    """How many were asked about a video in which something was said; None in a run without subtitles."""
-    told = [record["subtitles"] for record in records if "subtitles" in record]
-    return sum(bool(cues) for cues in told) if told else None
+def _with_subtitles(records: Sequence[Json]) -> int | None:
+    """Return how many questions are about a video with subtitles; None in a run without subtitles."""
+    cues = [record["subtitles"] for record in records if "subtitles" in record]
+    return sum(map(bool, cues)) if cues else None
 
 
-def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per answer; and per video what reading it took, which one of its questions paid."""
+def _costs(records: Sequence[Json]) -> Json:
+    """Return costs per answer, and per video what reading it took, which the first of its answers paid."""
     readings = [record["seconds"] for record in records if record["paid_reading"]]
-    phases = ("decode", "vision", "prefill")
-    total = [sum(seconds.get(phase, 0.0) for phase in phases) for seconds in readings]
-    per_answer = [sum(s for phase, s in record["seconds"].items() if phase not in phases) for record in records]
+    total = [reading_seconds(seconds) for seconds in readings]
+    per_answer = [sum(s for phase, s in record["seconds"].items() if phase not in READING_PHASES) for record in records]
     return {
         **costs([dict(record) for record in records]),
         "reading_seconds_per_video": sum(total) / len(total) if total else None,
@@ -116,16 +114,15 @@ def _costs(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read_logs(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """How a run was made, its answered samples and its failed ones, of all processes.
+def read_logs(folder: Path) -> tuple[Json, Json, Json]:
+    """Return how a run was made, its answered samples and its failed ones, of all processes.
 
     Raises :class:`EvaluationError` for a folder without any.
     """
-    records: dict[str, Any] = {}
-    failed: dict[str, Any] = {}
+    records: Json = {}
+    failed: Json = {}
     for path in sorted(folder.glob("samples-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            found = json.loads(line)
+        for found in json_lines(path):
             if "key" in found:
                 records[found["key"]] = found["record"]
     for path in sorted(folder.glob("samples-*.failed.json")):

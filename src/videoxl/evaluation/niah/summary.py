@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
+from videoxl.evaluation.costs import reading_seconds
 from videoxl.evaluation.log import Json
 from videoxl.evaluation.metrics import accuracy, bootstrap_interval, mean_chance, micro_macro, wilson_interval
 from videoxl.evaluation.niah.settings import GIVEN
-from videoxl.evaluation.samples import READING_PHASES
 
 
 def summary(
@@ -74,15 +74,9 @@ def _cell(frames: int, depth: float, records: Sequence[Json]) -> Json:
         "memory_tokens": round(fmean(r["memory_tokens"] for r in by_haystack)),
         "memory_bytes": max(r["memory_bytes"] for r in by_haystack),
         "peak_gpu_bytes": max((r["peak_gpu_bytes"] for r in records if r["peak_gpu_bytes"] is not None), default=None),
-        "reading_seconds": round(fmean(_reading_seconds(r) for r in by_haystack), 3),
+        "reading_seconds": round(fmean(reading_seconds(r["seconds"]) for r in by_haystack), 3),
         "answer_seconds": round(fmean(r["seconds"]["generate"] for r in records), 3),
     }
-
-
-def _reading_seconds(record: Json) -> float:
-    """Return the seconds of reading the video, which are paid once for all questions about it."""
-    seconds: dict[str, float] = record["seconds"]
-    return sum(seconds.get(phase, 0.0) for phase in READING_PHASES)
 
 
 def grid(cells: Iterable[Json]) -> str:

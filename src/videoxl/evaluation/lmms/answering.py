@@ -1,29 +1,30 @@
-"""Questions as lmms-eval puts them, each with turns before it and generation settings of its own.
+"""Answer questions of lmms-eval, each with earlier turns and generation settings of its own.
 
-Each video is read once, and no question is answered without it.
+Each video is read once, and no question is answered without its video.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, DecodeStrategy, Generation, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
-from videoxl.evaluation.log import SampleLog
+from videoxl.evaluation.log import Json, SampleLog
 from videoxl.evaluation.samples import record_of
 from videoxl.evaluation.subtitles import SubtitleFile, check_where
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import watching
+from videoxl.inference.engine import VideoXL
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.prompt import times_to_seconds
 from videoxl.inference.subtitles import check_place
+from videoxl.memory.video_memory import VideoMemory
 
-Record = dict[str, Any]
-"""Of one answer: see :func:`record_of`; with video, question, and whether it paid for the reading."""
+Record = Json
+"""What is kept of an answer: see :func:`record_of`; with video, question, and whether it paid for the reading."""
 
 
 @dataclass(frozen=True)
@@ -36,50 +37,50 @@ class ReadingSettings:
     decode: DecodeStrategy | str | None = None
     reader: str = "auto"
     strict: bool = False
-    """A video that can only be read in part fails its samples."""
-    clock_as_seconds: bool = False
-    """Rewrite ``mm:ss`` in questions as seconds, as the released evaluation does, mistakes included (SPEC 3.5)."""
+    """Whether a video that can only be read in part fails its samples."""
+    times_in_seconds: bool = False
+    """Whether to rewrite ``mm:ss`` in questions as seconds, as the released evaluation does, mistakes included."""
     subtitles: str | None = None
-    """Where those of the videos are: see :func:`~videoxl.evaluation.subtitles.subtitle_file`."""
+    """Where the subtitles of the videos are: see :func:`~videoxl.evaluation.subtitles.subtitle_file`."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question, what it is about, and how it is to be answered."""
+class Question:
+    """One question, its video, and how to answer it."""
 
     key: str
-    """Names the sample, in the log and among all questions of a run."""
+    """Names the sample in the log. No two questions of a run have the same."""
     question: str
-    video: Any
-    """What ``encode`` takes; None where there is none, and ``problem`` says why."""
+    video: object
+    """What ``encode`` takes; None if there is none, and ``problem`` says why."""
     problem: str | None = None
     start: float | None = None
     end: float | None = None
     system: str = DEFAULT_SYSTEM_PROMPT
     history: tuple[tuple[str, str], ...] = ()
-    """Turns before it: (question, answer)."""
+    """Earlier turns: (question, answer)."""
     generation: Generation = field(default_factory=Generation)
-    document: Mapping[str, Any] = field(default_factory=dict)
-    """What the benchmark says of it, its category say; kept with the answer."""
+    document: Mapping[str, object] = field(default_factory=dict)
+    """What the benchmark says about it, such as its category; kept with the answer."""
     stop: tuple[str, ...] = ()
-    """The answer ends before the first of these texts."""
+    """Texts before which the answer ends."""
     subtitles: SubtitleFile | None = None
-    """What is said in the video, where that is to be read with it."""
+    """Subtitles to be read with the video."""
 
     @property
-    def place(self) -> str:
-        """The video without folders, for records that are to be the same on every machine."""
+    def video_name(self) -> str:
+        """The video without folders, so that records are the same on every machine."""
         if isinstance(self.video, (str, os.PathLike)):
             return os.path.basename(self.video)
         return "picture" if self.video is not None else f"{self.key}'s video"
 
     @property
     def known(self) -> Record:
-        """What is known before it is answered."""
-        return {"video": self.place, "question": self.question, "document": dict(self.document)}
+        """What a record holds before the question is answered."""
+        return {"video": self.video_name, "question": self.question, "document": dict(self.document)}
 
 
-class Asker:
+class Answerer:
     """Answers questions grouped by video, in the order in which videos first occur.
 
     An answer depends on its own question and video alone: order, grouping and what was resumed change nothing.
@@ -87,19 +88,25 @@ class Asker:
 
     def __init__(
         self,
-        engine: Any,
+        engine: VideoXL,
         reading: ReadingSettings,
         *,
         log: SampleLog | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        warn: Callable[[str], None] = lambda text: None,
         progress: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """``log``: finished samples, which are not done again; ``say`` gets a line for every video that failed;
-        ``progress`` the number of samples just finished. Raises ``ValueError`` for settings the model cannot follow.
+        """Check the settings.
+
+        Args:
+            log: finished samples, which are not answered again.
+            warn: called with a line for every video that failed.
+            progress: called with the number of samples just finished.
+
+        Raises ``ValueError`` for settings that the model does not support.
         """
-        self.engine, self.reading, self.log, self.say, self.progress = engine, reading, log, say, progress
+        self.engine, self.reading, self.log, self.warn, self.progress = engine, reading, log, warn, progress
         self.failed: dict[str, Record] = {}
-        """Key -> what is known, and under ``error`` why it was not answered."""
+        """What is known of a failed sample, by its key; ``error`` says why it was not answered."""
         Sampling(**reading.sampling)  # type: ignore[arg-type]  # its own checks judge what came
         self.prefill = choose_prefill(reading.prefill, engine.config)
         self.decode = choose_decode(reading.decode, engine.config)
@@ -107,14 +114,15 @@ class Asker:
             check_where(reading.subtitles)
             check_place(engine.config.family, engine.config.time_format)
 
-    def answer(self, asked: Sequence[Asked]) -> list[Record | None]:
-        """A record per question, in their order; None where it failed, and :attr:`failed` says why.
+    def answer(self, questions: Sequence[Question]) -> list[Record | None]:
+        """Return a record per question, in their order; None if it failed, and :attr:`failed` says why.
 
-        The same key twice is one sample, answered once. What failed is not in the log: a resumed run tries it again.
+        A key that occurs twice is one sample, answered once. A failed sample is not in the log, so that a resumed run
+        tries it again.
         """
         found: dict[str, Record] = {}
-        waiting: dict[Any, dict[str, Asked]] = {}
-        for one in asked:
+        waiting: dict[Hashable, dict[str, Question]] = {}
+        for one in questions:
             done = self.log.done(one.key) if self.log is not None else None
             if done is not None:
                 found[one.key] = done
@@ -125,16 +133,16 @@ class Asker:
             for key, record in self._about_one_video(list(group.values())):
                 found[key] = record if self.log is None else self.log.add(key, record)
                 self.progress(1)
-        return [found.get(one.key) for one in asked]
+        return [found.get(one.key) for one in questions]
 
-    def _group(self, one: Asked) -> Any:
-        """The same for questions that one memory serves."""
+    def _group(self, one: Question) -> Hashable:
+        """Return a value that is equal for questions that one memory serves."""
         video = os.path.realpath(one.video) if isinstance(one.video, (str, os.PathLike)) else id(one.video)
         part = (video, one.problem, one.start, one.end, one.subtitles)
         return *part, one.system, str(for_question(self.prefill, one.question))
 
-    def _about_one_video(self, group: list[Asked]) -> Iterator[tuple[str, Record]]:
-        """What could be answered. A video that cannot be read fails all of them."""
+    def _about_one_video(self, group: list[Question]) -> Iterator[tuple[str, Record]]:
+        """Yield the records of a group. A video that cannot be read fails all that are left."""
         waiting = list(group)
         try:
             memory, decode = self._read(group[0])
@@ -146,17 +154,17 @@ class Asker:
                 record = record_of(replace(answer, text=_until(answer.text, one.stop)))
                 paid = len(waiting) == len(group)
                 waiting.pop(0)
-                said = {"subtitles": memory.usage.subtitles} if self.reading.subtitles else {}
-                yield one.key, {**one.known, **record, **said, "paid_reading": paid}
+                cues = {"subtitles": memory.usage.subtitles} if self.reading.subtitles else {}
+                yield one.key, {**one.known, **record, **cues, "paid_reading": paid}
         except (VideoError, DoesNotFitError) as error:
             self.failed |= {one.key: {**one.known, "error": f"{error.code}: {error}"} for one in waiting}
-            self.say(f"{group[0].place}: {len(waiting)} samples fail, {error.code}: {error}")
+            self.warn(f"{group[0].video_name}: {len(waiting)} samples fail, {error.code}: {error}")
             self.progress(len(waiting))
 
-    def _read(self, one: Asked) -> tuple[Any, DecodeStrategy]:
+    def _read(self, one: Question) -> tuple[VideoMemory, DecodeStrategy]:
         if one.video is None:
             raise VideoError(one.problem or "the sample has no video", code="not_found")
-        given: dict[str, Any] = {**self.reading.sampling}
+        given: Json = {**self.reading.sampling}
         given |= {name: value for name, value in (("start", one.start), ("end", one.end)) if value is not None}
         video = os.fspath(one.video) if isinstance(one.video, Path) else one.video
         memory = self.engine.encode(
@@ -170,8 +178,8 @@ class Asker:
         )
         return memory, watching(self.decode, memory, video, {})
 
-    def _wording(self, one: Asked) -> str:
-        return times_to_seconds(one.question) if self.reading.clock_as_seconds else one.question
+    def _wording(self, one: Question) -> str:
+        return times_to_seconds(one.question) if self.reading.times_in_seconds else one.question
 
 
 def _until(text: str, stops: Sequence[str]) -> str:
