@@ -1,4 +1,4 @@
-"""What comes back: answers with the time spans they rest on and the cost of getting them."""
+"""Answers, with the time spans that were read for them and what they cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from videoxl.inference.decode.generate import FinishReason
 
 
 class Span(NamedTuple):
-    """A stretch of video that was read in full detail, and how relevant it was judged, 0 to 1."""
+    """A stretch of video that was read in full detail, in seconds, and its relevance from 0 to 1."""
 
     start: float
     end: float
@@ -18,14 +18,14 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """Cost of an answer. Times in seconds, sizes in bytes; Reading the video was paid once, for all answers."""
+    """Cost of an answer. Times are in seconds, sizes in bytes. The video was read once, for all answers."""
 
     frames: int
     video_seconds: float
     visual_tokens: int
     memory_tokens: int
     read_tokens: int
-    """Of the memory, as the question read it: fewer than ``memory_tokens`` where parts were averaged."""
+    """Tokens of the memory as the question read it: fewer than ``memory_tokens`` where parts were averaged."""
     prompt_tokens: int
     new_tokens: int
     memory_bytes: int
@@ -35,7 +35,7 @@ class Usage:
     decode: str
     sampling: str
     window_ratios: tuple[int, ...]
-    """Visual tokens per beacon in every window of Video-XL; empty for others."""
+    """Visual tokens per beacon in every window of Video-XL; empty for other models."""
     device: str
     dtype: str
     finish_reason: FinishReason
@@ -50,18 +50,18 @@ class Answer:
 
     text: str
     spans: tuple[Span, ...]
-    """What was read in full detail; with :class:`~videoxl.DenseDecode` the whole video."""
+    """Stretches read in full detail; with :class:`~videoxl.DenseDecode` the whole video."""
     usage: Usage
     warnings: tuple[str, ...] = ()
     """What went wrong while the video was read, one sentence each."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
-    """The new tokens, end token included."""
+    """Ids of the new tokens, end token included."""
 
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: text, spans, usage, warnings."""
+        """Convert to plain data for JSON: text, spans, usage, warnings."""
         return {
             "text": self.text,
             "spans": [{"start": s.start, "end": s.end, "relevance": s.relevance} for s in self.spans],
@@ -72,7 +72,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of an answer as it is written. The last piece has the whole :class:`Answer`."""
+    """A piece of an answer that is still being written. The last piece has the whole :class:`Answer`."""
 
     text: str
     answer: Answer | None = None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import (
     DEFAULT_SYSTEM_PROMPT,
@@ -37,16 +38,19 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video import VideoLimits
 
 DEFAULT_GENERATION = Generation()
 
 
 class VideoXL:
-    """A model ready to read videos and answer questions. Holds no state of any video."""
+    """A model ready to read videos and to answer questions. Videos are kept in memories, not here."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str = "model") -> None:
-        """``model``: a :class:`VideoXLForConditionalGeneration`; ``tokenizer``: its transformers tokenizer."""
+    def __init__(
+        self, model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, *, name: str = "model"
+    ) -> None:
+        """``name``: what it was loaded by."""
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -54,7 +58,7 @@ class VideoXL:
         self.fingerprint = model_fingerprint(model)
         self.chat_format = ChatFormat.of(tokenizer)
         self.siglip: SiglipRelevance | None = None
-        """What looks at frames for ``relevance="siglip"``; loaded when first asked for."""
+        """Embeds frames and questions for ``relevance="siglip"``; loaded when it is first needed."""
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.model.parameters())
@@ -115,9 +119,9 @@ class VideoXL:
             prefill: a strategy or its name. Default: :class:`BeaconPrefill` for Video-XL, as its config says, and
                 :class:`FullPrefill` for Video-XL-2, :class:`SelectivePrefill` for Video-XL-Pro.
             system: the system prompt in front of the video.
-            subtitles: a ``.srt`` or ``.vtt`` file, or a list of :class:`~videoxl.video.subtitles.Cue`: what is said is
-                read behind the timestamp of the frames it is said over. Not for Video-XL, which has no timestamps.
-            siglip: also look at every frame with a SigLIP model, for questions with ``relevance="siglip"``: a folder, a
+            subtitles: a ``.srt`` or ``.vtt`` file, or a list of :class:`~videoxl.video.subtitles.Cue`: each cue
+                is read after the timestamp of the frames it begins in. Not for Video-XL, which has no timestamps.
+            siglip: also embed every frame with a SigLIP model, for questions with ``relevance="siglip"``: a folder, a
                 Hub id, a :class:`SiglipRelevance`, or True for the one that the vision tower was taken from.
             stream: index of the video stream in a file that has several.
             reader: ``auto``, ``pyav`` or ``torchcodec``.
@@ -180,7 +184,7 @@ class VideoXL:
         return ReadContext(self.model, self.chat_format, self.fingerprint)
 
     def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
-        """Put positions into keys, or take them out."""
+        """Rotate keys to positions, or back."""
         return self.model.model.language_model.rotate(states_BKLE, positions_L, back=back)
 
     def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor:
@@ -189,8 +193,8 @@ class VideoXL:
 
     @property
     def model_id(self) -> ModelId:
-        """What a memory file says about the model that made it; of a folder only its own name."""
-        text = self.config.text_config
+        """Identify the model in a memory file; a folder by its own name only."""
+        text: Any = self.config.text_config
         return ModelId(
             name=os.path.basename(os.path.normpath(self.name)) if os.path.isdir(self.name) else self.name,
             family=self.config.family,
@@ -205,7 +209,7 @@ class VideoXL:
 
     @property
     def layer_devices(self) -> list[torch.device]:
-        """Where each layer of the language model is."""
+        """Device of each layer of the language model."""
         return [layer.input_layernorm.weight.device for layer in self.model.model.language_model.layers]
 
     # --------------------------------------------------------------------------------------------------- asking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Any
@@ -37,15 +37,15 @@ from videoxl.video.frames import Frames
 def extend(
     context: ReadContext,
     memory: MemoryState,
-    video: Any,
+    video: object,
     *,
     committed_cache: Callable[[], KVCache],
     siglip: SiglipRelevance | None = None,
     fps: float | None = None,
-    timestamps: Any = None,
-    frames: Any = None,
+    timestamps: Sequence[float] | None = None,
+    frames: Iterable[float] | None = None,
     sampling: Sampling | None = None,
-    subtitles: Any = None,
+    subtitles: object = None,
     progress: bool | Progress = False,
     **given: Any,
 ) -> MemoryState:
@@ -90,7 +90,7 @@ def _step(memory: MemoryState) -> float:
     return float(np.median(gaps)) if gaps and np.median(gaps) > 0 else 1.0
 
 
-def _counts_from_zero(source: VideoSource, timestamps: Any) -> bool:
+def _counts_from_zero(source: VideoSource, timestamps: Sequence[float] | None) -> bool:
     """Whether the times of pictures were made up from a rate, from 0. An iterator brings its own times."""
     return source.info.reader == "memory" and source.times_F is not None and timestamps is None
 

@@ -16,7 +16,7 @@ from videoxl.errors import did_you_mean
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device to plan for. ``flops`` is what dense matrix products reach, per second; ``free_bytes`` what is free."""
+    """A device to plan for. ``flops``: operations per second that dense matrix products reach."""
 
     name: str
     free_bytes: int
@@ -80,18 +80,18 @@ def _known(name: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Of a GPU, what it calls itself; otherwise ``CPU, 2 cores``."""
+    """Name a device: a GPU by its own name, otherwise ``CPU, 2 cores``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {_cores()} cores"
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=4)
 def _measured_flops(device: str) -> float:
-    """Rate of a matrix product, in the dtype models usually have there. Takes a fraction of a second."""
+    """Measure the rate of a matrix product in the usual dtype of models there. Takes a fraction of a second."""
     on_gpu = device.startswith("cuda")
     side, dtype = (4096, torch.bfloat16) if on_gpu else (768, torch.float32)
     a = torch.ones(side, side, device=device, dtype=dtype)
@@ -106,7 +106,7 @@ def _measured_flops(device: str) -> float:
 
 
 def free_host_bytes() -> int:
-    """Memory the system can still give out, no more than a container's limit leaves."""
+    """Bytes of memory that are available, at most what a container's limit leaves."""
     free = _meminfo_available()
     for limit_file, used_file in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),

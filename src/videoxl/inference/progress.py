@@ -1,4 +1,4 @@
-"""Progress on stderr, or wherever the caller wants it."""
+"""Report progress on stderr, or to a function of the caller."""
 
 from __future__ import annotations
 

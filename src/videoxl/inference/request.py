@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class EncodeRequest:
     @property
     def timestamps(self) -> list[float]:
         """Seconds of the chosen frames; empty while :attr:`is_open`."""
-        return self.selection.timestamps_F.tolist()
+        return [float(time) for time in self.selection.timestamps_F]
 
     @property
     def end_s(self) -> float | None:
@@ -55,10 +55,10 @@ def open_request(
     config: VideoXLConfig,
     strategy: PrefillStrategy,
     *,
-    frames: Any = None,
+    frames: Iterable[float] | None = None,
     sampling: Sampling | None = None,
     system: str = DEFAULT_SYSTEM_PROMPT,
-    subtitles: Any = None,
+    subtitles: object = None,
 ) -> EncodeRequest:
     """Choose the frames of an opened source. ``given``: single sampling settings by name; see :class:`Sampling`.
 

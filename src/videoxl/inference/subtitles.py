@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from typing import Any
 
 from videoxl.inference.prompt import Tokenize, time_text
 from videoxl.memory.layout import Group
@@ -21,7 +20,7 @@ from videoxl.video.subtitles import Cue, read_subtitles
 Ids = tuple[int, ...]
 
 
-def cues_of(subtitles: Any) -> tuple[Cue, ...]:
+def cues_of(subtitles: object) -> tuple[Cue, ...]:
     """Read a subtitle file, or sort cues by time.
 
     Raises ``ValueError`` for anything else and ``VideoError`` for a bad file.

@@ -1,10 +1,10 @@
-"""Which frames of an opened video a model reads, and at what size; shared by the engine and the processor."""
+"""Choose which frames of an opened video a model reads, and at what size; for the engine and the processor."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Integral
 from typing import Any, Literal
@@ -14,11 +14,11 @@ from videoxl.video import Resize, VideoSource, open_video
 
 
 def open_for_model(
-    video: Any, *, fps: float | None = None, timestamps: Any = None, **options: Any
+    video: object, *, fps: float | None = None, timestamps: Sequence[float] | None = None, **options: Any
 ) -> AbstractContextManager[VideoSource]:
-    """``open_video``, with ``fps`` handed on only to inputs that do not know their own times.
+    """Call ``open_video``; ``fps`` is passed on only for inputs that do not know their own times.
 
-    An opened :class:`VideoSource` comes back as it is and stays open for whoever opened it.
+    An opened :class:`VideoSource` is returned as it is, and the caller who opened it closes it.
     """
     if isinstance(video, VideoSource):
         return contextlib.nullcontext(video)
@@ -37,11 +37,11 @@ def choose_sampling(
     source: VideoSource,
     given: Mapping[str, Any],
     *,
-    frames: Any = None,
+    frames: Iterable[float] | None = None,
     sampling: Sampling | None = None,
     frames_per_group: int = 1,
 ) -> tuple[Sampling, int]:
-    """The sampling rule, and the number of frames that the count must be a multiple of.
+    """Choose the sampling rule, and the number that the count of frames must be a multiple of.
 
     ``given`` holds single sampling settings by name. Frames sampled from a file drop an unfilled last group, as the
     released loader for full prefill does (SPEC 3.5). Pictures that somebody chose are all read; ``fps`` then says when
@@ -71,9 +71,9 @@ def choose_sampling(
 
 
 def end_of(source: VideoSource, sampling: Sampling) -> float | None:
-    """The second at which the last group of frames ends, where that is known: the end of the range that was sampled.
+    """Return the second at which the last group of frames ends: the end of the range that was sampled.
 
-    None for frames named one by one: what follows the last of them was not asked for.
+    None: it is not known, or the frames were named one by one, so that nothing after the last one was asked for.
     """
     duration, times_F = source.info.duration, source.times_F
     if duration is None or times_F is None:
@@ -84,5 +84,5 @@ def end_of(source: VideoSource, sampling: Sampling) -> float | None:
 
 
 def picture_size(source: VideoSource, side: int, fit: Literal["crop", "stretch"] = "stretch") -> Resize:
-    """Square pictures of ``side``: frames by ``fit``; where they are stretched a single still is padded (SPEC 3.5)."""
+    """Choose square pictures of ``side``. Where frames are stretched, a single still is padded (SPEC 3.5)."""
     return Resize(side, side, mode="pad" if source.is_still and fit == "stretch" else fit)

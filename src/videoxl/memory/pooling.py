@@ -138,7 +138,7 @@ def _average(
     for first in range(0, len(plan.visual_to), step):
         runs, to = plan.visual_from[first : first + step], plan.visual_to[first : first + step]
         dense = take(layer, which, _index(runs.reshape(-1), device), device, rotate)
-        out[:, :, _index(to, device)] = dense.unflatten(2, (-1, pool)).mean(3).to(out.dtype)
+        out[:, :, _index(to, device)] = dense.reshape(*dense.shape[:2], -1, pool, dense.shape[3]).mean(3).to(out.dtype)
     return out
 
 

@@ -46,20 +46,20 @@ class ReadStats:
 
     def to_dict(self) -> dict[str, object]:
         """Convert to plain data for JSON. ``extended`` appears once the memory was extended."""
-        said: dict[str, object] = {**asdict(self), "seconds": dict(self.seconds)}
+        data: dict[str, object] = {**asdict(self), "seconds": dict(self.seconds)}
         if not self.extended:
-            del said["extended"]
-        return said
+            del data["extended"]
+        return data
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, object]) -> ReadStats:
+    def from_dict(cls, data: Mapping[str, object]) -> ReadStats:
         """Read what :meth:`to_dict` wrote. Unknown keys are ignored, missing ones take their defaults.
 
         Raises ``TypeError`` or ``ValueError`` for something else than such a mapping.
         """
-        if not isinstance(said, Mapping):
-            raise TypeError(f"expected a mapping of statistics, got {type(said).__name__}")
-        known = {f.name: said[f.name] for f in fields(cls) if f.name in said}
+        if not isinstance(data, Mapping):
+            raise TypeError(f"expected a mapping of statistics, got {type(data).__name__}")
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         if "seconds" in known:
             phases = known["seconds"]
             if not isinstance(phases, Mapping):
@@ -154,7 +154,7 @@ class MemoryOwner(Protocol):
     """The engine that made a memory, or that it was loaded for: whatever needs the model goes through it."""
 
     def extended(
-        self, state: MemoryState, video: Any, *, committed_cache: Callable[[], KVCache], **settings: Any
+        self, state: MemoryState, video: object, *, committed_cache: Callable[[], KVCache], **settings: Any
     ) -> MemoryState: ...
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState: ...
     def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor: ...

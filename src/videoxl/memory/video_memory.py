@@ -154,7 +154,7 @@ class VideoMemory:
         """Return a memory with the same state that changes on its own. Nothing is copied until one of them grows."""
         return VideoMemory(self.state, self.owner)
 
-    def extend(self, video: Any, **settings: Any) -> None:
+    def extend(self, video: object, **settings: Any) -> None:
         """Read more of the video, as if it had been there from the start (live video).
 
         Args:

@@ -1,10 +1,10 @@
 """Replace a file whole or not at all.
 
-The new content goes to a temporary name in the same folder, is forced to the disk, and takes the place of the old file
-in one step: whenever the process dies, one of the two is there, complete. Who has the old file open keeps reading it.
+The new content goes to a temporary file in the same folder, is synced to disk, and replaces the old file in one step.
+Whenever the process dies, one of the two is there, complete. A process that has the old file open keeps reading it.
 
-A writer holds a lock on its temporary file, which the kernel drops when it dies, however it dies. So leftovers tell
-themselves apart from the files of writers at work, and the next save of the same path removes them.
+A writer locks its temporary file. The kernel drops the lock when the writer dies, however it dies. So an unlocked
+temporary file is a leftover, which the next save to the same path removes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pathlib import Path
 from videoxl.errors import MemoryFileError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No room on the disk, in the quota, or under the limit of file sizes."""
+"""Errors for no space on the disk, in the quota, or under the limit of file sizes."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], size: int) -> Iterator[int]:
-    """A descriptor to write ``size`` bytes to. After the block they stand at ``path``; after an error, what was there.
+    """Open a descriptor for ``size`` bytes. They replace ``path`` after the block; an error leaves ``path`` as it was.
 
-    The mode is what the umask says. Raises :class:`MemoryFileError` with the code ``disk_full`` or
+    The file mode follows the umask. Raises :class:`MemoryFileError` with the code ``disk_full`` or
     ``memory_not_written``.
     """
-    target = Path(os.path.realpath(path))  # of a link, what it points to is replaced
+    target = Path(os.path.realpath(path))  # the target of a link is replaced, not the link
     if target.is_dir():
         raise MemoryFileError(f"{path} is a folder: give the name of a file", code="memory_not_written")
     try:
@@ -54,7 +54,7 @@ def replacing(path: str | os.PathLike[str], size: int) -> Iterator[int]:
 
 
 def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
-    """All of ``data``, wherever in the file."""
+    """Write all of ``data`` at ``offset``."""
     rest = memoryview(data).cast("B")
     while rest:
         written = os.pwrite(descriptor, rest, offset)
@@ -76,7 +76,7 @@ def remove_leftovers(target: Path) -> None:
 
 
 def _stem(target: Path) -> str:
-    """Short enough for any file system; two names with the same stem only clean up after each other."""
+    """Shorten the name for any file system. Two names with the same stem remove each other's leftovers, no more."""
     return f".{os.fsencode(target.name)[:200].decode(errors='ignore')}."
 
 
@@ -85,7 +85,7 @@ def _pattern(target: Path) -> re.Pattern[str]:
 
 
 def _create(target: Path) -> tuple[int, Path]:
-    """A new locked file beside ``target``."""
+    """Create a locked file beside ``target``."""
     while True:
         temporary = target.parent / f"{_stem(target)}{secrets.token_hex(8)}.tmp"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -95,25 +95,25 @@ def _create(target: Path) -> tuple[int, Path]:
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock a file just made. False when somebody took it for a leftover before it was locked."""
+    """Lock a new file. False: another process removed it as a leftover before it was locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: nobody can take it for a leftover there
+    except OSError:  # a file system without locks, where leftovers are never removed
         return True
     return os.fstat(descriptor).st_nlink > 0
 
 
 def _require_space(folder: Path, size: int) -> None:
-    """Say at once what a full disk would say after minutes of writing. The old file stays until the new is whole."""
+    """Fail at once where the disk would be full after minutes of writing; the old file stays meanwhile."""
     found = os.statvfs(folder)
     if found.f_blocks and found.f_bavail * found.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk; some file systems cannot."""
+    """Sync the new name to disk; some file systems cannot."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,12 +1,12 @@
-"""The container of a memory: a safetensors file whose metadata say what it is, with a checksum for every piece.
+"""The container of a memory: a safetensors file with metadata and a checksum for every piece.
 
-Any safetensors reader opens it. What this one adds:
+Any safetensors reader opens it. This reader adds:
 
-* Tensors are read in *pieces*, the entries along their first dimension, and every piece is checked (CRC-32) before
-  anybody sees it. The header has a SHA-256 of its own; sizes and places of all tensors are checked against the file.
-* Pieces are read with ``pread``, not mapped. Checking reads every byte anyway, and a mapped file that is cut short
-  kills the process with SIGBUS where a short read is an error with a message. The open descriptor keeps the file as it
-  was, if another takes its name.
+* Tensors are read in *pieces*, the entries along their first dimension. Every piece is checked (CRC-32) before it is
+  returned. The header has a SHA-256 of its own; sizes and offsets of all tensors are checked against the file.
+* Pieces are read with ``pread``, not mapped. Checking reads every byte anyway. A mapped file that is cut short kills
+  the process with SIGBUS; a short read is an error with a message. The open descriptor keeps the old content readable
+  when another file takes its name.
 
 The checksums find accidents, not forgeries.
 """
@@ -35,9 +35,9 @@ from videoxl.errors import MemoryFileError
 FORMAT = "videoxl-memory"
 VERSION = 1
 MAGIC = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
-"""How the header begins, eight bytes into the file."""
+"""First bytes of the header, eight bytes into the file."""
 LARGEST_HEADER = 100_000_000
-"""As safetensors has it."""
+"""Largest header in bytes; the limit of safetensors."""
 DTYPES = {
     "F64": torch.float64,
     "I64": torch.int64,
@@ -53,7 +53,7 @@ SEAL = re.compile(rb'"header_sha256":"([0-9a-f]{64})"')
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of the file. Its pieces are ``tensor[0], tensor[1] ...`` where its name has a dot, else all of it."""
+    """A tensor of the file. Its pieces are ``tensor[0], tensor[1] ...`` if its name has a dot; else it is one piece."""
 
     name: str
     dtype: torch.dtype
@@ -81,7 +81,7 @@ class TensorSpec:
 
 
 def is_memory_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a memory, by how it begins."""
+    """Whether a file is a memory, judged by its first bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError, TypeError):
@@ -93,15 +93,15 @@ def is_memory_file(path: str | os.PathLike[str]) -> bool:
 
 
 def digest_of(header: bytes) -> bytes:
-    """Of length and header, its own place filled with zeros."""
+    """Hash length and header, with zeros in the place of the hash itself."""
     return hashlib.sha256(SEAL.sub(b'"header_sha256":"' + b"0" * 64 + b'"', header, count=1)).hexdigest().encode()
 
 
 class MemoryFile:
-    """A memory file opened for reading; its header has been checked, its pieces are when they are read."""
+    """A memory file opened for reading. Its header is checked here, each piece when it is read."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises :class:`MemoryFileError` for whatever is not a whole memory file of a version that is known."""
+        """Open a file. Raises :class:`MemoryFileError` unless it is a whole memory file of a known version."""
         self.path = os.fspath(path)
         self._descriptor = _open(self.path)
         weakref.finalize(self, os.close, self._descriptor)
@@ -119,13 +119,13 @@ class MemoryFile:
         return name in self._places
 
     def spec(self, name: str) -> TensorSpec:
-        """What a tensor is. Raises :class:`MemoryFileError` when there is none of that name."""
+        """Describe a tensor. Raises :class:`MemoryFileError` when there is none of that name."""
         if name not in self._places:
             raise self.corrupt(f"{name} is missing")
         return self._places[name][0]
 
     def read(self, name: str, piece: int = 0) -> torch.Tensor:
-        """One piece of a tensor, checked. Raises :class:`MemoryFileError` when it is damaged."""
+        """Read and check one piece of a tensor. Raises :class:`MemoryFileError` when it is damaged."""
         spec, begin = self.spec(name), self._places[name][1]
         data = self._read_at(begin + piece * spec.piece_bytes, spec.piece_bytes, name)
         if f"{zlib.crc32(data):08x}" != self._checksums[name][8 * piece : 8 * piece + 8]:
@@ -135,7 +135,7 @@ class MemoryFile:
         return torch.frombuffer(data, dtype=spec.dtype).reshape(spec.piece_shape)
 
     def verify(self) -> int:
-        """Read and check every piece; how many there are."""
+        """Read and check every piece; return their number."""
         pieces = [(name, piece) for name, (spec, _) in self._places.items() for piece in range(spec.pieces)]
         for name, piece in pieces:
             self.read(name, piece)
@@ -148,7 +148,7 @@ class MemoryFile:
 
     @contextlib.contextmanager
     def must_hold_together(self) -> Iterator[None]:
-        """Whatever goes wrong while the header is taken apart means that it is damaged."""
+        """Report any error while the header is parsed as damage."""
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
@@ -176,7 +176,7 @@ class MemoryFile:
         return data
 
     def _read_header(self) -> tuple[dict[str, Any], int]:
-        """The header, and where the data begin."""
+        """Read the header and the offset at which the data begin."""
         if self.size == 0:
             raise MemoryFileError(f"{self.path} is empty: encode the video again", code="memory_corrupt")
         head = bytes(self._read_at(0, min(self.size, 8 + len(MAGIC)), "its beginning"))
@@ -233,7 +233,7 @@ class MemoryFile:
         return spec, self._data + begin
 
     def _check_coverage(self) -> None:
-        """The tensors must fill the file, one behind the other, and each piece must have a checksum."""
+        """Check that the tensors fill the file without gaps, and that each piece has a checksum."""
         at = self._data
         for name, (spec, begin) in sorted(self._places.items(), key=lambda item: (item[1][1], item[1][0].nbytes)):
             if begin != at:

@@ -1,4 +1,4 @@
-"""Writes what :mod:`videoxl.memory.file.format` reads."""
+"""Write files that :mod:`videoxl.memory.file.format` reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 
@@ -17,10 +16,10 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class MemoryFileWriter:
-    """Writes the pieces of a file in any order, and its header last: until then it is no safetensors file."""
+    """Writes the pieces of a file in any order and its header last; until then it is not a safetensors file."""
 
     def __init__(self, specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> None:
-        """Larger items come first in the file, so that every tensor is aligned to its own."""
+        """Lay the file out. Tensors with larger items come first, so that every tensor is aligned to its item size."""
         self.specs = {s.name: s for s in sorted(specs, key=lambda s: -s.dtype.itemsize)}
         self.metadata = dict(metadata)
         self._checksums = {s.name: ["0" * 8] * s.pieces for s in self.specs.values()}
@@ -47,10 +46,10 @@ class MemoryFileWriter:
         write_at(descriptor, self._header(), 0)
 
     def _header(self) -> bytes:
-        """Length and header, padded to eight bytes; its length does not depend on what the checksums are."""
+        """Make length and header, padded to eight bytes. The length does not depend on the checksums."""
         checksums = {name: "".join(sums) for name, sums in self._checksums.items()}
         metadata = {"format": FORMAT, "version": str(VERSION), **self.metadata, "checksums": to_json(checksums)}
-        header: dict[str, Any] = {"__metadata__": {**metadata, "header_sha256": "0" * 64}}
+        header: dict[str, object] = {"__metadata__": {**metadata, "header_sha256": "0" * 64}}
         for name, spec in self.specs.items():
             begin = self._offsets[name]
             header[name] = {
@@ -65,6 +64,6 @@ class MemoryFileWriter:
         return whole.replace(b'"header_sha256":"' + b"0" * 64, b'"header_sha256":"' + digest_of(whole), 1)
 
 
-def to_json(value: Any) -> str:
-    """Compact, and plain ASCII: what a byte means does not depend on those before it."""
+def to_json(value: object) -> str:
+    """Write compact JSON in plain ASCII, in which the meaning of a byte does not depend on those before it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
