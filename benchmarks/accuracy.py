@@ -1,7 +1,7 @@
 """How often the embedded models answer exactly right, by kind of question, length of film and way of reading.
 
     python benchmarks/accuracy.py --json benchmarks/results/accuracy-cpu2.json
-    python benchmarks/accuracy.py --tables benchmarks/results/accuracy-cpu2.json    # as docs/embedded.md shows it
+    python benchmarks/accuracy.py --tables benchmarks/results/accuracy-cpu2.json   # for docs/notes/tiny-accuracy.md
 
 Films of the generated world on seeds that training never saw, rendered, encoded and asked through the public calls.
 An answer is right when the whole text is the true one. Every way of reading meets the same films and questions.

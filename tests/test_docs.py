@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -103,3 +104,36 @@ def test_the_command_line_reference_is_up_to_date() -> None:
     spec.loader.exec_module(module)
     current = module.PAGE.read_text(encoding="utf-8") == module.reference()
     assert current, "docs/reference/cli.md is out of date: run .venv/bin/python script/cli_reference.py"
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.slow
+def test_the_names_in_the_text_exist() -> None:
+    """``videoxl.memory.file.codec`` and the like, written as code in a sentence."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md"]
+    names = {found for text in texts for found in re.findall(r"`(videoxl(?:\.\w+)+)[`(]", text)}
+    assert names
+    missing = [name for name in sorted(names) if not exists(name)]
+    assert missing == []
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    found: object = importlib.import_module("videoxl")
+    for number, part in enumerate(name.split(".")[1:], 2):
+        module = ".".join(name.split(".")[:number])
+        if not hasattr(found, part) and importlib.util.find_spec(module) is not None:
+            found = importlib.import_module(module)
+        elif hasattr(found, part):
+            found = getattr(found, part)
+        else:
+            return False
+    return True
+
+
+def test_guides_that_sources_name_exist() -> None:
+    sources = [path for folder in ("src", "tests", "benchmarks", "recipes") for path in (ROOT / folder).rglob("*.py")]
+    named = {(path, guide) for path in sources for guide in re.findall(r"docs/[\w/-]+\.md", path.read_text("utf-8"))}
+    assert [(path, guide) for path, guide in sorted(named) if not (ROOT / guide).exists()] == []

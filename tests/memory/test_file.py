@@ -253,7 +253,7 @@ def test_any_safetensors_reader_opens_it(film, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
 def test_files_of_version_1_stay_readable(dtype):
-    """Written when the format was new; read by its description (docs/memory.md), and by the package."""
+    """Written when the format was new; read by its description (docs/reference/memory-file.md) and by the package."""
     path = FIXTURES / f"memory-1-{dtype}.vxl"
     stored = StoredMemory.open(path)
     assert (len(stored.token_ids), stored.prefix_length, len(stored.timestamps)) == (90, 44, 5)

@@ -11,8 +11,8 @@ best group. What makes that a good measure:
   what questions are about, and comparing takes away what is looked for.
 - No layers and no heads are chosen: without the first layers it was no better, with the last alone it was worse.
 
-``benchmarks/relevance_ablation.py`` compares this with other rules on the embedded model; docs/memory.md has the table,
-and what it cannot tell.
+``benchmarks/relevance_ablation.py`` compares this with other rules on the embedded model. docs/notes/relevance.md has
+the table, and what it cannot tell.
 """
 
 from __future__ import annotations

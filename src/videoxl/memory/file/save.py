@@ -1,4 +1,4 @@
-"""Save a memory in one file (the format: docs/memory.md). :mod:`videoxl.memory.file.load` reads it.
+"""Save a memory in one file (the format: docs/reference/memory-file.md). :mod:`videoxl.memory.file.load` reads it.
 
 Keys and values are written level by level in blocks of tokens (:mod:`videoxl.memory.file.layers`), everything else in a
 few small tensors and in the metadata.

@@ -10,7 +10,8 @@ loss there is, so nothing has to be added to keep tokens from collapsing.
 
 **Decoder.** One matrix per frame, and nothing else. The projector that reads the tokens later begins with a matrix,
 too: what a matrix cannot find, it could not either. Stronger decoders, an MLP with a learnt query for the frame among
-them, left less in the tokens (``docs/training.md`` has the figures): what they know of all videos, tokens need not say.
+them, left less in the tokens: what they know of all videos, tokens need not say. docs/notes/token-synthesis.md has the
+figures.
 
 **Loss.** A feature is the mean of its group and what is its own, the *motion*; squared errors of the two add up. The
 mean is most of the variance (0.77 and 0.93 in what was measured), and an ordinary squared error buys the last percent
