@@ -28,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 import videoxl
 from videoxl.config import TINY
 from videoxl.training.config.training import SynthesisConfig
-from videoxl.training.objectives.synthesis import SynthesisPretraining, parts
+from videoxl.training.objectives.synthesis import SynthesisPretraining, mean_and_motion
 
 BATCH, RATE = 32, 2e-3
 FITTED, JUDGED = 200, 100
@@ -85,7 +85,7 @@ def judged(objective: Any, groups: torch.Tensor) -> dict[str, float]:
     known = F.pad(tokens, (0, 1), value=1.0)
     matrix = torch.linalg.lstsq(known[:FITTED].flatten(0, 1).double(), wanted[:FITTED].flatten(0, 1).double()).solution
     found = (known[FITTED:].double() @ matrix).float().unflatten(-1, (target.shape[1], -1)).movedim(2, 1)
-    lost, there = parts(found - target[FITTED:]), parts(target[FITTED:])
+    lost, there = mean_and_motion(found - target[FITTED:]), mean_and_motion(target[FITTED:])
     names = ("mean_explained", "motion_explained")
     return {name: 1 - float(a.square().mean() / b.square().mean()) for name, a, b in zip(names, lost, there)}
 

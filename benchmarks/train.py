@@ -39,7 +39,7 @@ from videoxl.training.data.dataset import DataConfig, VideoDataset
 from videoxl.training.data.mixtures import Source
 from videoxl.training.data.order import BatchOrder
 from videoxl.training.run import run
-from videoxl.training.setup import Data, Start
+from videoxl.training.setup import TrainingData, TrainingModel
 from videoxl.training.trainer import VideoXLTrainer
 from videoxl.world import write_world
 
@@ -116,9 +116,9 @@ class Clocked:
         return {"wall": samples / (wall_end - wall), "cpu": samples / (cpu_end - cpu)}
 
 
-def start_of(model: Any) -> Start:
+def start_of(model: Any) -> TrainingModel:
     words = tokenizer()
-    return Start(model, model, words, VideoXLProcessor.from_config(model.config, words))
+    return TrainingModel(model, model, words, VideoXLProcessor.from_config(model.config, words))
 
 
 def order_of(count: int) -> Any:
@@ -130,8 +130,8 @@ def by_trainer(config: TrainingConfig, size: str, samples: Sequence[Any]) -> tup
     model = fresh_model(size)
     clock = Clocked(Collator(model.config, tokenizer().pad_token_id))
     with tempfile.TemporaryDirectory() as folder:
-        data = Data(samples, clock, order_of(len(samples)))
-        result = run(config, output=folder, progress=False, start=start_of(model), data=data)
+        data = TrainingData(samples, clock, order_of(len(samples)))
+        result = run(config, output=folder, progress=False, model=start_of(model), data=data)
     return [entry["loss"] for entry in result.log if "loss" in entry], clock
 
 
@@ -210,8 +210,8 @@ def waiting(world: Path, size: str, steps: int, workers: int) -> dict:
     dataset = VideoDataset(config.data, model.config, tokenizer())
     collator = Collator(model.config, tokenizer().pad_token_id)
     with tempfile.TemporaryDirectory() as folder, noted_waits() as waits:
-        data = Data(dataset, collator, order_of(len(dataset)))
-        result = run(config, output=folder, progress=False, start=start_of(model), data=data)
+        data = TrainingData(dataset, collator, order_of(len(dataset)))
+        result = run(config, output=folder, progress=False, model=start_of(model), data=data)
     waits = waits[: config.max_steps]
     wall, cpu = (waits[-1][1][kind] - waits[0][1][kind] for kind in (0, 1))
     waited, worked = (sum(had[kind] - asked[kind] for asked, had in waits[1:]) for kind in (0, 1))

@@ -64,7 +64,7 @@ class BeaconLearning(Objective):
         if elsewhere:  # counts, and what is not there, are found nowhere
             losses["look"] = torch.cat(elsewhere).mean()
         share = share_of_answers(batch["labels"], batch.get("num_items_in_batch"))
-        self.noted({**losses, "answers": output.loss / share})
+        self.log_losses({**losses, "answers": output.loss / share})
         output.loss = output.loss + self.weight * share * torch.stack(list(losses.values())).sum()
         return output
 

@@ -105,7 +105,7 @@ class AnswerLearning(Objective):
                 hook.remove()
         losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, batch["attention_mask"])
         right = right_answers(output.logits, labels, segments, kinds)
-        self.noted({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
+        self.log_losses({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
         hinted = self.weight * torch.stack(list(losses.values())).sum()
         output.loss = output.loss + share_of_answers(labels, batch.get("num_items_in_batch")) * hinted
         return output

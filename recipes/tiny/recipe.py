@@ -65,7 +65,7 @@ from videoxl.training.data.dataset import DataConfig
 from videoxl.training.data.mixtures import Source
 from videoxl.training.objectives.synthesis import SynthesisPretraining
 from videoxl.training.run import run
-from videoxl.training.setup import Data, Start
+from videoxl.training.setup import TrainingData, TrainingModel
 
 WHOLE = {"vision_tower": 0.1, "token_synthesis": 1.0, "projector": 1.0, "language_model": 1.0}
 """Shares of the rate where everything learns. The tower, which sees well by then, moves slowly."""
@@ -313,11 +313,11 @@ def stage_1(recipe: Recipe, folder: Path) -> None:
         save_total_limit=1,
         seed=recipe.seed,
     )
-    start = Start(model, SynthesisPretraining(model), words, VideoXLProcessor.from_config(model.config, words))
+    start = TrainingModel(model, SynthesisPretraining(model), words, VideoXLProcessor.from_config(model.config, words))
     groups = bank.sample(SYNTHESIS.groups * steps, seed=recipe.seed)
     batches = [list(range(s * SYNTHESIS.groups, (s + 1) * SYNTHESIS.groups)) for s in range(steps)]
-    data = Data(groups, collate_groups, lambda epoch, rank, world: [b[rank::world] for b in batches])
-    run(config, output=folder, resume=True, start=start, data=data)
+    data = TrainingData(groups, collate_groups, lambda epoch, rank, world: [b[rank::world] for b in batches])
+    run(config, output=folder, resume=True, model=start, data=data)
 
 
 def collate_groups(groups: list[torch.Tensor]) -> dict[str, torch.Tensor]:

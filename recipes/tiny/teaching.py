@@ -19,7 +19,7 @@ from videoxl.training.config.training import Scheduler, TrainingConfig
 from videoxl.training.data.dataset import DataConfig
 from videoxl.training.data.mixtures import Source
 from videoxl.training.run import TrainingResult, run
-from videoxl.training.setup import Data, Start
+from videoxl.training.setup import TrainingData, TrainingModel
 
 HEADS = "heads.pt"
 """File of the heads that listen to hints, for the next course."""
@@ -88,10 +88,10 @@ def teach(
     module = AnswerLearning(model, blind=blind) if prefill is None else BeaconLearning(model)
     if heads is not None:
         module.heads.load_state_dict(torch.load(heads / HEADS, weights_only=True))
-    start = Start(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
+    start = TrainingModel(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
     collator = FilmCollator(model.config, tokenizer.pad_token_id)
-    data = Data(films, collator, lambda epoch, rank, world: films.share(rank, world))
-    result = run(config, output=output, resume=True, start=start, data=data)
+    data = TrainingData(films, collator, lambda epoch, rank, world: films.share(rank, world))
+    result = run(config, output=output, resume=True, model=start, data=data)
     if is_first_process():
         torch.save(module.heads.state_dict(), output / HEADS)
     if is_initialized():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import videoxl.training.run as run_module
-import videoxl.training.trainer as trainer_module
+import videoxl.training.saving as saving_module
 from tests.training.stand_in import config_of, data_of, log_losses, model_of, start_of
 from videoxl.config import BeaconPrefill
 from videoxl.errors import VideoXLError
@@ -48,7 +48,7 @@ def train(folder: Path, *, workers: int, resume: bool = False, family: str = "vi
     messages: list[str] = []
     data = data_of(model, count=5, groups=6 if family == "video-xl" else 1, bad=[3])
     result = run(
-        config, output=folder, resume=resume, start=start_of(model), data=data, progress=False, say=messages.append
+        config, output=folder, resume=resume, model=start_of(model), data=data, progress=False, notify=messages.append
     )
     weights = {
         name: value.tolist() for name, value in model.named_parameters() if "down_proj" in name or "beacon_k" in name
@@ -98,14 +98,14 @@ def dying(after: int, number: int = signal.SIGKILL) -> None:
 
 def dying_while_saving(step: int) -> None:
     """From now on: the process dies when the files of a checkpoint are written, and the checkpoint is not published."""
-    real = trainer_module.publish
+    real = saving_module.publish
 
     def publish(staged: Path, target: Path, facts: Any) -> None:
         if target.name == f"checkpoint-{step}":
             os.kill(os.getpid(), signal.SIGKILL)
         real(staged, target, facts)
 
-    trainer_module.publish = publish  # type: ignore[attr-defined]
+    saving_module.publish = publish  # type: ignore[attr-defined]
 
 
 def dying_while_writing(step: int) -> None:

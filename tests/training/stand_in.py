@@ -12,7 +12,7 @@ from videoxl.hf.processing import VideoXLProcessor
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.dataset import DataConfig
 from videoxl.training.data.mixtures import Source
-from videoxl.training.setup import Data, Start
+from videoxl.training.setup import TrainingData, TrainingModel
 
 
 class Samples:
@@ -80,13 +80,13 @@ def model_of(family="video-xl-2", **changes):
     return small_beacon_model(**changes) if family == "video-xl" else small_model(**changes)
 
 
-def start_of(model) -> Start:
+def start_of(model) -> TrainingModel:
     tokenizer = tiny_tokenizer()
-    return Start(model, model, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
+    return TrainingModel(model, model, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
 
 
-def data_of(model, *, batch=1, count=8, groups=1, **more) -> Data:
-    return Data(Samples(model.config, count, groups, **more), collate, ordered(count, batch))
+def data_of(model, *, batch=1, count=8, groups=1, **more) -> TrainingData:
+    return TrainingData(Samples(model.config, count, groups, **more), collate, ordered(count, batch))
 
 
 def config_of(**changes) -> TrainingConfig:

@@ -16,7 +16,7 @@ from videoxl.training.config.training import Lora
 from videoxl.training.data.mixtures import Source
 from videoxl.training.estimate import estimate
 from videoxl.training.param_groups import freeze
-from videoxl.training.setup import starting_model
+from videoxl.training.setup import load_model_to_train
 
 BILLION = 1e9
 
@@ -50,7 +50,7 @@ def test_sharding_and_adapters_make_it_smaller():
 def test_parameters_are_those_that_are_trained(adapters):
     rates = {"vision_tower": 1.0, "language_model": 1.0} if not adapters else {"projector": 1.0, "language_model": 1.0}
     config = config_of(learning_rates=rates, lora=Lora(rank=2) if adapters else None)
-    start = starting_model(config)
+    start = load_model_to_train(config)
     names = set(freeze(start.module, rates, adapters=adapters))
     trained = sum(p.numel() for name, p in start.module.named_parameters() if name in names)
     assert sum(estimate(config).trained.values()) == trained

@@ -78,7 +78,7 @@ def resumed_from_2(config: TrainingConfig, whole: Path, target: Path) -> Path:
     shutil.copytree(whole, target)
     for name in ("checkpoint-4", "model"):
         shutil.rmtree(target / name)
-    run(config, output=target, resume=True, progress=False, say=lambda message: None)
+    run(config, output=target, resume=True, progress=False, notify=lambda message: None)
     return target
 
 

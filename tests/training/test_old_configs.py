@@ -130,7 +130,9 @@ def test_a_run_that_the_old_code_began_goes_on(tmp_path):
     def go(resume):
         model = model_of()
         data = data_of(model, count=9, bad=[3])
-        return run(config, output=tmp_path, resume=resume, start=start_of(model), data=data, progress=False, say=print)
+        return run(
+            config, output=tmp_path, resume=resume, model=start_of(model), data=data, progress=False, notify=print
+        )
 
     go(resume=False)
     assert log_losses(tmp_path) == pytest.approx(losses, rel=1e-5)

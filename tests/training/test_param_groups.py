@@ -105,7 +105,9 @@ def adapted(folder, model, tmp_path, **changes):
         **{"model": folder(model), "lora": Lora(rank=4, target_modules=("q_proj", "down_proj")), **changes}
     )
     groups = 6 if model.config.beacon_param else 1
-    return run(config, output=tmp_path / "run", data=data_of(model, groups=groups), progress=False, say=lambda _: None)
+    return run(
+        config, output=tmp_path / "run", data=data_of(model, groups=groups), progress=False, notify=lambda _: None
+    )
 
 
 def test_adapters_train_and_the_merged_model_loads(folder, tmp_path):
@@ -154,7 +156,9 @@ def test_adapters_resume_bit_for_bit(folder, tmp_path):
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     for left in ("checkpoint-4", "model", "adapters"):
         shutil.rmtree(tmp_path / "again" / left)
-    again = run(config, output=tmp_path / "again", resume=True, data=data_of(model), progress=False, say=lambda _: None)
+    again = run(
+        config, output=tmp_path / "again", resume=True, data=data_of(model), progress=False, notify=lambda _: None
+    )
     losses = [[entry["loss"] for entry in result.log if "loss" in entry] for result in (whole, again)]
     assert losses[0] == losses[1]
     one, other = (weights_of(videoxl.load(str(result.model), device="cpu").model) for result in (whole, again))

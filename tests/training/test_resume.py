@@ -123,7 +123,7 @@ def train(folder, **changes):
     config = config_of(**{"save_steps": 1, "save_total_limit": 5, **changes})
     resume = (folder / "log.jsonl").exists()
     data = data_of(model)
-    run(config, output=folder, resume=resume, start=start_of(model), data=data, progress=False, say=messages.append)
+    run(config, output=folder, resume=resume, model=start_of(model), data=data, progress=False, notify=messages.append)
     return messages
 
 

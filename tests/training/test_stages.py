@@ -21,7 +21,7 @@ from videoxl.training.data.mixtures import Source
 from videoxl.training.data.read_sample import PictureReader
 from videoxl.training.param_groups import group_of
 from videoxl.training.run import run
-from videoxl.training.setup import Start
+from videoxl.training.setup import TrainingModel
 
 EVERYTHING = {"vision_tower", "projector", "language_model"}
 
@@ -81,7 +81,9 @@ def start_with(model, config):
 
     tokenizer = tiny_tokenizer()
     model = prepare(model, config)
-    return Start(model, _module(model, config), tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
+    return TrainingModel(
+        model, _module(model, config), tokenizer, VideoXLProcessor.from_config(model.config, tokenizer)
+    )
 
 
 def model_for(stage):
@@ -113,7 +115,7 @@ def test_a_stage_learns_and_moves_what_it_should(stage, records, tmp_path):
         config = replace(config, prefill=replace(config.prefill, window=16, ratio=ratios))
     model = model_for(stage)
     before = weights_of(model)
-    result = run(config, output=tmp_path, start=start_with(model, config), progress=False)
+    result = run(config, output=tmp_path, model=start_with(model, config), progress=False)
     losses = [entry["loss"] for entry in result.log if "loss" in entry]
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])  # a projector alone cannot do much for a drawn model
     assert result.bad_samples == result.skipped_steps == 0
@@ -127,7 +129,7 @@ def test_stage_4_under_the_chunk_mask(records, tmp_path):
     config = small("video_xl_2_stage4", records, prefill=ChunkedPrefill(chunk_size=2, step_size=1))
     config = replace(config, max_steps=4)
     start = start_with(small_model(), config)
-    assert run(config, output=tmp_path, start=start, progress=False).steps == 4
+    assert run(config, output=tmp_path, model=start, progress=False).steps == 4
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -14,7 +14,7 @@ from videoxl.errors import CheckpointError
 from videoxl.inference.loading import load_model
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.config.training import SynthesisConfig
-from videoxl.training.objectives.synthesis import Moments, SynthesisPretraining, parts
+from videoxl.training.objectives.synthesis import Moments, SynthesisPretraining, mean_and_motion
 
 T, SIDE = 4, 28
 
@@ -193,7 +193,7 @@ def test_moments_are_those_of_all_that_was_seen():
 
 def test_mean_and_motion_add_up():
     x = noise(3, T, 5, 2)
-    mean, motion = parts(x)
+    mean, motion = mean_and_motion(x)
     assert difference(T * mean.square().sum() + motion.square().sum(), x.square().sum()) < 1e-6
 
 

@@ -22,10 +22,10 @@ def train(folder, model, data=None, **changes):
     return run(
         config,
         output=folder,
-        start=start_of(model),
+        model=start_of(model),
         data=data or data_of(model, batch=config.per_device_batch_size),
         progress=False,
-        say=lambda message: None,
+        notify=lambda message: None,
     )
 
 

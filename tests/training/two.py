@@ -84,7 +84,7 @@ def train(name: str, folder: Path, *, processes: int, resume: bool = False) -> d
     )
     data = data_of(model, **chosen["data"])
     result = run(
-        config, output=folder, resume=resume, start=start_of(model), data=data, progress=False, say=lambda _: None
+        config, output=folder, resume=resume, model=start_of(model), data=data, progress=False, notify=lambda _: None
     )
     return {
         "losses": log_losses(folder),
@@ -175,7 +175,7 @@ def loaded(sharding: str, folder: Path, *, resume: bool) -> dict[str, Any]:
     given = SimpleNamespace(config=VideoXLConfig.from_pretrained(embedded_folder("tiny")))
     parts = dict.fromkeys(("token_synthesis", *RATES), 1e-4)
     config = config_of(sharding=sharding, device="auto", max_steps=2, save_steps=1, learning_rates=parts)
-    run(config, output=folder, resume=resume, data=data_of(given, count=4), progress=False, say=lambda _: None)
+    run(config, output=folder, resume=resume, data=data_of(given, count=4), progress=False, notify=lambda _: None)
     return {"losses": log_losses(folder), "weights": load_file(folder / "model" / "model.safetensors")}
 
 

@@ -1,4 +1,4 @@
-"""The model that a first stage begins with: a language model and a vision tower that have never met.
+"""Assembles the model that a first stage begins with: a language model and a vision tower not yet trained together.
 
 Projector and token synthesis between them start fresh, drawn from the run's seed. Beacons come with the first stage
 that trains them (SPEC 2.8).
@@ -6,8 +6,9 @@ that trains them (SPEC 2.8).
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, SiglipVisionModel
@@ -19,11 +20,12 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families import recognise
 from videoxl.model.families.video_xl import BEACON_PARAM
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.training.protocols import Tokenizer
 
 _TOWERS = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}
 
 
-def join(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForConditionalGeneration, Any]:
+def assemble(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForConditionalGeneration, Tokenizer]:
     """A model and its tokenizer: Video-XL around a CLIP, Video-XL-2 around a SigLIP.
 
     ``language`` and ``vision``: folders or Hub ids of a Qwen2 and of a vision tower, by itself or as part of a CLIP or
@@ -34,7 +36,7 @@ def join(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForC
     text = AutoConfig.from_pretrained(language_folder)
     if text.model_type != "qwen2":
         raise CheckpointError(f"{language} is a {text.model_type!r}; the language model must be a Qwen2 or Qwen2.5")
-    model = VideoXLForConditionalGeneration(joined_config(text, tower)).to(dtype)
+    model = VideoXLForConditionalGeneration(assembled_config(text, tower)).to(dtype)
     speaking = AutoModelForCausalLM.from_pretrained(language_folder, dtype=dtype)
     model.model.language_model.load_state_dict(speaking.model.state_dict())
     model.lm_head.load_state_dict(speaking.lm_head.state_dict())
@@ -45,7 +47,7 @@ def join(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXLForC
     return model, tokenizer
 
 
-def joined_config(text: Any, tower: Any) -> VideoXLConfig:
+def assembled_config(text: Any, tower: Any) -> VideoXLConfig:
     """The configuration of a language model and a tower, with the released values of everything between them."""
     vocabulary = int(text.vocab_size)
     family = recognise(tower.model_type, lambda: ())
@@ -77,10 +79,9 @@ def _take_tower(tower: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Non
 
 def with_beacons(model: VideoXLForConditionalGeneration) -> VideoXLForConditionalGeneration:
     """A Video-XL with beacons, begun by the released rule, from one that has none."""
-    config = cast(VideoXLConfig, type(model.config).from_dict(model.config.to_dict()))
+    config = copy.deepcopy(model.config)  # with the kind of attention that was chosen
     config.beacon_param = BEACON_PARAM
-    grown = VideoXLForConditionalGeneration._from_config(config, attn_implementation=model.config._attn_implementation)
-    grown = grown.to(model.dtype)
+    grown = VideoXLForConditionalGeneration(config).to(model.dtype)
     fresh = {name: value for name, value in grown.state_dict().items() if ".beacon_" in name}
     grown.load_state_dict({**model.state_dict(), **fresh})
     initialise_beacons(grown)

@@ -1,8 +1,8 @@
-"""Folders of checkpoints that are whole or not there.
+"""Folders of checkpoints that are complete or not there.
 
-A checkpoint is written under a hidden name, forced to the disk, gets its marker last and takes its name in one step. A
-folder that bears the name and is not whole all the same (it was copied in part, or a file was cut) is told by its
-marker, which lists every file with its size.
+A checkpoint is written under a hidden name, forced to the disk, gets its marker last and takes its name in one step.
+The marker lists every file with its size, so that a folder that was copied in part, or lost the end of a file, is
+noticed.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+Facts = dict[str, Any]
+"""What is noted of a run in a checkpoint's marker, as JSON holds it: configuration, counts, step, processes."""
 MARKER = "complete.json"
 STAGING, DISCARDED = ".writing-", ".removing-"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -32,18 +33,18 @@ class Found:
     """Newer ones that are not complete, each with the reason."""
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What was noted when it was written."""
         return {} if self.newest is None else read_marker(self.newest)["facts"]
 
 
-def publish(staged: Path, target: Path, facts: Mapping[str, Any]) -> None:
-    """Give a folder that is written its marker and its name. What bore the name is replaced."""
+def publish(staged: Path, target: Path, facts: Facts) -> None:
+    """Give a folder that is written its marker and its name. A folder of that name is replaced."""
     files = {str(p.relative_to(staged)): p.stat().st_size for p in sorted(staged.rglob("*")) if p.is_file()}
     for name in files:
         _sync(staged / name)
     marker = staged / MARKER
-    marker.write_text(json.dumps({"facts": dict(facts), "files": files}, indent=1), encoding="utf-8")
+    marker.write_text(json.dumps({"facts": facts, "files": files}, indent=1), encoding="utf-8")
     _sync(marker)
     _sync(staged)
     if target.exists():
@@ -69,9 +70,16 @@ def incomplete(folder: Path) -> str | None:
     return None
 
 
-def read_marker(folder: Path) -> dict[str, Any]:
+class Marker(TypedDict):
+    """What the marker of a checkpoint holds."""
+
+    facts: Facts
+    files: dict[str, int]
+
+
+def read_marker(folder: Path) -> Marker:
     """The marker of a checkpoint."""
-    found: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    found: Marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     return found
 
 
@@ -92,6 +100,12 @@ def find(output: Path) -> Found:
     return Found(None, tuple(passed_over))
 
 
+def newest_checkpoint(output: Path) -> str:
+    """What to go on from, as the end of an error message."""
+    newest = find(output).newest if output.is_dir() else None
+    return "there is no checkpoint yet" if newest is None else f"{newest.name} is intact: go on from it with --resume"
+
+
 def rotate(output: Path, keep: int) -> None:
     """Remove all but the ``keep`` newest complete checkpoints. Folders that are not complete do not count, and stay."""
     whole = [folder for folder in checkpoints(output) if incomplete(folder) is None]
@@ -100,7 +114,7 @@ def rotate(output: Path, keep: int) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Take a folder's name away first, so that it is never half of what the name says."""
+    """Remove a folder. It is renamed first, so that an incomplete folder never has the name."""
     hidden = folder.parent / f"{DISCARDED}{folder.name}"
     shutil.rmtree(hidden, ignore_errors=True)
     os.rename(folder, hidden)
@@ -108,14 +122,14 @@ def discard(folder: Path) -> None:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove what a run that died was writing or removing."""
+    """Remove what a run was writing or removing when it died."""
     for path in output.glob(".*") if output.is_dir() else ():
         if path.name.startswith((STAGING, DISCARDED)):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
-    """Force to the disk. Of a file, an error says that it is not all there; some file systems cannot with a folder."""
+    """Force to the disk. Errors are raised for files, and ignored for folders, where some file systems cannot do it."""
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -25,7 +25,7 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families.video_xl import BEACON_PARAM
 from videoxl.model.released_config import HUB_CONFIGS, KNOWN_VISION_TOWERS, TEXT_KEYS
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.assemble import joined_config
+from videoxl.training.assemble import assembled_config
 from videoxl.training.config.stages import OUTPUT, STAGES
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.mixtures import RecordFile, choose_records
@@ -149,9 +149,9 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
 def trained_model_spec(config: TrainingConfig) -> ModelSpec:
     """Sizes of the model a run trains; of one that a stage before has still to train, that stage's."""
     if config.vision_tower is not None:
-        joined = joined_config(_language_config(config.model), _tower_config(config.vision_tower))
+        assembled = assembled_config(_language_config(config.model), _tower_config(config.vision_tower))
         like = model_spec("BAAI/Video-XL-2")
-        return ModelSpec(joined, like.chat_format, torch.float32, ("sizes of the released parts",))
+        return ModelSpec(assembled, like.chat_format, torch.float32, ("sizes of the released parts",))
     stage = config.model.removeprefix(f"{OUTPUT}/").removesuffix("/model")
     if not Path(config.model).is_dir() and stage in STAGES and config.model != stage:
         found = trained_model_spec(STAGES[stage]())

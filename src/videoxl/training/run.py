@@ -1,4 +1,4 @@
-"""From a config to a trained model: weights, data and Trainer put together, and going on after an interruption."""
+"""From a config to a trained model: puts weights, data and Trainer together, and resumes interrupted runs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback
 
 from videoxl.errors import TrainingError, TrainingInterruptedError
 from videoxl.training.arguments import training_arguments
 from videoxl.training.callbacks import LogFile, ProgressLine, Stop, StopOnSignal, stopping_on_signals
-from videoxl.training.checkpoints import STAGING, Found, find, publish, remove_leftovers
+from videoxl.training.checkpoints import STAGING, Facts, Found, find, publish, remove_leftovers
 from videoxl.training.config.overrides import differences, made, plain
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.batches import RunOrder
 from videoxl.training.param_groups import enable_checkpointing, freeze
-from videoxl.training.setup import Data, Start, merge_adapters, read_data, starting_model
+from videoxl.training.saving import CheckpointWriter, no_progress_bars, writing
+from videoxl.training.setup import TrainingData, TrainingModel, load_data, load_model_to_train, merge_adapters
 from videoxl.training.trainer import VideoXLTrainer
+from videoxl.training.trainer_hooks import load_models_whole
 
 MODEL, ADAPTERS = "model", "adapters"
-"""Folders of the trained model, and of adapters by themselves, in the output folder."""
+"""Folders in the output folder: the trained model, and adapters by themselves."""
 FREE_TO_CHANGE = (
     "name",
     "save_steps",
@@ -47,13 +48,13 @@ FREE_TO_CHANGE = (
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run leaves."""
+    """What a finished run has made."""
 
     model: Path
     """The trained model: a folder for :func:`videoxl.load`."""
     steps: int
     loss: float | None
-    """The last one in the log."""
+    """The last loss in the log."""
     log: list[dict[str, Any]] = field(repr=False)
     """All entries of ``log.jsonl``."""
     trained: tuple[str, ...] = field(repr=False)
@@ -61,7 +62,7 @@ class TrainingResult:
     skipped_steps: int = 0
     bad_samples: int = 0
     passed_over: tuple[str, ...] = ()
-    """Checkpoints that were not complete when the run was resumed, with reasons."""
+    """Checkpoints that were not complete when the run was resumed, each with the reason."""
 
 
 def run(
@@ -70,9 +71,9 @@ def run(
     output: str | os.PathLike[str],
     resume: bool = False,
     progress: bool = True,
-    say: Callable[[str], None] | None = None,
-    start: Start | None = None,
-    data: Data | None = None,
+    notify: Callable[[str], None] | None = None,
+    model: TrainingModel | None = None,
+    data: TrainingData | None = None,
 ) -> TrainingResult:
     """Train, and write ``output/model``.
 
@@ -80,26 +81,29 @@ def run(
 
     Args:
         resume: go on from the newest complete checkpoint in ``output``; where there is none, begin.
-        say: is told what a person should know, such as a checkpoint that was passed over. Default: stderr.
-        start, data: instead of what ``config.model`` and ``config.data`` name.
+        notify: called with what a person should know, such as a checkpoint that was passed over. Default: print to
+            stderr.
+        model, data: used instead of what ``config.model`` and ``config.data`` name.
 
     Raises :class:`TrainingError` (a run that cannot go on, a checkpoint that could not be written or is of another
     run), :class:`TrainingDataError`, :class:`TrainingInterruptedError` after a signal, ``ValueError`` for settings that
     contradict one another.
     """
-    return _Run(config, Path(output), resume, say or _say).train(start, data, progress)
+    return _Run(config, Path(output), resume, notify or _print).train(model, data, progress)
 
 
-def _say(message: str) -> None:
+def _print(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
 class _Run:
-    def __init__(self, config: TrainingConfig, output: Path, resume: bool, say: Callable[[str], None]) -> None:
+    """One call of :func:`run`."""
+
+    def __init__(self, config: TrainingConfig, output: Path, resume: bool, notify: Callable[[str], None]) -> None:
         self.config, self.output = config, output
         self.arguments = training_arguments(config, output, steps=1)
         self.world, self.rank = self.arguments.world_size, self.arguments.process_index
-        self.say = say if self.rank == 0 else _silent
+        self.notify = notify if self.rank == 0 else _silent
         self.found = self._find(resume)
 
     def _find(self, resume: bool) -> Found:
@@ -114,12 +118,12 @@ class _Run:
                 f"{self.output} holds a run already: go on with it with --resume, or name another folder with --output"
             )
         for message in found.passed_over:
-            self.say(f"passed over {message}")
+            self.notify(f"passed over {message}")
         if found.newest is not None:
             self._check_same_run(found.newest, found.facts)
         return found
 
-    def _check_same_run(self, checkpoint: Path, facts: dict[str, Any]) -> None:
+    def _check_same_run(self, checkpoint: Path, facts: Facts) -> None:
         try:
             before = plain(made(TrainingConfig, facts["config"]))  # which may have the names of an earlier version
         except ValueError as error:
@@ -140,39 +144,39 @@ class _Run:
                 "would come in another order"
             )
 
-    def train(self, start: Start | None, data: Data | None, progress: bool) -> TrainingResult:
-        torch.manual_seed(self.config.seed)  # of fresh weights, such as adapters
-        unset_hf_deepspeed_config()  # so that the model is read whole; DeepSpeed divides it when the Trainer begins
-        start = start or starting_model(self.config)
+    def train(self, model: TrainingModel | None, data: TrainingData | None, progress: bool) -> TrainingResult:
+        torch.manual_seed(self.config.seed)  # for fresh weights, such as adapters
+        load_models_whole()  # DeepSpeed divides the model when the Trainer begins
+        model = model or load_model_to_train(self.config)
         if self.config.gradient_checkpointing:
-            enable_checkpointing(start.model)
-        trained = freeze(start.module, self.config.learning_rates, adapters=self.config.lora is not None)
-        trainer = self._trainer(start, data or self._data(start), progress)
-        with stopping_on_signals() as stop:
+            enable_checkpointing(model.model)
+        trained = freeze(model.module, self.config.learning_rates, adapters=self.config.lora is not None)
+        data = data or load_data(self.config, model, self.output, rank=self.rank, world=self.world)
+        trainer = self._trainer(model, data, progress)
+        with stopping_on_signals() as stop, no_progress_bars():
             trainer.add_callback(StopOnSignal(stop, trainer.accelerator.gather))
-            trainer.train(resume_from_checkpoint=self._resumed(trainer))
+            keep = self.config.save_total_limit
+            writer = CheckpointWriter(self.output, keep, trainer.accelerator, trainer.checkpoint_facts)
+            trainer.add_callback(writer)  # the last one, since the others may ask for a checkpoint
+            with writer.explaining():
+                trainer.train(resume_from_checkpoint=self._resumed(trainer))
             self._check_finished(trainer, stop)
-            self._save(trainer, start)
+            self._save(trainer, model)
         return self._result(trainer, trained)
 
-    def _data(self, start: Start) -> Data:
-        return read_data(self.config, start, self.output, rank=self.rank, world=self.world)
-
-    def _trainer(self, start: Start, data: Data, progress: bool) -> VideoXLTrainer:
+    def _trainer(self, model: TrainingModel, data: TrainingData, progress: bool) -> VideoXLTrainer:
         config, per_epoch = self.config, len(data.order(0, self.rank, self.world))
-        batches = (
-            math.ceil(config.num_train_epochs * per_epoch)
-            if config.max_steps is None
-            else config.max_steps * config.gradient_accumulation_steps
-        )
+        batches = math.ceil(config.num_train_epochs * per_epoch)
+        if config.max_steps is not None:
+            batches = config.max_steps * config.gradient_accumulation_steps
         trainer = VideoXLTrainer(
-            start.module,
+            model.module,
             training_arguments(config, self.output, math.ceil(batches / config.gradient_accumulation_steps)),
             config,
             dataset=data.dataset,
             collator=data.collator,
             order=RunOrder(lambda epoch: data.order(epoch, self.rank, self.world), batches, per_epoch=per_epoch),
-            processor=start.processor,
+            processor=model.processor,
             facts={"config": plain(config)},
         )
         for callback in (ProgressCallback, PrinterCallback):  # they print to stdout
@@ -185,8 +189,8 @@ class _Run:
     def _resumed(self, trainer: VideoXLTrainer) -> str | None:
         if self.found.newest is None:
             return None
-        trainer.go_on_from(self.found.facts)
-        self.say(f"going on from {self.found.newest.name}")
+        trainer.restore_counts(self.found.facts)
+        self.notify(f"going on from {self.found.newest.name}")
         return str(self.found.newest)
 
     def _check_finished(self, trainer: VideoXLTrainer, stop: Stop) -> None:
@@ -198,20 +202,21 @@ class _Run:
                 signal=stop.signal,
             )
 
-    def _save(self, trainer: VideoXLTrainer, start: Start) -> None:
-        """The trained model, whole and under its name in one step; adapters also by themselves."""
+    def _save(self, trainer: VideoXLTrainer, model: TrainingModel) -> None:
+        """Publish the trained model in one step; adapters also by themselves."""
+        facts = {"steps": trainer.state.global_step, "config": plain(self.config)}
         name = MODEL if self.config.lora is None else ADAPTERS
         staged = self.output / f"{STAGING}{name}"
-        with trainer.writing(name):
+        with writing(self.output, name, clean=self.rank == 0):
             trainer.save_model(str(staged))
             trainer.accelerator.wait_for_everyone()
             if self.rank == 0:
-                publish(staged, self.output / name, {"steps": trainer.state.global_step, "config": plain(self.config)})
+                publish(staged, self.output / name, facts)
         if self.config.lora is not None and self.rank == 0:
             staged = self.output / f"{STAGING}{MODEL}"
-            with trainer.writing(MODEL):
-                merge_adapters(self.config, self.output / ADAPTERS, staged, start)
-                publish(staged, self.output / MODEL, {"steps": trainer.state.global_step, "config": plain(self.config)})
+            with writing(self.output, MODEL, clean=True):
+                merge_adapters(self.config, self.output / ADAPTERS, staged, model.processor)
+                publish(staged, self.output / MODEL, facts)
         trainer.accelerator.wait_for_everyone()
 
     def _result(self, trainer: VideoXLTrainer, trained: list[str]) -> TrainingResult:

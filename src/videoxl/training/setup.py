@@ -1,11 +1,11 @@
-"""What a run starts from: the model with its weights, and the data as the Trainer takes it."""
+"""Sets a run up: the model with its weights, and the data as the Trainer takes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,8 +14,10 @@ from videoxl.config import BeaconPrefill, ChunkedPrefill
 from videoxl.hf.processing import VideoXLProcessor
 from videoxl.inference.loading import load_model
 from videoxl.inference.prefill.choose import choose_prefill
-from videoxl.training.assemble import join, with_beacons
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.training.assemble import assemble, with_beacons
 from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.batches import CollateFunction, SampleSource
 from videoxl.training.data.collator import Collator
 from videoxl.training.data.dataset import VideoDataset
 from videoxl.training.data.features import FeatureCache
@@ -24,44 +26,47 @@ from videoxl.training.data.pairs import PreferenceCollator, PreferenceDataset, r
 from videoxl.training.objectives.preferences import PreferenceTraining
 from videoxl.training.objectives.synthesis import SynthesisPretraining
 from videoxl.training.param_groups import add_adapters, weight_dtype
+from videoxl.training.protocols import Tokenizer
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """What the Trainer reads."""
 
-    dataset: Any
+    dataset: SampleSource[object]
     """A sample by its number."""
-    collator: Callable[[list[Any]], dict[str, Any]]
+    collator: CollateFunction
     """Samples to a batch of tensors."""
     order: Callable[[int, int, int], Collection[Sequence[int]]]
     """Epoch, rank and number of processes -> that process's batches of sample numbers, as many for each."""
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainingModel:
     """The model a run begins with."""
 
-    model: Any
+    model: VideoXLForConditionalGeneration
     """The model itself, without adapters or objective around it."""
     module: nn.Module
     """What is trained: the model, or it inside adapters or an objective."""
-    tokenizer: Any
-    processor: Any
+    tokenizer: Tokenizer
+    processor: VideoXLProcessor
 
 
-def starting_model(config: TrainingConfig) -> Start:
+def load_model_to_train(config: TrainingConfig) -> TrainingModel:
     """The weights that a config names, with adapters or an objective around them.
 
     Raises ``ValueError`` where a setting does not fit the model, :class:`CheckpointError` for unusable weights.
     """
     model, tokenizer = _weights(config)
     model = prepare(model, config)
-    return Start(model, _module(model, config), tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
+    return TrainingModel(
+        model, _module(model, config), tokenizer, VideoXLProcessor.from_config(model.config, tokenizer)
+    )
 
 
-def _module(model: Any, config: TrainingConfig) -> nn.Module:
-    """What is trained."""
+def _module(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> nn.Module:
+    """The model, or it inside what trains it."""
     if config.objective == "synthesis":
         return SynthesisPretraining(model, config.synthesis)
     module = model if config.lora is None else add_adapters(model, config.lora, config.learning_rates)
@@ -71,7 +76,7 @@ def _module(model: Any, config: TrainingConfig) -> nn.Module:
     return cast(nn.Module, module)
 
 
-def prepare(model: Any, config: TrainingConfig) -> Any:
+def prepare(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> VideoXLForConditionalGeneration:
     """Let the model read as the run does; a Video-XL without beacons gets them where they are wanted."""
     choose_prefill(config.prefill, model.config)
     if isinstance(config.prefill, BeaconPrefill):
@@ -86,9 +91,9 @@ def prepare(model: Any, config: TrainingConfig) -> Any:
     return model
 
 
-def _weights(config: TrainingConfig) -> tuple[Any, Any]:
+def _weights(config: TrainingConfig) -> tuple[VideoXLForConditionalGeneration, Tokenizer]:
     if config.vision_tower is not None:
-        return join(config.model, config.vision_tower, dtype=weight_dtype(config))
+        return assemble(config.model, config.vision_tower, dtype=weight_dtype(config))
     on_gpu = config.device == "auto" and torch.cuda.is_available()
     # the Trainer moves weights to the GPU; quantised ones are made there
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu and config.quantization else "cpu"
@@ -102,59 +107,61 @@ def _weights(config: TrainingConfig) -> tuple[Any, Any]:
     return loaded.model, loaded.tokenizer
 
 
-def read_data(config: TrainingConfig, start: Start, output: Path, *, rank: int = 0, world: int = 1) -> Data:
+def load_data(
+    config: TrainingConfig, model: TrainingModel, output: Path, *, rank: int = 0, world: int = 1
+) -> TrainingData:
     """The data that a config names. Features of a frozen tower, and what pairs of answers are compared with, are
     computed first where the config asks for them."""
-    collator: Any = Collator(
-        start.model.config,
-        start.tokenizer.pad_token_id,
+    collator: Collator | PreferenceCollator = Collator(
+        model.model.config,
+        model.tokenizer.pad_token_id,
         mask=config.prefill if isinstance(config.prefill, ChunkedPrefill) else None,
     )
     dataset: VideoDataset
-    if isinstance(start.module, PreferenceTraining):
-        dataset = PreferenceDataset(config.data, start.model.config, start.tokenizer, prefill=config.prefill)
-        collator = _comparing(config, start, dataset, collator, output)
+    if isinstance(model.module, PreferenceTraining):
+        dataset = PreferenceDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
+        collator = _comparing(config, model, dataset, collator, output)
     else:
-        dataset = _examples(config, start, rank, world)
+        dataset = _examples(config, model, rank, world)
     sizes = dataset.lengths if config.data.group_by_length else len(dataset)
     kinds = (
         dataset.kinds if config.per_device_batch_size > 1 else None
     )  # a batch of one holds one kind, and needs no look at records
 
-    def order(epoch: int, rank: int, world: int) -> Any:
+    def order(epoch: int, rank: int, world: int) -> BatchOrder:
         return BatchOrder(
             sizes, config.per_device_batch_size, seed=config.data.seed, epoch=epoch, rank=rank, world=world, kinds=kinds
         )
 
-    return Data(dataset, collator, order)
+    return TrainingData(dataset, collator, order)
 
 
-def _examples(config: TrainingConfig, start: Start, rank: int, world: int) -> VideoDataset:
+def _examples(config: TrainingConfig, model: TrainingModel, rank: int, world: int) -> VideoDataset:
     if config.data.feature_cache is None:
-        return VideoDataset(config.data, start.model.config, start.tokenizer, prefill=config.prefill)
+        return VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
     if "vision_tower" in config.learning_rates:
         raise ValueError(
             "data.feature_cache keeps what a frozen vision tower gives, and learning_rates.vision_tower trains it: "
             "leave one of them out"
         )
-    cache = FeatureCache(config.data.feature_cache, start.model, limit_gb=config.data.feature_cache_gb)
-    dataset = VideoDataset(config.data, start.model.config, start.tokenizer, prefill=config.prefill, features=cache)
-    dataset.fill_features(start.model, rank=rank, world=world)
+    cache = FeatureCache(config.data.feature_cache, model.model, limit_gb=config.data.feature_cache_gb)
+    dataset = VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill, features=cache)
+    dataset.fill_features(model.model, rank=rank, world=world)
     if world > 1:
         torch.distributed.barrier()
     return dataset
 
 
 def _comparing(
-    config: TrainingConfig, start: Start, dataset: PreferenceDataset, collator: Collator, output: Path
+    config: TrainingConfig, model: TrainingModel, dataset: PreferenceDataset, collator: Collator, output: Path
 ) -> PreferenceCollator:
     """With what the starting weights say of all pairs; adapters need none, they can be left out."""
-    windows = bool(start.model.config.has_beacons)
+    windows = bool(model.model.config.has_beacons)
     if config.lora is not None:
         return PreferenceCollator(collator, windows=windows)
     on_gpu = config.device == "auto" and torch.cuda.is_available()
     reference = reference_log_probs(
-        cast(PreferenceTraining, start.module),
+        cast(PreferenceTraining, model.module),
         dataset,
         PreferenceCollator(collator, windows=windows),
         output / "reference.json",
@@ -164,11 +171,11 @@ def _comparing(
     return PreferenceCollator(collator, reference, windows=windows)
 
 
-def merge_adapters(config: TrainingConfig, adapters: Path, target: Path, start: Start) -> None:
-    """Work adapters into the weights they were trained on, not quantised, and write a plain model folder."""
+def merge_adapters(config: TrainingConfig, adapters: Path, target: Path, processor: VideoXLProcessor) -> None:
+    """Merge adapters into the weights they were trained on, not quantised, and write a plain model folder."""
     from peft import PeftModel
 
     model, _ = _weights(replace(config, quantization=None, device="cpu"))
     merged = PeftModel.from_pretrained(prepare(model, config), str(adapters)).merge_and_unload()
     merged.save_pretrained(target)
-    start.processor.save_pretrained(target)
+    processor.save_pretrained(target)

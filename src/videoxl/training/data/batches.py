@@ -1,19 +1,33 @@
-"""The batches of a whole run in one row, so that a run can start anywhere in it without reading what lies before.
+"""The batches of a whole run as one sequence, so that a run can start anywhere in it without reading what lies before.
 
-To the Trainer the run is a single pass over this row. Every sample is asked for by its epoch and its number: what a
-sample is does not depend on which worker reads it, or when.
+To the Trainer the run is a single epoch. Every sample is asked for by its epoch and its number, so that it does not
+depend on which worker reads it, or when.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+T_co = TypeVar("T_co", covariant=True)
 Key = tuple[int, int]
 """Epoch and number of a sample."""
+Batch = dict[str, Any]
+"""The arguments of a forward by name, ``bad_samples``, ``truncated``, and the ``keys`` of the samples."""
+CollateFunction = Callable[[list[Any]], Batch]
+"""Samples to a batch. A sample is whatever the data set of that collator gives."""
+
+
+class SampleSource(Protocol[T_co]):
+    """Samples by number. One that depends on the epoch has ``set_epoch`` as well."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> T_co: ...
+
+
 EpochOrder = Callable[[int], Iterable[Sequence[int]]]
 """The batches of one process in an epoch: numbers of samples. The same number of batches in every process."""
 
@@ -41,20 +55,20 @@ class RunOrder(Sampler[list[Key]]):
             epoch += 1
 
 
-class KeyedDataset(Dataset[tuple[Key, Any]]):
-    """A map-style dataset asked by key. One that depends on the epoch has ``set_epoch``."""
+class KeyedDataset(Dataset[tuple[Key, object]]):
+    """A data set whose samples are asked for by key."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: SampleSource[object]) -> None:
         self.dataset = dataset
         self._epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> tuple[Key, Any]:
+    def __getitem__(self, key: Key) -> tuple[Key, object]:
         epoch, number = key
-        if epoch != self._epoch and hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
+        if epoch != self._epoch and (set_epoch := getattr(self.dataset, "set_epoch", None)):
+            set_epoch(epoch)
         self._epoch = epoch
         return key, self.dataset[number]
 
@@ -62,23 +76,23 @@ class KeyedDataset(Dataset[tuple[Key, Any]]):
 class KeyedCollator:
     """A collator whose batches carry the keys of their samples under ``keys``."""
 
-    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]) -> None:
+    def __init__(self, collator: CollateFunction) -> None:
         self.collator = collator
 
-    def __call__(self, items: list[tuple[Key, Any]]) -> dict[str, Any]:
+    def __call__(self, items: list[tuple[Key, object]]) -> Batch:
         return {**self.collator([sample for _, sample in items]), "keys": [key for key, _ in items]}
 
 
 def data_loader(
-    dataset: Any,
-    collator: Callable[[list[Any]], dict[str, Any]],
+    dataset: SampleSource[object],
+    collator: CollateFunction,
     order: RunOrder,
     *,
     workers: int = 0,
     prefetch: int | None = None,
     pin_memory: bool = False,
-) -> DataLoader[Any]:
-    """Reads batches in the order given; nothing in it draws from a global random state."""
+) -> DataLoader[Batch]:
+    """A loader that reads batches in the order given. It draws from no global random state."""
     return DataLoader(
         KeyedDataset(dataset),
         batch_sampler=order,

@@ -33,11 +33,12 @@ from videoxl.training.data.examples import BadSample, Example
 from videoxl.training.data.features import CachedReader, FeatureCache, fill_cache
 from videoxl.training.data.mixtures import RecordFile, Source, choose_records
 from videoxl.training.data.read_sample import KINDS, Kind, Picture, PictureReader, find_files, media_of, time_scale
+from videoxl.training.protocols import Tokenizer
 
 __all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
 
 LETTERS_PER_TOKEN = 4
-"""Of English text, roughly; only the grouping of examples by length depends on it."""
+"""Rough average for English text; only the grouping of examples by length depends on it."""
 
 
 class VideoDataset(Dataset[Example | BadSample]):
@@ -47,7 +48,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         self,
         config: DataConfig,
         model_config: VideoXLConfig,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         prefill: PrefillStrategy | None = None,
         features: FeatureCache | None = None,

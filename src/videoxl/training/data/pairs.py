@@ -27,6 +27,7 @@ from videoxl.training.data.dataset import DataConfig, VideoDataset
 from videoxl.training.data.examples import BadSample, Example
 from videoxl.training.data.mixtures import RecordFile
 from videoxl.training.objectives.preferences import CHOSEN, REJECTED, PreferenceTraining
+from videoxl.training.protocols import Tokenizer
 
 Reference = Mapping[str, Sequence[float]]
 """Log-probabilities of the chosen and the rejected answer of each pair, by :func:`pair_key`."""
@@ -108,7 +109,12 @@ class PreferenceDataset(VideoDataset):
     """Pairs by number. Of ``config``, ``labels`` and ``turns`` do not matter: answers alone are judged, each apart."""
 
     def __init__(
-        self, config: DataConfig, model_config: VideoXLConfig, tokenizer: Any, *, prefill: PrefillStrategy | None = None
+        self,
+        config: DataConfig,
+        model_config: VideoXLConfig,
+        tokenizer: Tokenizer,
+        *,
+        prefill: PrefillStrategy | None = None,
     ) -> None:
         super().__init__(replace(config, labels="answers", turns="packed"), model_config, tokenizer, prefill=prefill)
         self.files = [PairFile(file) for file in self.files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,20 +35,14 @@ class Objective(nn.Module):
         """The model's."""
         return self.model.config
 
-    @property
-    def _keys_to_ignore_on_save(self) -> Any:
-        """The Trainer asks for it when a checkpoint of a model with tied embeddings is loaded."""
-        return self.model._keys_to_ignore_on_save
-
-    def noted(self, output: Any) -> Any:
-        """``output``, its numbers kept for the log."""
+    def log_losses(self, output: Mapping[str, object]) -> None:
+        """Keep the numbers of an output, but for the loss, for the log."""
         for name, value in output.items():
             if name != "loss" and isinstance(value, torch.Tensor) and value.ndim == 0:
                 self._logged.setdefault(name, []).append(value.detach())
-        return output
 
     def pop_logged(self) -> dict[str, float]:
-        """Mean of each number noted since the last call."""
+        """Mean of each number kept since the last call."""
         means = {name: float(torch.stack(values).float().mean()) for name, values in self._logged.items()}
         self._logged.clear()
         return means

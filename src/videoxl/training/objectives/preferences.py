@@ -97,7 +97,8 @@ class PreferenceTraining(Objective):
                 reference_log_probs = self.log_probs(**batch)
         log_probs = self.log_probs(**batch)
         output = preference_loss(log_probs, reference_log_probs.to(log_probs), self.settings)
-        return cast(PreferenceOutput, self.noted(output))
+        self.log_losses(output)
+        return output
 
     @contextlib.contextmanager
     def _without_adapters(self) -> Iterator[None]:

@@ -155,9 +155,9 @@ class SynthesisPretraining(Objective):
     ) -> SynthesisOutput:
         share = self.moments.motion_share()
         scales = (1 - share).clamp_min(LEAST_SHARE), share.clamp_min(LEAST_SHARE)
-        lost = [(x.square() / scale).mean() for x, scale in zip(parts(decoded_GTPC - target_GTPC), scales)]
+        lost = [(x.square() / scale).mean() for x, scale in zip(mean_and_motion(decoded_GTPC - target_GTPC), scales)]
         with torch.no_grad():
-            there = [(x.square() / scale).mean() for x, scale in zip(parts(target_GTPC), scales)]
+            there = [(x.square() / scale).mean() for x, scale in zip(mean_and_motion(target_GTPC), scales)]
             mean_explained, motion_explained = (1 - x / whole.clamp_min(1e-6) for x, whole in zip(lost, there))
             token_rms = tokens_GPC.float().square().mean().sqrt()
         output = SynthesisOutput(
@@ -166,10 +166,11 @@ class SynthesisPretraining(Objective):
             motion_explained=motion_explained,
             token_rms=token_rms,
         )
-        return cast(SynthesisOutput, self.noted(output))
+        self.log_losses(output)
+        return output
 
 
-def parts(x_GTPC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def mean_and_motion(x_GTPC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of each group ``[G, P, C]`` and what each frame has of its own ``[G, T, P, C]``."""
     mean = x_GTPC.mean(1)
     return mean, x_GTPC - mean[:, None]
@@ -201,7 +202,7 @@ class Moments(nn.Module):
             return
         mean = _everywhere(flat.sum(0)) / new
         variance = _everywhere((flat - mean).square().sum(0)) / new
-        motion = _everywhere(parts(features_GTPC)[1].square().sum((0, 1, 2))) / new
+        motion = _everywhere(mean_and_motion(features_GTPC)[1].square().sum((0, 1, 2))) / new
         self.count += new
         weight, away = new / self.count, mean - self.mean_C
         self.variance_C += weight * (variance - self.variance_C + (1 - weight) * away.square())

@@ -1,0 +1,28 @@
+"""What training needs of tokenizers and processors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """A tokenizer of transformers, as far as training uses it."""
+
+    pad_token_id: int
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text."""
+        ...
+
+    def save_pretrained(self, save_directory: str | Path) -> object:
+        """Write its files into a folder."""
+        ...
+
+
+class Processor(Protocol):
+    """What is saved beside a model so that its inputs can be made again."""
+
+    def save_pretrained(self, save_directory: str | Path) -> object:
+        """Write its files into a folder."""
+        ...
