@@ -11,13 +11,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from recipes.tiny.learning import HINTED, TIMES, finder_of, hint_heads, share_of_answers
 from recipes.tiny.lessons import HINTS, SEEN
-from videoxl.model.beacon import BeaconStep
+from videoxl.model.beacon import BeaconPlan, GradientCache
 from videoxl.training.objectives.objective import Objective
 
 BEACON_HINTS = (*(hint for hint in HINTS if hint not in TIMES), *SEEN)
 """What beacons must know. Their model is told no times."""
 
-Read = tuple[BeaconStep, torch.Tensor]
+Read = tuple[BeaconPlan, torch.Tensor]
 """A step, and what came to the layer behind the middle, ``[1, L, D]``."""
 
 
@@ -36,20 +36,30 @@ class BeaconLearning(Objective):
         self.weight = hinted
         self.heads = hint_heads(model, BEACON_HINTS)
 
-    def forward(self, hints: torch.Tensor, looks: torch.Tensor, looked_at: torch.Tensor, **batch: Any) -> Any:
+    def forward(
+        self,
+        hints: torch.Tensor,
+        looks: torch.Tensor,
+        looked_at: torch.Tensor,
+        segments: torch.Tensor | None = None,
+        kinds: Any = None,
+        **batch: Any,
+    ) -> Any:
         """``loss``, and for the log its parts. As :class:`~recipes.tiny.lessons.FilmCollator` gives them:
 
         Args:
             hints: ``[B, L, hints]``, -1 where nothing must be known.
             looks: row and place of every token that is followed by one of an answer, ``[N, 2]``.
             looked_at: bool ``[N, L]``, the tokens that each can be read from.
+            segments, kinds: for lessons that count right answers; not read here.
         """
         steps: list[Read] = []
 
-        def keep(module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
-            steps.append((named["step"], named["hidden_states"]))
+        def keep(module: nn.Module, arguments: tuple[torch.Tensor, BeaconPlan]) -> None:
+            hidden, plan = arguments
+            steps.append((plan, hidden))
 
-        listening = finder_of(self.model).register_forward_pre_hook(keep, with_kwargs=True)
+        listening = finder_of(self.model).register_forward_pre_hook(keep)
         try:
             output = self.model(**batch)
         finally:
@@ -69,7 +79,7 @@ class BeaconLearning(Objective):
         return output
 
     def _known(
-        self, running: BeaconStep, hidden: torch.Tensor, hints: torch.Tensor
+        self, running: BeaconPlan, hidden: torch.Tensor, hints: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Beacons of a window ``[beacons, D]``, and what they must know: what the last of their tokens must that must
         know something."""
@@ -87,8 +97,10 @@ class BeaconLearning(Objective):
 
     def _look_losses(self, read: list[Read], places: torch.Tensor, looked_at: torch.Tensor) -> Iterator[torch.Tensor]:
         """How little of the attention of one film's answers goes to a beacon that they can be read from."""
-        finder, rotate = finder_of(self.model), read[-1][0].language_model.rotate
-        keys = read[-1][0].cache.layers[finder.layer_idx].keys[0]
+        finder, apply_rope = finder_of(self.model), read[-1][0].language_model.apply_rope
+        cache = read[-1][0].cache
+        assert isinstance(cache, GradientCache)
+        keys = cache.layers[finder.layer_idx][0][0]
         wanted = torch.zeros(len(places), keys.shape[1], dtype=torch.bool)
         for running, _ in read:
             if running.step.beacons:
@@ -102,7 +114,7 @@ class BeaconLearning(Objective):
             rows = places[mine] - step.begin
             asking = finder.q_proj(hidden[0, rows]).unflatten(-1, (-1, finder.head_dim))
             asking = asking[:, :: finder.num_key_value_groups].transpose(0, 1)
-            queries = rotate(asking[None], rows + step.past)[0]
+            queries = apply_rope(asking[None], rows + step.past)[0]
             scores = torch.einsum("hnd,hld->nhl", queries, keys).float() * finder.scaling
             later = torch.arange(keys.shape[1]) > (rows + step.past)[:, None]
             share = scores.masked_fill(later[:, None], -torch.inf).log_softmax(-1)
@@ -116,7 +128,7 @@ def _rows(steps: list[Read]) -> Iterator[list[Read]]:
         yield steps[begin:end]
 
 
-def stood_for(running: BeaconStep, of_tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
+def stood_for(running: BeaconPlan, of_tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
     """Of the beacons of a window, their places in the cache, and what is given of the tokens that each stands for:
     ``[L, X] -> [beacons, ratio, X]``."""
     step = running.step

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from recipes.tiny.lessons import HINTS, Scribe
 from videoxl.inference.prompt import IGNORE_INDEX
+from videoxl.model.attention import CausalPlan, rotate
 from videoxl.model.videoxl import PICTURE_INPUTS
 from videoxl.training.objectives.objective import Objective
 from videoxl.world import Film
@@ -62,8 +62,8 @@ class AnswerLearning(Objective):
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
             layer.register_forward_hook(lambda m, i, out, name=name: self._keep(name, out))
-        self.finder.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
-        self._finder_inputs: dict[str, Any] = {}
+        self.finder.register_forward_pre_hook(self._keep_inputs)
+        self._finder_inputs: tuple[torch.Tensor, CausalPlan] | None = None
 
     @property
     def finder(self) -> Any:
@@ -72,8 +72,8 @@ class AnswerLearning(Objective):
     def _keep(self, name: str, output: Any) -> None:
         self._heard[name] = output[0] if isinstance(output, tuple) else output
 
-    def _keep_inputs(self, module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
-        self._finder_inputs = named
+    def _keep_inputs(self, module: nn.Module, arguments: tuple[torch.Tensor, CausalPlan]) -> None:
+        self._finder_inputs = arguments
 
     def forward(
         self,
@@ -97,13 +97,13 @@ class AnswerLearning(Objective):
         else:
             batch["input_ids"] = input_ids
         blind = self.model.model.language_model.layers[: self.blind]
-        hooks = [layer.register_forward_pre_hook(cover(visual), with_kwargs=True) for layer in blind]
+        hooks = [layer.register_forward_pre_hook(cover(visual)) for layer in blind]
         try:  # the next course's model is this one
             output = self.model(**{**batch, "labels": labels, "use_cache": False})
         finally:
             for hook in hooks:
                 hook.remove()
-        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at, batch["attention_mask"])
+        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at)
         right = right_answers(output.logits, labels, segments, kinds)
         self.log_losses({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
         hinted = self.weight * torch.stack(list(losses.values())).sum()
@@ -135,23 +135,23 @@ class AnswerLearning(Objective):
         self._heard.clear()
         return losses
 
-    def _look_loss(
-        self, looks: torch.Tensor, looked_at: torch.Tensor, mask_B1LL: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def _look_loss(self, looks: torch.Tensor, looked_at: torch.Tensor) -> dict[str, torch.Tensor]:
         """How little of the attention of answers goes to what they are read from, in one head of every key head of a
         layer: two of the same key head would carry but one value."""
-        inputs, self._finder_inputs = self._finder_inputs, {}
-        if not len(looks):
+        inputs, self._finder_inputs = self._finder_inputs, None
+        if inputs is None or not len(looks):
             return {}
-        hidden, (cos, sin) = inputs["hidden_states"], inputs["position_embeddings"]
+        hidden, plan = inputs
+        cos, sin = (table.expand(len(hidden), -1, -1) for table in plan.tables(hidden))
+        mask_B1LL = plan.mask
+        assert isinstance(mask_B1LL, torch.Tensor), "films are packed, so there always is a mask"
         rows, places = looks.T
         width = self.finder.head_dim
         asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))
         asking = asking[:, :: self.finder.num_key_value_groups]
         offered = self.finder.k_proj(hidden).unflatten(-1, (-1, width))
-        cos_there, sin_there = cos[rows, places][:, None], sin[rows, places][:, None]
-        queries = asking * cos_there + rotate_half(asking) * sin_there
-        keys = offered * cos[:, :, None] + rotate_half(offered) * sin[:, :, None]
+        queries = rotate(asking, cos[rows, places][:, None], sin[rows, places][:, None])
+        keys = rotate(offered, cos[:, :, None], sin[:, :, None])
         losses = []
         for row in rows.unique().tolist():
             mine = rows == row
@@ -163,16 +163,17 @@ class AnswerLearning(Objective):
         return {"look": torch.cat(losses).mean()}
 
 
-def cover(visual_BL: torch.Tensor) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """What hides a film from all behind it in a layer that is called with an ``attention_mask`` ``[B, 1, L, L]``."""
+def cover(visual_BL: torch.Tensor) -> Callable[..., tuple[torch.Tensor, CausalPlan]]:
+    """What hides a film from all behind it in a layer whose plan has a mask ``[B, 1, L, L]``."""
     behind = visual_BL.flip(1).cumsum(1).flip(1) == 0
     film = (visual_BL.cumsum(1) > 0) & ~behind  # and the times within it, which have seen it
     hidden = (behind[:, :, None] & film[:, None])[:, None]
 
-    def hook(module: nn.Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        mask = named["attention_mask"]
-        nothing = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        return arguments, {**named, "attention_mask": mask.masked_fill(hidden, nothing)}
+    def hook(module: nn.Module, arguments: tuple[torch.Tensor, CausalPlan]) -> tuple[torch.Tensor, CausalPlan]:
+        states, plan = arguments
+        assert isinstance(plan.mask, torch.Tensor), "films are packed, so there always is a mask"
+        nothing = False if plan.mask.dtype == torch.bool else torch.finfo(plan.mask.dtype).min
+        return states, CausalPlan(plan.tables, plan.cache, plan.mask.masked_fill(hidden, nothing))
 
     return hook
 

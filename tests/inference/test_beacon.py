@@ -21,8 +21,8 @@ from tests.model.builders import BEACON_FRAME, BEACON_WINDOW, small_beacon_model
 from videoxl import BeaconPrefill, ChunkedPrefill, FullPrefill, Generation, VideoMemory
 from videoxl.config import MIXES, prefill_from_string
 from videoxl.errors import CheckpointError
-from videoxl.inference.decode.generate import generate
 from videoxl.model.beacon import LostWindowError
+from videoxl.parity.runs import generated
 from videoxl.video import Resize
 
 QUESTION = "What happens at the end?"
@@ -66,8 +66,8 @@ def cache_of(memory: VideoMemory) -> list[torch.Tensor]:
 def digest(engine, memory: VideoMemory, question: str = QUESTION) -> str:
     """Of everything an answer is made from: ids, keys, values, logits."""
     ids = [*memory.token_ids, *engine.chat_format.suffix(question)]
-    out = generate(engine.model, ids, memory.cache.fork(), SHORT, output_logits=True)
-    parts = [torch.tensor(memory.token_ids), *cache_of(memory), out.sequences, *out.logits]
+    new_ids, logits_TV = generated(engine.model, ids, memory.cache.fork(), SHORT)
+    parts = [torch.tensor(memory.token_ids), *cache_of(memory), torch.tensor(new_ids), logits_TV]
     return hashlib.sha256(b"".join(p.contiguous().numpy().tobytes() for p in parts)).hexdigest()
 
 

@@ -15,9 +15,10 @@ from videoxl import BiLevelDecode, ChunkedPrefill, DenseDecode, FullPrefill, Gen
 from videoxl.inference.decode import bilevel
 from videoxl.inference.decode.bilevel import Question, coarse_kv_for, start_from
 from videoxl.inference.decode.released_units import ReleasedUnits, released_selection
-from videoxl.inference.decode.relevance import ScoringStep, attention_scores, group_masses
-from videoxl.memory.kv_cache import GrowingLayer, KVCache
+from videoxl.inference.decode.relevance import ScoringPlan, attention_scores, group_masses
+from videoxl.memory.kv_cache import KVCache, PreallocatedLayer
 from videoxl.memory.pooling import blocks_of, interleave, plan_interleave
+from videoxl.model.attention import CausalPlan, rotate
 
 QUESTION = "What happens at 3 seconds?"
 SHORT = Generation(max_new_tokens=8)
@@ -212,7 +213,7 @@ def test_other_families_have_no_two_levels(tiny, memory, monkeypatch):
 
 
 def test_masses_are_the_attention_of_the_question_to_visual_tokens(tiny, memory):
-    """Against transformers' own attention, in which every average stands there as often as it has tokens."""
+    """Against plain attention, written out, in which every average stands there as often as it has tokens."""
     level = coarse_kv_for(tiny.model, memory, 4)
     asked = question_of(tiny)
     got = group_masses(tiny.model, memory.cache, level, asked.ids, rows=5)
@@ -224,30 +225,34 @@ def test_masses_are_the_attention_of_the_question_to_visual_tokens(tiny, memory)
     )
     visual = np.array([*memory.token_ids[: memory.prefix_length], *level.ids]) == tiny.config.video_token_id
     source = np.repeat(np.arange(len(visual)), np.where(visual, 4, 1))
-    repeated = KVCache(0)
-    for held in cache.layers:
-        layer = GrowingLayer()
-        layer.update(held.keys[:, :, source], held.values[:, :, source])
-        repeated.layers.append(layer)
-    positions = torch.arange(len(asked.ids))[None] + len(visual)
-    try:
-        tiny.model.set_attn_implementation("eager")
-        with torch.inference_mode():
-            out = tiny.model.model.language_model(
-                input_ids=torch.tensor([asked.ids]),
-                position_ids=positions,
-                past_key_values=repeated,
-                output_attentions=True,
-            )
-    finally:
-        tiny.model.set_attn_implementation("sdpa")
+    repeated = KVCache([PreallocatedLayer.holding(h.keys[:, :, source], h.values[:, :, source]) for h in cache.layers])
+    attentions = weights_of(tiny.model.model.language_model, asked.ids, len(visual), repeated)
     group = np.concatenate([np.full(memory.prefix_length, -1), np.repeat(np.arange(GROUPS), np.diff(level.offsets))])
     seen = [np.flatnonzero((visual & (group == g))[source]) for g in range(GROUPS)]
-    want = torch.cat(
-        [torch.stack([layer[0, :, -5:, s].sum(-1).mean(-1) for s in seen], dim=1) for layer in out.attentions]
-    )
+    want = torch.cat([torch.stack([layer[0, :, -5:, s].sum(-1).mean(-1) for s in seen], dim=1) for layer in attentions])
     assert got.shape == want.shape
     assert np.abs(got - want.double().numpy()).max() < 1e-6  # measured: 6e-8
+
+
+@torch.inference_mode()
+def weights_of(language_model, ids: list[int], position: int, cache: KVCache) -> list[torch.Tensor]:
+    """Attention weights ``[1, N, L, S]`` of every layer, for text at ``position`` behind a cache of any length."""
+
+    class Written(CausalPlan):
+        def attend(self, layer, queries, keys, values):
+            out = super().attend(layer, queries, keys, values)
+            cos, sin = (table[:, None] for table in self.tables(queries))
+            held = self.cache.layers[layer.layer_idx].keys.repeat_interleave(layer.num_key_value_groups, 1)
+            scores = rotate(queries, cos, sin) @ held.transpose(-1, -2) * layer.scaling
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(scores.shape[-1] - scores.shape[-2] + 1)
+            found.append(scores.masked_fill(later, -torch.inf).softmax(-1))
+            return out
+
+    found: list[torch.Tensor] = []
+    positions = torch.arange(len(ids))[None] + position
+    tables = lambda like: language_model.rotary_emb(positions, like.device, like.dtype)  # noqa: E731
+    language_model.run_plan(language_model.embed_tokens(torch.tensor([ids])), Written(tables, cache))
+    return found
 
 
 def test_a_block_is_as_relevant_as_its_best_group(tiny, memory, monkeypatch):
@@ -279,9 +284,9 @@ def test_what_is_found_is_read(tiny, memory, monkeypatch):
 
 def queries_of(tiny, memory, level, text: str, monkeypatch) -> torch.Tensor:
     """Rotated queries ``[N, L, E]`` of the last layer when a question is read against the pooled memory."""
-    seen, noted = [], ScoringStep._noted
+    seen, noted = [], ScoringPlan._noted
     with monkeypatch.context() as patch:
-        patch.setattr(ScoringStep, "_noted", lambda step, q, *rest: (seen.append(q), noted(step, q, *rest))[1])
+        patch.setattr(ScoringPlan, "_noted", lambda step, q, *rest: (seen.append(q), noted(step, q, *rest))[1])
         group_masses(tiny.model, memory.cache, level, tiny.chat_format.suffix(text), 1)
     return seen[-1][0].clone()
 

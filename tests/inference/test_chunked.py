@@ -18,7 +18,7 @@ from videoxl.inference.prefill.full import FullWriter
 from videoxl.inference.prompt import VisualSpan, span_for
 from videoxl.memory.host_cache import HostLayer, HostStore
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model import decoder as language
+from videoxl.model import attention
 
 TOLERANCE = 1e-5  # measured: 9e-7
 tokenizer = tiny_tokenizer()
@@ -158,7 +158,7 @@ def test_kernels_without_masks_get_timestamps_in_causal_pieces(model, monkeypatc
             q, k, v, attn_mask=seen, scale=module.scaling, enable_gqa=True
         )
 
-    monkeypatch.setattr("videoxl.model.decoder.masked_attention", flash)
+    monkeypatch.setattr("videoxl.model.attention.masked_attention", flash)
     monkeypatch.setattr(model.config.text_config, "_attn_implementation_internal", "flash_attention_2")
     got = filled(chunked_writer(model, [40], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
     assert handed
@@ -172,7 +172,7 @@ def test_masks_are_made_in_pieces(model, monkeypatch):
     want = filled(chunked_writer(model, [40], strategy), (span, tokens))
     monkeypatch.setattr(chunked, "MASK_ELEMENTS", {"cpu": 700, "cuda": 700})
     monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
-    monkeypatch.setattr(language, "ROWS_ON_CPU", 5)
+    monkeypatch.setattr(attention, "ROWS_ON_CPU", 5)
     assert worst(filled(chunked_writer(model, [40], strategy), (span, tokens)), want) < TOLERANCE
 
 

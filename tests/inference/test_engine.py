@@ -13,7 +13,8 @@ import torch
 
 import videoxl
 from videoxl import Answer, Generation, VideoError, VideoMemory
-from videoxl.inference.decode.generate import generate
+from videoxl.inference.decode.loop import SeededSampler
+from videoxl.parity.runs import generated
 
 QUESTION = "What happens at 3 seconds?"
 SHORT = Generation(max_new_tokens=12)
@@ -40,7 +41,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 def logits_of(tiny, memory: VideoMemory, question: str) -> torch.Tensor:
     ids = [*memory.token_ids, *tiny.chat_format.suffix(question)]
-    return torch.cat(generate(tiny.model, ids, memory.cache.fork(), SHORT, output_logits=True).logits)
+    return generated(tiny.model, ids, memory.cache.fork(), SHORT)[1]
 
 
 # ----------------------------------------------------------------------------------------------------- ways to ask
@@ -175,7 +176,7 @@ def test_an_error_while_writing_reaches_the_reader_of_the_stream(tiny, memory, m
         raise RuntimeError("no more memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiny.model, "generate", broken)
+        patch.setattr(tiny.model, "next_logits", broken)
         with pytest.raises(RuntimeError, match="no more memory"):
             list(tiny.stream(memory, QUESTION))
     assert len(tiny.ask(memory, QUESTION, generation=SHORT).token_ids) == 12
@@ -212,12 +213,10 @@ def test_a_single_choice_leaves_nothing_to_draw(tiny, memory):
 
 
 def test_draws_follow_the_probabilities():
-    from videoxl.inference.decode.generate import SeededSampler
-
     wanted = torch.tensor([0.5, 0.3, 0.2, 0.0])
     sampler = SeededSampler(Generation(do_sample=True, seed=3), torch.device("cpu"))
     scores = wanted.log().expand(20000, 4)
-    drawn = sampler(torch.zeros(20000, 1, dtype=torch.long), scores).argmax(-1)
+    drawn = sampler(scores).argmax(-1)
     counts = torch.bincount(drawn, minlength=4) / 20000
     assert (counts - wanted).abs().max() < 0.015  # four standard deviations; measured: 0.004
     assert counts[3] == 0
@@ -246,7 +245,7 @@ def test_a_later_turn_sees_the_earlier_ones(tiny, memory):
     second = chat.ask("Two?", generation=SHORT)
     ids = [*memory.token_ids, *tiny.chat_format.suffix("One?"), *first.token_ids]
     ids += tiny.chat_format.next_turn("Two?", answer_closed=first.usage.finish_reason == "stop")
-    assert tuple(generate(tiny.model, ids, memory.cache.fork(), SHORT)) == second.token_ids
+    assert tuple(generated(tiny.model, ids, memory.cache.fork(), SHORT)[0]) == second.token_ids
     assert [q for q, _ in chat.history] == ["One?", "Two?"]
 
 

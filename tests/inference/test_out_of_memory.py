@@ -90,7 +90,7 @@ def test_a_question_that_does_not_fit_leaves_the_memory_alone(tiny, monkeypatch)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tiny.model, "generate", fail)
+        patched.setattr(tiny.model, "next_logits", fail)
         with pytest.raises(DoesNotFitError, match="bilevel"):
             tiny.ask(memory, "What?")
     assert tiny.ask(memory, "What?", max_new_tokens=3).token_ids == before

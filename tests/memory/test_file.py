@@ -131,8 +131,8 @@ def test_forks_of_a_memory_nobody_read_do_not_meet(tiny, film, tmp_path):
 def file_of(memory: VideoMemory):
     (layer, *_) = memory.cache.layers
     assert isinstance(layer, FileLayer)
-    assert layer._source is not None
-    return layer._source.level.file
+    assert layer.unread
+    return layer.source.level.file
 
 
 def test_only_what_a_question_reads_is_read(tiny, tmp_path):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from tests.model.builders import noise, small_model
-from videoxl.memory.kv_cache import GrowingLayer, KVCache
+from videoxl.memory.generation_cache import GenerationCache
+from videoxl.memory.kv_cache import KVCache, PreallocatedLayer
+from videoxl.model.videoxl import CACHE
 
 LAYERS, HEADS, WIDTH = 2, 2, 4
 
@@ -82,7 +84,7 @@ def test_any_history_of_a_family_of_forks_equals_separate_caches(steps, reserve)
             assert same([t for pair in append(ours, new) for t in pair], [t for p in append(theirs, new) for t in p])
         elif length > 1:
             order = torch.arange(batch).roll(amount)
-            for cache in (ours, theirs):
+            for cache in (GenerationCache(ours), theirs):
                 if what == "crop":
                     cache.crop(-min(amount, length - 1))
                 elif what == "repeat":
@@ -198,7 +200,8 @@ def test_generation_from_a_fork_equals_generation_without_a_cache(how):
     with torch.no_grad():
         model.model.language_model(input_ids=ids[:, :4], past_key_values=base)
     before = contents(base)
-    assert torch.equal(model.generate(ids, past_key_values=base.fork(), **how), model.generate(ids, **how))
+    from_fork = model.generate(ids, **{CACHE: GenerationCache(base.fork())}, **how)
+    assert torch.equal(from_fork, model.generate(ids, **how))
     assert same(contents(base), before)
 
 
@@ -214,8 +217,8 @@ def threads_that_switch_all_the_time():
 def test_forks_that_come_and_go_in_threads_keep_what_they_wrote():
     """Who has claimed the spare room must be known while others join and leave."""
 
-    def grow(base: GrowingLayer, number: int) -> bool:
-        layer = base.fork(reserve=24)
+    def grow(base: PreallocatedLayer, number: int) -> bool:
+        layer = base.fork(24)
         written = [torch.full((1, 1, 1, 2), 10.0 * number + step) for step in range(8)]
         for token in written:
             layer.update(token, token)
@@ -223,7 +226,6 @@ def test_forks_that_come_and_go_in_threads_keep_what_they_wrote():
 
     with ThreadPoolExecutor(6) as pool:
         for _ in range(150):
-            base = GrowingLayer()
-            base.reserved = 24
+            base = PreallocatedLayer(24)
             base.update(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2))
             assert all(pool.map(grow, [base] * 24, range(24)))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.parity.test_parity import GOLDEN
-from videoxl.model import beacon, windows
-from videoxl.model import decoder as language
-from videoxl.model.beacon import BeaconStep
+from videoxl.model import attention, beacon, windows
+from videoxl.model.beacon import BeaconPlan
+from videoxl.model.decoder import Attention
 from videoxl.parity import run_parity
 
 E2E, TRAIN, CARRY = "v1_e2e_r4", "v1_train_r4", "v1_e2e_carry"
@@ -78,16 +78,17 @@ def test_other_settings_are_a_miss(narrowed, case, settings):
 
 def ordinary_projection(patch):
     """Beacons through q, k and v of everybody."""
-    patch(language.StepAttention, "_project", lambda self, name, x, beacons: getattr(self, f"{name}_proj")(x))
+    right = Attention.project
+    patch(Attention, "project", lambda self, name, hidden, slots=None: right(self, name, hidden))
 
 
 def beacon_keys_only(patch):
-    right = language.StepAttention._project
+    right = Attention.project
 
-    def project(self, name, hidden, beacons):
-        return right(self, name, hidden, None if name == "v" else beacons)
+    def project(self, name, hidden, slots=None):
+        return right(self, name, hidden, None if name == "v" else slots)
 
-    patch(language.StepAttention, "_project", project)
+    patch(Attention, "project", project)
 
 
 def beacons_stay_where_they_stood(patch):
@@ -95,28 +96,28 @@ def beacons_stay_where_they_stood(patch):
 
     def compress(self, layer, keys, values):
         prefix, kept, _ = self.step.kept
-        self._truncate(layer, prefix + kept - len(self.slots))
-        moved = self.language_model.rotate(keys.index_select(2, self.slots), self.positions_L[self.slots])
+        self.cache.truncate_layer(layer, prefix + kept - len(self.slots))
+        moved = self.language_model.apply_rope(keys.index_select(2, self.slots), self.positions_L[self.slots])
         self.cache.update(moved, values.index_select(2, self.slots), layer)
 
-    patch(BeaconStep, "_compress", compress)
+    patch(BeaconPlan, "_compress", compress)
 
 
 def windows_shifted(patch):
     """Positions of a window one too far on, as if the prefix were longer."""
-    right = BeaconStep.__init__
+    right = BeaconPlan.__init__
 
     def init(self, *args, **kwargs):
         right(self, *args, **kwargs)
         if self.step.kind == "window":
             self.positions_L = self.positions_L + 1
 
-    patch(BeaconStep, "__init__", init)
+    patch(BeaconPlan, "__init__", init)
 
 
 def raw_tokens_blind_to_beacons(patch):
     """Later tokens of a window do not see its beacons (SPEC 2.3.4 says they do)."""
-    right = BeaconStep.attend
+    right = BeaconPlan.attend
 
     def attend(self, module, queries, keys, values):
         past, new = self.step.past, self.step.tokens
@@ -124,13 +125,13 @@ def raw_tokens_blind_to_beacons(patch):
         def blind(module, q, k, v):
             mask = torch.ones(new, past + new, dtype=torch.bool).tril_(past)
             mask[:, past + self.slots] = torch.eye(new, dtype=torch.bool)[:, self.slots]
-            return language.masked_attention(module, q, k, v, mask)
+            return attention.masked_attention(module, q, k, v, mask)
 
         with pytest.MonkeyPatch.context() as within:
             within.setattr(beacon, "causal_attention", blind)
             return right(self, module, queries, keys, values)
 
-    patch(BeaconStep, "attend", attend)
+    patch(BeaconPlan, "attend", attend)
 
 
 def beacons_first_in_their_stretch(patch):
@@ -199,8 +200,8 @@ def test_other_bookkeeping_is_a_miss(narrowed, monkeypatch, variant, cases):
 
 
 def cache_without_gradient(patch):
-    right = BeaconStep._compress
-    patch(BeaconStep, "_compress", lambda self, n, keys, values: right(self, n, keys.detach(), values.detach()))
+    right = BeaconPlan._compress
+    patch(BeaconPlan, "_compress", lambda self, n, keys, values: right(self, n, keys.detach(), values.detach()))
 
 
 def labels_not_moved(patch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videoxl.config import Generation
-from videoxl.inference.decode.generate import generate
+from videoxl.inference.decode.loop import decode_tokens
 from videoxl.inference.engine import VideoXL
 from videoxl.memory.kv_cache import KVCache
 
@@ -17,5 +17,6 @@ def answer_without_video(engine: VideoXL, question: str, *, max_new_tokens: int)
     ids = [*engine.chat_format.prefix(), *engine.chat_format.suffix(question)]
     settings = Generation(max_new_tokens=max_new_tokens)
     cache = KVCache(engine.config.text_config.num_hidden_layers, reserve=len(ids) + max_new_tokens)
-    new_ids = generate(engine.model, ids, cache, settings, end_ids=engine.end_ids)
+    tokens = decode_tokens(engine.model, ids, cache, settings, end_ids=engine.end_ids)
+    new_ids = [token.id for token in tokens]
     return str(engine.tokenizer.decode(new_ids, skip_special_tokens=True).strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from videoxl.inference.decode.generate import FinishReason
+from videoxl.inference.decode.loop import FinishReason
 
 
 class Span(NamedTuple):

@@ -21,8 +21,9 @@ from videoxl.config import (
     Sampling,
 )
 from videoxl.inference.answers import Answer, Piece, Usage
+from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.bilevel import Question, Start, choose_decode, start_from
-from videoxl.inference.decode.generate import TokenStream, finish_reason, generate
+from videoxl.inference.decode.loop import DecodedToken, TextPieces, decode_tokens, finish_reason
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
 from videoxl.inference.extend import extend
@@ -252,6 +253,8 @@ class VideoXL:
         Arguments are checked at the call, not at the first piece. Leaving the loop early stops the generation.
         """
         chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
+        if chosen.num_beams > 1:
+            raise ValueError(f"num_beams={chosen.num_beams} cannot be streamed: beams are compared at the end")
         self._check(memory, question)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
         tail = self.chat_format.suffix(question)
@@ -276,13 +279,19 @@ class VideoXL:
         self, memory: VideoMemory, start: Start, tail: list[int], generation: Generation, decode: DecodeStrategy
     ) -> Iterator[Piece]:
         begin = time.perf_counter()
-        ids = [*start.ids, *tail]
-        cache = start.cache.fork(reserve=len(ids) + generation.max_new_tokens)
-        tokens = TokenStream(self.model, self.tokenizer, ids, cache, generation, self.end_ids)
-        for text in tokens:
+        cache = start.cache.fork(reserve=len(start.ids) + len(tail) + generation.max_new_tokens)
+        pieces, new_ids = TextPieces(self.tokenizer), []
+        for token in self._tokens([*start.ids, *tail], cache, generation):
+            new_ids.append(token.id)
+            if text := pieces.push(token.id):
+                yield Piece(text)
+        if text := pieces.rest():
             yield Piece(text)
-        answer = self._finish(memory, start, len(tail), tokens.new_ids, decode, time.perf_counter() - begin)
-        yield Piece("", answer)
+        seconds = time.perf_counter() - begin
+        yield Piece("", self._finish(memory, start, len(tail), new_ids, generation, decode, seconds))
+
+    def _tokens(self, ids: list[int], cache: KVCache, generation: Generation) -> Iterator[DecodedToken]:
+        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids)
 
     def _answer(
         self,
@@ -302,8 +311,16 @@ class VideoXL:
         begin = time.perf_counter()
         ids = [*start.ids, *tail]
         grown = (cache or start.cache).fork(reserve=len(ids) + generation.max_new_tokens)
-        new_ids = generate(self.model, ids, grown, generation, progress=progress, end_ids=self.end_ids)
-        return self._finish(memory, start, len(tail), new_ids, decode, time.perf_counter() - begin), grown
+        new_ids: list[int] = []
+        if generation.num_beams > 1:
+            new_ids = beam_search(self.model, ids, grown.fork(), generation, end_ids=self.end_ids)
+        else:
+            for token in self._tokens(ids, grown, generation):
+                new_ids.append(token.id)
+                if progress:
+                    progress("generate", len(new_ids), generation.max_new_tokens)
+        seconds = time.perf_counter() - begin
+        return self._finish(memory, start, len(tail), new_ids, generation, decode, seconds), grown
 
     def _finish(
         self,
@@ -311,6 +328,7 @@ class VideoXL:
         start: Start,
         prompt_tokens: int,
         new_ids: list[int],
+        generation: Generation,
         decode: DecodeStrategy,
         seconds: float,
     ) -> Answer:
@@ -332,7 +350,7 @@ class VideoXL:
             window_ratios=paid.window_ratios,
             device=str(self.device),
             dtype=self.dtype,
-            finish_reason=finish_reason(new_ids, self.end_ids),
+            finish_reason=finish_reason(new_ids, generation, self.end_ids),
         )
         text = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
         return Answer(text, start.spans, usage, memory.warnings, tuple(new_ids))

@@ -10,30 +10,30 @@ from collections.abc import Sequence
 
 import torch
 
-from videoxl.memory.kv_cache import GrowingLayer, KVCache
+from videoxl.memory.kv_cache import KVCache, Pair, PreallocatedLayer
 from videoxl.memory.layout import RowRun
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""Keys and values ``[1, K, S, E]``."""
 
-
-class HostLayer(GrowingLayer):
+class HostLayer(PreallocatedLayer):
     """A cache layer in host memory, pinned where a GPU wants it back. A fork of it grows on the device again."""
 
     @classmethod
-    def of(cls, layer: GrowingLayer, reserve: int = 0) -> HostLayer:
+    def of(cls, layer: PreallocatedLayer, reserved: int = 0) -> HostLayer:
         """A layer with the content of another, which stays as it is."""
-        host = cls()
-        host.reserved = reserve
-        if layer.is_initialized:
-            host.dtype, host.device, host.is_initialized = layer.dtype, layer.device, True
-            host.keys, host.values = layer.keys, layer.values
+        host = cls(reserved)
+        if not layer.is_empty:
+            host.replace(layer.keys, layer.values)  # nothing spare: the first append moves them to the host
         return host
 
-    def fork(self, reserve: int = 0) -> GrowingLayer:
+    @property
+    def on_host(self) -> bool:
+        return True
+
+    def fork(self, reserved: int = 0) -> PreallocatedLayer:
         """A layer with the same content that comes to the device when it first grows, and never grows in here."""
-        other = super().fork(reserve)
-        other._move_to(None, other.claimed)
+        other = PreallocatedLayer(reserved)
+        if not self.is_empty:
+            other.replace(self.keys, self.values)
         return other
 
     def _empty(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -43,15 +43,13 @@ class HostLayer(GrowingLayer):
 
     def append(self, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> None:
         """Copy new tokens over. Head by head: each is one block of memory, as fast copies want it."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys_BKLE, values_BKLE)
-        seen = self.get_seq_length()
-        total = seen + keys_BKLE.shape[-2]
-        buffers = self._room_for(total, seen, keys_BKLE, values_BKLE)
-        for buffer, new in zip(buffers, (keys_BKLE, values_BKLE)):
+        length, total = self.length, self.length + keys_BKLE.shape[-2]
+        self.writing = total
+        buffer = self._room_for(total, keys_BKLE, values_BKLE)
+        for held, new in ((buffer.keys, keys_BKLE), (buffer.values, values_BKLE)):
             for head in range(new.shape[1]):
-                buffer[0, head, seen:total].copy_(new[0, head], non_blocking=True)
-        self.keys, self.values = (buffer[..., :total, :] for buffer in buffers)
+                held[0, head, length:total].copy_(new[0, head], non_blocking=True)
+        self.length = total
 
     def fetch(self, end: int, like: torch.Tensor, room: int) -> Pair:
         """The first ``end`` tokens on the device of ``like``, in tensors with places for ``room``."""
@@ -71,13 +69,13 @@ class DeviceStore:
         """``cache``: what was read before, with the positions of its landmarks; it grows in place."""
         self.cache = cache
         self._before = torch.tensor(list(landmarks), dtype=torch.long)
-        self._landmarks = [GrowingLayer() for _ in cache.layers]
+        self._landmarks = [PreallocatedLayer() for _ in cache.layers]
 
     def append(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, landmarks: torch.Tensor) -> None:
         """New tokens of a layer; ``landmarks`` indexes those among them that all later tokens see."""
         self._keep(layer, keys_BKLE, values_BKLE)
         kept = self._landmarks[layer]
-        if not kept.is_initialized and len(self._before):
+        if kept.is_empty and len(self._before):
             old = self.cache.layers[layer]
             index = self._before.to(old.keys.device)
             kept.update(*(t.index_select(2, index).to(keys_BKLE.device) for t in (old.keys, old.values)))
@@ -124,9 +122,7 @@ class HostStore(DeviceStore):
 
     def __init__(self, cache: KVCache, landmarks: Sequence[int] = (), *, tail_from: int = 0) -> None:
         """``tail_from``: the first token of ``cache`` that windows can still reach."""
-        super().__init__(KVCache(0), landmarks)
-        self.cache.layers = [HostLayer.of(layer, layer.reserved) for layer in cache.layers]
-        self._landmarks = [GrowingLayer() for _ in cache.layers]
+        super().__init__(KVCache([HostLayer.of(layer, layer.reserved) for layer in cache.layers]), landmarks)
         self._tail_from = tail_from
         self._tails: list[Pair | None] = [None] * len(cache.layers)
 
@@ -134,7 +130,7 @@ class HostStore(DeviceStore):
         host = self.cache.layers[layer]
         assert isinstance(host, HostLayer)
         tail = self._tails[layer]
-        if tail is None and host.get_seq_length():
+        if tail is None and host.length:
             old = (host.keys[..., self._tail_from :, :], host.values[..., self._tail_from :, :])
             tail = (old[0].to(keys_BKLE.device), old[1].to(keys_BKLE.device))
         if tail is None:

@@ -7,175 +7,243 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 Which = Literal["keys", "values"]
 Tier = Literal["device", "host", "disk"]
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values ``[B, K, S, E]``."""
 
 
-class _Room:
-    """Buffers with spare room at the end, shared by the layers that began with the same content."""
+class SharedBuffer:
+    """Tensors with spare capacity at the end, shared by the layers that began with the same content."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.keys, self.values = keys, values
-        self._layers: list[weakref.ref[GrowingLayer]] = []
+        self._layers: list[weakref.ref[PreallocatedLayer]] = []
         self._lock = threading.Lock()  # questions of several threads come and go; a WeakSet would lose some of them
 
-    def join(self, layer: GrowingLayer) -> None:
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self.keys.shape[-2]
+
+    def join(self, layer: PreallocatedLayer) -> None:
         with self._lock:
             self._layers.append(weakref.ref(layer))
 
-    def leave(self, layer: GrowingLayer) -> None:
+    def leave(self, layer: PreallocatedLayer) -> None:
         with self._lock:
             self._layers = [one for one in self._layers if one() not in (None, layer)]
 
-    def claim(self, layer: GrowingLayer, seen: int, total: int) -> bool:
-        """Whether ``layer`` may write tokens ``[seen, total)`` here: nobody else alive has any there."""
+    def claim(self, layer: PreallocatedLayer, length: int, total: int) -> bool:
+        """Whether ``layer`` may write tokens ``[length, total)`` here: no other layer alive has claimed any of them.
+
+        It then claims all spare capacity, so that it need not ask again for every token; :meth:`release` gives back
+        what it did not use.
+        """
         with self._lock:
             self._layers = [one for one in self._layers if one() is not None]
             others = (other for one in self._layers if (other := one()) is not None and other is not layer)
-            free = self.keys.shape[-2] >= total and all(other.claimed <= seen for other in others)
+            free = self.capacity >= total and all(other.claimed <= length for other in others)
             if free:
-                layer.claimed = total
+                layer.claimed = self.capacity
         return free
 
+    def release(self, layer: PreallocatedLayer) -> None:
+        """Let other layers have the capacity that ``layer`` does not use."""
+        with self._lock:
+            layer.claimed = max(layer.length, layer.writing)  # it may be writing at this moment
 
-class GrowingLayer(DynamicLayer):
-    """A transformers cache layer that appends in place while there is room, and shares its content with its forks.
 
-    ``DynamicLayer`` copies everything it holds for every new token. Here a buffer with spare room is written in place.
-    Forks share the buffer: whoever comes first grows into the spare room, others copy for as long as it lives. So
-    questions asked one after the other copy nothing, and no fork ever changes what another one holds.
+class PreallocatedLayer:
+    """One layer of a cache: it appends in place while there is spare capacity, and shares its content with its forks.
+
+    The first fork to append reuses the spare capacity; the others copy while it lives. So questions asked one after
+    the other copy nothing, and no fork ever changes what another one holds. While gradients are recorded every append
+    makes a new tensor.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reserved = 0
+    def __init__(self, reserved: int = 0) -> None:
+        """``reserved``: tokens expected in the end, so that the buffer is made once."""
+        self.reserved = reserved
+        self.length = 0
         self.claimed = 0
-        self._room: _Room | None = None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append ``[B, K, L, E]``; returns all keys and values ``[B, K, S + L, E]``, views of the buffers."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        seen = self.get_seq_length()
-        total = seen + key_states.shape[-2]
-        keys, values = self._room_for(total, seen, key_states, value_states)
-        keys[..., seen:total, :] = key_states
-        values[..., seen:total, :] = value_states
-        self.keys, self.values = keys[..., :total, :], values[..., :total, :]
-        return self.keys, self.values
-
-    def _room_for(
-        self, total: int, seen: int, like_keys: torch.Tensor, like_values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Buffers that hold the first ``seen`` tokens and in which ``[seen, total)`` belongs to this layer alone."""
-        held_in = self._room
-        if held_in and self._is_view_of(held_in, seen, len(like_keys)) and held_in.claim(self, seen, total):
-            return held_in.keys, held_in.values
-        room = max(total, self.reserved) if self.reserved else total + max(64, total // 8)
-        fresh = []
-        for like, held in ((like_keys, self.keys), (like_values, self.values)):
-            batch, heads, _, width = like.shape
-            buffer = self._empty(like, (batch, heads, room, width))
-            if seen:
-                buffer[..., :seen, :] = held
-            fresh.append(buffer)
-        self._move_to(_Room(fresh[0], fresh[1]), total)
-        return fresh[0], fresh[1]
-
-    def _move_to(self, room: _Room | None, claimed: int) -> None:
-        if self._room is not None:
-            self._room.leave(self)
-        self._room, self.claimed = room, claimed
-        if room is not None:
-            room.join(self)
-
-    def _empty(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        return like.new_empty(shape)
-
-    def _is_view_of(self, room: _Room, seen: int, batch: int) -> bool:
-        """False once beam search or cropping to another batch has replaced the tensors."""
-        if len(room.keys) != batch:
-            return False
-        return not seen or (len(self.keys) == batch and self.keys.data_ptr() == room.keys.data_ptr())
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last ``-tokens_to_remove`` tokens (a negative number, as transformers wants it)."""
-        super().crop(tokens_to_remove)
-        self.claimed = self.get_seq_length()
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens; does nothing to a shorter layer."""
-        if self.get_seq_length() > length:
-            self.crop(length - self.get_seq_length())
-
-    def fork(self, reserve: int = 0) -> GrowingLayer:
-        """A layer with the same content that grows on its own; copying, if it must, to ``reserve`` tokens of room."""
-        other = GrowingLayer()
-        if self.is_initialized:
-            other.dtype, other.device, other.is_initialized = self.dtype, self.device, True
-            other.keys, other.values = self.keys, self.values
-            other._move_to(self._room, self.get_seq_length())
-        other.reserved = reserve
-        return other
+        self.writing = 0
+        """Tokens there will be when the write under way is done."""
+        self._buffer: SharedBuffer | None = None
 
     @classmethod
-    def holding(cls, keys: torch.Tensor, values: torch.Tensor, length: int) -> GrowingLayer:
-        """A layer of the first ``length`` tokens of two buffers, which it grows into."""
+    def holding(cls, keys: torch.Tensor, values: torch.Tensor, length: int | None = None) -> PreallocatedLayer:
+        """A layer of the first ``length`` tokens (all by default) of two tensors; what is left is spare capacity."""
         layer = cls()
-        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
-        layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
-        layer._move_to(_Room(keys, values), length)
+        layer._attach(SharedBuffer(keys, values), keys.shape[-2] if length is None else length)
         return layer
 
-    def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
-        """Keys or values of some tokens, ``[1, K, len(positions), E]``, on the device that holds them."""
-        held: torch.Tensor = getattr(self, which)
-        return held.index_select(2, positions.to(held.device))
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written; then there is no dtype, device or head width either."""
+        return self._buffer is None
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """``[B, K, S, E]``, a view. Raises ``ValueError`` for a layer that nothing was written to."""
+        return self.buffer().keys[..., : self.length, :]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """``[B, K, S, E]``, a view. Raises ``ValueError`` for a layer that nothing was written to."""
+        return self.buffer().values[..., : self.length, :]
+
+    def buffer(self) -> SharedBuffer:
+        if self._buffer is None:
+            raise ValueError("this cache layer is empty: nothing was written to it yet")
+        return self._buffer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.buffer().keys.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the content is."""
+        return self.buffer().keys.device
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the content waits in host memory for a device that computes elsewhere."""
+        return False
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and values held (not of spare room)."""
-        if not self.is_initialized:
-            return 0
-        return self.keys.numel() * self.keys.element_size() + self.values.numel() * self.values.element_size()
+        """Bytes of the keys and values held, without spare capacity."""
+        return 0 if self.is_empty else _nbytes(self.keys) + _nbytes(self.values)
 
     @property
     def tier(self) -> tuple[Tier, int]:
         """Where the content is, and its bytes there."""
-        on_host = not self.is_initialized or self.keys.device.type == "cpu"
+        on_host = self.is_empty or self.device.type == "cpu"
         return "host" if on_host else "device", self.nbytes
 
+    def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
+        """Keys or values of some tokens, ``[B, K, len(positions), E]``, on the device that holds them."""
+        held = self.keys if which == "keys" else self.values
+        return held.index_select(2, positions.to(held.device))
 
-class KVCache(Cache):
-    """One :class:`GrowingLayer` per layer of the language model; usable by transformers' ``generate``."""
+    # ---------------------------------------------------------------------------------------------------- growing
 
-    layers: list[GrowingLayer]
+    def update(self, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> Pair:
+        """Append; returns all keys and values ``[B, K, S + L, E]``, views of the buffer."""
+        if torch.is_grad_enabled() and (keys_BKLE.requires_grad or values_BKLE.requires_grad or self._records()):
+            self._concatenate(keys_BKLE, values_BKLE)
+            return self.keys, self.values
+        length, total = self.length, self.length + keys_BKLE.shape[-2]
+        self.writing = total
+        buffer = self._room_for(total, keys_BKLE, values_BKLE)
+        buffer.keys[..., length:total, :] = keys_BKLE
+        buffer.values[..., length:total, :] = values_BKLE
+        self.length = total
+        return buffer.keys[..., :total, :], buffer.values[..., :total, :]
 
-    def __init__(self, num_layers: int, *, reserve: int = 0) -> None:
-        """``reserve``: tokens expected in the end, so that the buffers are made once."""
-        layers = [GrowingLayer() for _ in range(num_layers)]
-        for layer in layers:
-            layer.reserved = reserve
-        super().__init__(layers=layers)
+    def _records(self) -> bool:
+        return not self.is_empty and (self.keys.requires_grad or self.values.requires_grad)
+
+    def _concatenate(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if self.length:
+            keys, values = torch.cat([self.keys, keys], dim=-2), torch.cat([self.values, values], dim=-2)
+        self.replace(keys, values)
+
+    def _room_for(self, total: int, like_keys: torch.Tensor, like_values: torch.Tensor) -> SharedBuffer:
+        """A buffer that holds this layer's tokens and in which those up to ``total`` belong to this layer alone."""
+        if not self.is_empty:
+            buffer = self.buffer()
+            if len(buffer.keys) == len(like_keys) and (total <= self.claimed or buffer.claim(self, self.length, total)):
+                return buffer
+        capacity = max(total, self.reserved) if self.reserved else total + max(64, total // 8)
+        fresh = []
+        for like, held in ((like_keys, "keys"), (like_values, "values")):
+            batch, heads, _, width = like.shape
+            new = self._empty(like, (batch, heads, capacity, width))
+            if self.length:
+                new[..., : self.length, :] = getattr(self, held)
+            fresh.append(new)
+        buffer = SharedBuffer(fresh[0], fresh[1])
+        self._attach(buffer, self.length)
+        self.claimed = capacity
+        return buffer
+
+    def _attach(self, buffer: SharedBuffer, length: int) -> None:
+        """Hold the first ``length`` tokens of ``buffer`` from now on."""
+        if self._buffer is not None:
+            self._buffer.leave(self)
+        self._buffer, self.length, self.claimed, self.writing = buffer, length, length, length
+        buffer.join(self)
+
+    def _empty(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return like.new_empty(shape)
+
+    def replace(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Hold other tensors ``[B, K, S, E]`` instead."""
+        self._attach(SharedBuffer(keys, values), keys.shape[-2])
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens; does nothing to a shorter layer."""
+        if self.length > length:
+            buffer = self.buffer()
+            self.length = self.writing = length
+            buffer.release(self)
+
+    def fork(self, reserved: int = 0) -> PreallocatedLayer:
+        """A layer with the same content that grows on its own; copying, if it must, to ``reserved`` tokens."""
+        other = PreallocatedLayer(reserved)
+        if not self.is_empty:
+            buffer = self.buffer()
+            buffer.release(self)
+            other._attach(buffer, self.length)
+        return other
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+class KVCache:
+    """The layers of one sequence: what the language model appends to, and what is forked for every question."""
+
+    def __init__(self, layers: int | Sequence[PreallocatedLayer], *, reserve: int = 0) -> None:
+        """``layers``: the layers, or how many empty ones. ``reserve``: tokens expected in the end."""
+        made = [PreallocatedLayer(reserve) for _ in range(layers)] if isinstance(layers, int) else layers
+        self.layers: list[PreallocatedLayer] = list(made)
+
+    def update(self, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, layer: int) -> Pair:
+        """Append to a layer; returns all of its keys and values ``[B, K, S, E]``."""
+        return self.layers[layer].update(keys_BKLE, values_BKLE)
+
+    def __len__(self) -> int:
+        """Tokens in the first layer."""
+        return self.layers[0].length if self.layers else 0
+
+    def get_seq_length(self) -> int:
+        """Tokens in the first layer, by the name that transformers' caches have for it."""
+        return len(self)
 
     def fork(self, *, reserve: int = 0) -> KVCache:
         """An independent cache that starts with the same content; nothing is copied until it grows."""
-        other = KVCache(0)
-        other.layers = [layer.fork(reserve) for layer in self.layers]
-        return other
+        return KVCache([layer.fork(reserve) for layer in self.layers])
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` tokens of every layer."""
         for layer in self.layers:
             layer.truncate(length)
+
+    def truncate_layer(self, layer: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of one layer."""
+        self.layers[layer].truncate(length)
 
     @property
     def nbytes(self) -> int:

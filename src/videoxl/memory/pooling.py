@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from videoxl.memory.kv_cache import GrowingLayer, KVCache, Tier, Which
+from videoxl.memory.kv_cache import KVCache, PreallocatedLayer, Tier, Which
 from videoxl.memory.layout import GroupLayout
 
 Rotate = Callable[..., torch.Tensor]
@@ -127,7 +127,7 @@ def coarse_kv_of(
 
 
 def _average(
-    layer: GrowingLayer, which: Which, plan: _AveragePlan, length: int, device: torch.device, rotate: Rotate | None
+    layer: PreallocatedLayer, which: Which, plan: _AveragePlan, length: int, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
     """Average one layer's keys (un-rotated by ``rotate``) or values: ``[1, K, length, E]``."""
     times = take(layer, which, _index(plan.time_from, device), device, rotate)
@@ -143,7 +143,7 @@ def _average(
 
 
 def take(
-    layer: GrowingLayer, which: Which, positions: torch.Tensor, device: torch.device, rotate: Rotate | None
+    layer: PreallocatedLayer, which: Which, positions: torch.Tensor, device: torch.device, rotate: Rotate | None
 ) -> torch.Tensor:
     """Select keys or values of some tokens, in fp32 on ``device``; keys un-rotated by ``rotate``.
 
@@ -213,16 +213,15 @@ def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rotate: R
 
     Each layer takes two gathers and two scatters, whatever the number of groups.
     """
-    interleaved = KVCache(0)
+    layers = []
     for layer, keys, values in zip(cache.layers, coarse.keys, coarse.values):
-        device, made = keys.device, GrowingLayer()
+        device, made = keys.device, PreallocatedLayer(reserve)
         chosen = plan.on(layer.device).dense_from  # on the device of the dense cache, which may be the host
-        made.reserved = reserve
         unrotated = _scatter(take(layer, "keys", chosen, device, rotate), keys, plan)
         rotated = rotate(unrotated, torch.arange(len(plan), device=device)).to(keys.dtype)
         made.update(rotated, _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
-        interleaved.layers.append(made)
-    return interleaved
+        layers.append(made)
+    return KVCache(layers)
 
 
 def _scatter(dense: torch.Tensor, coarse: torch.Tensor, plan: InterleavePlan) -> torch.Tensor:

@@ -6,8 +6,7 @@ import threading
 
 import torch
 
-from videoxl.memory.host_cache import HostLayer
-from videoxl.memory.kv_cache import GrowingLayer, KVCache
+from videoxl.memory.kv_cache import KVCache, PreallocatedLayer
 
 
 class SplitCache(KVCache):
@@ -32,7 +31,7 @@ class SplitCache(KVCache):
         return self._committed.fork()
 
     @property
-    def layers(self) -> list[GrowingLayer]:  # type: ignore[override]
+    def layers(self) -> list[PreallocatedLayer]:  # type: ignore[override]
         """All tokens, joined."""
         with self._lock:
             if self._joined is None:
@@ -55,4 +54,4 @@ class SplitCache(KVCache):
 
 def is_offloaded(cache: KVCache) -> bool:
     """Whether keys and values wait in host memory for a device that computes elsewhere."""
-    return any(isinstance(layer, HostLayer) or getattr(layer, "on_host", False) for layer in cache.layers)
+    return any(layer.on_host for layer in cache.layers)

@@ -8,15 +8,15 @@ tokens kept before it. So each key is rotated once, for the place it will keep, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F  # noqa: N812
-from transformers import Cache
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
-from videoxl.model.decoder import LanguageModel, StepAttention, causal_attention
+from videoxl.model.attention import AttentionLayer, Pair, TokenCache, causal_attention
+from videoxl.model.decoder import LanguageModel
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
 IGNORED = -100
@@ -26,30 +26,67 @@ class LostWindowError(ValueError):
     """A window so short that no beacon would stand for it; the released code loses it (SPEC 2.3)."""
 
 
-class BeaconStep:
-    """One forward of the window loop on a cache (a :class:`~videoxl.model.decoder.Step`).
+class WindowCache(TokenCache, Protocol):
+    """A cache whose layers can be cut back one by one."""
+
+    def truncate_layer(self, layer: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of a layer."""
+        ...
+
+
+class GradientCache:
+    """Keys and values that gradients reach through: every append makes new tensors."""
+
+    def __init__(self) -> None:
+        self.layers: list[Pair] = []
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int) -> Pair:
+        """Append ``[B, K, L, E]`` to a layer; returns all of its keys and values ``[B, K, S, E]``."""
+        if layer_idx == len(self.layers):
+            self.layers.append((key_states, value_states))
+        else:
+            keys, values = self.layers[layer_idx]
+            self.layers[layer_idx] = (torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2))
+        return self.layers[layer_idx]
+
+    def get_seq_length(self) -> int:
+        """Tokens in the first layer."""
+        return self.layers[0][0].shape[2] if self.layers else 0
+
+    def truncate_layer(self, layer: int, length: int) -> None:
+        """Forget all but the first ``length`` tokens of a layer; a layer that does not exist yet has none."""
+        if layer < len(self.layers):
+            keys, values = self.layers[layer]
+            self.layers[layer] = (keys[:, :, :length], values[:, :, :length])
+
+
+class BeaconPlan:
+    """Attention of one step of the window loop on a cache (an :class:`~videoxl.model.attention.AttentionPlan`).
 
     The step's own keys join the cache while it runs. A full window leaves only its beacons behind.
     Running a layer a second time gives the same cache, as gradient checkpointing needs.
     """
 
-    def __init__(self, language_model: LanguageModel, cache: Cache, step: WindowStep, *, device: torch.device) -> None:
+    def __init__(
+        self, language_model: LanguageModel, cache: WindowCache, step: WindowStep, *, device: torch.device
+    ) -> None:
         self.language_model, self.cache, self.step = language_model, cache, step
         self.positions_L = torch.arange(step.past, step.past + step.tokens, device=device)
         self.slots = torch.tensor(step.beacon_slots, dtype=torch.long, device=device)
-        self.beacons_L: torch.Tensor | None = None
-        if step.beacons:
-            self.beacons_L = torch.zeros(step.tokens, dtype=torch.bool, device=device).index_fill_(0, self.slots, True)
+
+    @property
+    def beacon_slots(self) -> torch.Tensor | None:
+        return self.slots if self.step.beacons else None
 
     def attend(
-        self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
+        self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
         """Causal over everything in the cache and the step: ``[B, N, L, E]``."""
-        number, past, rotate = module.layer_idx, self.step.past, self.language_model.rotate
+        number, apply_rope = layer.layer_idx, self.language_model.apply_rope
         positions = self.positions_L.to(keys_BKLE.device)
-        self._truncate(number, past)
-        keys, values = self.cache.update(rotate(keys_BKLE, positions), values_BKLE, number)
-        out = causal_attention(module, rotate(queries_BNLE, positions), keys, values)
+        self.cache.truncate_layer(number, self.step.past)
+        keys, values = self.cache.update(apply_rope(keys_BKLE, positions), values_BKLE, number)
+        out = causal_attention(layer, apply_rope(queries_BNLE, positions), keys, values)
         if self.step.full and self.step.kind == "window":
             self._compress(number, keys_BKLE, values_BKLE)
         return out
@@ -59,17 +96,10 @@ class BeaconStep:
         slots = self.slots.to(keys_BKLE.device)
         prefix, beacons, _ = self.step.kept
         first = prefix + beacons - len(slots)
-        self._truncate(layer, first)
+        self.cache.truncate_layer(layer, first)
         places = torch.arange(first, prefix + beacons, device=keys_BKLE.device)
-        kept = self.language_model.rotate(keys_BKLE.index_select(2, slots), places)
+        kept = self.language_model.apply_rope(keys_BKLE.index_select(2, slots), places)
         self.cache.update(kept, values_BKLE.index_select(2, slots), layer)
-
-    def _truncate(self, layer: int, length: int) -> None:
-        if layer >= len(self.cache.layers):
-            return
-        held = int(self.cache.layers[layer].get_seq_length())
-        if held > length:
-            self.cache.layers[layer].crop(length - held)
 
 
 def step_embeddings(
@@ -94,28 +124,29 @@ def require_beacons(step: WindowStep) -> None:
 
 
 def run_window(
-    language_model: LanguageModel, cache: Cache, step: WindowStep, raw_BLD: torch.Tensor
-) -> tuple[torch.Tensor, BeaconStep]:
+    language_model: LanguageModel, cache: WindowCache, step: WindowStep, raw_BLD: torch.Tensor
+) -> tuple[torch.Tensor, BeaconPlan]:
     """One step over its raw embeddings ``[1, end - begin, D]``: the last hidden states ``[1, L, D]`` and the step.
 
     Raises :class:`LostWindowError` for a window without a beacon.
     """
     require_beacons(step)
-    running = BeaconStep(language_model, cache, step, device=raw_BLD.device)
+    running = BeaconPlan(language_model, cache, step, device=raw_BLD.device)
     embeds = step_embeddings(language_model, step, raw_BLD, running.slots)
-    return language_model.run_step(embeds, running), running
+    return language_model.run_plan(embeds, running), running
 
 
 def window_steps(
-    language_model: LanguageModel, cache: Cache, loop: WindowLoop, embeds_BLD: torch.Tensor
+    language_model: LanguageModel, cache: WindowCache, loop: WindowLoop, embeds_BLD: torch.Tensor
 ) -> Iterator[tuple[WindowStep, torch.Tensor]]:
     """The whole loop over a sequence of embeddings; per step the hidden states of its raw tokens."""
     length = embeds_BLD.shape[1]
     while loop.end < length:
         step = loop.next(length)
         hidden, running = run_window(language_model, cache, step, embeds_BLD[:, step.begin : step.end])
-        if running.beacons_L is not None:
-            hidden = hidden[:, ~running.beacons_L]
+        if running.beacon_slots is not None:
+            raw_L = torch.ones(step.tokens, dtype=torch.bool, device=hidden.device)
+            hidden = hidden[:, raw_L.index_fill_(0, running.slots.to(hidden.device), False)]
         yield step, hidden
 
 

@@ -1,184 +1,411 @@
-"""The language model: transformers' Qwen2, with an attention that a :class:`Step` can take over.
+"""The language model: embeddings, decoder layers, a final norm. Computes what transformers' Qwen2 computes.
 
-In an ordinary forward nothing differs from transformers. A step is one forward whose tokens do not simply attend to
-everything before them, or do not simply stay in the cache: a window of Video-XL (:mod:`videoxl.model.beacon`), a tile
-of a chunked prefill. It is handed un-rotated queries, keys and values and does the rest.
+It is ours because attention, cache and positions are what this package is about: every forward runs under an
+:class:`~videoxl.model.attention.AttentionPlan`. Parameter names are those of the released checkpoints.
+
+Shapes: ``B`` batch, ``L`` new tokens, ``D`` model width, ``N`` query heads, ``K`` key/value heads, ``E`` head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.attention.bias import causal_lower_right
-from transformers import Qwen2Config, Qwen2Model
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, eager_attention_forward, rotate_half
+from transformers import GradientCheckpointingLayer, PreTrainedConfig, PreTrainedModel
 
-PROJECTIONS = ("q", "k", "v")
-ROWS_ON_CPU = 256
-"""Queries that attend together on a CPU."""
+from videoxl.errors import CheckpointError
+from videoxl.model.attention import AttentionPlan, CausalPlan, Mask, Pair, TokenCache, padding_mask, rotate
+from videoxl.model.private import attention_kernel
 
-
-class Step(Protocol):
-    """One forward with an attention of its own. Passed to the language model as ``step=``."""
-
-    beacons_L: torch.Tensor | None
-    """Bool ``[L]``: rows that go through the beacon projections."""
-
-    def attend(
-        self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
-    ) -> torch.Tensor:
-        """Un-rotated queries, keys and values of the new tokens -> attention output ``[B, N, L, E]``.
-
-        Rotating, caching and masking are the step's business.
-        """
-        ...
+Projection = Literal["q", "k", "v"]
+PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
 
 
-class StepAttention(Qwen2Attention):
-    """Qwen2's attention; with beacon projections where ``beacon_param`` names them (SPEC 2.4)."""
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding of a model, as its config states it."""
 
-    layer_idx: int
+    kind: str
+    """``default``, ``linear`` or ``yarn``."""
+    theta: float
+    width: int
+    """Head width ``E``."""
+    factor: float = 1.0
+    original_positions: int = 0
+    """Positions the model was trained for, before ``yarn`` stretched them."""
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    sections: tuple[int, ...] = ()
+    """Frequencies per position dimension, where positions are three numbers (time, height, width), interleaved."""
 
-    def __init__(self, config: Qwen2Config, layer_idx: int, beacon_param: Sequence[str] = ()) -> None:
-        super().__init__(config, layer_idx)
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, width: int) -> Rope:
+        """Raises :class:`CheckpointError` for a scaling that is not known here."""
+        given = dict(config.rope_parameters or {})
+        kind = str(given.get("rope_type", "default"))
+        if kind not in ("default", "linear", "yarn"):
+            raise CheckpointError(f"config.json asks for rope_type {kind!r}; known are default, linear and yarn")
+        return cls(
+            kind=kind,
+            theta=float(given.get("rope_theta", 10_000.0)),
+            width=width,
+            factor=float(given.get("factor") or 1.0),
+            original_positions=int(
+                given.get("original_max_position_embeddings") or config.max_position_embeddings  # what yarn stretches
+            ),
+            attention_factor=given.get("attention_factor"),
+            beta_fast=float(given.get("beta_fast") or 32.0),
+            beta_slow=float(given.get("beta_slow") or 1.0),
+            sections=tuple(given.get("mrope_section") or ()),
+        )
+
+    @property
+    def scale(self) -> float:
+        """Factor on cosines and sines: 1, or what YaRN (arXiv 2309.00071, 3.4) sets for its factor."""
+        if self.kind != "yarn":
+            return 1.0
+        if self.attention_factor is not None:
+            return float(self.attention_factor)
+        return 1.0 if self.factor <= 1 else 0.1 * math.log(self.factor) + 1.0
+
+    def frequencies(self) -> torch.Tensor:
+        """Radians per position, ``[E / 2]`` in float32."""
+        plain = 1.0 / self.theta ** (torch.arange(0, self.width, 2, dtype=torch.int64).float() / self.width)
+        if self.kind == "linear":
+            return plain / self.factor
+        if self.kind == "yarn":
+            kept = self._kept()
+            return plain / self.factor * (1 - kept) + plain * kept
+        return plain
+
+    def _kept(self) -> torch.Tensor:
+        """Share of each frequency that YaRN leaves as it is: all of the fast ones, nothing of the slow ones."""
+
+        def place(turns: float) -> float:  # of the frequency that turns so often over the original length
+            slow = self.original_positions / (turns * 2 * math.pi)
+            return self.width * math.log(slow) / (2 * math.log(self.theta))
+
+        low = max(math.floor(place(self.beta_fast)), 0)
+        high = min(math.ceil(place(self.beta_slow)), self.width - 1)
+        ramp = (torch.arange(self.width // 2, dtype=torch.float32) - low) / (max(high - low, 0) or 0.001)
+        return 1 - ramp.clamp(0, 1)
+
+    def axes(self) -> torch.Tensor:
+        """Which of three position numbers turns each frequency, ``[E / 2]``: time first, height and width between."""
+        axes = torch.zeros(self.width // 2, dtype=torch.long)
+        for axis in (1, 2):
+            axes[axis : 3 * self.sections[axis] : 3] = axis
+        return axes
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines of positions, computed in float32."""
+
+    def __init__(self, rope: Rope) -> None:
+        super().__init__()
+        self.rope = rope
+        self._frequencies: dict[torch.device, torch.Tensor] = {}
+
+    def forward(self, positions: torch.Tensor, device: torch.device, dtype: torch.dtype) -> Pair:
+        """Positions ``[..., L]``, or ``[3, ..., L]`` in three dimensions -> cosines and sines ``[..., L, E]``."""
+        frequencies = self._frequencies.get(device)
+        if frequencies is None:
+            frequencies = self._frequencies[device] = self.rope.frequencies().to(device)
+        positions = positions.to(device)
+        if self.rope.sections:
+            each = positions.float().movedim(0, -1)[..., self.rope.axes().to(device)]
+        else:
+            each = positions[..., None].float()
+        angles = each * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return (angles.cos() * self.rope.scale).to(dtype), (angles.sin() * self.rope.scale).to(dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm, in float32 whatever comes in."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+class MLP(nn.Module):
+    """Gated feed-forward layer (SwiGLU)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.down_proj(F.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD)))
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """Sizes of a decoder and what tells its kind from others."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    vocabulary: int
+    eps: float
+    dropout: float
+    rope: Rope
+    qkv_bias: bool
+    """Whether q, k and v projections have a bias."""
+    qk_norm: bool
+    """Whether queries and keys are normed per head before they are rotated."""
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> DecoderSpec:
+        """Raises :class:`CheckpointError` for a model type, an activation or a RoPE that is not known here."""
+        kind = config.model_type
+        if kind not in KINDS:
+            raise CheckpointError(f"the language model is a {kind!r}; known are {', '.join(KINDS)}")
+        if config.hidden_act != "silu":
+            raise CheckpointError(f"the language model's activation is {config.hidden_act!r}; known is 'silu'")
+        if getattr(config, "use_sliding_window", False):
+            raise CheckpointError("the language model has sliding windows, which are not supported")
+        bias, norm = KINDS[kind]
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            inner=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_width=width,
+            vocabulary=config.vocab_size,
+            eps=config.rms_norm_eps,
+            dropout=config.attention_dropout,
+            rope=Rope.from_config(config, width),
+            qkv_bias=bias or bool(getattr(config, "attention_bias", False)),
+            qk_norm=norm,
+        )
+
+
+KINDS: Mapping[str, tuple[bool, bool]] = {
+    "qwen2": (True, False),
+    "qwen3": (False, True),
+    "qwen3_vl_text": (False, True),
+}
+"""Model type -> whether q, k and v have a bias by default, and whether queries and keys are normed."""
+
+
+class Attention(nn.Module):
+    """Self-attention with grouped heads; with beacon projections where ``beacon_param`` names them (SPEC 2.4)."""
+
+    def __init__(
+        self, config: PreTrainedConfig, spec: DecoderSpec, layer_idx: int, beacon_param: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.head_dim, self.num_key_value_groups = spec.head_width, spec.heads // spec.kv_heads
+        self.scaling, self.attention_dropout, self.is_causal = spec.head_width**-0.5, spec.dropout, True
+        queries, keys = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
+        self.q_proj = nn.Linear(spec.width, queries, bias=spec.qkv_bias)
+        self.k_proj = nn.Linear(spec.width, keys, bias=spec.qkv_bias)
+        self.v_proj = nn.Linear(spec.width, keys, bias=spec.qkv_bias)
+        self.o_proj = nn.Linear(queries, spec.width, bias=False)
+        self.qk_norm = spec.qk_norm
+        if spec.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(spec.head_width, spec.eps), RMSNorm(spec.head_width, spec.eps)
         for name in beacon_param:
             like = cast(nn.Linear, getattr(self, f"{name}_proj"))
             self.add_module(f"beacon_{name}_proj", nn.Linear(like.in_features, like.out_features, bias=True))
         self.beacon_param = tuple(beacon_param)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        attention_mask: torch.Tensor | None,
-        past_key_values: Any = None,
-        step: Step | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if step is None:
-            return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        q, k, v = (
-            self._project(name, hidden_states, step.beacons_L).view(heads).transpose(1, 2) for name in PROJECTIONS
-        )
-        out_BNLE = step.attend(self, q, k, v)
-        out = out_BNLE.transpose(1, 2).reshape(*hidden_states.shape[:-1], -1)
-        return self.o_proj(out), None
+    @property
+    def kernel(self) -> str:
+        """The attention implementation the model was loaded with."""
+        return attention_kernel(self.config)
 
-    def _project(self, name: str, hidden_BLD: torch.Tensor, beacons_L: torch.Tensor | None) -> torch.Tensor:
-        """One of q, k, v; beacon rows through their own projection.
+    @property
+    def dropout(self) -> float:
+        """Share of attention weights dropped now."""
+        return self.attention_dropout if self.training else 0.0
+
+    def forward(self, hidden_BLD: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+        queries, keys, values = (self.project(name, hidden_BLD, plan.beacon_slots) for name in PROJECTIONS)
+        out_BNLE = plan.attend(self, queries, keys, values)
+        return cast(torch.Tensor, self.o_proj(out_BNLE.transpose(1, 2).flatten(2)))
+
+    def project(
+        self, name: Projection, hidden_BLD: torch.Tensor, beacon_slots: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Un-rotated queries ``[B, N, L, E]``, or keys or values ``[B, K, L, E]``; beacon rows by their own projection.
 
         Rows are told apart by index: computing both for all rows would cost the whole projection twice.
         """
-        ordinary = getattr(self, f"{name}_proj")
-        if beacons_L is None or name not in self.beacon_param:
-            return cast(torch.Tensor, ordinary(hidden_BLD))
-        out = ordinary(hidden_BLD)
-        slots = beacons_L.nonzero().squeeze(1)
-        beacons = getattr(self, f"beacon_{name}_proj")(hidden_BLD.index_select(1, slots))
-        return out.index_copy(1, slots, beacons.to(out.dtype))
+        out = getattr(self, f"{name}_proj")(hidden_BLD)
+        if beacon_slots is not None and name in self.beacon_param:
+            slots = beacon_slots.to(out.device)
+            beacons = getattr(self, f"beacon_{name}_proj")(hidden_BLD.index_select(1, slots))
+            out = out.index_copy(1, slots, beacons.to(out.dtype))
+        states_BLNE = out.unflatten(-1, (-1, self.head_dim))
+        if self.qk_norm and name != "v":
+            states_BLNE = (self.q_norm if name == "q" else self.k_norm)(states_BLNE)
+        return cast(torch.Tensor, states_BLNE.transpose(1, 2))
 
 
-class LanguageModel(Qwen2Model):
-    """Qwen2 whose layers know steps; with an embedding of the beacon where there are beacon projections."""
+class DecoderLayer(GradientCheckpointingLayer):
+    """Attention, then the feed-forward layer, each on a norm of what comes in and added to it."""
 
-    def __init__(self, config: Qwen2Config, beacon_param: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: PreTrainedConfig, spec: DecoderSpec, layer_idx: int, beacon_param: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, spec, layer_idx, beacon_param)
+        self.mlp = MLP(spec.width, spec.inner)
+        self.input_layernorm = RMSNorm(spec.width, spec.eps)
+        self.post_attention_layernorm = RMSNorm(spec.width, spec.eps)
+
+    def forward(self, hidden_BLD: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+        hidden_BLD = hidden_BLD + self.self_attn(self.input_layernorm(hidden_BLD), plan)
+        return hidden_BLD + self.mlp(self.post_attention_layernorm(hidden_BLD))
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What a forward of the language model returns."""
+
+    last_hidden_state: torch.Tensor
+    """``[B, L, D]``, behind the last norm."""
+    cache: TokenCache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    """What goes into every layer, then ``last_hidden_state``; where it was asked for."""
+
+
+class LanguageModel(PreTrainedModel):
+    """The decoder without a head; with an embedding of the beacon where there are beacon projections."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("DecoderLayer",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: PreTrainedConfig, beacon_param: Sequence[str] = ()) -> None:
         super().__init__(config)
-        for number, layer in enumerate(self.layers):
-            cast(Any, layer).self_attn = StepAttention(config, number, beacon_param)
+        spec = DecoderSpec.from_config(config)
+        self.spec = spec
+        self.embed_tokens = nn.Embedding(spec.vocabulary, spec.width, getattr(config, "pad_token_id", None))
+        self.layers = nn.ModuleList(DecoderLayer(config, spec, number, beacon_param) for number in range(spec.layers))
+        self.norm = RMSNorm(spec.width, spec.eps)
+        self.rotary_emb = RotaryEmbedding(spec.rope)
         if beacon_param:
-            self.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
+            self.beacon_embed_tokens = nn.Embedding(1, spec.width)
         self.post_init()
 
-    def run_step(self, embeds_BLD: torch.Tensor, step: Step) -> torch.Tensor:
-        """All layers over ``[B, L, D]`` with ``step`` in charge of attention; the last hidden states ``[B, L, D]``.
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
 
-        No mask is built and no cache handed on: both are the step's.
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = cast(nn.Embedding, value)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: TokenCache | None = None,
+        use_cache: bool | None = None,
+        layer_inputs: Sequence[torch.Tensor] = (),
+        output_hidden_states: bool = False,
+    ) -> DecoderOutput:
+        """Plain causal attention over ``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]``.
+
+        Args:
+            attention_mask: ``[B, S]``, 0 where a token is padding; or the whole mask ``[B or 1, 1, L, S]``, bool or
+                added to the scores.
+            position_ids: ``[B, L]``, or ``[3, B, L]`` where positions have three dimensions; default: the tokens
+                after those in the cache.
+            past_key_values: grows by ``L`` tokens.
+            layer_inputs: added to the hidden states behind the first layers, ``[B, L, D]`` each.
+            output_hidden_states: also return what goes into every layer, and what comes out of the last norm.
+
+        Raises ``ValueError`` unless exactly one of ``input_ids`` and ``inputs_embeds`` is given.
         """
-        no_masks = dict.fromkeys(set(cast(Any, self.config).layer_types))
-        out = self(inputs_embeds=embeds_BLD, attention_mask=no_masks, use_cache=False, step=step)
-        return cast(torch.Tensor, out.last_hidden_state)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        embeds = inputs_embeds if inputs_embeds is not None else self.embed_tokens(input_ids)
+        cache = None if use_cache is False else past_key_values
+        past = cache.get_seq_length() if cache is not None else 0
+        positions = position_ids
+        if positions is None:
+            positions = torch.arange(past, past + embeds.shape[1], device=embeds.device)[None]
+            if self.spec.rope.sections:
+                positions = positions.expand(3, 1, -1)
+        plan = CausalPlan(
+            lambda like: self.rotary_emb(positions, like.device, like.dtype),
+            cache,
+            self._mask(attention_mask, embeds.shape[1]),
+        )
+        states: list[torch.Tensor] | None = [] if output_hidden_states else None
+        hidden = self.run_plan(embeds, plan, layer_inputs=layer_inputs, states=states)
+        return DecoderOutput(hidden, cache, None if states is None else tuple(states))
+
+    def run_plan(
+        self,
+        embeds_BLD: torch.Tensor,
+        plan: AttentionPlan,
+        *,
+        layer_inputs: Sequence[torch.Tensor] = (),
+        states: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """All layers over ``[B, L, D]`` under ``plan``, and the last norm: hidden states ``[B, L, D]``.
+
+        ``states`` gets what goes into every layer, then the result.
+        """
+        hidden = embeds_BLD
+        for number, layer in enumerate(self.layers):
+            if states is not None:
+                states.append(hidden)
+            hidden = layer(hidden, plan)
+            if number < len(layer_inputs):
+                hidden = hidden + layer_inputs[number].to(hidden)
+        hidden = self.norm(hidden)
+        if states is not None:
+            states.append(hidden)
+        return cast(torch.Tensor, hidden)
+
+    def _mask(self, given: torch.Tensor | None, new: int) -> Mask:
+        if given is None or given.ndim == 4:
+            return given
+        return padding_mask(given, new, attention_kernel(self.config))
+
+    def apply_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        """Put positions into queries or keys; computed in float32 and rounded once."""
+        cos, sin = self.rotary_emb(positions_L, states_BKLE.device, torch.float32)
+        return rotate(states_BKLE.float(), cos, sin).to(states_BKLE.dtype)
 
     def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
-        """Rotary position embedding (half-split form), computed in fp32 and rounded once. ``back`` undoes it.
+        """Both of the above and below under one name; on its way out."""
+        return (self.inverse_rope if back else self.apply_rope)(states_BKLE, positions_L)
 
-        Rotations compose: a key at position ``p`` becomes the key at ``p - d`` by rotating it back by ``d``.
+    def inverse_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        """Take positions out of keys; undoes :meth:`apply_rope`.
+
+        Rotations compose: a key at position ``p`` becomes the key at ``p - d`` by taking ``d`` out.
         """
-        rope = cast(Any, self.rotary_emb)
-        if rope.rope_type == "dynamic":
-            raise ValueError("keys under 'dynamic' RoPE scaling cannot be moved: its angles depend on the length")
-        like = torch.empty(0, dtype=torch.float32, device=states_BKLE.device)
-        cos, sin = (t[0] for t in rope(like, positions_L.to(states_BKLE.device)[None]))
-        if back:
-            scale = float(rope.attention_scaling) ** 2
-            cos, sin = cos / scale, -sin / scale
-        x = states_BKLE.float()
-        return (x * cos + rotate_half(x) * sin).to(states_BKLE.dtype)
-
-
-def causal_attention(
-    module: StepAttention, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor
-) -> torch.Tensor:
-    """Attention of the last ``L`` of ``S`` tokens, causal and aligned at the end: ``[B, N, L, E]``.
-
-    On a CPU a few rows at a time, over the keys they see: the kernel there computes what a mask hides, too.
-    """
-    rows = ROWS_ON_CPU if q_BNLE.device.type == "cpu" else q_BNLE.shape[2]
-    pieces, later = [], q_BNLE.shape[2]
-    for q in q_BNLE.split(rows, dim=2):
-        later -= q.shape[2]
-        keys = k_BKSE.shape[2] - later
-        mask = _end_aligned_mask(module.config, q.shape[2], keys, q.device)
-        causal = 1 < q.shape[2] == keys
-        pieces.append(masked_attention(module, q, k_BKSE[:, :, :keys], v_BKSE[:, :, :keys], mask, causal=causal))
-    return torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0]
-
-
-def _end_aligned_mask(config: Any, new: int, total: int, device: torch.device) -> Any:
-    """What ``new`` tokens at the end of ``total`` may see, in the form the attention in use is fastest with.
-
-    None where no mask is needed: one new token, nothing before the new ones, or a kernel with a flag for it.
-    """
-    kernel = config._attn_implementation or "eager"
-    if new in (1, total) or "flash" in kernel:
-        return None
-    if kernel != "eager" and device.type == "cuda":
-        return causal_lower_right(new, total)
-    return torch.ones(new, total, dtype=torch.bool, device=device).tril_(total - new)
-
-
-def masked_attention(
-    module: StepAttention,
-    q_BNLE: torch.Tensor,
-    k_BKSE: torch.Tensor,
-    v_BKSE: torch.Tensor,
-    mask: Any,
-    *,
-    causal: bool = False,
-) -> torch.Tensor:
-    """Attention under a bool ``mask`` ``[L, S]`` (or none) in the implementation the model was loaded with.
-
-    Anything but ``eager`` and flash attention is torch's ``scaled_dot_product_attention`` with grouped heads, which
-    reads every key once instead of repeating it per query head.
-    """
-    kernel = module.config._attn_implementation or "eager"
-    if kernel != "eager" and "flash" not in kernel:
-        return F.scaled_dot_product_attention(
-            q_BNLE, k_BKSE, v_BKSE, attn_mask=mask, is_causal=causal, scale=module.scaling, enable_gqa=True
-        )
-    if kernel == "eager" and causal:
-        length = q_BNLE.shape[2]
-        mask = torch.ones(length, length, dtype=torch.bool, device=q_BNLE.device).tril_()
-    if kernel == "eager" and mask is not None:
-        mask = torch.zeros(mask.shape, dtype=q_BNLE.dtype, device=q_BNLE.device).masked_fill_(~mask, -torch.inf)
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager_attention_forward)
-    is_causal = q_BNLE.shape[2] > 1  # flash attention aligns a causal mask at the end, as wanted here
-    out_BLNE, _ = attention(
-        module, q_BNLE, k_BKSE, v_BKSE, mask, dropout=0.0, scaling=module.scaling, is_causal=is_causal
-    )
-    return cast(torch.Tensor, out_BLNE.transpose(1, 2))
+        cos, sin = self.rotary_emb(positions_L, states_BKLE.device, torch.float32)
+        scale = self.spec.rope.scale**2
+        return rotate(states_BKLE.float(), cos / scale, -sin / scale).to(states_BKLE.dtype)

@@ -33,12 +33,9 @@ class VideoXLPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer", "TokenSynthesis")
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ("DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer", "TokenSynthesis")
     _supports_sdpa = True
     _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     # Parts of released files that the model does not compute with (SPEC 3.3, 5.2).
     _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (
         r"text_mlp\.",

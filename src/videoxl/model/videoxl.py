@@ -1,22 +1,22 @@
 """The model: vision tower, token synthesis, projector, language model (SPEC 2, 3).
 
-Built from transformers' own CLIP, SigLIP and Qwen2; written here is only what lies between. Released checkpoints load
+Vision towers are transformers' own, the language model is :mod:`videoxl.model.decoder`. Released checkpoints load
 through the renames of :mod:`videoxl.model.checkpoint`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, DynamicCache, GenerationMixin
+from transformers import AutoModel, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple
 
-from videoxl.model.beacon import IGNORED, make_loop, visual_range, window_loss, window_steps
+from videoxl.model.attention import TokenCache
+from videoxl.model.beacon import IGNORED, GradientCache, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import LanguageModel
 from videoxl.model.pretrained import VideoXLPreTrainedModel
@@ -51,9 +51,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
         self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
         if config.traits.token_scores:
             self.token_scores = TokenScores(text.hidden_size)
-        self.language_model = (
-            LanguageModel(text, config.beacon_param) if text.model_type == "qwen2" else AutoModel.from_config(text)
-        )
+        self.language_model = LanguageModel(text, config.beacon_param)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -219,7 +217,6 @@ class VideoXLModel(VideoXLPreTrainedModel):
             embeds = self._place(embeds, input_ids, config.image_token_id, tokens, "images")
         return embeds
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -229,13 +226,20 @@ class VideoXLModel(VideoXLPreTrainedModel):
         crops_per_image: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: TokenCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         video_features: torch.Tensor | None = None,
-        **kwargs: Any,
+        cache: TokenCache | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unknown: object,
     ) -> BaseModelOutputWithPast:
-        """``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]`` -> ``last_hidden_state`` ``[B, L, D]``."""
+        """``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]`` -> ``last_hidden_state`` ``[B, L, D]``.
+
+        ``cache`` is the newer name of ``past_key_values``; without one and with ``use_cache`` a cache is made.
+        """
+        refuse_unknown(unknown)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -243,13 +247,40 @@ class VideoXLModel(VideoXLPreTrainedModel):
             inputs_embeds = self.embed(
                 ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features
             )
-        return self.language_model(
+        held = one_cache(cache, past_key_values)
+        if held is None and use_cache:
+            held = DynamicCache()
+        out = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=held,
             use_cache=use_cache,
-            **kwargs,
+            output_hidden_states=bool(output_hidden_states),
+        )
+        found = {"last_hidden_state": out.last_hidden_state, CACHE: out.cache, "hidden_states": out.hidden_states}
+        output = BaseModelOutputWithPast(**found)
+        return output.to_tuple() if return_dict is False else output
+
+
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""What transformers calls the cache in outputs and arguments: ``past_key_values`` before version 5.24."""
+
+
+def one_cache(cache: TokenCache | None, past_key_values: TokenCache | None) -> TokenCache | None:
+    """The cache under whichever of its two names it was given. Raises ``ValueError`` for two."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are two names of one thing: give one of them")
+    return past_key_values if cache is None else cache
+
+
+def refuse_unknown(given: Mapping[str, object]) -> None:
+    """Raise ``ValueError`` for arguments that nothing here reads. ``output_attentions`` is read only when true."""
+    names = [name for name, value in given.items() if value is not None and value is not False]
+    if names:
+        raise ValueError(
+            f"the model does not know {', '.join(names)}: leave it out (attention weights are not returned; plans of "
+            "videoxl.model.attention see them)"
         )
 
 
@@ -279,7 +310,6 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -289,27 +319,37 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         crops_per_image: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: TokenCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         video_features: torch.Tensor | None = None,
-        **kwargs: Any,
+        cache: TokenCache | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        ratios: RatioChooser | None = None,
+        **unknown: object,
     ) -> VideoXLOutput:
         """Logits of the last ``logits_to_keep`` positions (0: all); with ``labels`` also the next-token loss.
 
         ``labels`` ``[B, L]``, -100 where no loss is wanted; they align with ``input_ids`` and are shifted here.
         ``video_features`` replace ``pixel_values_videos`` where the vision tower's work is already done
         (:meth:`VideoXLModel.get_video_features`). With a Video-XL model, pictures are compressed window by window
-        (:meth:`forward_windows`).
+        (:meth:`forward_windows`, which reads ``ratios``).
         """
+        refuse_unknown(unknown)
+        held = one_cache(cache, past_key_values)
         pictures = any(given is not None for given in (pixel_values_videos, pixel_values, video_features))
         if self.config.has_beacons and pictures and input_ids is not None:
             embeds = self.model.embed(
                 input_ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features
             )
-            return self.forward_windows(input_ids, embeds, attention_mask, labels, past_key_values, **kwargs)
+            output = self.forward_windows(
+                input_ids, embeds, attention_mask, labels, held, ratios=ratios, num_items_in_batch=num_items_in_batch
+            )
+            return output.to_tuple() if return_dict is False else output
         outputs = self.model(
             input_ids=input_ids,
             pixel_values_videos=pixel_values_videos,
@@ -318,11 +358,11 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             crops_per_image=crops_per_image,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=held,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             video_features=video_features,
-            **kwargs,
+            output_hidden_states=output_hidden_states,
         )
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         hidden = outputs.last_hidden_state
@@ -330,14 +370,18 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             vocab_size = cast(Any, self.config.text_config).vocab_size
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-        return VideoXLOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        found = {"loss": loss, "logits": logits, CACHE: outputs.get(CACHE)}
+        output = VideoXLOutput(**found, hidden_states=outputs.hidden_states)
+        return output.to_tuple() if return_dict is False else output
+
+    def next_logits(self, input_ids: torch.Tensor, cache: TokenCache) -> torch.Tensor:
+        """Feed text ``[B, L]`` behind what ``cache`` holds; logits ``[B, V]`` of the token that follows."""
+        embeds = self.get_input_embeddings()(input_ids)
+        out = self.model.language_model(inputs_embeds=embeds, past_key_values=cache)
+        return cast(torch.Tensor, self.lm_head(out.last_hidden_state[:, -1]))
 
     def forward_windows(
         self,
@@ -345,19 +389,18 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         embeds_BLD: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        cache: Cache | None = None,
+        cache: TokenCache | None = None,
         *,
         ratios: RatioChooser | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
     ) -> VideoXLOutput:
         """Video-XL's window loop over whole prompts, row by row (SPEC 2.3, 2.7).
 
         Args:
             labels: ``[B, L]`` as in :meth:`forward`; the loss is the mean over live labels of all rows, or their sum
                 over ``num_items_in_batch``. Gradients reach through the cache.
-            cache: filled with prefix, beacons and text; for one row only. It grows differently from the prompt, so
-                what comes next must be fed with the cache's own length, as :meth:`generate` does.
+            cache: an empty one, filled with prefix, beacons and text; for one row only. It grows differently from the
+                prompt, so what comes next must be fed with the cache's own length, as :meth:`generate` does.
             ratios: of the windows; default the config's, the random mixes seeded anew at every call.
 
         Returns ``logits`` ``[B, 1, V]`` of the last position.
@@ -370,14 +413,17 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             ids, embeds = input_ids[row][kept], embeds_BLD[row : row + 1][:, kept]
             visual = visual_range(ids, self.config.video_token_id)
             loop = make_loop(self.config, visual, ratios=ratios, training=self.training)
-            held = cache if cache is not None else DynamicCache()
+            held = GradientCache()
             steps = window_steps(self.model.language_model, held, loop, embeds)
             row_labels = torch.full_like(ids, IGNORED) if labels is None else labels[row][kept]
             loss, count, hidden = window_loss(self.lm_head, steps, row_labels)
             total, live = total + loss, live + count
             last.append(self.lm_head(hidden))
+            if cache is not None:
+                for number, (keys, values) in enumerate(held.layers):
+                    cache.update(keys, values, number)
         mean = None if labels is None else total / (num_items_in_batch if num_items_in_batch else max(live, 1))
-        return VideoXLOutput(loss=mean, logits=torch.cat(last), past_key_values=cache)
+        return VideoXLOutput(**{"loss": mean, "logits": torch.cat(last), CACHE: cache})
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -395,9 +441,7 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         head_ids, cache = input_ids[:, :end], DynamicCache()
         self.forward_windows(head_ids, self.model.embed(head_ids, **given), cache=cache)
         compact = torch.cat([input_ids[:, : cache.get_seq_length()], input_ids[:, end:]], dim=1)
-        out = super().generate(
-            input_ids=compact, attention_mask=torch.ones_like(compact), past_key_values=cache, **kwargs
-        )
+        out = super().generate(input_ids=compact, attention_mask=torch.ones_like(compact), **{CACHE: cache}, **kwargs)
         sequences = out if isinstance(out, torch.Tensor) else out.sequences
         whole = torch.cat([input_ids.expand(len(sequences), -1), sequences[:, compact.shape[1] :]], dim=1)
         if isinstance(out, torch.Tensor):
@@ -405,26 +449,15 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         out.sequences = whole
         return out
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if is_first_iteration and next_sequence_length is None and 0 < seen < input_ids.shape[1]:
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers, without the pictures once they are in the cache."""
+        cache, first = kwargs.get(CACHE), kwargs.get("is_first_iteration")
+        seen = cache.get_seq_length() if cache is not None else 0
+        if first and not args and kwargs.get("next_sequence_length") is None and 0 < seen < input_ids.shape[1]:
             # generate() slices for a filled cache itself, assisted decoding does not
-            next_sequence_length = input_ids.shape[1] - seen
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-        if not is_first_iteration or seen:  # the pictures are in the cache by then
+            kwargs["next_sequence_length"] = input_ids.shape[1] - seen
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        if not first or seen:
             for name in PICTURE_INPUTS:
                 inputs[name] = None
         return inputs

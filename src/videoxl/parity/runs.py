@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from videoxl.config import Generation
-from videoxl.inference.decode.generate import generate
+from videoxl.inference.decode.loop import decode_tokens
 from videoxl.inference.prefill.read import Tile
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -31,9 +31,17 @@ def tiles(pixels: torch.Tensor, times: list[float], size: int) -> Iterator[Tile]
         yield Tile(pixels[first : first + size], tuple(times[first : first + size]))
 
 
+def generated(
+    model: VideoXLForConditionalGeneration, ids: list[int], cache: KVCache, settings: Generation
+) -> tuple[list[int], torch.Tensor]:
+    """The answer after ``ids``, of which ``cache`` holds the beginning: its ids, and their logits ``[T, V]``."""
+    tokens = list(decode_tokens(model, ids, cache, settings, keep_logits=True))
+    return [token.id for token in tokens], torch.stack([t.logits_V for t in tokens if t.logits_V is not None])
+
+
 def compare_generated(case: Case, model: VideoXLForConditionalGeneration, ids: list[int], cache: KVCache) -> None:
     """Answer what comes after the cache, and compare tokens and logits."""
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
-    out = generate(model, ids, cache, settings, output_logits=True)
-    case.compare("generated", out.sequences[0, len(ids) :])
-    case.compare("step_logits", torch.cat(out.logits))
+    new_ids, logits_TV = generated(model, ids, cache, settings)
+    case.compare("generated", new_ids)
+    case.compare("step_logits", logits_TV)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from videoxl.config import BeaconPrefill
-from videoxl.inference.decode.generate import generate
+from videoxl.config import BeaconPrefill, Generation
+from videoxl.inference.decode.beams import beam_search
+from videoxl.inference.decode.loop import Stop, decode_tokens
 from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prefill.choose import frames_per_tile
 from videoxl.inference.prefill.read import Prefill, Tile
@@ -126,18 +127,29 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
         total = len(prompt.prefix) + visual_tokens + len(prompt.suffix)
         writer = BeaconWriter(self, prompt.prefix, strategy, visual_tokens=visual_tokens, total=total)
         _read(self, prompt.prefix, writer, pixels, frames_per_tile(strategy, self.config) if video else None)
-        watchers = [_AsGiven(stopping_criteria, input_ids, len(writer.ids) + len(prompt.suffix))]
-        new = generate(
-            self,
-            [*writer.ids, *prompt.suffix],
-            writer.cache,
-            chosen,
-            streamer=streamer,
-            end_ids=_end_ids(self),
-            stopping_criteria=watchers if stopping_criteria else (),
-        )
+        new = self._write([*writer.ids, *prompt.suffix], writer, chosen, _given(stopping_criteria, input_ids), streamer)
         placeholders = [self.config.vocab_size - 1] * visual_tokens
         return input_ids.new_tensor([[*prompt.prefix, *placeholders, *prompt.suffix, *new]])
+
+    def _write(
+        self, ids: list[int], writer: BeaconWriter, settings: Generation, stop: Stop | None, streamer: Any
+    ) -> list[int]:
+        """The answer's ids. A streamer gets the prompt, then every token, as transformers gives them."""
+        ends = _end_ids(self)
+        if settings.num_beams > 1:
+            if streamer is not None or stop is not None:
+                raise ValueError(f"num_beams={settings.num_beams} goes with no streamer and no stopping_criteria")
+            return beam_search(self, ids, writer.cache, settings, end_ids=ends)
+        if streamer is not None:
+            streamer.put(torch.tensor([ids]))
+        new = []
+        for token in decode_tokens(self, ids, writer.cache, settings, end_ids=ends, stop=stop):
+            new.append(token.id)
+            if streamer is not None:
+                streamer.put(torch.tensor([token.id]))
+        if streamer is not None:
+            streamer.end()
+        return new
 
 
 def prefill_from(config: VideoXLConfig) -> BeaconPrefill:
@@ -200,17 +212,14 @@ def _end_ids(model: Any) -> list[int]:
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
-class _AsGiven(StoppingCriteria):
-    """Shows a caller's criteria the prompt as it was given, not as it stands compressed in the cache."""
+def _given(criteria: Sequence[StoppingCriteria], prompt_BL: torch.Tensor) -> Stop | None:
+    """A caller's criteria as the loop asks them: they see the prompt as it was given, not as it is compressed."""
+    if not criteria:
+        return None
 
-    def __init__(self, criteria: Sequence[StoppingCriteria], prompt: torch.Tensor, length: int) -> None:
-        """``length``: of the prompt as ``generate`` knows it."""
-        self.criteria, self.prompt, self.length = list(criteria), prompt, length
+    def stop(new_ids: list[int]) -> bool:
+        seen = torch.cat([prompt_BL, prompt_BL.new_tensor([new_ids])], dim=1)
+        scores = torch.empty((1, 0), device=prompt_BL.device)
+        return any(bool(torch.as_tensor(criterion(seen, scores)).all()) for criterion in criteria)  # type: ignore[arg-type]
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
-        given = self.prompt.to(input_ids.device).expand(len(input_ids), -1)
-        seen = torch.cat([given, input_ids[:, self.length :]], dim=1)
-        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        for criterion in self.criteria:
-            done |= torch.as_tensor(criterion(seen, scores, **kwargs), device=done.device)
-        return done  # type: ignore[return-value]
+    return stop

@@ -12,8 +12,8 @@ from recipes.tiny.sizes import fresh_model, model_config
 from recipes.tiny.words import tokenizer
 
 from videoxl.config import TINY_V1, BeaconPrefill
-from videoxl.model.beacon import BeaconStep
-from videoxl.model.decoder import causal_attention
+from videoxl.model.attention import causal_attention
+from videoxl.model.beacon import BeaconPlan
 from videoxl.model.windows import RatioChooser, WindowLoop
 from videoxl.training.trainer import ratios_for
 
@@ -30,17 +30,17 @@ def batch() -> dict:
     return made | {"ratios": ratios_for(BEACONS, 0, (0, 0), 1 << 17)}
 
 
-def steps_of(length: int, visual: tuple[int, int], window: int, ratios: RatioChooser) -> list[BeaconStep]:
+def steps_of(length: int, visual: tuple[int, int], window: int, ratios: RatioChooser) -> list[BeaconPlan]:
     loop = WindowLoop(window, ratios, skip_first=visual[0], skip_last=visual[1], training=True)
     steps = []
     while loop.end < length:
-        running = BeaconStep.__new__(BeaconStep)
+        running = BeaconPlan.__new__(BeaconPlan)
         running.step = loop.next(length)
         steps.append(running)
     return steps
 
 
-def spans_of(steps: list[BeaconStep], length: int) -> dict[int, range]:
+def spans_of(steps: list[BeaconPlan], length: int) -> dict[int, range]:
     """The tokens of every beacon, by its place in the cache."""
     spans = {}
     for running in steps:
@@ -69,7 +69,7 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
         torch.nn.init.normal_(layer.self_attn.beacon_k_proj.weight, std=0.1)
     learning = BeaconLearning(model)
     number = len(model.model.language_model.layers) // 2 + 1
-    ran: list[tuple[BeaconStep, torch.Tensor]] = []
+    ran: list[tuple[BeaconPlan, torch.Tensor]] = []
 
     def attention(module, queries, keys, values):
         if module.layer_idx == number:
@@ -80,7 +80,8 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
 
     monkeypatch.setattr("videoxl.model.beacon.causal_attention", attention)
     made = batch()
-    plain = model(**{name: made[name] for name in made if not name.startswith("look")} | {"ratios": batch()["ratios"]})
+    unread = ("looks", "looked_at", "hints", "segments", "kinds")
+    plain = model(**{name: made[name] for name in made if name not in unread} | {"ratios": batch()["ratios"]})
     ran.clear()
     output = learning(**made)
 

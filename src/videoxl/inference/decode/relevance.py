@@ -26,7 +26,8 @@ import torch
 
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.pooling import CoarseKV
-from videoxl.model.decoder import LanguageModel, StepAttention
+from videoxl.model.attention import AttentionLayer
+from videoxl.model.decoder import LanguageModel
 
 
 def attention_scores(
@@ -56,16 +57,16 @@ def group_masses(model: Any, cache: KVCache, level: CoarseKV, ids: Sequence[int]
     Heads of all layers, one layer after the other.
     """
     base = model.model
-    step = ScoringStep(base.language_model, cache, level, rows)
+    plan = ScoringPlan(base.language_model, cache, level, rows)
     ids_BL = torch.tensor([list(ids)], device=base.text_device)
-    base.language_model.run_step(base.get_input_embeddings()(ids_BL), step)
-    return np.concatenate([mass.double().cpu().numpy() for mass in step.masses])
+    base.language_model.run_plan(base.get_input_embeddings()(ids_BL), plan)
+    return np.concatenate([mass.double().cpu().numpy() for mass in plan.masses])
 
 
-class ScoringStep:
-    """Attention of text over prefix, pooled video and itself; notes where it goes. A :class:`Step`."""
+class ScoringPlan:
+    """Attention of text over prefix, pooled video and itself; notes where it goes (an attention plan)."""
 
-    beacons_L: torch.Tensor | None = None
+    beacon_slots: torch.Tensor | None = None
 
     def __init__(self, language_model: LanguageModel, cache: KVCache, level: CoarseKV, rows: int) -> None:
         self.language_model, self.cache, self.level, self.rows = language_model, cache, level, rows
@@ -81,16 +82,16 @@ class ScoringStep:
         self._made: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {torch.device("cpu"): (members_GP, bias_M)}
 
     def attend(
-        self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
+        self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
-        layer, rotate, device = module.layer_idx, self.language_model.rotate, queries_BNLE.device
+        number, apply_rope, device = layer.layer_idx, self.language_model.apply_rope, queries_BNLE.device
         new, total = queries_BNLE.shape[2], self.prefix + len(self.level) + queries_BNLE.shape[2]
-        own, held = torch.arange(total - new, total), self.cache.layers[layer]
-        pooled = rotate(self.level.keys[layer], torch.arange(self.prefix, total - new))
-        q, prefix = rotate(queries_BNLE, own), torch.arange(self.prefix)
-        k = torch.cat([held.select("keys", prefix).to(device), pooled, rotate(keys_BKLE, own)], dim=2)
-        v = torch.cat([held.select("values", prefix).to(device), self.level.values[layer], values_BKLE], dim=2)
-        return self._noted(q, k, v, module.scaling)
+        own, held = torch.arange(total - new, total), self.cache.layers[number]
+        pooled = apply_rope(self.level.keys[number], torch.arange(self.prefix, total - new))
+        q, prefix = apply_rope(queries_BNLE, own), torch.arange(self.prefix)
+        k = torch.cat([held.select("keys", prefix).to(device), pooled, apply_rope(keys_BKLE, own)], dim=2)
+        v = torch.cat([held.select("values", prefix).to(device), self.level.values[number], values_BKLE], dim=2)
+        return self._noted(q, k, v, layer.scaling)
 
     def _noted(self, q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, scale: float) -> torch.Tensor:
         """Attention written out, a key/value head at a time, so that its weights can be summed per group."""

@@ -26,7 +26,9 @@ from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.host_cache import DeviceStore, HostStore
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout, RowRun, TilePlan, TilePlanner, allowed_mask
-from videoxl.model.decoder import LanguageModel, StepAttention, causal_attention, masked_attention
+from videoxl.model.attention import AttentionLayer, causal_attention, masked_attention
+from videoxl.model.decoder import LanguageModel
+from videoxl.model.private import attention_kernel
 
 GROUPS_PER_TILE = 24
 """Groups per forward of the language model, at most: about 3,700 tokens at true size."""
@@ -70,8 +72,9 @@ class StreamingWriter(TiledWriter):
         plan = self.book.add(ids)
         new = [*(() if self.ids else self.prefix_ids), *ids]
         base = self.model.model
-        step = TileStep(base.language_model, self.store, plan)
-        base.language_model.run_step(base.embed_span(new, tokens_PD), step)
+        base.language_model.run_plan(
+            base.embed_span(new, tokens_PD), TileAttention(base.language_model, self.store, plan)
+        )
         self.store.forget_before(plan.keep_from)
         self.ids += new
 
@@ -83,10 +86,10 @@ class StreamingWriter(TiledWriter):
         self.store.finish()
 
 
-class TileStep:
-    """Attention of one tile in every layer; a :class:`~videoxl.model.decoder.Step`."""
+class TileAttention:
+    """Attention of one tile in every layer; an :class:`~videoxl.model.attention.AttentionPlan`."""
 
-    beacons_L: torch.Tensor | None = None
+    beacon_slots: torch.Tensor | None = None
 
     def __init__(self, language_model: LanguageModel, store: DeviceStore, plan: TilePlan) -> None:
         self.language_model, self.store, self.plan = language_model, store, plan
@@ -94,38 +97,38 @@ class TileStep:
         self._made: dict[Any, Any] = {}
 
     def attend(
-        self, module: StepAttention, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
+        self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
         """Un-rotated queries, keys and values of the tile; they join the store, rotated."""
-        layer, plan, rotate = module.layer_idx, self.plan, self.language_model.rotate
+        number, plan, apply_rope = layer.layer_idx, self.plan, self.language_model.apply_rope
         positions = self._once("positions", keys_BKLE.device, torch.arange(plan.begin, plan.end).to)
-        keys_BKLE = rotate(keys_BKLE, positions)
-        landmarks = self._once("landmarks", keys_BKLE.device, torch.from_numpy(plan.global_tokens).to)
-        self.store.append(layer, keys_BKLE, values_BKLE, landmarks)
-        if layer == self.last_layer:  # what comes out of it is read by nobody
+        keys_BKLE = apply_rope(keys_BKLE, positions)
+        global_tokens = self._once("global tokens", keys_BKLE.device, torch.from_numpy(plan.global_tokens).to)
+        self.store.append(number, keys_BKLE, values_BKLE, global_tokens)
+        if number == self.last_layer:  # what comes out of it is read by nobody
             return torch.zeros_like(queries_BNLE)
-        q = rotate(queries_BNLE, positions)
-        parts = [self._run(module, run, q[:, :, run.begin - plan.begin : run.end - plan.begin]) for run in plan.runs]
+        q = apply_rope(queries_BNLE, positions)
+        parts = [self._run(layer, run, q[:, :, run.begin - plan.begin : run.end - plan.begin]) for run in plan.runs]
         out_BNLE = torch.cat(parts, dim=2)
         if plan.timestamps:
-            self._timestamps(module, q, out_BNLE)
+            self._timestamps(layer, q, out_BNLE)
         return out_BNLE
 
-    def _run(self, module: StepAttention, run: RowRun, q_BNLE: torch.Tensor) -> torch.Tensor:
-        return causal_attention(module, q_BNLE, *self.store.read(module.layer_idx, run))
+    def _run(self, layer: AttentionLayer, run: RowRun, q_BNLE: torch.Tensor) -> torch.Tensor:
+        return causal_attention(layer, q_BNLE, *self.store.read(layer.layer_idx, run))
 
-    def _timestamps(self, module: StepAttention, q_BNLE: torch.Tensor, out_BNLE: torch.Tensor) -> None:
+    def _timestamps(self, layer: AttentionLayer, q_BNLE: torch.Tensor, out_BNLE: torch.Tensor) -> None:
         """Replace the rows of timestamps in ``out``: they see everything before them."""
         begin, end = self.plan.begin, self.plan.timestamps[-1][1]
-        k, v = self.store.everything(module.layer_idx, end)
-        if "flash" in (module.config._attn_implementation or ""):  # takes no mask, but causal pieces
+        k, v = self.store.everything(layer.layer_idx, end)
+        if "flash" in layer.kernel:  # takes no mask, but causal pieces
             for first, stop in self.plan.timestamps:
                 rows = slice(first - begin, stop - begin)
-                out_BNLE[:, :, rows] = causal_attention(module, q_BNLE[:, :, rows], k[:, :, :stop], v[:, :, :stop])
+                out_BNLE[:, :, rows] = causal_attention(layer, q_BNLE[:, :, rows], k[:, :, :stop], v[:, :, :stop])
             return
         for number, positions in enumerate(self._timestamp_rows(end, q_BNLE.device)):
             rows, mask = self._once(("rows", number), q_BNLE.device, partial(rows_and_mask, positions, end))
-            out_BNLE[:, :, rows - begin] = rows_attention(module, q_BNLE[:, :, rows - begin], k, v, mask)
+            out_BNLE[:, :, rows - begin] = rows_attention(layer, q_BNLE[:, :, rows - begin], k, v, mask)
 
     def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
         """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
@@ -147,17 +150,16 @@ def rows_and_mask(rows_L: torch.Tensor, keys: int, device: torch.device) -> tupl
 
 
 def rows_attention(
-    module: StepAttention, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, mask_LS: torch.Tensor
+    layer: AttentionLayer, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, mask_LS: torch.Tensor
 ) -> torch.Tensor:
     """Attention of a few rows under a mask, ``[1, N, L, E]``.
 
     On a GPU no fused kernel takes a mask and grouped heads at once: the heads of a group go in as a batch over the same
     keys, which costs no copy, instead of the kernel that would write all weights to memory.
     """
-    kernel = module.config._attn_implementation or "eager"
-    if not q_BNLE.is_cuda or kernel == "eager":
-        return masked_attention(module, q_BNLE, k_BKSE, v_BKSE, mask_LS)
-    return heads_as_batch(q_BNLE, k_BKSE, v_BKSE, mask_LS, module.scaling)
+    if not q_BNLE.is_cuda or layer.kernel == "eager":
+        return masked_attention(layer, q_BNLE, k_BKSE, v_BKSE, mask_LS)
+    return heads_as_batch(q_BNLE, k_BKSE, v_BKSE, mask_LS, layer.scaling)
 
 
 def heads_as_batch(
@@ -221,7 +223,7 @@ class MaskWriter:
 
 def attention_mask(config: Any, allowed_LS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``[1, 1, L, S]`` in the form the attention in use takes. Raises ``ValueError`` where it takes none."""
-    kernel = config._attn_implementation or "eager"
+    kernel = attention_kernel(config)
     if "flash" in kernel:
         raise ValueError(f"mode='mask' needs attention='sdpa' or 'eager', the model was loaded with {kernel!r}")
     if kernel == "sdpa":

@@ -19,7 +19,7 @@ import torch
 from videoxl.errors import MemoryFileError
 from videoxl.memory.file.codec import Codec, Parts
 from videoxl.memory.file.format import MemoryFile, TensorSpec
-from videoxl.memory.kv_cache import GrowingLayer, Tier, Which
+from videoxl.memory.kv_cache import PreallocatedLayer, SharedBuffer, Tier, Which
 from videoxl.memory.model_id import ModelId
 
 Rotate = Callable[..., torch.Tensor]
@@ -157,20 +157,20 @@ class _LayerSource:
     def __init__(self, level: StoredLevel, layer: int, device: torch.device, host: bool) -> None:
         self.level, self.layer, self.device, self.host = level, layer, device, host
         self._lock = threading.Lock()
-        self._held: GrowingLayer | None = None
+        self._held: PreallocatedLayer | None = None
 
     @property
     def read(self) -> bool:
         return self._held is not None
 
-    def held(self, reserve: int) -> GrowingLayer:
+    def held(self, reserve: int) -> PreallocatedLayer:
         """Return the layer in memory; the first call reads it. It is kept here, which reserves its tokens for later."""
         with self._lock:
             if self._held is None:
                 self._held = self._read(max(reserve, self.level.length + SPARE_TOKENS))
             return self._held
 
-    def _read(self, room: int) -> GrowingLayer:
+    def _read(self, room: int) -> PreallocatedLayer:
         layout = self.level.layout
         pinned = self.host and self.device.type == "cuda"
         place = torch.device("cpu") if self.host else self.device
@@ -180,89 +180,72 @@ class _LayerSource:
             buffer = _empty(shape, self.level.dtype, place, pinned)
             self.level.read_into(which, self.layer, buffer)
             buffers.append(buffer)
-        return GrowingLayer.holding(buffers[0], buffers[1], self.level.length)
+        return PreallocatedLayer.holding(buffers[0], buffers[1], self.level.length)
 
 
-class FileLayer(GrowingLayer):
+class FileLayer(PreallocatedLayer):
     """A cache layer that is read from its file when its keys or values are first asked for."""
 
-    _source: _LayerSource | None = None
+    def __init__(self, source: _LayerSource, reserved: int = 0) -> None:
+        super().__init__(reserved)
+        self.source = source
+        self.length = self.claimed = self.writing = source.level.length
 
-    def __init__(self, level: StoredLevel, layer: int, device: torch.device, *, host: bool = False) -> None:
-        """``host``: keep what is read in host memory; a fork moves to ``device`` when it grows."""
-        self._become(_LayerSource(level, layer, device, host))
-
-    def _become(self, source: _LayerSource) -> None:
-        super().__init__()
-        self.dtype, self.is_initialized = source.level.dtype, True
-        self.device = torch.device("cpu") if source.host else source.device
-        self.on_host = source.host
-        self._source = source
+    @classmethod
+    def at(cls, level: StoredLevel, layer: int, device: torch.device, *, host: bool = False) -> FileLayer:
+        """Make layer number ``layer`` of a stored level. ``host``: keep what is read in host memory; a fork moves to
+        ``device`` when it grows."""
+        return cls(_LayerSource(level, layer, device, host))
 
     @property
-    def _unread(self) -> _LayerSource | None:
-        """The source, as long as neither this layer nor a fork of it was read."""
-        if self._source is not None and self._source.read:
-            self._load()
-        return self._source
+    def unread(self) -> bool:
+        """Whether neither this layer nor a fork of it was read."""
+        return self._buffer is None and not self.source.read
 
-    def _load(self) -> None:
-        source = self._source
-        if source is None:
-            return
-        held = source.held(self.reserved)
-        self._keys, self._values = held.keys, held.values
-        self._move_to(None if source.host else held._room, source.level.length)
-        self._source = None
+    def buffer(self) -> SharedBuffer:
+        if self._buffer is None:
+            held = self.source.held(self.reserved)
+            if self.source.host:  # nothing spare, so that it grows on the device
+                self._attach(SharedBuffer(held.keys, held.values), held.length)
+            else:
+                self._attach(held.buffer(), held.length)
+        return super().buffer()
 
     @property
-    def keys(self) -> torch.Tensor:
-        self._load()
-        return self._keys
-
-    @keys.setter
-    def keys(self, value: torch.Tensor) -> None:
-        self._keys, self._source = value, None
+    def is_empty(self) -> bool:
+        return False
 
     @property
-    def values(self) -> torch.Tensor:
-        self._load()
-        return self._values
+    def on_host(self) -> bool:
+        return self.source.host
 
-    @values.setter
-    def values(self, value: torch.Tensor) -> None:
-        self._values, self._source = value, None
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.level.dtype
 
-    def get_seq_length(self) -> int:
-        source = self._unread
-        return source.level.length if source else int(super().get_seq_length())
+    @property
+    def device(self) -> torch.device:
+        if self._buffer is not None:
+            return super().device
+        return torch.device("cpu") if self.source.host else self.source.device
 
-    def fork(self, reserve: int = 0) -> GrowingLayer:
+    def fork(self, reserved: int = 0) -> PreallocatedLayer:
         """Return a layer with the same content. Nothing is read for that."""
-        source = self._unread
-        if source is None:
-            return super().fork(reserve)
-        other = FileLayer.__new__(FileLayer)
-        other._become(source)
-        other.reserved = reserve
-        return other
+        return FileLayer(self.source, reserved) if self.unread else super().fork(reserved)
 
     def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
-        source = self._unread
-        if source is None:
+        if not self.unread:
             return super().select(which, positions)
-        return source.level.select(which, source.layer, positions, self.device)
+        return self.source.level.select(which, self.source.layer, positions, self.device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values once they are read."""
-        source = self._unread
-        return source.level.nbytes if source else super().nbytes
+        return self.source.level.nbytes if self.unread else super().nbytes
 
     @property
     def tier(self) -> tuple[Tier, int]:
-        source = self._unread
-        return ("disk", source.level.stored_bytes) if source else super().tier
+        return ("disk", self.source.level.stored_bytes) if self.unread else super().tier
 
 
 class StoredTensors(Sequence[torch.Tensor]):

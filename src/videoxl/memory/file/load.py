@@ -99,8 +99,7 @@ class StoredMemory:
         """Make the state of a memory of ``model``; keys and values stay in the file until they are asked for."""
         devices = model.layer_devices
         dense = StoredLevel(self.file, self.dense, len(self.token_ids), self.held_dtype, model.rotate)
-        cache = KVCache(0)
-        cache.layers = [FileLayer(dense, layer, device, host=self.offloaded) for layer, device in enumerate(devices)]
+        cache = KVCache([FileLayer.at(dense, n, device, host=self.offloaded) for n, device in enumerate(devices)])
         return MemoryState(
             cache=cache,
             token_ids=self.token_ids,

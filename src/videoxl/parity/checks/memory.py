@@ -11,7 +11,6 @@ import torch
 
 from videoxl.config import ChunkedPrefill, Generation
 from videoxl.inference.decode.bilevel import Question, Start, coarse_kv_for, start_from
-from videoxl.inference.decode.generate import generate
 from videoxl.inference.decode.released_units import decode_of
 from videoxl.inference.prefill.chunked import MaskWriter, StreamingWriter
 from videoxl.inference.prefill.full import CacheWriter, FullWriter
@@ -23,7 +22,7 @@ from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
-from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
+from videoxl.parity.runs import compare_generated, generated, text_tokenizer, tiles
 
 Writer = TypeVar("Writer", bound=CacheWriter)
 
@@ -173,7 +172,7 @@ def _compare_mixed(case: Case, model: VideoXLForConditionalGeneration, start: St
         return
     positions = torch.arange(length)
     for name, layer, step in (("first", start.cache.layers[0], 1), ("last_stride7", start.cache.layers[-1], 7)):
-        keys = model.model.language_model.rotate(layer.keys, positions, back=True)
+        keys = model.model.language_model.inverse_rope(layer.keys, positions)
         case.compare(f"mixed_k_{name}", keys[0, :, ::step])
         case.compare(f"mixed_v_{name}", layer.values[0, :, ::step])
 
@@ -181,9 +180,8 @@ def _compare_mixed(case: Case, model: VideoXLForConditionalGeneration, start: St
 def _compare_answer(case: Case, model: VideoXLForConditionalGeneration, start: Start, suffix: list[int]) -> None:
     ids = [*start.ids, *suffix]
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
-    out = generate(model, ids, start.cache.fork(), settings, output_logits=True)
-    logits = torch.cat(out.logits)
-    case.compare("generated", out.sequences[0, len(ids) :])
+    new_ids, logits = generated(model, ids, start.cache.fork(), settings)
+    case.compare("generated", new_ids)
     if case.has("step_logits"):
         case.compare("step_logits", logits)
         return

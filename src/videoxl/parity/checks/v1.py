@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from videoxl.config import BeaconPrefill, Generation
-from videoxl.inference.decode.generate import generate
 from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prefill.choose import choose_prefill
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, expand_placeholder
@@ -18,6 +17,7 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 from videoxl.parity.golden import Case, noise
 from videoxl.parity.gradients import compare_gradients
+from videoxl.parity.runs import generated
 
 RELEASED_SEED = 42
 
@@ -130,10 +130,9 @@ def _run(
     kept = len(writer.ids)
     ids = [*writer.ids, *prompt[at + 1 :]]
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
-    out = generate(model, ids, writer.cache, settings, output_logits=True)
-    new = out.sequences[0, len(ids) :].tolist()
+    new, logits_TV = generated(model, ids, writer.cache, settings)
     case.compare(f"{label}generated", new)
-    case.compare(f"{label}step_logits", torch.cat(out.logits))
+    case.compare(f"{label}step_logits", logits_TV)
     _compare_steps(case, label, prompt, len(tokens), new, model, stream_of=writer)
     _compare_cache(case, label, model, writer, at, kept)
     if case.has(f"{label}followup_ids"):
@@ -189,8 +188,8 @@ def _compare_cache(
     parts = {"sink": slice(0, at), "beacon": slice(at, kept), "raw": slice(kept, None)}
     for where, number in layers.items():
         layer = writer.cache.layers[number]
-        places = torch.arange(layer.get_seq_length())
-        keys = model.model.language_model.rotate(layer.keys, places, back=True)[0]
+        places = torch.arange(layer.length)
+        keys = model.model.language_model.inverse_rope(layer.keys, places)[0]
         for part, tokens in parts.items():
             for name, held in ((f"{part}_k_{where}", keys), (f"{part}_v_{where}", layer.values[0])):
                 if case.has(label + name):
@@ -210,9 +209,9 @@ def _compare_followup(
     further = case.expected(f"{label}followup_ids").tolist()
     settings = Generation(max_new_tokens=len(case.expected(f"{label}followup_generated")))
     prompt = [*ids, *further]
-    out = generate(model, prompt, writer.cache, settings, output_logits=True)
-    case.compare(f"{label}followup_generated", out.sequences[0, len(prompt) :])
-    case.compare(f"{label}followup_step_logits", torch.cat(out.logits))
+    new, logits_TV = generated(model, prompt, writer.cache, settings)
+    case.compare(f"{label}followup_generated", new)
+    case.compare(f"{label}followup_step_logits", logits_TV)
     held = (at, kept - at, writer.cache.get_seq_length() - kept)
     case.compare(f"{label}followup_memory_after", held)
 

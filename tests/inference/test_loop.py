@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-
 import pytest
 import torch
 
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import Generation
-from videoxl.inference.decode.generate import SeededSampler, _QueueStreamer
+from videoxl.inference.decode.loop import SeededSampler, TextPieces
 
 
 def stream(ids: list[int]) -> list[str]:
     """What a reader gets when tokens come one by one, as from ``generate``."""
-    pieces: queue.SimpleQueue = queue.SimpleQueue()
-    streamer = _QueueStreamer(tiny_tokenizer(), pieces)
-    streamer.put(torch.tensor([[1, 2, 3]]))  # the prompt
-    for token in ids:
-        streamer.put(torch.tensor([token]))
-    streamer.end()
-    return [pieces.get() for _ in range(pieces.qsize())]
+    pieces = TextPieces(tiny_tokenizer())
+    return [*(pieces.push(token) for token in ids), pieces.rest()]
 
 
 @pytest.mark.parametrize("text", ["plain words", "日本語のテキスト", "สวัสดี", "smile 🙂, naïve\nline", "nospacesatall"])
@@ -47,7 +40,7 @@ def test_sampling_draws_from_the_distribution() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     sampler = SeededSampler(Generation(do_sample=True, seed=1), torch.device("cpu"))
     scores = probabilities.log().expand(20_000, -1)
-    drawn = sampler(torch.zeros(1, 1, dtype=torch.long), scores).argmax(-1)
+    drawn = sampler(scores).argmax(-1)
     seen = torch.bincount(drawn, minlength=4) / 20_000
     error = (probabilities * (1 - probabilities) / 20_000).sqrt()
     assert ((seen - probabilities).abs() < 5 * error).all()
@@ -57,7 +50,7 @@ def test_warpers_shape_the_distribution() -> None:
     scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(2_000, -1)
     for settings, allowed in (({"top_k": 2}, {0, 1}), ({"top_p": 0.7}, {0, 1}), ({"temperature": 0.01}, {0})):
         sampler = SeededSampler(Generation(do_sample=True, **settings), torch.device("cpu"))
-        drawn = sampler(torch.zeros(1, 1, dtype=torch.long), scores.clone()).argmax(-1)
+        drawn = sampler(scores.clone()).argmax(-1)
         assert set(drawn.tolist()) == allowed
 
 
@@ -65,7 +58,7 @@ def test_same_seed_same_draws_and_the_global_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     scores = torch.randn(50, 8, generator=torch.Generator().manual_seed(3))
     draws = [
-        SeededSampler(Generation(do_sample=True, seed=seed), torch.device("cpu"))(None, scores).argmax(-1).tolist()
+        SeededSampler(Generation(do_sample=True, seed=seed), torch.device("cpu"))(scores).argmax(-1).tolist()
         for seed in (7, 7, 8)
     ]
     assert draws[0] == draws[1] != draws[2]

@@ -1,0 +1,178 @@
+"""Write an answer token by token on a filled cache.
+
+:func:`decode_tokens` is the loop, a generator: ``stream`` is this loop, ``ask`` drains it, and whoever stops iterating
+stops it. Beams alone go through transformers' ``generate`` (:mod:`videoxl.inference.decode.beams`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from videoxl.config import Generation
+from videoxl.errors import DoesNotFitError
+from videoxl.memory.kv_cache import KVCache
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+FinishReason = Literal["stop", "length"]
+Stop = Callable[[list[int]], bool]
+"""Looks at the new ids, the last one included, and says whether the answer ends with it."""
+
+
+class Decodes(Protocol):
+    """What a tokenizer is used for here."""
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = ...) -> str: ...
+
+
+@dataclass(frozen=True)
+class DecodedToken:
+    """One token of an answer."""
+
+    id: int
+    logits_V: torch.Tensor | None = None
+    """What the model gave for this place, before penalties and sampling; where it was asked for."""
+
+
+@torch.inference_mode()
+def decode_tokens(
+    model: VideoXLForConditionalGeneration,
+    ids: Sequence[int],
+    cache: KVCache,
+    settings: Generation,
+    *,
+    end_ids: Sequence[int] = (),
+    stop: Stop | None = None,
+    keep_logits: bool = False,
+) -> Iterator[DecodedToken]:
+    """The tokens after ``ids``, the first ``len(cache)`` of which are in ``cache`` (which grows).
+
+    The last token is one of ``end_ids``, or the one after which ``stop`` is true, or number ``max_new_tokens``. It is
+    not in the cache. ``settings``: sampling draws from a generator of its own; ``num_beams`` is not read here.
+
+    Raises ``ValueError`` when nothing is left to read, and :class:`DoesNotFitError` when the GPU's memory is full.
+    """
+    if len(cache) >= len(ids):
+        raise ValueError(f"the cache holds {len(cache):,} tokens and the prompt {len(ids):,}: nothing is left to read")
+    device, ends = model.model.text_device, frozenset(end_ids)
+    choose = TokenChoice(settings, ids, device)
+    new_ids: list[int] = []
+    feed = torch.tensor([ids[len(cache) :]], device=device)
+    while len(new_ids) < settings.max_new_tokens:
+        try:
+            logits_BV = model.next_logits(feed, cache)
+        except torch.OutOfMemoryError as error:
+            raise DoesNotFitError(
+                f"the GPU ran out of memory at a prompt of {len(ids):,} tokens and up to {settings.max_new_tokens} "
+                "new ones; the memory is unharmed: ask for fewer tokens, or with decode='bilevel', which reads less "
+                "of it"
+            ) from error
+        feed = choose(logits_BV)[:, None]
+        token = int(feed)
+        new_ids.append(token)
+        yield DecodedToken(token, logits_BV[0] if keep_logits else None)
+        if token in ends or (stop is not None and stop(new_ids)):
+            return
+
+
+class TokenChoice:
+    """The next token: the likeliest one, or one drawn with a private generator."""
+
+    def __init__(self, settings: Generation, prompt_ids: Sequence[int], device: torch.device) -> None:
+        self.sampler = SeededSampler(settings, device) if settings.do_sample else None
+        penalty = settings.repetition_penalty or 1.0
+        self.penalty = RepetitionPenalty(penalty, prompt_ids, device) if penalty != 1.0 else None
+
+    def __call__(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        """``[B, V] -> [B]``."""
+        if self.sampler is None and self.penalty is None:
+            return logits_BV.argmax(-1)
+        scores = logits_BV.float()
+        if self.penalty is not None:
+            scores = self.penalty(scores)
+        token = (scores if self.sampler is None else self.sampler(scores)).argmax(-1)
+        if self.penalty is not None:
+            self.penalty.add(token)
+        return token
+
+
+class RepetitionPenalty:
+    """Makes tokens that stand in prompt or answer less likely: positive scores are divided, others multiplied."""
+
+    def __init__(self, penalty: float, prompt_ids: Sequence[int], device: torch.device) -> None:
+        self.penalty = penalty
+        self.seen = torch.tensor(sorted(set(prompt_ids)), device=device)
+
+    def __call__(self, scores_BV: torch.Tensor) -> torch.Tensor:
+        seen = self.seen.expand(len(scores_BV), -1)
+        held = scores_BV.gather(1, seen)
+        return scores_BV.scatter(1, seen, torch.where(held < 0, held * self.penalty, held / self.penalty))
+
+    def add(self, tokens: torch.Tensor) -> None:
+        """Count what was just chosen, ``[B]``."""
+        self.seen = torch.cat([self.seen, tokens])
+
+
+class SeededSampler:
+    """Adds noise to scores so that their maximum is a draw from their distribution.
+
+    Gumbel noise on log-probabilities does that. The noise comes from a generator of its own: the global random state
+    is shared by other threads and calls.
+    """
+
+    def __init__(self, settings: Generation, device: torch.device) -> None:
+        self.warpers = LogitsProcessorList()
+        if settings.temperature is not None:
+            self.warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
+        if settings.top_k is not None:
+            self.warpers.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p is not None:
+            self.warpers.append(TopPLogitsWarper(float(settings.top_p)))
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
+
+    def __call__(self, scores_BV: torch.Tensor) -> torch.Tensor:
+        no_ids = torch.empty((len(scores_BV), 0), dtype=torch.long)  # none of the warpers looks at them
+        scores = self.warpers(no_ids, scores_BV).float()  # type: ignore[arg-type]
+        uniform = torch.rand(scores.shape, generator=self.generator, device=scores.device)
+        return scores - torch.log(-torch.log(uniform.clamp_min(1e-20)))
+
+
+def finish_reason(new_ids: Sequence[int], settings: Generation, end_ids: Sequence[int]) -> FinishReason:
+    """``length`` when ``max_new_tokens`` ended the answer, ``stop`` when the model or a stop string did."""
+    ended = bool(new_ids) and new_ids[-1] in end_ids
+    return "stop" if ended or len(new_ids) < settings.max_new_tokens else "length"
+
+
+class TextPieces:
+    """Text of tokens that come one by one, as soon as its characters are complete.
+
+    transformers' own streamer waits for a space or line break, which some languages, and some answers, do not have.
+    """
+
+    def __init__(self, tokenizer: Decodes) -> None:
+        self.tokenizer = tokenizer
+        self._told: list[int] = []  # the tokens of the last piece: what follows is decoded behind them
+        self._new: list[int] = []
+
+    def push(self, token: int) -> str:
+        """What a token completes; empty while the last bytes of a character are still to come."""
+        self._new.append(token)
+        text = self._text()
+        return "" if text.endswith("\ufffd") else self._tell(text)
+
+    def rest(self) -> str:
+        """What is left when no more tokens come."""
+        return self._tell(self._text())
+
+    def _text(self) -> str:
+        before = self.tokenizer.decode(self._told, skip_special_tokens=True)
+        return self.tokenizer.decode(self._told + self._new, skip_special_tokens=True)[len(before) :]
+
+    def _tell(self, text: str) -> str:
+        if self._new:
+            self._told, self._new = self._new, []
+        return text
