@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videoxl.errors import VideoError, VideoNotFoundError
-from videoxl.video.subtitles import LARGEST_FILE, LONGEST_CUE, Cue, clean, decode, parse_subtitles, read_subtitles
+from videoxl.video.subtitles import (
+    MAX_CUE_CHARACTERS,
+    MAX_FILE_BYTES,
+    Cue,
+    decode,
+    parse_subtitles,
+    plain_text,
+    read_subtitles,
+)
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -77,9 +85,9 @@ def test_odd_files(text, expected):
 
 
 def test_text_is_what_a_viewer_reads():
-    assert clean('<font color="white" size=".72c">a\u200b</font>  <b>b</b>\tc\x07 &lt;d&gt;') == "a b c <d>"
-    assert clean("1 < 2 and 3 > 2") == "1 < 2 and 3 > 2"
-    assert len(clean("word " * LONGEST_CUE)) <= LONGEST_CUE
+    assert plain_text('<font color="white" size=".72c">a\u200b</font>  <b>b</b>\tc\x07 &lt;d&gt;') == "a b c <d>"
+    assert plain_text("1 < 2 and 3 > 2") == "1 < 2 and 3 > 2"
+    assert len(plain_text("word " * MAX_CUE_CHARACTERS)) <= MAX_CUE_CHARACTERS
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x00" * 5000, b"\xff\xd8\xff\xe0" * 100, b"hello"])
@@ -96,10 +104,10 @@ def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(VideoError, match="cannot be read"):
         read_subtitles(tmp_path)
     os.mkfifo(tmp_path / "pipe.srt")
-    with pytest.raises(VideoError, match="no regular file"):
+    with pytest.raises(VideoError, match="not a regular file"):
         read_subtitles(tmp_path / "pipe.srt")
     with open(tmp_path / "large.srt", "wb") as file:
-        file.truncate(LARGEST_FILE + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(VideoError, match="larger than 16 MiB"):
         read_subtitles(tmp_path / "large.srt")
 
@@ -161,3 +169,92 @@ def test_hostile_files_are_read_in_linear_time():
     for text in ("<" * 10**5, "{\\" * 10**5, "00:00:01,0 -->" * 10**4, "<c " * 10**5, "\n" * 10**5, "\r" * 10**5):
         parse_subtitles(f"00:01.000 --> 00:02.000\n{text}")
         assert parse_subtitles(text) == ()
+    for text in ("{1}{" * 10**5, "[1][" * 10**5, "00:00:0" * 10**5, "[Script Info]\n" + "{\\p" * 10**5, " " * 10**6):
+        parse_subtitles(text)
+
+
+ASS = """[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,1:02:03.45,1:02:04.00,Default,,0,0,0,,{\\i1}Who{\\i0} & what?
+Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,Hello,\\Nworld.
+Comment: 0,0:00:05.00,0:00:06.00,Default,,0,0,0,,a note of the translator
+Dialogue: 0,0:00:07.00,0:00:08.00,Default,,0,0,0,,{\\p1}m 0 0 l 100 0 100 100{\\p0}
+"""
+SSA = """[Script Info]
+ScriptType: v4.00
+
+[V4 Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+
+[Events]
+Format: Marked, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: Marked=0,0:00:01.00,0:00:02.50,Default,,0,0,0,,Hello,\\nworld.
+Dialogue: Marked=0,1:02:03.45,1:02:04.00,Default,,0,0,0,,Who & what?
+"""
+TTML = """<?xml version="1.0" encoding="utf-8"?>
+<tt xmlns="http://www.w3.org/ns/ttml" xml:lang="en"><head/><body><div>
+<p begin="00:00:01.000" end="00:00:02.500">Hello,<br/>world.</p>
+<p begin="3723.45s" end="01:02:04.000">Who &amp; what?</p>
+</div></body></tt>
+"""
+SAMI = """<SAMI><BODY>
+<SYNC Start=1000><P Class=ENCC>Hello,<br>world.
+<SYNC Start=2500><P Class=ENCC>&nbsp;
+<SYNC Start=3723450><P Class=ENCC>Who &amp; what?
+<SYNC Start=3724000><P Class=ENCC>&nbsp;
+</BODY></SAMI>
+"""
+MICRODVD = "{1}{1}20\n{20}{50}{y:i}Hello,|world.\n{74469}{74480}Who & what?\n"
+MPL2 = "[10][25]Hello,|/world.\n[37234][37240]Who & what?\n"
+OTHERS = {"ass": ASS, "ssa": SSA, "ttml": TTML, "sub": MICRODVD}
+
+
+@pytest.mark.parametrize("ending", OTHERS)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_other_formats_give_the_same_cues(tmp_path, ending, newline):
+    (tmp_path / f"a.{ending}").write_text(OTHERS[ending], newline=newline)
+    assert read_subtitles(tmp_path / f"a.{ending}") == CUES
+
+
+def test_sami_says_when_texts_begin():
+    """pysubs2 guesses their ends from the length of the text."""
+    cues = parse_subtitles(SAMI)
+    assert [(cue.start_s, cue.text) for cue in cues] == [(cue.start_s, cue.text) for cue in CUES]
+
+
+def test_times_in_tenths():
+    assert parse_subtitles(MPL2) == (Cue(1.0, 2.5, "Hello, world."), Cue(3723.4, 3724.0, "Who & what?"))
+
+
+def test_frames_are_counted_at_a_rate_that_is_known(tmp_path):
+    (tmp_path / "a.sub").write_text("{25}{50}one\n{75}{100}two\n")
+    assert read_subtitles(tmp_path / "a.sub", fps=25) == (Cue(1.0, 2.0, "one"), Cue(3.0, 4.0, "two"))
+    with pytest.raises(VideoError, match=r"a\.sub counts frames, but does not say how many a second: begin it with"):
+        read_subtitles(tmp_path / "a.sub")
+
+
+@pytest.mark.parametrize("ending", OTHERS)
+def test_damaged_files_of_other_formats_are_refused_or_read_in_part(tmp_path, ending):
+    text, path = OTHERS[ending], tmp_path / f"a.{ending}"
+    for end in range(0, len(text), 7):
+        path.write_text(text[:end])
+        cues, error = (), None
+        try:
+            cues = read_subtitles(path)
+        except VideoError as caught:
+            error = caught
+        assert len(cues) <= 2
+        assert error is None or (error.code, "\n" in str(error)) == ("bad_subtitles", False)
+
+
+@pytest.mark.parametrize("text", ['{"info": {}, "styles": {}, "events": []}', "[00:01.000 -> 00:02.000] whispered"])
+def test_formats_of_other_programs_are_left_alone(text):
+    assert parse_subtitles(text) == ()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videoxl.errors import VideoError
-from videoxl.video.subtitles import TIME, Cue, clean, read_subtitles, seconds
+from videoxl.video.subtitles import TIME, Cue, plain_text, read_subtitles, seconds_of
 
 ENDINGS = (".srt", ".vtt", ".json")
 BEGIN = "starting_timestamp_for_subtitles"
@@ -84,7 +84,7 @@ def _cues(entries: list[dict[str, Any]]) -> Iterator[Cue]:
     for entry in entries:
         timed = "timestamp" in entry
         start, end = entry["timestamp"] if timed else (entry["start"], entry["end"])
-        begin, text = _seconds(start), clean(str(entry["text" if timed else "line"]))
+        begin, text = _seconds(start), plain_text(str(entry["text" if timed else "line"]))
         stop = begin if end is None else _seconds(end)  # the last one of a file may have no end
         if text and 0 <= begin <= stop and math.isfinite(stop):
             yield Cue(begin, stop, text)
@@ -96,4 +96,4 @@ def _seconds(time: object) -> float:
     match = TIME.fullmatch(str(time).strip())
     if match is None:
         raise ValueError(f"{time!r} is no time")
-    return seconds(match.groups())
+    return seconds_of(match.groups())

@@ -1,7 +1,8 @@
-"""Subtitle files (SubRip ``.srt``, WebVTT ``.vtt``) as cues with times. Text only; no torch, no libraries.
+"""Subtitle files as cues with times.
 
-Files are read as they are met rather than as they ought to be: both formats by the same rules, whatever the ending of
-the name. A line with ``-->`` between two times begins a cue, a blank line ends it; all else is left out.
+SubRip (``.srt``) and WebVTT (``.vtt``) are read here by one set of rules, whatever the name of the file: many files
+break their own format, and no library reads all of them. A line with ``-->`` between two times begins a cue, a blank
+line ends it, and everything else is left out. All other formats are read by pysubs2.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pysubs2
+
 from videoxl.errors import VideoError, VideoNotFoundError
 
-LARGEST_FILE = 16 << 20
-"""Bytes. A day of dense subtitles has about four million."""
-LONGEST_CUE = 2000
-"""Characters kept of one cue; what is longer is no speech."""
-BOMS = (
+MAX_FILE_BYTES = 16 << 20
+"""A day of dense subtitles takes about four million bytes."""
+MAX_CUE_CHARACTERS = 2000
+"""The rest of a longer cue is left out."""
+OTHER_FORMATS = ("ass", "ssa", "microdvd", "mpl2", "sami", "tmp", "ttml")
+"""Formats of pysubs2 that are read: SubStation Alpha, MicroDVD, MPL2, SAMI, TMPlayer, TTML."""
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as UTF-16 does: asked first
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as that of UTF-16 does, so it is tried first
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -33,8 +39,8 @@ _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
 TIME = re.compile(_TIME, re.ASCII)
 ARROW = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?$", re.ASCII)
 TAG = re.compile(r"</?(?:[bius]|c|v|lang|ruby|rt|font|\d[\d:.]*)(?:[\s.][^<>]*)?>", re.IGNORECASE)
-OVERRIDE = re.compile(r"\{\\[^{}]*\}")
-UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+STYLE_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
+INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -50,39 +56,46 @@ class Cue:
             raise ValueError(f"a cue needs 0 <= start <= end in seconds, got {self.start_s} to {self.end_s}")
 
 
-def read_subtitles(path: str | os.PathLike[str]) -> tuple[Cue, ...]:
-    """The cues of a ``.srt`` or ``.vtt`` file, by begin. Cues may overlap.
+def read_subtitles(path: str | os.PathLike[str], fps: float | None = None) -> tuple[Cue, ...]:
+    """The cues of a subtitle file in the order in which they begin. Cues may overlap.
 
-    Its encoding is told by a byte order mark or by how the bytes lie; what is no UTF is read as Windows-1252.
+    ``fps``: frames per second, for MicroDVD files that count frames and do not say at what rate. The encoding is found
+    by a byte order mark or by where the zeros are; what is not UTF-8, -16 or -32 is read as Windows-1252.
 
-    Raises ``VideoNotFoundError``, or ``VideoError`` (code ``bad_subtitles``) for what is no subtitle file.
+    Raises ``VideoNotFoundError``, or ``VideoError`` (code ``bad_subtitles``) for what is not a subtitle file.
     """
     name = os.path.basename(os.fspath(path))
     try:
-        data = _bytes(Path(path))
+        data = _read_bytes(Path(path))
     except FileNotFoundError:
         raise VideoNotFoundError(f"{path}: there is no such subtitle file") from None
     except (OSError, ValueError) as error:
         raise _bad(f"{name} cannot be read: {error}") from None
-    cues = parse_subtitles(decode(data))
+    try:
+        cues = parse_subtitles(decode(data), fps)
+    except VideoError as error:
+        raise _bad(f"{name} {error}") from None
     if not cues:
-        raise _bad(f"{name} holds no cue: give a .srt or .vtt file, with lines like 00:00:01,000 --> 00:00:02,500")
+        raise _bad(
+            f"{name} holds no cue: give a .srt or .vtt file, with lines like 00:00:01,000 --> 00:00:02,500, or a .ass, "
+            ".ssa, .sub (MicroDVD), .ttml or .smi file"
+        )
     return cues
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no regular file")
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise ValueError(f"it is larger than {LARGEST_FILE >> 20} MiB, which no subtitles are")
+            raise ValueError("it is not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB, which no subtitles are")
     return data
 
 
 def decode(data: bytes) -> str:
-    """Text of bytes in an unknown encoding; never fails."""
-    for mark, encoding in BOMS:
+    """The text of bytes in an unknown encoding; never fails."""
+    for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, errors="replace")
     head = data[:4096]
@@ -94,47 +107,74 @@ def decode(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def parse_subtitles(text: str) -> tuple[Cue, ...]:
-    """The cues in the text of a subtitle file, by begin; one that says the same on from the one before it is one with
-    it. Never fails: what is no cue, ends before it begins or has no text is left out."""
+def parse_subtitles(text: str, fps: float | None = None) -> tuple[Cue, ...]:
+    """The cues in the text of a subtitle file, in the order in which they begin.
+
+    A cue that repeats the one before it, without a pause, is joined to it. What is not a cue, ends before it begins or
+    has no text is left out. Raises ``VideoError`` only for MicroDVD without a rate.
+    """
     lines = re.sub(r"\r{0,2}\n", "\n", text).replace("\r", "\n").split("\n")
-    found = sorted(_cues(lines), key=lambda cue: cue.start_s)
-    merged: list[Cue] = []
-    for cue in found:
-        before = merged[-1] if merged else None
+    return _joined(_arrow_cues(lines)) or _joined(_other_cues("\n".join(lines), fps))
+
+
+def _joined(cues: Iterable[Cue]) -> tuple[Cue, ...]:
+    """Sort cues by begin, and join those that repeat the one before."""
+    joined: list[Cue] = []
+    for cue in sorted(cues, key=lambda cue: cue.start_s):
+        before = joined[-1] if joined else None
         if before and cue.text == before.text and cue.start_s <= before.end_s:
-            merged[-1] = Cue(before.start_s, max(before.end_s, cue.end_s), cue.text)
+            joined[-1] = Cue(before.start_s, max(before.end_s, cue.end_s), cue.text)
         else:
-            merged.append(cue)
-    return tuple(merged)
+            joined.append(cue)
+    return tuple(joined)
 
 
-def _cues(lines: Sequence[str]) -> Iterator[Cue]:
+def _arrow_cues(lines: Sequence[str]) -> Iterator[Cue]:
+    """The cues of SubRip and WebVTT."""
     times: tuple[float, float] | None = None
-    said: list[str] = []
+    texts: list[str] = []
     for line in [*lines, ""]:
         arrow = ARROW.match(line) if "-->" in line else None
         if arrow is None and line.strip():
-            said.append(line)
+            texts.append(line)
             continue
-        if arrow and said and said[-1].strip().isdecimal():  # the next cue's number
-            said.pop()
-        if times and times[0] <= times[1] and (shown := clean(" ".join(said))):
+        if arrow and texts and texts[-1].strip().isdecimal():  # the next cue's number
+            texts.pop()
+        if times and times[0] <= times[1] and (shown := plain_text(" ".join(texts))):
             yield Cue(*times, shown)
-        times = (seconds(arrow.groups()[:4]), seconds(arrow.groups()[4:])) if arrow else None
-        said = []
+        times = (seconds_of(arrow.groups()[:4]), seconds_of(arrow.groups()[4:])) if arrow else None
+        texts = []
 
 
-def seconds(parts: Sequence[str | None]) -> float:
-    """Of the groups that :data:`TIME` finds."""
-    hours, minutes, whole, fraction = parts
-    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(whole or 0) + float(f"0.{fraction or 0}")
+def _other_cues(text: str, fps: float | None) -> Iterator[Cue]:
+    """The cues of any other format, which pysubs2 finds out."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about single bad lines
+            subtitles = pysubs2.SSAFile.from_string(text, fps=fps)
+    except pysubs2.UnknownFPSError:
+        raise _bad("counts frames, but does not say how many a second: begin it with a line such as {1}{1}25") from None
+    except Exception:  # noqa: BLE001  (no such format, or a damaged file: parsers may raise anything)
+        return
+    if subtitles.format not in OTHER_FORMATS:
+        return
+    for event in subtitles:
+        start_s, end_s = event.start / 1000, event.end / 1000
+        if not event.is_text or not 0 <= start_s <= end_s < math.inf:
+            continue
+        if shown := plain_text(event.plaintext):
+            yield Cue(start_s, end_s, shown)
 
 
-def clean(text: str) -> str:
+def seconds_of(parts: Sequence[str | None]) -> float:
+    """Seconds from the four groups of :data:`TIME`: hours, minutes, seconds, decimals."""
+    hours, minutes, whole, decimals = parts
+    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(whole or 0) + float(f"0.{decimals or 0}")
+
+
+def plain_text(text: str) -> str:
     """What a viewer reads: no markup, no control characters, one space between words, of bounded length."""
-    text = html.unescape(OVERRIDE.sub("", TAG.sub("", text)))
-    return " ".join(UNSEEN.sub("", text).split())[:LONGEST_CUE].strip()
+    text = html.unescape(STYLE_OVERRIDE.sub("", TAG.sub("", text)))
+    return " ".join(INVISIBLE.sub("", text).split())[:MAX_CUE_CHARACTERS].strip()
 
 
 def _bad(message: str) -> VideoError:
