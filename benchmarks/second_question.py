@@ -33,7 +33,7 @@ import transformers
 import videoxl
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode, PrefillStrategy
-from videoxl.inference.encode import ROOM_FOR_QUESTIONS
+from videoxl.inference.encode import SPARE_TOKENS
 from videoxl.inference.prefill.choose import frames_per_tile, make_writer
 from videoxl.inference.prompt import span_for
 from videoxl.memory.types import MemoryState, ReadStats
@@ -137,7 +137,7 @@ def from_tokens(model: videoxl.VideoXL, most: int) -> Read:
             visual_tokens=whole.visual_tokens,
             tokens=len(prefix) + len(whole.ids),
             chat_format=layout,
-            room=ROOM_FOR_QUESTIONS,
+            room=SPARE_TOKENS,
         )
         tile, seen = frames_per_tile(strategy, config), 0
         for first in range(0, frames, tile):

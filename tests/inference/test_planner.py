@@ -15,7 +15,7 @@ from videoxl import CheckpointError, DoesNotFitError, Sampling
 from videoxl.config import prefill_from_string
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
-from videoxl.inference.plan import planner
+from videoxl.inference.plan import fit, planner
 from videoxl.inference.plan.footprint import kv_bytes
 from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.planner import plan
@@ -46,12 +46,12 @@ def test_tokens_and_bytes_are_those_of_the_run(plan_tiny, tiny, clip, settings):
     assert planned.timestamp_tokens == len(memory.token_ids) - memory.prefix_length - planned.visual_tokens
     assert planned.question_tokens == answer.usage.prompt_tokens
     assert planned.video_seconds == pytest.approx(memory.duration)
-    room = memory.cache.layers[0].reserved - len(memory.token_ids)
-    assert planned.room_bytes == kv_bytes(tiny.config, room, 4)
-    assert planned.question_bytes == 0  # the question went into the room
+    spare = memory.cache.layers[0].reserved - len(memory.token_ids)
+    assert planned.spare_bytes == kv_bytes(tiny.config, spare, 4)
+    assert planned.question_bytes == 0  # the question went into the spare capacity
 
 
-def test_an_answer_longer_than_the_room_is_a_copy(plan_tiny, tiny, clip):
+def test_an_answer_longer_than_the_spare_capacity_is_a_copy(plan_tiny, tiny, clip):
     planned = plan_tiny(clip, question="What?", max_new_tokens=3000)
     assert planned.question_bytes == kv_bytes(tiny.config, planned.memory_tokens + planned.question_tokens + 3000, 4)
 
@@ -215,7 +215,7 @@ def test_a_plan_reads_as_text_and_as_data(plan_tiny, clip):
     assert "fits        yes" in text
     assert "note        10 frames at 1.0 fps exceed max_frames=4" in text
     data = json.loads(json.dumps(planned.to_dict()))
-    kept = planned.weight_bytes + planned.memory_bytes + planned.room_bytes
+    kept = planned.weight_bytes + planned.memory_bytes + planned.spare_bytes
     assert data["total_bytes"] == kept + max(planned.question_bytes, planned.working_bytes)
     assert (data["fits"], data["advice"]) == (True, None)
 
@@ -248,14 +248,14 @@ def test_an_iterator_cannot_be_planned():
 
 def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(plan_tiny, tiny, clip, monkeypatch):
     planned = plan_tiny(clip)
-    room = planned.room_bytes + planned.working_bytes + planned.memory_bytes // 2
-    monkeypatch.setattr(planner, "free_device_bytes", lambda device: room)
+    free = planned.spare_bytes + planned.working_bytes + planned.memory_bytes // 2
+    monkeypatch.setattr(fit, "free_device_bytes", lambda device: free)
     monkeypatch.setattr("videoxl.video.decoder.source.FileSource.read", None)
     with pytest.raises(
         DoesNotFitError, match=r"8 frames are \d+ tokens and need .* about \d+ frames fit: lower max_frames"
     ):
         tiny.encode(clip)
-    monkeypatch.setattr(planner, "free_device_bytes", lambda device: 1000)
+    monkeypatch.setattr(fit, "free_device_bytes", lambda device: 1000)
     with pytest.raises(DoesNotFitError, match="nothing fits: free memory or use a quantised model"):
         tiny.encode(clip)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videoxl.inference.plan.footprint import kv_bytes
-from videoxl.inference.plan.planner import model_flops, weight_bytes
+from videoxl.inference.plan.work import model_flops, weight_bytes
 from videoxl.model.checkpoint import to_native, to_released
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.released_config import HUB_CONFIGS, native_config_dict

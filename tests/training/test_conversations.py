@@ -122,7 +122,7 @@ def test_several_pictures_stay_where_they_are():
 
 def test_a_picture_in_a_later_turn():
     found = encode("Hello", "Hi", "<image>\nWhat?", "That.", labels="answers")
-    asked = [*CHAT.turn_head(), IMAGE_TOKEN_INDEX, *CHAT.suffix("What?"), *CHAT.answered("That.")]
+    asked = [*CHAT.turn_head(), IMAGE_TOKEN_INDEX, *CHAT.suffix("What?"), *CHAT.assistant_turn("That.")]
     assert found.ids[-len(asked) :] == asked
 
 

@@ -10,8 +10,8 @@ import torch
 from videoxl.errors import VideoError
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.hardware import peak_bytes, reset_peak
-from videoxl.inference.plan.footprint import ROOM_FOR_QUESTIONS
-from videoxl.inference.plan.planner import require_fit
+from videoxl.inference.plan.fit import require_fit
+from videoxl.inference.plan.footprint import SPARE_TOKENS
 from videoxl.inference.plan.reading import ReadPlan, plan_reading
 from videoxl.inference.prefill.choose import PrefillState, frames_per_tile, make_writer
 from videoxl.inference.prefill.read import Prefill, Prefilled, Tile, tiles
@@ -183,7 +183,7 @@ def prefill(
         visual_tokens=plan.span.visual_tokens if plan else None,
         tokens=plan.tokens if plan else 0,
         chat_format=context.chat_format,
-        room=ROOM_FOR_QUESTIONS,
+        room=SPARE_TOKENS,
         before=before,
     )
     return reading.run(

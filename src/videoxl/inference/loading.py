@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+import huggingface_hub
 import torch
-from transformers import AutoTokenizer
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from videoxl.config import EMBEDDED, MODELS
@@ -21,9 +23,13 @@ from videoxl.inference.hardware import free_host_bytes, torch_device
 from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
+DeviceMap = str | torch.device | dict[str, int | str | torch.device]
+"""A torch device or its name, ``auto``, or an accelerate device map."""
+Dtype = str | torch.dtype
+"""A torch dtype or its name, or ``auto``."""
 _EITHER = " or ".join(map(repr, EMBEDDED))
-LOADED_AT_ONCE = 100_000_000
-"""Bytes of weights."""
+QUICK_BYTES = 100_000_000
+"""Weights of fewer bytes load without a progress bar."""
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
 NOT_QUANTIZED = (
@@ -39,14 +45,14 @@ NOT_QUANTIZED = (
 class LoadedModel:
     """A model in evaluation mode and its tokenizer."""
 
-    model: Any
-    tokenizer: Any
+    model: VideoXLForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
 
 
 @contextlib.contextmanager
 def progress_where_it_takes_long(folder: Path) -> Iterator[None]:
-    """No progress bar of transformers for a model that is loaded at once."""
-    shown = logging.is_progress_bar_enabled() and checkpoint_bytes(folder) < LOADED_AT_ONCE
+    """Hide transformers' progress bar while a small model is loaded."""
+    shown = logging.is_progress_bar_enabled() and checkpoint_bytes(folder) < QUICK_BYTES
     if shown:
         logging.disable_progress_bar()
     try:
@@ -56,7 +62,7 @@ def progress_where_it_takes_long(folder: Path) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantization: Any) -> LoadedModel:
+def load_model(name: str, *, device: DeviceMap, dtype: Dtype, attention: str, quantization: object) -> LoadedModel:
     """See :func:`videoxl.load`."""
     target, folder = pick_device(device), resolve(name)
     with progress_where_it_takes_long(folder):
@@ -64,7 +70,7 @@ def load_model(name: str, *, device: Any, dtype: Any, attention: str, quantizati
             folder,
             dtype=pick_dtype(dtype, folder, target),
             device_map=target,
-            attn_implementation=_attention(attention),
+            attn_implementation="sdpa" if attention == "auto" else attention,
             quantization_config=quantization_config(quantization),
         )
     tokenizer = load_tokenizer(folder)
@@ -80,8 +86,10 @@ def embedded_folder(name: str) -> Path:
 
 
 def resolve(name: str) -> Path:
-    """The folder behind a name: an embedded model's, itself, or the Hub snapshot, fetched when needed (weights,
-    configs, no code)."""
+    """Find the folder behind a name: an embedded model's, the folder itself, or the snapshot of a Hub id.
+
+    A snapshot is fetched when needed: weights and configurations, no code.
+    """
     if name in EMBEDDED:
         return embedded_folder(name)
     path = Path(name).expanduser()
@@ -112,14 +120,16 @@ def is_cached(name: str) -> bool:
         return False
 
 
-def _snapshot(name: str, **how: Any) -> Path:
-    from huggingface_hub import snapshot_download
+def _snapshot(name: str, *, local_files_only: bool = False) -> Path:
+    return Path(
+        huggingface_hub.snapshot_download(
+            name, allow_patterns=list(CHECKPOINT_FILES), local_files_only=local_files_only
+        )
+    )
 
-    return Path(snapshot_download(name, allow_patterns=list(CHECKPOINT_FILES), **how))
 
-
-def load_tokenizer(folder: Path) -> Any:
-    """The checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -130,16 +140,16 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Ids at which an answer ends: the checkpoint's own end tokens and ``<|im_end|>``. Changes nothing."""
+def end_tokens(model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """List the ids at which an answer ends: the checkpoint's own end tokens and ``<|im_end|>``."""
     stored = model.generation_config.eos_token_id
-    stored = stored if stored is not None else model.config.text_config.eos_token_id
+    stored = stored if stored is not None else model.config.text.eos_token_id
     ends = list(stored) if isinstance(stored, (list, tuple)) else [stored] if stored is not None else []
     turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return ends if turn_end in ends else [*ends, turn_end]
 
 
-def set_end_tokens(model: Any, tokenizer: Any) -> None:
+def set_end_tokens(model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make plain ``generate`` stop where this package does."""
     ends = end_tokens(model, tokenizer)
     model.generation_config.eos_token_id = ends
@@ -147,8 +157,8 @@ def set_end_tokens(model: Any, tokenizer: Any) -> None:
         model.generation_config.pad_token_id = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def pick_device(device: Any) -> Any:
-    """A torch device, or an accelerate device map handed through."""
+def pick_device(device: DeviceMap) -> DeviceMap:
+    """Turn a name into a torch device; an accelerate device map passes through."""
     if device != "auto":
         if isinstance(device, (dict, torch.device)) or device in ("balanced", "sequential", "balanced_low_0"):
             return device
@@ -158,10 +168,12 @@ def pick_device(device: Any) -> Any:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def parse_dtype(dtype: Any) -> torch.dtype | None:
+def parse_dtype(dtype: Dtype) -> torch.dtype | None:
     """A torch dtype from itself or its name; None for ``auto``. Raises ``ValueError`` for other names."""
-    if dtype == "auto" or isinstance(dtype, torch.dtype):
-        return None if dtype == "auto" else dtype
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return None
     names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
     found = getattr(torch, names.get(dtype, str(dtype)), None)
     if not isinstance(found, torch.dtype):
@@ -169,8 +181,8 @@ def parse_dtype(dtype: Any) -> torch.dtype | None:
     return found
 
 
-def pick_dtype(dtype: Any, folder: Path, device: Any) -> torch.dtype:
-    """The checkpoint's dtype on an accelerator. On a CPU float32, which is faster and exact, if it fits, else bf16."""
+def pick_dtype(dtype: Dtype, folder: Path, device: DeviceMap) -> torch.dtype:
+    """Choose the dtype: on an accelerator the checkpoint's; on a CPU float32 if it fits, which is exact and faster."""
     if (chosen := parse_dtype(dtype)) is not None:
         return chosen
     config = read_config(folder)
@@ -181,18 +193,12 @@ def pick_dtype(dtype: Any, folder: Path, device: Any) -> torch.dtype:
     return torch.float32 if weights < 0.8 * free_host_bytes() else torch.bfloat16
 
 
-def _attention(attention: str) -> str:
-    return "sdpa" if attention == "auto" else attention
-
-
-def quantization_config(quantization: Any) -> Any:
-    """A transformers quantisation config from the names this package offers; configs pass through."""
-    if quantization is None or not isinstance(quantization, str):
+def quantization_config(quantization: object) -> object:
+    """Make a transformers quantisation config from a name this package offers; a config passes through."""
+    if not isinstance(quantization, str):
         return quantization
     if quantization not in ("int8", "nf4"):
         raise ValueError(f"unknown quantization {quantization!r}; allowed: int8, nf4, or a transformers config")
-    import importlib.util
-
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(f"quantization={quantization!r} needs bitsandbytes: pip install 'videoxl[quant]'")
     from transformers import BitsAndBytesConfig
@@ -201,8 +207,8 @@ def quantization_config(quantization: Any) -> Any:
     return BitsAndBytesConfig(**kind, llm_int8_skip_modules=list(NOT_QUANTIZED))
 
 
-def model_fingerprint(model: Any) -> str:
-    """Tells models apart: sha256 over the name, shape, dtype and first values of every weight."""
+def model_fingerprint(model: nn.Module) -> str:
+    """Tell models apart by a sha256 over the name, shape, dtype and first values of every weight."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())

@@ -1,4 +1,4 @@
-"""How text and video become one sequence of ids; the only place that knows, for inference and training alike.
+"""Lay out text and video as one sequence of ids, for inference and training alike.
 
 A prompt is ``prefix + visual span + suffix`` (SPEC 3.4). The visual span holds, for every group of frames, the tokens
 of its timestamp ("Time 12.0s:") and then one placeholder id per visual token.
@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.memory.layout import Group
@@ -25,12 +27,12 @@ Tokenize = Callable[[str], list[int]]
 
 
 def round_time(seconds: float) -> float:
-    """Timestamps are told to the model with one decimal, by Python's own rounding (SPEC 3.4)."""
+    """Round a timestamp as the model reads it: to one decimal, by Python's own rounding (SPEC 3.4)."""
     return round(float(seconds), 1)
 
 
 def time_text(seconds: float, time_format: str = "Time {:.1f}s:") -> str:
-    """The text in front of a group: ``Time 12.0s:``; Video-XL-Pro pads it, ``Time 0012.0s:``, Video-XL has none."""
+    """Format the text in front of a group: ``Time 12.0s:``. Video-XL-Pro pads it, ``Time 0012.0s:``."""
     return time_format.format(round_time(seconds))
 
 
@@ -41,7 +43,7 @@ class VisualSpan:
     ids: tuple[int, ...]
     groups: tuple[Group, ...]
     time_ends: tuple[int, ...] = ()
-    """Per group, where its timestamp ends among ``ids``; what is said then stands between that and the frames."""
+    """Per group, where its timestamp ends among ``ids``. Its subtitles stand between that and its frames."""
 
     @property
     def visual_tokens(self) -> int:
@@ -57,13 +59,13 @@ def visual_span(
     video_token_id: int,
     time_format: str = "Time {:.1f}s:",
     end_s: float | None = None,
-    said: Sequence[Sequence[int]] | None = None,
+    subtitle_ids: Sequence[Sequence[int]] | None = None,
 ) -> VisualSpan:
     """Lay out the visual span of frames shown at ``timestamps`` (seconds, ascending).
 
     A group is told the time of its first frame. It ends, for evidence spans, where the next one begins; the last
-    ends at ``end_s``, by default one frame distance after its last frame. ``said``: per group the ids of what is said
-    in it, which stand behind its timestamp.
+    ends at ``end_s``, by default one frame distance after its last frame. ``subtitle_ids``: per group the ids of its
+    subtitles, which stand behind its timestamp.
     """
     if len(timestamps) == 0:
         return VisualSpan((), ())
@@ -77,7 +79,7 @@ def visual_span(
         begin = len(ids)
         ids += tokenize(time_text(times[first], time_format)) if time_format else []
         time_ends.append(len(ids))
-        ids += said[number] if said else []
+        ids += subtitle_ids[number] if subtitle_ids else []
         visual = len(ids)
         ids += [video_token_id] * tokens_per_group
         groups.append(Group(times[first], group_end, begin, visual, len(ids)))
@@ -100,9 +102,9 @@ def span_for(
     timestamps: Sequence[float],
     tokenize: Tokenize,
     end_s: float | None = None,
-    said: Sequence[Sequence[int]] | None = None,
+    subtitle_ids: Sequence[Sequence[int]] | None = None,
 ) -> VisualSpan:
-    """:func:`visual_span` with the sizes of a model."""
+    """Call :func:`visual_span` with the sizes of a model."""
     return visual_span(
         timestamps,
         tokenize,
@@ -111,7 +113,7 @@ def span_for(
         video_token_id=config.video_token_id,
         time_format=config.time_format,
         end_s=end_s,
-        said=said,
+        subtitle_ids=subtitle_ids,
     )
 
 
@@ -127,49 +129,49 @@ class ChatFormat:
     tokenize_user: Tokenize
 
     @classmethod
-    def of(cls, tokenizer: Any) -> ChatFormat:
-        """With a transformers tokenizer; can be pickled if it can."""
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+        """Wrap a transformers tokenizer. The result can be pickled if the tokenizer can."""
         encode = partial(tokenizer.encode, add_special_tokens=False)
         return cls(encode, partial(encode, split_special_tokens=True))
 
     def prefix(self, system: str = DEFAULT_SYSTEM_PROMPT) -> list[int]:
-        """Everything before the visual span: system turn and the head of the user turn (14 ids by default)."""
+        """Encode everything before the visual span: system turn and head of the user's turn (14 ids by default)."""
         return (
             self.tokenize(f"{IM_START}system\n")
             + self.tokenize_user(system)
             + self.tokenize(f"{IM_END}\n{IM_START}user\n")
         )
 
-    def said(self, *parts: str) -> list[int]:
-        """What a user says. Between two parts stands a picture, as -200."""
+    def user_text(self, *parts: str) -> list[int]:
+        """Encode what a user typed. A picture stands between two parts, as -200."""
         ids: list[int] = []
         for number, part in enumerate(parts):
             ids += [IMAGE_TOKEN_INDEX] * (number > 0) + self.tokenize_user(part)
         return ids
 
-    def asked(self, *parts: str) -> list[int]:
-        """What a user says and the head of the assistant's turn."""
-        return self.said(*parts) + self.tokenize(f"{IM_END}\n{IM_START}assistant\n")
+    def user_turn(self, *parts: str) -> list[int]:
+        """Encode what a user typed, and the head of the assistant's turn."""
+        return self.user_text(*parts) + self.tokenize(f"{IM_END}\n{IM_START}assistant\n")
 
     def suffix(self, question: str) -> list[int]:
-        """Everything after the visual span: the question and the head of the assistant's turn."""
-        return self.asked(f"\n{question}")
+        """Encode everything after the visual span: the question and the head of the assistant's turn."""
+        return self.user_turn(f"\n{question}")
 
     def turn_head(self, *, answer_closed: bool = True) -> list[int]:
-        """The head of a further user's turn; ``answer_closed``: the answer before it ended with ``<|im_end|>``."""
+        """Encode the head of a further user's turn. ``answer_closed``: the last answer ended with ``<|im_end|>``."""
         return self.tokenize(f"\n{IM_START}user\n" if answer_closed else f"{IM_END}\n{IM_START}user\n")
 
     def next_turn(self, question: str, *, answer_closed: bool) -> list[int]:
-        """A further question; ``answer_closed`` says whether the answer before it ended with ``<|im_end|>``."""
-        return self.turn_head(answer_closed=answer_closed) + self.asked(question)
+        """Encode a further question; ``answer_closed`` says whether the answer before it ended with ``<|im_end|>``."""
+        return self.turn_head(answer_closed=answer_closed) + self.user_turn(question)
 
     def closed_turn(self, question: str, answer: str, *, first: bool) -> list[int]:
-        """A finished turn of an earlier conversation, ending with ``<|im_end|>``."""
-        asked = self.suffix(question) if first else self.next_turn(question, answer_closed=True)
-        return asked + self.answered(answer)
+        """Encode a finished turn of an earlier conversation, ending with ``<|im_end|>``."""
+        head = self.suffix(question) if first else self.next_turn(question, answer_closed=True)
+        return head + self.assistant_turn(answer)
 
-    def answered(self, answer: str) -> list[int]:
-        """An answer with the ``<|im_end|>`` that closes it."""
+    def assistant_turn(self, answer: str) -> list[int]:
+        """Encode an answer and the ``<|im_end|>`` that closes it."""
         return self.tokenize_user(answer) + self.tokenize(IM_END)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from videoxl.config import prefill_from_string
 from videoxl.inference.encode import ReadContext
-from videoxl.inference.plan.footprint import ROOM_FOR_QUESTIONS
+from videoxl.inference.plan.footprint import SPARE_TOKENS
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group
 from videoxl.memory.types import MemoryState
@@ -73,7 +73,7 @@ def _moved(group: Group, tokens: int) -> Group:
 def _without(model: VideoXLForConditionalGeneration, cache: KVCache, head: int, begin: int, stop: int) -> KVCache:
     """Copy tokens ``[0, head)`` and ``[begin, stop)``; the latter move to the positions after the former."""
     rotate = model.model.language_model.rotate
-    out = KVCache(len(cache.layers), reserve=head + stop - begin + ROOM_FOR_QUESTIONS)
+    out = KVCache(len(cache.layers), reserve=head + stop - begin + SPARE_TOKENS)
     for number, layer in enumerate(cache.layers):
         distance = torch.full((stop - begin,), begin - head, device=layer.keys.device)
         moved = rotate(layer.keys[..., begin:stop, :], distance, back=True)

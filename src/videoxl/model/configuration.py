@@ -7,15 +7,42 @@ by :mod:`videoxl.model.released_config` (SPEC 5.1, 5.2).
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from videoxl.errors import CheckpointError
 from videoxl.model.checkpoint import is_released
 from videoxl.model.families import VIDEO_XL_2, Family, get_family
-from videoxl.model.families.family import QWEN2_IMAGE_PAD, QWEN2_VISION_PAD
+from videoxl.model.families.family import QWEN2_IMAGE_PAD, QWEN2_VISION_PAD, JsonObject
 from videoxl.model.released_config import native_config_dict
+
+
+class TextSizes(Protocol):
+    """What this package reads of the language model's configuration."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int
+    bos_token_id: int | list[int] | None
+    eos_token_id: int | list[int] | None
+    pad_token_id: int | None
+
+
+class VisionSizes(Protocol):
+    """What this package reads of the vision tower's configuration."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int
+    patch_size: int
 
 
 class VideoXLConfig(PreTrainedConfig):
@@ -26,10 +53,10 @@ class VideoXLConfig(PreTrainedConfig):
 
     model_type = "video_xl"
     auto_map: ClassVar[dict[str, str]] = {}
-    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, type]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: JsonObject | PreTrainedConfig | None = None
+    text_config: JsonObject | PreTrainedConfig | None = None
     family: str = VIDEO_XL_2.name
     """A name in :data:`videoxl.model.families.FAMILIES`; :attr:`traits` says what it means."""
     frames_per_group: int = 4
@@ -68,7 +95,7 @@ class VideoXLConfig(PreTrainedConfig):
     """Token (``eos`` or ``bos``) whose embedding the beacon starts from when a checkpoint has none."""
     beacon_accum: bool = True
     """Whether beacons of a window join those before; if not they replace them."""
-    image_grid_pinpoints: str | list[Any] | None = None
+    image_grid_pinpoints: str | list[list[int]] | None = None
     """Resolutions a still image may be cut into crops at (SPEC 2.1)."""
     image_aspect_ratio: str | None = None
     """How still images are prepared: ``anyres``, ``pad`` or None (released key)."""
@@ -88,10 +115,10 @@ class VideoXLConfig(PreTrainedConfig):
         if self.pool_mode not in ("average", "max"):
             raise CheckpointError(f"pool_mode must be 'average' or 'max', got {self.pool_mode!r}")
         if not self.traits.token_synthesis:
-            if self.token_grid != (side := self.image_size // int(self.vision_config.patch_size)):  # type: ignore[union-attr]
+            if self.token_grid != (side := self.image_size // self.vision.patch_size):
                 raise CheckpointError(f"token_grid must be the {side} patches of a side, got {self.token_grid}")
             return
-        channels = self.vision_config.hidden_size  # type: ignore[union-attr]
+        channels = self.vision.hidden_size
         for name, divisor in (
             ("frames_per_group", self.frames_per_group),
             ("synthesis_norm_groups", self.synthesis_norm_groups),
@@ -114,6 +141,22 @@ class VideoXLConfig(PreTrainedConfig):
     def traits(self) -> Family:
         """What the family is and can do."""
         return get_family(self.family)
+
+    @property
+    def text(self) -> TextSizes:
+        """The language model's configuration, typed."""
+        return cast(TextSizes, self.text_config)
+
+    @property
+    def vision(self) -> VisionSizes:
+        """The vision tower's configuration, typed."""
+        return cast(VisionSizes, self.vision_config)
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one attention head of the language model."""
+        given: int | None = getattr(self.text_config, "head_dim", None)
+        return given or self.text.hidden_size // self.text.num_attention_heads
 
     @property
     def has_beacons(self) -> bool:
@@ -147,7 +190,7 @@ class VideoXLConfig(PreTrainedConfig):
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding table; released scripts take the last one as the placeholder of visual tokens."""
-        return int(self.text_config.vocab_size)  # type: ignore[union-attr]
+        return self.text.vocab_size
 
     @property
     def frame_fit(self) -> Literal["crop", "stretch"]:
@@ -157,10 +200,10 @@ class VideoXLConfig(PreTrainedConfig):
     @property
     def image_size(self) -> int:
         """Side of the square pictures the vision tower takes, in pixels."""
-        return int(self.vision_config.image_size)  # type: ignore[union-attr]
+        return self.vision.image_size
 
 
-def _sub_config(given: dict[str, Any] | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
+def _sub_config(given: JsonObject | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
     if isinstance(given, PreTrainedConfig):
         return given
     fields = dict(given or {})
@@ -181,6 +224,6 @@ class LlavaQwenConfig(PreTrainedConfig):
         return VideoXLConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: JsonObject, **kwargs: Any) -> Any:
         folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         return VideoXLConfig.from_dict(native_config_dict(config_dict, folder), **kwargs)

@@ -9,6 +9,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
 from videoxl.errors import CheckpointError
 from videoxl.model.checkpoint import INDEX_FILE, tensors
 from videoxl.model.families import FAMILIES, Family, get_family, recognise
@@ -137,12 +140,9 @@ def _weight_names(name: str | Path | None) -> set[str]:
         return set()
     if Path(name).is_dir():
         return set(tensors(Path(name))) if any(Path(name).glob("*.safetensors")) else set()
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
     # its config.json has just been fetched, so the list of its weights is to be had the same way, or not at all
     try:
-        index = hf_hub_download(str(name), INDEX_FILE)
+        index = huggingface_hub.hf_hub_download(str(name), INDEX_FILE)
     except (OSError, EntryNotFoundError, HFValidationError):
         return set()
     return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])

@@ -18,7 +18,7 @@ from videoxl.config import DEFAULT_SYSTEM_PROMPT, BeaconPrefill, Sampling
 from videoxl.errors import CheckpointError, TrainingDataError
 from videoxl.inference.hardware import Hardware, hardware
 from videoxl.inference.plan.model_spec import ModelSpec, model_spec
-from videoxl.inference.plan.planner import model_flops, prefill_work
+from videoxl.inference.plan.work import model_flops, prefill_work
 from videoxl.inference.prefill.choose import memory_tokens
 from videoxl.inference.prompt import span_for
 from videoxl.model.configuration import VideoXLConfig

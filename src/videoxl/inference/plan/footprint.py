@@ -1,10 +1,9 @@
-"""Bytes a run takes, by where and when: keys and values exactly, activations by estimate."""
+"""Bytes that a run takes, by place and phase: keys and values exactly, activations by estimate."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import Any
 
 from videoxl.config import (
     BeaconPrefill,
@@ -20,10 +19,10 @@ from videoxl.inference.prefill.read import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
 from videoxl.model.configuration import VideoXLConfig
 
-ROOM_FOR_QUESTIONS = 2048
-"""Tokens of spare room behind a video, so that questions need not copy it."""
-SPARE = 9 / 8
-"""What a buffer grows by when its final size is not known."""
+SPARE_TOKENS = 2048
+"""Tokens of spare capacity behind a video, so that questions need not copy it."""
+GROWTH = 9 / 8
+"""Factor by which a buffer grows when its final size is not known."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,22 @@ class Sizes:
     groups: int
     kept: int
     """Tokens that stay in the cache, the prefix included."""
-    landmarks: int
-    """Tokens of the prefix and of timestamps."""
+    global_tokens: int
+    """Tokens that every later token attends to in chunked prefill: the prefix and the timestamps."""
     prefix: int
 
     @classmethod
     def of(cls, strategy: PrefillStrategy, config: VideoXLConfig, frames: int, prefix: int, span: VisualSpan) -> Sizes:
-        """Of a video of ``frames`` frames."""
+        """Sizes of a video of ``frames`` frames, laid out as ``span``."""
         kept = memory_tokens(strategy, config, prefix, span)
         return cls(frames, len(span.groups), kept, prefix + len(span.ids) - span.visual_tokens, prefix)
 
     def scaled(self, frames: int) -> Sizes:
-        """Of the same video with another number of frames."""
-        groups, kept, landmarks = (-(-n * frames // self.frames) for n in (self.groups, self.kept, self.landmarks))
-        return Sizes(frames, groups, kept, landmarks, self.prefix)
+        """Sizes of the same video with another number of frames."""
+        groups, kept, global_tokens = (
+            -(-n * frames // self.frames) for n in (self.groups, self.kept, self.global_tokens)
+        )
+        return Sizes(frames, groups, kept, global_tokens, self.prefix)
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Footprint:
     memory: int
     """Keys and values of the video."""
     host: int
-    """As much of them as is in host memory (``offload``)."""
-    room: int
-    """Spare room behind them."""
+    """How much of them is in host memory (``offload``)."""
+    spare: int
+    """Spare capacity behind them, for questions."""
     question: int
     """Keys and values that a question needs beyond both."""
     working: int
@@ -68,7 +69,7 @@ class Footprint:
     @property
     def device(self) -> int:
         """Peak on the device."""
-        return self.memory - self.host + self.room + max(self.working, self.question)
+        return self.memory - self.host + self.spare + max(self.working, self.question)
 
 
 def footprint(
@@ -85,7 +86,7 @@ def footprint(
     return Footprint(
         memory=memory,
         host=memory if offloaded else 0,
-        room=0 if offloaded else kv_bytes(config, ROOM_FOR_QUESTIONS, itemsize),
+        spare=0 if offloaded else kv_bytes(config, SPARE_TOKENS, itemsize),
         question=_question_bytes(config, sizes, further_tokens, itemsize, decode or DenseDecode(), offloaded),
         working=working_bytes(config, sizes, itemsize, prefill),
     )
@@ -93,9 +94,7 @@ def footprint(
 
 def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
     """Bytes of the keys and values of ``tokens`` tokens, exactly."""
-    text: Any = config.text_config
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * tokens * text.num_hidden_layers * text.num_key_value_heads * width * itemsize
+    return 2 * tokens * config.text.num_hidden_layers * config.text.num_key_value_heads * config.head_width * itemsize
 
 
 def mixed_tokens(config: VideoXLConfig, sizes: Sizes, decode: BiLevelDecode) -> tuple[int, int]:
@@ -107,8 +106,8 @@ def mixed_tokens(config: VideoXLConfig, sizes: Sizes, decode: BiLevelDecode) -> 
     named = len(decode.relevance) if isinstance(decode.relevance, tuple) else decode.top_k
     last = (sizes.groups - 1) % decode.block_size + 1
     dense = min(sizes.groups, (named + 1) * decode.block_size + last)
-    level = sizes.landmarks - sizes.prefix + sizes.groups * pooled
-    return level, sizes.landmarks + dense * visual + (sizes.groups - dense) * pooled
+    level = sizes.global_tokens - sizes.prefix + sizes.groups * pooled
+    return level, sizes.global_tokens + dense * visual + (sizes.groups - dense) * pooled
 
 
 def _question_bytes(
@@ -117,15 +116,14 @@ def _question_bytes(
     if isinstance(decode, BiLevelDecode):
         pooled, mixed = mixed_tokens(config, sizes, decode)
         return kv_bytes(config, pooled + mixed + further, itemsize)
-    if offloaded or further > ROOM_FOR_QUESTIONS:  # a copy on the device
+    if offloaded or further > SPARE_TOKENS:  # a copy on the device
         return kv_bytes(config, sizes.kept + further, itemsize)
     return 0
 
 
 def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
     """Estimate of what reading holds at its peak: the vision batch, or a tile of the language model and its mask."""
-    vision: Any = config.vision_config
-    text: Any = config.text_config
+    vision, text = config.vision, config.text
     patches = (vision.image_size // vision.patch_size) ** 2
     frames = min(sizes.frames, frames_per_tile(prefill, config))
     seeing = frames * patches * (vision.intermediate_size + 6 * vision.hidden_size) * itemsize
@@ -141,17 +139,17 @@ def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: P
 
 def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
     """Copies of keys and values, or visual tokens, that are gone when reading is done."""
-    text: Any = config.text_config
+    text = config.text
     if isinstance(prefill, SelectivePrefill):  # visual tokens wait until the last has been scored
         return sizes.groups * config.tokens_per_group * text.hidden_size * itemsize
     if not isinstance(prefill, ChunkedPrefill) or prefill.mode == "mask":
         return 0
-    landmarks = int(kv_bytes(config, sizes.landmarks, itemsize) * SPARE)
+    global_tokens = int(kv_bytes(config, sizes.global_tokens, itemsize) * GROWTH)
     if not prefill.offload:
-        return landmarks
+        return global_tokens
     per_group = (sizes.kept + sizes.groups - 1) // max(1, sizes.groups)
     window = kv_bytes(config, min(sizes.kept, (prefill.chunk_size + GROUPS_PER_TILE) * per_group), itemsize)
-    return landmarks + window + kv_bytes(config, sizes.kept, itemsize) // int(text.num_hidden_layers)  # one layer back
+    return global_tokens + window + kv_bytes(config, sizes.kept, itemsize) // text.num_hidden_layers  # one layer back
 
 
 def frames_that_fit(
@@ -159,27 +157,27 @@ def frames_that_fit(
     sizes: Sizes,
     further_tokens: int,
     itemsize: int,
-    room: int,
+    free_bytes: int,
     prefill: PrefillStrategy,
     decode: DecodeStrategy | None = None,
 ) -> int:
-    """Most frames, in whole groups, of a video like this that fit into ``room`` bytes of the device."""
+    """Most frames, in whole groups, of a video like this that fit into ``free_bytes`` of the device."""
 
     def fits(count: int) -> bool:
-        return footprint(config, sizes.scaled(count), further_tokens, itemsize, prefill, decode).device <= room
+        return footprint(config, sizes.scaled(count), further_tokens, itemsize, prefill, decode).device <= free_bytes
 
     group = config.frames_per_group
     return bisect_left(range(group, sizes.frames + 1, group), True, key=lambda count: not fits(count)) * group
 
 
 def settings_that_fit(
-    config: VideoXLConfig, sizes: Sizes, further_tokens: int, itemsize: int, room: int
+    config: VideoXLConfig, sizes: Sizes, further_tokens: int, itemsize: int, free_bytes: int
 ) -> tuple[PrefillStrategy, DecodeStrategy] | None:
     """A way to read all of the video that fits, where the family has one."""
     for prefill, decode in config.traits.low_memory:
         if isinstance(prefill, BeaconPrefill):
-            kept = sizes.landmarks + sizes.frames * config.tokens_per_group // min(prefill.ratios)
+            kept = sizes.global_tokens + sizes.frames * config.tokens_per_group // min(prefill.ratios)
             sizes = replace(sizes, kept=kept)
-        if footprint(config, sizes, further_tokens, itemsize, prefill, decode).device <= room:
+        if footprint(config, sizes, further_tokens, itemsize, prefill, decode).device <= free_bytes:
             return prefill, decode
     return None

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import embedded_folder, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
+from videoxl.inference.loading import Dtype, embedded_folder, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
 from videoxl.inference.prompt import ChatFormat
+from videoxl.model.checkpoint import read_config
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 
@@ -28,11 +27,12 @@ class ModelSpec:
     notes: tuple[str, ...] = ()
 
 
-def model_spec(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> ModelSpec:
-    """Of an embedded model, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
+def model_spec(model: str, dtype: Dtype = "auto", *, on_cpu: bool = False) -> ModelSpec:
+    """Look up an embedded model, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
     if model in EMBEDDED or is_model_folder(model):
         folder = embedded_folder(model) if model in EMBEDDED else Path(model)
-        config = AutoConfig.from_pretrained(folder)
+        read_config(folder)  # names what is wrong with it
+        config = VideoXLConfig.from_pretrained(folder)
         target = torch.device("cpu") if on_cpu or not torch.cuda.is_available() else torch.device("cuda")
         return ModelSpec(config, ChatFormat.of(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
     if model in HUB_CONFIGS:
@@ -45,7 +45,7 @@ def model_spec(model: str, dtype: Any = "auto", *, on_cpu: bool = False) -> Mode
 
 
 def _qwen2_like(text: str) -> list[int]:
-    """As many ids as Qwen2's tokenizer gives for timestamps and the default prompt; an estimate for other text.
+    """Give as many ids as Qwen2's tokenizer does for timestamps and the default prompt; an estimate for other text.
 
     In a timestamp ``Time`` is one token and so is every other character (SPEC 3.4). In the default prompt every
     special token, word, full stop and line break is one.

@@ -1,4 +1,4 @@
-"""Tokens, bytes and seconds of a run before it runs (bytes and tokens exactly, seconds roughly)."""
+"""Predict a run: its tokens and bytes exactly, its seconds roughly."""
 
 from __future__ import annotations
 
@@ -6,42 +6,39 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
 from videoxl.config import (
     DEFAULT_MODEL,
     DEFAULT_SYSTEM_PROMPT,
-    BeaconPrefill,
-    BiLevelDecode,
-    ChunkedPrefill,
     DecodeStrategy,
     DenseDecode,
     PrefillStrategy,
     Sampling,
 )
-from videoxl.errors import DoesNotFitError
 from videoxl.inference.decode.bilevel import choose_decode
-from videoxl.inference.hardware import Hardware, free_host_bytes, hardware
-from videoxl.inference.plan.footprint import Sizes, footprint, frames_that_fit, settings_that_fit
+from videoxl.inference.hardware import Hardware, hardware
+from videoxl.inference.plan.fit import describe_settings
+from videoxl.inference.plan.footprint import footprint, frames_that_fit, settings_that_fit
+from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.reading import plan_reading
-from videoxl.inference.prefill.choose import choose_prefill, memory_tokens
-from videoxl.inference.prompt import ChatFormat, VisualSpan
+from videoxl.inference.plan.work import model_flops, prefill_work, weight_bytes
+from videoxl.inference.prefill.choose import choose_prefill
+from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import open_request
 from videoxl.inference.subtitles import check_place
+from videoxl.inference.video_input import open_for_model
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.subtitles import Cue
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take. Tokens and the bytes of weights and KV are exact, working memory and seconds estimates."""
+    """What a run will take. Tokens and the bytes of weights, keys and values are exact; the rest are estimates."""
 
     frames: int
     video_seconds: float
     visual_tokens: int
     timestamp_tokens: int
-    """With the subtitles that stand behind them."""
+    """Tokens of timestamps, and of the subtitles behind them."""
     subtitle_tokens: int
     memory_tokens: int
     question_tokens: int
@@ -50,13 +47,13 @@ class Plan:
     memory_bytes: int
     """Keys and values of the video, which ``encode`` keeps."""
     host_bytes: int
-    """As much of them as is kept in host memory (``offload``)."""
-    room_bytes: int
-    """Spare room behind them, for questions."""
+    """How much of them is kept in host memory (``offload``)."""
+    spare_bytes: int
+    """Spare capacity behind them, for questions."""
     question_bytes: int
     """Keys and values that a question takes beyond both."""
     working_bytes: int
-    """Estimate of what reading takes beyond both: activations, and copies that are gone when it is done."""
+    """Estimate of what reading takes beyond both: activations, and copies that it drops at its end."""
     available_bytes: int
     frames_that_fit: int
     """Most frames of such a video that would fit, in whole groups; no more than ``frames``."""
@@ -73,8 +70,8 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        """Peak on the device: of reading or of asking, which come one after the other."""
-        kept = self.memory_bytes - self.host_bytes + self.room_bytes
+        """Peak on the device. Reading and asking come one after the other, so the larger of the two counts."""
+        kept = self.memory_bytes - self.host_bytes + self.spare_bytes
         return self.weight_bytes + kept + max(self.question_bytes, self.working_bytes)
 
     @property
@@ -100,14 +97,14 @@ class Plan:
         def gigabytes(value: int) -> str:
             return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
-        said = f" with {self.subtitle_tokens:,} of subtitles" if self.subtitle_tokens else ""
+        subtitles = f" with {self.subtitle_tokens:,} of subtitles" if self.subtitle_tokens else ""
         lines = [
             f"frames      {self.frames:,} over {self.video_seconds:,.1f} s of video",
             f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps"
-            f"{said}) + {self.question_tokens} question + up to {self.max_new_tokens} answer",
+            f"{subtitles}) + {self.question_tokens} question + up to {self.max_new_tokens} answer",
             f"prefill     {self.prefill}, decode {self.decode}",
             f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}, video "
-            f"{gigabytes(self.memory_bytes - self.host_bytes)}, room {gigabytes(self.room_bytes)}, and then reading "
+            f"{gigabytes(self.memory_bytes - self.host_bytes)}, spare {gigabytes(self.spare_bytes)}, and then reading "
             f"about {gigabytes(self.working_bytes)} or asking {gigabytes(self.question_bytes)}",
             *([f"host        {gigabytes(self.host_bytes)} of the video"] if self.host_bytes else []),
             f"device      {self.device}, {gigabytes(self.available_bytes)} free",
@@ -115,47 +112,6 @@ class Plan:
             f"fits        {'yes' if self.fits else f'no: {self.advice}'}",
         ]
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
-
-
-def prefill_work(
-    strategy: PrefillStrategy, config: VideoXLConfig, prefix_tokens: int, span: VisualSpan
-) -> tuple[int, float]:
-    """Tokens that go through the language model, and about how many pairs of them attend to one another."""
-    kept, visual = memory_tokens(strategy, config, prefix_tokens, span), span.visual_tokens
-    if isinstance(strategy, BeaconPrefill):  # what is kept are beacons, each window sees those before it
-        return kept + visual, (kept + visual) * (kept + (strategy.window or config.beacon_window)) / 2
-    if isinstance(strategy, ChunkedPrefill):  # a window, and the timestamps before it; timestamps see everything
-        times, groups = len(span.ids) - visual, len(span.groups)
-        window = (strategy.chunk_size - strategy.step_size / 2) * len(span.ids) / groups
-        return kept, kept * min(window + times / 2, kept / 2) + times * kept / 2
-    return kept, kept**2 / 2
-
-
-def model_flops(config: VideoXLConfig, frames: int, tokens: int, pairs: float | None = None) -> dict[str, float]:
-    """Floating-point operations of the vision side and of a prefill of ``tokens``, of which ``pairs`` see each other.
-
-    Default: a full causal prefill.
-    """
-    v: Any = config.vision_config
-    t: Any = config.text_config
-    patches, grid, c = (v.image_size // v.patch_size) ** 2, config.token_grid**2, v.hidden_size
-    tower = v.num_hidden_layers * (
-        8 * patches * c * c + 4 * patches * patches * c + 4 * patches * c * v.intermediate_size
-    )
-    lengths = [config.frames_per_group >> stage for stage in range(config.synthesis_stages)]  # of the time axis: 4, 2
-    per_group = grid * c * c * sum(16 * length + 27 * 2 * length // 2 for length in lengths)
-    synthesis = per_group / config.frames_per_group
-    kv_share = t.num_key_value_heads / t.num_attention_heads
-    linear = t.num_hidden_layers * (4 * t.hidden_size**2 * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size)
-    attention = 4 * t.num_hidden_layers * t.hidden_size * (float(tokens) ** 2 / 2 if pairs is None else pairs)
-    return {"vision": frames * (tower + synthesis), "prefill": tokens * linear + attention}
-
-
-def weight_bytes(config: VideoXLConfig, itemsize: int) -> int:
-    """Bytes of all weights, exactly, from a model that is never filled."""
-    with torch.device("meta"):
-        model = VideoXLForConditionalGeneration(config)
-    return sum(p.numel() for p in model.parameters()) * itemsize
 
 
 def make_plan(
@@ -176,7 +132,7 @@ def make_plan(
     decode: DecodeStrategy | None = None,
     notes: tuple[str, ...] = (),
 ) -> Plan:
-    """Put the numbers together. ``weights`` is 0 when they are already on the device."""
+    """Put the numbers together. ``weights``: bytes to load; 0 when they are on the device already."""
     strategy, frames = choose_prefill(prefill, config), len(timestamps)
     if cues is not None:
         check_place(config.family, config.time_format)
@@ -187,11 +143,11 @@ def make_plan(
     span, sizes = reading.span, reading.sizes
     question_tokens = len(chat_format.suffix(question)) if question else 0
     further = question_tokens + max_new_tokens
-    room = where.free_bytes - weights
+    free = where.free_bytes - weights
     needed = footprint(config, sizes, further, itemsize, strategy, decode)
-    thrifty = None if needed.device <= room else settings_that_fit(config, sizes, further, itemsize, room)
+    low_memory = None if needed.device <= free else settings_that_fit(config, sizes, further, itemsize, free)
     flops = model_flops(config, frames, *prefill_work(strategy, config, prefix_tokens, span))
-    widths = {"vision": config.vision_config.hidden_size, "prefill": config.text_config.hidden_size}  # type: ignore[union-attr]
+    widths = {"vision": config.vision.hidden_size, "prefill": config.text.hidden_size}
     seconds = {"decode": frames_decoded / where.decode_fps}
     # matrices narrower than about a thousand do not reach the device's rate, in proportion
     seconds |= {name: value / where.flops / min(1.0, widths[name] / 1024) for name, value in flops.items()}
@@ -207,60 +163,18 @@ def make_plan(
         weight_bytes=weights,
         memory_bytes=needed.memory,
         host_bytes=needed.host,
-        room_bytes=needed.room,
+        spare_bytes=needed.spare,
         question_bytes=needed.question,
         working_bytes=needed.working,
         available_bytes=where.free_bytes,
-        frames_that_fit=frames_that_fit(config, sizes, further, itemsize, room, strategy, decode),
+        frames_that_fit=frames_that_fit(config, sizes, further, itemsize, free, strategy, decode),
         device=where.name,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         prefill=str(strategy),
         decode=str(decode or DenseDecode()),
-        fitting=_spoken(thrifty),
+        fitting=describe_settings(low_memory),
         notes=notes,
     )
-
-
-def _spoken(settings: tuple[PrefillStrategy, DecodeStrategy] | None) -> str | None:
-    return None if settings is None else f"prefill={str(settings[0])!r} and decode={str(settings[1])!r}"
-
-
-def require_fit(model: Any, sizes: Sizes, prefill: PrefillStrategy, *, further_tokens: int = 256) -> None:
-    """Raise :class:`DoesNotFitError` when a video of these sizes would not fit beside ``model``, or on the host."""
-    device = model.model.text_device
-    if device.type == "mps":
-        return  # shared memory: the system pages instead of failing, and reports nothing to compare with
-    config, itemsize = model.config, model.dtype.itemsize
-    # what is offloaded is there to be read in part
-    decode = BiLevelDecode() if isinstance(prefill, ChunkedPrefill) and prefill.offload else DenseDecode()
-    free = free_device_bytes(device)
-    found = footprint(config, sizes, further_tokens, itemsize, prefill, decode)
-    needed = found.device + (found.host if device.type == "cpu" else 0)
-    if needed > free:
-        fitting = frames_that_fit(config, sizes, further_tokens, itemsize, free, prefill, decode)
-        thrifty = _spoken(settings_that_fit(config, sizes, further_tokens, itemsize, free))
-        advice = (
-            f"about {fitting:,} frames fit: lower max_frames or fps, or read a part with end="
-            if fitting
-            else "nothing fits: free memory or use a quantised model"
-        )
-        raise DoesNotFitError(
-            f"{sizes.frames:,} frames are {sizes.kept:,} tokens and need {needed / 1e9:.2f} GB on {device}, "
-            f"{free / 1e9:.2f} GB are free; {advice}" + (f"; all of them fit with {thrifty}" if thrifty else "")
-        )
-    if device.type != "cpu" and found.host > free_host_bytes():
-        raise DoesNotFitError(
-            f"{sizes.frames:,} frames take {found.host / 1e9:.2f} GB of host memory with offload=True, "
-            f"{free_host_bytes() / 1e9:.2f} GB are free: read fewer frames"
-        )
-
-
-def free_device_bytes(device: torch.device) -> int:
-    """Bytes a run can still take on ``device``; memory that torch holds unused counts as free."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    return free_host_bytes()
 
 
 def plan(
@@ -293,9 +207,6 @@ def plan(
     Raises ``VideoError`` for a bad video, ``ValueError`` for contradictory settings, ``CheckpointError`` for an
     unknown model. A run that does not fit is reported in ``Plan.fits`` and ``Plan.advice``, not raised.
     """
-    from videoxl.inference.plan.model_spec import model_spec
-    from videoxl.inference.video_input import open_for_model
-
     spec = model_spec(model, dtype, on_cpu=device == "cpu")
     strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:

@@ -191,7 +191,7 @@ class ConversationEncoder:
         answers = [0] * len(ids)
         for number, turn in enumerate(conversation.turns):
             head = self.chat.turn_head() if number else []
-            self._add(ids, answers, head + self.chat.asked(*self._spoken(turn.parts)), turn.answer)
+            self._add(ids, answers, head + self.chat.user_turn(*self._spoken(turn.parts)), turn.answer)
         self._close(ids, answers)
         return self._encoded(ids, [0] * len(ids), answers)
 
@@ -202,16 +202,16 @@ class ConversationEncoder:
         """
         alone = [conversation.only(number).turns[0] for number in range(len(conversation.turns))]
         *shown, _ = self._spoken(alone[0].parts)
-        ids = self.chat.prefix(conversation.system) + (self.chat.said(*shown, "") if shown else [])
+        ids = self.chat.prefix(conversation.system) + (self.chat.user_text(*shown, "") if shown else [])
         answers, segments = [0] * len(ids), [0] * len(ids)
         for number, turn in enumerate(alone, start=1):
-            self._add(ids, answers, self.chat.asked(self._spoken(turn.parts)[-1]), turn.answer)
+            self._add(ids, answers, self.chat.user_turn(self._spoken(turn.parts)[-1]), turn.answer)
             self._close(ids, answers)
             segments += [number] * (len(ids) - len(segments))
         return self._encoded(ids, segments, answers)
 
     def _add(self, ids: list[int], answers: list[int], asked: list[int], answer: str) -> None:
-        answered = self.chat.answered(answer)
+        answered = self.chat.assistant_turn(answer)
         ids += asked + answered
         answers += [0] * len(asked) + [1] * len(answered)
 

@@ -96,7 +96,7 @@ class PairEncoder(ConversationEncoder):
         """Segment 0 is all of the prompt but its last token, which begins both answers: it predicts their first."""
         *asked, rejected = conversation.turns
         whole = self.multi_turn(Conversation(tuple(asked), conversation.system)).ids
-        chosen_ids, rejected_ids = (self.chat.answered(turn.answer) for turn in (asked[-1], rejected))
+        chosen_ids, rejected_ids = (self.chat.assistant_turn(turn.answer) for turn in (asked[-1], rejected))
         prompt = whole[: len(whole) - len(chosen_ids)]
         shared, begin = prompt[:-1], prompt[-1:]
         ids = shared + begin + chosen_ids + begin + rejected_ids

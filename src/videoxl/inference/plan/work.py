@@ -1,0 +1,51 @@
+"""Count the operations and the weights of a run."""
+
+from __future__ import annotations
+
+import torch
+
+from videoxl.config import BeaconPrefill, ChunkedPrefill, PrefillStrategy
+from videoxl.inference.prefill.choose import memory_tokens
+from videoxl.inference.prompt import VisualSpan
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+
+def prefill_work(
+    strategy: PrefillStrategy, config: VideoXLConfig, prefix_tokens: int, span: VisualSpan
+) -> tuple[int, float]:
+    """Count the tokens that go through the language model, and roughly the pairs of them that attend to each other."""
+    kept, visual = memory_tokens(strategy, config, prefix_tokens, span), span.visual_tokens
+    if isinstance(strategy, BeaconPrefill):  # what is kept are beacons, each window sees those before it
+        return kept + visual, (kept + visual) * (kept + (strategy.window or config.beacon_window)) / 2
+    if isinstance(strategy, ChunkedPrefill):  # a window, and the timestamps before it; timestamps see everything
+        times, groups = len(span.ids) - visual, len(span.groups)
+        window = (strategy.chunk_size - strategy.step_size / 2) * len(span.ids) / groups
+        return kept, kept * min(window + times / 2, kept / 2) + times * kept / 2
+    return kept, kept**2 / 2
+
+
+def model_flops(config: VideoXLConfig, frames: int, tokens: int, pairs: float | None = None) -> dict[str, float]:
+    """Count the floating-point operations of the vision side and of a prefill of ``tokens``.
+
+    ``pairs``: how many pairs of tokens attend to each other; default those of a full causal prefill.
+    """
+    v, t = config.vision, config.text
+    patches, grid, c = (v.image_size // v.patch_size) ** 2, config.token_grid**2, v.hidden_size
+    tower = v.num_hidden_layers * (
+        8 * patches * c * c + 4 * patches * patches * c + 4 * patches * c * v.intermediate_size
+    )
+    lengths = [config.frames_per_group >> stage for stage in range(config.synthesis_stages)]  # of the time axis: 4, 2
+    per_group = grid * c * c * sum(16 * length + 27 * 2 * length // 2 for length in lengths)
+    synthesis = per_group / config.frames_per_group
+    kv_share = t.num_key_value_heads / t.num_attention_heads
+    linear = t.num_hidden_layers * (4 * t.hidden_size**2 * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size)
+    attention = 4 * t.num_hidden_layers * t.hidden_size * (float(tokens) ** 2 / 2 if pairs is None else pairs)
+    return {"vision": frames * (tower + synthesis), "prefill": tokens * linear + attention}
+
+
+def weight_bytes(config: VideoXLConfig, itemsize: int) -> int:
+    """Bytes of all weights, exactly, from a model that is never filled."""
+    with torch.device("meta"):
+        model = VideoXLForConditionalGeneration(config)
+    return sum(p.numel() for p in model.parameters()) * itemsize
