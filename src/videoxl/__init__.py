@@ -1,13 +1,13 @@
 """Ask questions about hours of video on one GPU: Video-XL, Video-XL-Pro and Video-XL-2.
 
-Importing this package makes transformers' Auto classes know its models. It costs next to nothing: torch and
-transformers are imported when something that needs them is first used.
+``import videoxl`` is quick. Torch and transformers are imported when something that needs them is first used; at that
+moment transformers' Auto classes get to know the models of this package.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videoxl._on_import import register_when_cheap
 from videoxl._version import __version__
@@ -108,7 +108,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'videoxl' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

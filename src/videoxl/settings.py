@@ -56,6 +56,11 @@ def settings(cls: type[T]) -> type[T]:
     return cast(type[T], checked)
 
 
+def made_of(kind: type[T], values: Mapping[str, object]) -> T:
+    """``kind(**values)``, for values whose types only the check knows. Raises ``ValueError`` like the class itself."""
+    return kind(**values)
+
+
 def from_plain(kind: type[T], values: object, where: str = "") -> T:
     """A ``kind`` (settings, or any type) from plain values: numbers may be text, settings may be mappings.
 

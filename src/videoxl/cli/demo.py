@@ -1,6 +1,6 @@
-"""``videoxl demo``: the whole way from a film to answers, with what each step took and which answers are right.
+"""``videoxl demo``: make a film, read it and ask about it; say what each step took and which answers are right.
 
-The film is one of the generated world (:mod:`videoxl.world`), so the right answers are known.
+The film comes from the generated world (:mod:`videoxl.world`), so the right answers are known.
 """
 
 from __future__ import annotations
@@ -9,25 +9,27 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
+from videoxl.cli.info import Facts
 from videoxl.config import TINY
 from videoxl.world import Film, Question, ask, sample_film, write_film
 from videoxl.world.questions import TIMED
 
+T = TypeVar("T")
 SEED = 22
 GROUPS, EVENTS, STEP = 12, 4, 4.0
-"""48 seconds; four frames in four seconds are the one frame a second that is read by default."""
+"""The film lasts 48 seconds. Four frames in four seconds are the one frame a second that is read by default."""
 FILE_FPS = 4
-"""Of the video file: three of four frames in it repeat the one before, and are not read."""
+"""Frames per second of the video file. Three of four repeat the one before, and are not read."""
 ASKED = (("color", 0), ("number", 2), ("when", 1), ("after", 2))
-"""Kinds of questions, each with the number of the event it is about."""
+"""The kinds of questions asked, each with the number of the event it is about."""
 
 
 def demo_film() -> Film:
-    """The film: always the same."""
+    """Sample the film. It is always the same."""
     return sample_film(np.random.default_rng(SEED), GROUPS, EVENTS, step=STEP, begin=0.0)
 
 
@@ -39,22 +41,22 @@ def write_demo(path: Path) -> Film:
 
 
 def questions(film: Film, *, timed: bool = True) -> list[Question]:
-    """What is asked, and the right answers. ``timed``: also what only a model can know that is told the time."""
+    """The questions, with the right answers. ``timed``: also those that need timestamps in the prompt."""
     source = np.random.default_rng(SEED)
     return [ask(source, film, kind, film.events[number]) for kind, number in ASKED if timed or kind not in TIMED]
 
 
 def run_demo(
     model: str = TINY, device: str = "auto", *, keep: Path | None = None, say: Callable[[str], None] | None = print
-) -> dict[str, Any]:
-    """Film, load, plan, encode, ask; tells each step to ``say`` and returns the numbers.
+) -> Facts:
+    """Make the film, load, plan, encode and ask. Tells each step to ``say`` and returns the numbers.
 
-    An answer is right when it is the true one word for word, as the embedded models are trained to give it.
+    An answer is right when it equals the true one, which is how the embedded models are trained to answer.
     """
     tell = say or (lambda line: None)
     seconds: dict[str, float] = {}
 
-    def timed(name: str, function: Callable[[], Any]) -> Any:
+    def timed(name: str, function: Callable[[], T]) -> T:
         begin = time.perf_counter()
         value = function()
         seconds[name] = round(time.perf_counter() - begin, 3)

@@ -1,16 +1,22 @@
-"""What ``videoxl info`` tells about a video, a memory or a model."""
+"""``videoxl info``: what is known about a video, a memory or a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from videoxl.config import EMBEDDED
 
+if TYPE_CHECKING:
+    from videoxl.model.configuration import VideoXLConfig
 
-def describe(target: str, *, stream: int | None = None, reader: str = "auto", verify: bool = False) -> dict[str, Any]:
-    """Facts about a video, a memory, a model folder or an embedded model, ready for JSON.
+Facts = dict[str, object]
+"""Name -> value, ready for JSON."""
+
+
+def describe(target: str, *, stream: int | None = None, reader: str = "auto", verify: bool = False) -> Facts:
+    """Say what a video, a memory, a model folder or an embedded model is.
 
     Raises ``VideoError``, ``MemoryFileError`` or ``CheckpointError`` for what can be neither read nor loaded.
     """
@@ -29,14 +35,14 @@ def describe(target: str, *, stream: int | None = None, reader: str = "auto", ve
     return _describe_video(target, stream, reader)
 
 
-def _describe_video(target: str, stream: int | None, reader: str) -> dict[str, Any]:
+def _describe_video(target: str, stream: int | None, reader: str) -> Facts:
     from videoxl.video import open_video
 
     with open_video(target, stream=stream, reader=reader) as source:
         return {"kind": "video", **source.info.to_dict(), "warnings": list(source.warnings)}
 
 
-def _describe_memory(target: str, verify: bool) -> dict[str, Any]:
+def _describe_memory(target: str, verify: bool) -> Facts:
     from videoxl.memory.file.load import StoredMemory
     from videoxl.memory.layout import clock
 
@@ -75,7 +81,7 @@ def _describe_memory(target: str, verify: bool) -> dict[str, Any]:
 
 
 def timeline(timestamps: Sequence[float], begin: float, end: float, columns: int = 60) -> list[dict[str, float]]:
-    """How many frames were read in each of up to ``columns`` equal stretches of a video, of a few frames at least."""
+    """How many frames were read in each of at most ``columns`` equal stretches, with a few frames in each."""
     columns = max(1, min(columns, len(timestamps) // 4))
     step = max(end - begin, 1e-9) / columns
     counts = [0] * columns
@@ -86,17 +92,17 @@ def timeline(timestamps: Sequence[float], begin: float, end: float, columns: int
 
 
 def draw_timeline(columns: Sequence[dict[str, float]]) -> str:
-    """Two lines: a mark per stretch, ``#`` where most frames were read, and below them the clock."""
+    """Draw two lines: a mark per stretch, ``#`` where most frames were read, and the clock below."""
     from videoxl.memory.layout import clock
 
     most = int(max(column["frames"] for column in columns))
     marks = "".join(" .:+#"[-(-4 * int(column["frames"]) // most)] for column in columns)
-    at = range(0, max(1, len(columns) - 7), 15)  # the last label needs its room
+    at = range(0, max(1, len(columns) - 7), 15)  # leaves room for the last label
     times = "".join(f"{clock(columns[column]['start']):<15}" for column in at).rstrip()
     return f"|{marks}|\n {times:<{len(columns)}} {clock(columns[-1]['end'])}"
 
 
-def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
+def _describe_model(folder: Path, verify: bool) -> Facts:
     from transformers import AutoConfig
 
     from videoxl.model.checkpoint import (
@@ -122,8 +128,8 @@ def _describe_model(folder: Path, verify: bool) -> dict[str, Any]:
     }
 
 
-def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
-    """What the family was recognised by: the order of things looked at is that of ``native_config_dict``."""
+def _why(config: VideoXLConfig, found: Facts, names: Iterable[str]) -> str:
+    """What the family was recognised by, looked for in the order in which reading a released config does."""
     from videoxl.model.checkpoint import is_released
     from videoxl.model.families import with_tower
 
@@ -132,7 +138,7 @@ def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
     released = "config.json is a released one (it has mm_vision_tower)"
     if "family" in found:
         return f"{released} and names the family"
-    candidates = with_tower(config.vision_config.model_type)
+    candidates = with_tower(config.to_dict()["vision_config"]["model_type"])
     seen = f"its vision tower is a {config.traits.vision.tower_title}"
     if len(candidates) == 1:
         return f"{released}, and {seen}"
@@ -141,14 +147,16 @@ def _why(config: Any, found: dict[str, Any], names: Iterable[str]) -> str:
     return f"{released}, {seen}, and the weights {hold} {telling.own_weights[0]}*"
 
 
-def _sizes(config: Any) -> dict[str, Any]:
+def _sizes(config: VideoXLConfig) -> Facts:
+    parts = config.to_dict()
+    text, vision = parts["text_config"], parts["vision_config"]
     return {
         "image_size": config.image_size,
         "frames_per_group": config.frames_per_group,
         "tokens_per_group": config.tokens_per_group,
-        "vision_layers": config.vision_config.num_hidden_layers,
-        "text_layers": config.text_config.num_hidden_layers,
-        "text_width": config.text_config.hidden_size,
-        "vocabulary": config.text_config.vocab_size,
+        "vision_layers": vision["num_hidden_layers"],
+        "text_layers": text["num_hidden_layers"],
+        "text_width": text["hidden_size"],
+        "vocabulary": text["vocab_size"],
         "dtype": str(config.dtype).removeprefix("torch.") if config.dtype else None,
     }

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -52,6 +52,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+SaveDtype = Literal["auto", "bf16", "int8", "fp8"]
+Level = Literal["dense", "pooled"]
 Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
@@ -150,12 +152,12 @@ def encode(
     check_save(save_dtype, level)
     check_target(output)
     _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, siglip=siglip, progress=not quiet)
-    memory.save(output, dtype=save_dtype, level=level)
-    facts = {"memory": output, "file_bytes": os.path.getsize(output), **memory.usage.to_dict()}
+    memory.save(output, dtype=cast(SaveDtype, save_dtype), level=cast(Level, level))
+    size = os.path.getsize(output)
     if as_json:
-        print_json(facts)
+        print_json({"memory": output, "file_bytes": size, **memory.usage.to_dict()})
     else:
-        print(f"{output}: {memory}, {facts['file_bytes'] / 1e6:,.1f} MB on disk")
+        print(f"{output}: {memory}, {size / 1e6:,.1f} MB on disk")
 
 
 @app.command()
@@ -201,7 +203,7 @@ def info(
     from videoxl.cli.info import describe, draw_timeline
 
     facts = describe(target, stream=stream, reader=reader, verify=verify)
-    timeline = None if as_json else facts.pop("timeline", None)
+    timeline = None if as_json else cast("list[dict[str, float]] | None", facts.pop("timeline", None))
     print_facts(facts, as_json)
     if timeline:
         print(draw_timeline(timeline))

@@ -1,18 +1,25 @@
-"""The Hugging Face way in: ``AutoProcessor`` with a video processor, for ``model.generate(**inputs)``.
+"""What ``AutoProcessor`` returns: a video processor and a tokenizer, for ``model.generate(**inputs)``.
 
-Frames come from the same reader, ids from the same prompt layout as in :class:`videoxl.VideoXL`, so the tokens are the
-same. Lives beside the engine because it needs both.
+Frames come from the reader that :class:`videoxl.VideoXL` uses, and ids from its prompt layout, so answers have the same
+tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin
-from transformers.video_processing_utils import BaseVideoProcessor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BaseVideoProcessor,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.utils import cached_file
 
 from videoxl.inference.prompt import visual_span
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
@@ -42,17 +49,18 @@ CHAT_TEMPLATE = r"""
   {{- '<|im_start|>assistant\n' -}}
 {%- endif -%}
 """
-"""The Qwen format; a video stands before the text of its turn, followed by a line break, as in released prompts."""
+"""Qwen's chat format. As in released prompts, a video stands before the text of its turn, followed by a line break."""
 
 VIDEO_TOKEN = "<|vision_pad|>"
+PROCESSOR_FILE = "processor_config.json"
 SAMPLING_NAMES = ("fps", "max_fps", "max_frames", "num_frames", "start", "end")
 
 
 class VideoXLVideoProcessor(BaseVideoProcessor):
     """Reads, samples, resizes and normalises videos: ``pixel_values_videos`` ``[sum of frames, 3, H, W]`` fp32.
 
-    Takes what :meth:`VideoXL.encode` takes, with the same sampling settings (``fps``, ``num_frames`` ...). Resizing is
-    Pillow's bicubic, bit for bit as released; the generic torch resizing of the base class is not used.
+    Takes what :meth:`VideoXL.encode` takes, with the same sampling settings (``fps``, ``num_frames`` ...). Resizes with
+    Pillow's bicubic filter, bit for bit as released, instead of the base class's torch functions.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values_videos", "frames_per_video"]
@@ -69,11 +77,12 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
         super().__init__(**kwargs)
         self.frames_per_group, self.frame_fit = frames_per_group, frame_fit
 
-    def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
+    def __call__(self, videos: object, **kwargs: Any) -> BatchFeature:
+        """See :meth:`preprocess`."""
         return self.preprocess(videos, **kwargs)
 
-    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
-        """``videos``: one video or a list of them. Also returns ``timestamps``, a list of seconds for each video."""
+    def preprocess(self, videos: object, **kwargs: Any) -> BatchFeature:
+        """Read one video, or a list of them. Also returns ``timestamps``, a list of seconds for each video."""
         names = {name: kwargs[name] for name in SAMPLING_NAMES if kwargs.get(name) is not None}
         per_video = [self._read(video, names) for video in _as_list(videos)]
         pixels = torch.cat([p for p, _ in per_video])
@@ -83,7 +92,7 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
         feature["timestamps"] = [t for _, t in per_video]
         return feature
 
-    def _read(self, video: Any, settings: dict[str, Any]) -> tuple[torch.Tensor, list[float]]:
+    def _read(self, video: object, settings: dict[str, Any]) -> tuple[torch.Tensor, list[float]]:
         with open_for_model(video, fps=settings.get("fps")) as source:
             sampling, whole = choose_sampling(source, settings, frames_per_group=self.frames_per_group)
             selection = source.select(sampling, whole_groups_of=whole)
@@ -95,12 +104,12 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
 
 
 class VideoXLProcessor(ProcessorMixin):
-    """Video processor and tokenizer: text with one ``<|vision_pad|>`` per video becomes ids with timestamps."""
+    """Turns text with one ``<|vision_pad|>`` per video into ids with visual tokens and timestamps."""
 
     def __init__(
         self,
-        video_processor: Any = None,
-        tokenizer: Any = None,
+        video_processor: VideoXLVideoProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
         tokens_per_group: int = 144,
         video_token: str = VIDEO_TOKEN,
@@ -111,13 +120,15 @@ class VideoXLProcessor(ProcessorMixin):
         """``video_token`` stands for a video in text; ``video_token_id`` for one visual token among ids (by default the
         id of the former, which Video-XL's tokenizer does not know)."""
         self.video_token = video_token
-        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token) if video_token_id is None else video_token_id
+        if video_token_id is None and tokenizer is not None:
+            video_token_id = tokenizer.convert_tokens_to_ids(video_token)
+        self.video_token_id = video_token_id
         self.tokens_per_group, self.time_format = tokens_per_group, time_format
         super().__init__(video_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     @classmethod
-    def from_config(cls, config: VideoXLConfig, tokenizer: Any) -> VideoXLProcessor:
-        """The processor of a model: sizes from its config."""
+    def from_config(cls, config: VideoXLConfig, tokenizer: PreTrainedTokenizerBase) -> VideoXLProcessor:
+        """Make the processor of a model, with the sizes that its config gives."""
         video_processor = VideoXLVideoProcessor(
             frames_per_group=config.frames_per_group,
             frame_fit=config.frame_fit,
@@ -134,25 +145,33 @@ class VideoXLProcessor(ProcessorMixin):
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Released folders have no processor files: the processor is built from the config and the tokenizer."""
-        from transformers import AutoConfig, AutoTokenizer
-        from transformers.utils import cached_file
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> VideoXLProcessor:
+        """Load the processor; where a folder has no processor files, make it from the config and the tokenizer.
 
+        Released checkpoints have none.
+        """
         name = pretrained_model_name_or_path
-        if cached_file(name, "processor_config.json", _raise_exceptions_for_missing_entries=False) is not None:
-            return super().from_pretrained(name, **kwargs)
-        return cls.from_config(AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name))
+        try:
+            cached_file(name, PROCESSOR_FILE)
+        except OSError:  # there is no such file
+            return cls.from_config(AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name))
+        processor: VideoXLProcessor = super().from_pretrained(name, **kwargs)
+        return processor
 
     def __call__(
-        self, text: Any = None, videos: Any = None, *, return_tensors: str | None = None, **kwargs: Any
+        self,
+        text: str | Sequence[str] | None = None,
+        videos: object = None,
+        *,
+        return_tensors: str | None = None,
+        **kwargs: Any,
     ) -> BatchFeature:
-        """``text``: a prompt or a list of them with one video token per video, in order; left-padded as a batch.
+        """Make the model's inputs from a prompt, or from a list of them, which are padded on the left.
 
-        Sampling settings (``fps=1, max_frames=64`` ...) go to the video processor. Raises ``ValueError`` when the
-        number of video tokens and of videos differ.
+        Prompts hold one video token per video, in the order of ``videos``. Sampling settings (``fps=1, max_frames=64``
+        ...) go to the video processor. Raises ``ValueError`` when the number of video tokens and of videos differ.
         """
-        kwargs = {**kwargs, **kwargs.pop("videos_kwargs", {})}
+        kwargs |= kwargs.pop("videos_kwargs", {})
         prompts = [text] if isinstance(text, str) else list(text or [])
         if not prompts:
             raise ValueError("text is missing: give a prompt, or use apply_chat_template")
@@ -161,7 +180,7 @@ class VideoXLProcessor(ProcessorMixin):
         clips = _flat(videos, counts)
         if wanted != len(clips):
             raise ValueError(f"the text has {wanted} video tokens ({self.video_token}) for {len(clips)} videos")
-        data: dict[str, Any] = {}
+        data: dict[str, torch.Tensor] = {}
         spans: list[tuple[int, ...]] = []
         if clips:
             seen = self.video_processor(clips, **kwargs)
@@ -173,6 +192,8 @@ class VideoXLProcessor(ProcessorMixin):
         return BatchFeature(data={**padded, **data}, tensor_type=return_tensors)
 
     def _span(self, timestamps: Sequence[float]) -> tuple[int, ...]:
+        if self.video_token_id is None:
+            raise ValueError("the processor has neither a tokenizer nor a video_token_id: give one of them")
         return visual_span(
             timestamps,
             lambda text: self.tokenizer.encode(text, add_special_tokens=False),
@@ -182,8 +203,8 @@ class VideoXLProcessor(ProcessorMixin):
             time_format=self.time_format,
         ).ids
 
-    def _ids(self, prompt: str, spans: Any) -> list[int]:
-        """Tokenise the text around each video apart, as released prompts are."""
+    def _ids(self, prompt: str, spans: Iterator[tuple[int, ...]]) -> list[int]:
+        """Tokenise the pieces of text between videos one by one, as released prompts are."""
         ids: list[int] = []
         for number, piece in enumerate(prompt.split(self.video_token)):
             ids += next(spans) if number else ()
@@ -191,14 +212,15 @@ class VideoXLProcessor(ProcessorMixin):
         return ids
 
 
-def _flat(videos: Any, counts: Sequence[int]) -> list[Any]:
-    """Videos in order. The chat template nests them per prompt: a list of as many lists as its prompts have videos."""
+def _flat(videos: object, counts: Sequence[int]) -> list[object]:
+    """The videos in order. ``apply_chat_template`` gives one list of videos per prompt, with ``counts`` videos each."""
     clips = [] if videos is None else _as_list(videos)
-    if len(clips) == len(counts) and all(isinstance(c, (list, tuple)) and len(c) == n for c, n in zip(clips, counts)):
-        return [clip for prompt_clips in clips for clip in prompt_clips]
+    nested = [clip for clip in clips if isinstance(clip, (list, tuple))]
+    if len(nested) == len(clips) and [len(of_one_prompt) for of_one_prompt in nested] == list(counts):
+        return [clip for of_one_prompt in nested for clip in of_one_prompt]
     return clips
 
 
-def _as_list(videos: Any) -> list[Any]:
-    """One video or several: a list of whole videos is several, a list of pictures is what its caller nests."""
+def _as_list(videos: object) -> list[object]:
+    """A list is several videos; a video given as a list of pictures stands in a list of its own."""
     return list(videos) if isinstance(videos, list) else [videos]

@@ -1,1 +1,1 @@
-"""The calling styles of the released packages, as thin adapters over the engine."""
+"""The calling styles of the released code: its model cards, quick starts and helper modules, over the engine."""

@@ -1,8 +1,10 @@
-"""The calling style of the released Video-XL-2 model card, as a thin layer over the engine (DESIGN section 6)."""
+"""``model.chat(...)`` of the released Video-XL-2 model card, as a thin layer over the engine."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+
+from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import (
     BiLevelDecode,
@@ -18,6 +20,7 @@ from videoxl.inference.engine import VideoXL, check_question
 from videoxl.inference.video_input import open_for_model
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.settings import made_of, settable
 from videoxl.video import VideoSource
 
 Turn = dict[str, str]
@@ -38,15 +41,15 @@ class VideoXLForCausalLM(VideoXLForConditionalGeneration):
 
     def chat(
         self,
-        video_path: Any,
-        tokenizer: Any,
+        video_path: object,
+        tokenizer: PreTrainedTokenizerBase,
         user_prompt: str,
         chat_history: list[Turn] | None = None,
         return_history: bool = True,
         max_num_frames: int = 512,
         sample_fps: float | None = 1.0,
         max_sample_fps: float | None = 4.0,
-        generation_config: dict[str, Any] | None = None,
+        generation_config: Mapping[str, object] | None = None,
     ) -> str | tuple[str, list[Turn]]:
         """One question about a video file, as on the released model card.
 
@@ -92,15 +95,15 @@ def check_history(history: list[Turn] | None) -> list[tuple[str, str]]:
     return list(zip(texts[::2], texts[1::2]))
 
 
-def released_generation(settings: dict[str, Any] | None) -> Generation:
-    """A :class:`Generation` from the dict of the model card. Raises ``ValueError`` for names it does not know."""
+def released_generation(settings: Mapping[str, object] | None) -> Generation:
+    """The settings of the model card's dict. Raises ``ValueError`` for names that :class:`Generation` does not have."""
     given = {k: v for k, v in (settings or {}).items() if v is not None and k != "use_cache"}
     if not given.get("do_sample", False):
         given = {k: v for k, v in given.items() if k not in IGNORED_WHEN_GREEDY}
-    known = Generation.__dataclass_fields__
+    known = settable(Generation)
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"unknown generation setting {', '.join(unknown)}; allowed: use_cache, {', '.join(known)}")
-    return Generation(**given)
+    return made_of(Generation, given)
 
 
 def released_sampling(source: VideoSource, most: int, fps: float | None, max_fps: float | None) -> Sampling:
@@ -122,9 +125,9 @@ def released_prefill(config: VideoXLConfig) -> PrefillStrategy:
     if not isinstance(given, dict) or (unknown := given.keys() - PREFILL_CONFIG.keys()):
         what = f"has unknown keys {', '.join(sorted(unknown))}" if isinstance(given, dict) else f"is {given!r}"
         raise ValueError(f"model.config.prefill_config {what}; it is a dict of {', '.join(PREFILL_CONFIG)}")
-    return ChunkedPrefill(**{PREFILL_CONFIG[key]: value for key, value in given.items()})
+    return made_of(ChunkedPrefill, {PREFILL_CONFIG[key]: value for key, value in given.items()})
 
 
 def released_decode(config: VideoXLConfig) -> DecodeStrategy:
-    """What ``config.enable_sparse`` asks for: blocks chosen by the question's attention, where the card chose none."""
+    """What ``config.enable_sparse`` asks for. Blocks are chosen by the question's attention; the card names none."""
     return BiLevelDecode() if getattr(config, "enable_sparse", False) else DenseDecode()

@@ -1,4 +1,4 @@
-"""Names the released package keeps in a module of this name (DESIGN section 6)."""
+"""Constants of the released package, which keeps them in ``constants``."""
 
 from __future__ import annotations
 

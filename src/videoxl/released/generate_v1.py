@@ -1,7 +1,7 @@
-"""The calling style of the released Video-XL quick start, as a thin layer over the engine (DESIGN section 6).
+"""``model.generate(...)`` of the released Video-XL quick start, as a thin layer over the engine.
 
-``model.generate(input_ids, images=[video], modalities=["video"], beacon_skip_first=..., beacon_skip_last=...)``, with
-the ratio in ``model.config.beacon_ratio``. The released model kept its last video inside; this one keeps nothing.
+Scripts call ``model.generate(input_ids, images=[video], modalities=["video"], beacon_skip_first=...)`` and set the
+ratio in ``model.config.beacon_ratio``. The released model keeps its last video; this one keeps nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import StoppingCriteria
+from transformers.generation import BaseStreamer
 
 from videoxl.config import BeaconPrefill, Generation
 from videoxl.inference.decode.beams import beam_search
@@ -19,7 +20,8 @@ from videoxl.inference.decode.loop import Stop, decode_tokens
 from videoxl.inference.prefill.beacon import BeaconWriter
 from videoxl.inference.prefill.choose import frames_per_tile
 from videoxl.inference.prefill.read import Prefill, Tile
-from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, Group, VisualSpan
+from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan
+from videoxl.memory.layout import Group
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.released.chat_v2 import released_generation
@@ -30,10 +32,10 @@ WITHOUT_EFFECT = ("image_sizes", "pad_token_id")
 
 
 class NoMemory:
-    """Stands where the released model kept the state of its last video. There is none, so ``reset`` does nothing."""
+    """Takes the place of the released model's state of its last video. This model has none."""
 
     def reset(self) -> None:
-        """For scripts that call it between videos."""
+        """Do nothing. Released scripts call it between videos."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class _Prompt:
     suffix: list[int]
 
     @classmethod
-    def parse(cls, input_ids: Any) -> _Prompt:
+    def parse(cls, input_ids: object) -> _Prompt:
         """``input_ids`` ``[1, L]`` with one -200. Raises ``ValueError`` for anything else."""
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2 or len(input_ids) != 1:
             shape = list(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
@@ -77,7 +79,7 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
 
     @property
     def memory(self) -> NoMemory:
-        """Only there so that ``model.memory.reset()`` of released scripts runs."""
+        """Lets ``model.memory.reset()`` of released scripts run."""
         return NoMemory()
 
     def generate(self, inputs: Any = None, *args: Any, images: Any = None, **kwargs: Any) -> Any:
@@ -99,8 +101,8 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
         beacon_skip_last: int | None = None,
         attention_mask: torch.Tensor | None = None,
         stopping_criteria: Sequence[StoppingCriteria] = (),
-        streamer: Any = None,
-        **settings: Any,
+        streamer: BaseStreamer | None = None,
+        **settings: object,
     ) -> torch.Tensor:
         """Answer a prompt about one video, or about one still image given as crops.
 
@@ -132,7 +134,12 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
         return input_ids.new_tensor([[*prompt.prefix, *placeholders, *prompt.suffix, *new]])
 
     def _write(
-        self, ids: list[int], writer: BeaconWriter, settings: Generation, stop: Stop | None, streamer: Any
+        self,
+        ids: list[int],
+        writer: BeaconWriter,
+        settings: Generation,
+        stop: Stop | None,
+        streamer: BaseStreamer | None,
     ) -> list[int]:
         """The answer's ids. A streamer gets the prompt, then every token, as transformers gives them."""
         ends = _end_ids(self)
@@ -161,14 +168,14 @@ def prefill_from(config: VideoXLConfig) -> BeaconPrefill:
     return BeaconPrefill.from_released(given, config.beacon_ratio_mix)
 
 
-def _is_video(modalities: Any) -> bool:
+def _is_video(modalities: str | Sequence[str]) -> bool:
     kinds = [modalities] if isinstance(modalities, str) else list(modalities)
     if len(kinds) != 1 or kinds[0] not in MODALITIES:
         raise ValueError(f"modalities must be ['video'] or ['image'], got {modalities!r}")
-    return bool(kinds[0] == "video")
+    return kinds[0] == "video"
 
 
-def _only(images: Any) -> torch.Tensor:
+def _only(images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
     """The one video or image there may be: ``[F, 3, S, S]``; a lone picture gets its first dimension."""
     if len(images) != 1 or not isinstance(images[0], torch.Tensor):
         kinds = sorted({type(image).__name__ for image in images})
@@ -189,7 +196,13 @@ def _visual_tokens(config: VideoXLConfig, pictures: int, video: bool) -> int:
 
 
 @torch.inference_mode()
-def _read(model: Any, prefix: list[int], writer: BeaconWriter, pixels: torch.Tensor, tile: int | None) -> None:
+def _read(
+    model: VideoXLForConditionalGeneration,
+    prefix: list[int],
+    writer: BeaconWriter,
+    pixels: torch.Tensor,
+    tile: int | None,
+) -> None:
     """Fill the writer's cache with the head of the prompt and a video in tiles of so many frames, or a still image."""
     if tile is not None:
         Prefill(model, lambda text: []).run(prefix, _tiles(pixels, tile), writer=writer)
@@ -202,12 +215,12 @@ def _read(model: Any, prefix: list[int], writer: BeaconWriter, pixels: torch.Ten
 
 
 def _tiles(pixels_FCHW: torch.Tensor, size: int) -> Iterator[Tile]:
-    """As the engine makes them, so that the answer is the engine's bit for bit; times are not told to this model."""
+    """Cut tiles as the engine does, so that answers are the engine's bit for bit. This model is told no times."""
     for number, part in enumerate(pixels_FCHW.split(size)):
         yield Tile(part, tuple(float(number * size + i) for i in range(len(part))))
 
 
-def _end_ids(model: Any) -> list[int]:
+def _end_ids(model: VideoXLForConditionalGeneration) -> list[int]:
     ends = model.generation_config.eos_token_id
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 

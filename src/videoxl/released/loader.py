@@ -1,4 +1,4 @@
-"""``load_pretrained_model`` at the address the released package has it (DESIGN section 6)."""
+"""``load_pretrained_model`` of the released Video-XL package."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from videoxl.inference.loading import load_tokenizer, pick_device, quantization_config, resolve, set_end_tokens
 from videoxl.model.checkpoint import is_released, read_config
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.families import require
+from videoxl.released.clip_processor import CLIPImageProcessorPil
 from videoxl.released.generate_v1 import VideoXLBeaconForCausalLM
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -22,27 +24,27 @@ def load_pretrained_model(
     model_name: str = "llava_qwen",
     load_8bit: bool = False,
     load_4bit: bool = False,
-    device_map: Any = "auto",
+    device_map: str | torch.device | dict[str, object] = "auto",
     attn_implementation: str = "sdpa",
-    customized_config: Any = None,
-    overwrite_config: dict[str, Any] | None = None,
+    customized_config: VideoXLConfig | None = None,
+    overwrite_config: dict[str, object] | None = None,
     **kwargs: Any,
-) -> tuple[Any, Any, Any, int]:
-    """Tokenizer, model, image processor and longest context of a Video-XL checkpoint, as released scripts load it.
+) -> tuple[PreTrainedTokenizerBase, VideoXLBeaconForCausalLM, CLIPImageProcessorPil, int]:
+    """Load a Video-XL checkpoint as released scripts do: tokenizer, model, image processor, longest context in tokens.
 
     Args:
         model_path: a folder or Hub id, in the released or in our own layout.
         model_base: must be None: adapters and projectors alone cannot be loaded.
-        model_name: has no effect; what a checkpoint is shows in its own files.
-        load_8bit, load_4bit: quantise with bitsandbytes, vision parts left alone.
+        model_name: has no effect; the checkpoint's own files say what it is.
+        load_8bit, load_4bit: quantise with bitsandbytes, except the vision parts.
         device_map: a device, ``auto`` (a GPU if there is one), or an accelerate device map.
-        attn_implementation: any of transformers.
+        attn_implementation: any that transformers has.
         customized_config: a configuration to use instead of the checkpoint's.
         overwrite_config: keys of the released ``config.json`` to change first.
         kwargs: ``torch_dtype`` (float16 as released), and whatever else ``from_pretrained`` knows.
 
-    The vocabulary is not enlarged and the tokenizer gets no further tokens, unlike in the released loader: the row it
-    adds is random and never trained (SPEC 2.2). Raises ``ValueError`` for a ``model_base``, :class:`CheckpointError`
+    Unlike the released loader, this one adds no token and no row to the embeddings: that row is random and never
+    trained (SPEC 2.2). Raises ``ValueError`` for a ``model_base``, :class:`CheckpointError`
     for a checkpoint that is damaged or not Video-XL.
     """
     if model_base is not None:
@@ -68,7 +70,7 @@ def load_pretrained_model(
     return tokenizer, model, image_processor(config, folder), longest
 
 
-def _config(folder: Path, overwrite: dict[str, Any]) -> VideoXLConfig:
+def _config(folder: Path, overwrite: dict[str, object]) -> VideoXLConfig:
     found = {**read_config(folder), **overwrite}
     if overwrite and not is_released(found):
         raise ValueError(
@@ -76,20 +78,20 @@ def _config(folder: Path, overwrite: dict[str, Any]) -> VideoXLConfig:
             "on the configuration and give that as customized_config"
         )
     klass = LlavaQwenConfig if is_released(found) else VideoXLConfig
-    return klass.from_dict(found, name_or_path=str(folder))
+    made: VideoXLConfig = klass.from_dict(found, name_or_path=str(folder))
+    return made
 
 
-def image_processor(config: VideoXLConfig, folder: Path) -> Any:
-    """transformers' CLIP image processor, from the file of the vision tower if the checkpoint has its folder.
+def image_processor(config: VideoXLConfig, folder: Path) -> CLIPImageProcessorPil:
+    """The CLIP image processor with our resizing, from the vision tower's own file if the checkpoint has one.
 
-    The one that works with Pillow: torchvision's rounds resized pixels differently than what the model was trained on.
+    It works with Pillow. Torchvision rounds resized pixels differently from those the model was trained on.
     """
-    from videoxl.released.clip_processor import CLIPImageProcessorPil
-
     tower = Path(read_config(folder).get("mm_vision_tower", "vision_tower"))
     for place in (tower, folder / tower.name):
         if (place / PREPROCESSOR).is_file():
-            return CLIPImageProcessorPil.from_pretrained(place)
+            processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_pretrained(place)
+            return processor
     side = config.image_size
     return CLIPImageProcessorPil(
         size={"shortest_edge": side},

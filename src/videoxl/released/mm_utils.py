@@ -1,15 +1,14 @@
-"""Helpers under the names of the released package, for scripts written for it (DESIGN section 6)."""
+"""Helper functions of the released package, under its names, for scripts written for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import StoppingCriteria
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase, StoppingCriteria
 
 from videoxl.released.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from videoxl.video.anyres import Pinpoints, cut_crops
@@ -18,8 +17,11 @@ ASPECT_MODES = ("anyres", "anyres_max_<n>", "pad", "square")
 
 
 def tokenizer_image_token(
-    prompt: str, tokenizer: Any, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
-) -> Any:
+    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    image_token_index: int = IMAGE_TOKEN_INDEX,
+    return_tensors: str | None = None,
+) -> list[int] | torch.Tensor:
     """Ids of a prompt, with ``image_token_index`` wherever it says ``<image>``; the pieces between are tokenised alone.
 
     Returns a list, or an int64 tensor ``[L]`` with ``return_tensors="pt"``. A beginning-of-text token that the
@@ -49,7 +51,9 @@ def transform_input_id(input_ids: torch.Tensor, num_tokens: int, token_id: int) 
     return torch.cat([input_ids[:, : places[0]], span, input_ids[:, places[0] + 1 :]], dim=1)
 
 
-def process_images(images: Sequence[Image.Image], image_processor: Any, model_cfg: Any) -> Any:
+def process_images(
+    images: Sequence[Image.Image], image_processor: BaseImageProcessor, model_cfg: object
+) -> torch.Tensor | list[torch.Tensor]:
     """Pillow images as pixels for the model, the way ``model_cfg.image_aspect_ratio`` says.
 
     ``anyres`` and ``anyres_max_<n>``: crops ``[1 + n, 3, S, S]`` per image, cut by ``model_cfg.image_grid_pinpoints``.
@@ -71,7 +75,9 @@ def process_images(images: Sequence[Image.Image], image_processor: Any, model_cf
     return torch.stack(made) if len({m.shape for m in made}) == 1 else made
 
 
-def process_anyres_image(image: Image.Image, processor: Any, grid_pinpoints: Pinpoints | None) -> torch.Tensor:
+def process_anyres_image(
+    image: Image.Image, processor: BaseImageProcessor, grid_pinpoints: Pinpoints | None
+) -> torch.Tensor:
     """One image as normalised crops ``[1 + n, 3, S, S]``, the whole picture first (SPEC 2.1)."""
     crops = cut_crops(np.asarray(_rgb(image)), grid_pinpoints, processor.crop_size["height"])
     return _pixels([Image.fromarray(crop) for crop in crops], processor)
@@ -86,25 +92,26 @@ def get_model_name_from_path(model_path: str) -> str:
 class KeywordsStoppingCriteria(StoppingCriteria):
     """Stops when one of ``keywords`` has been written after the prompt."""
 
-    def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: torch.Tensor) -> None:
+    def __init__(self, keywords: Sequence[str], tokenizer: PreTrainedTokenizerBase, input_ids: torch.Tensor) -> None:
         self.keywords = list(keywords)
         self.tokenizer = tokenizer
         self.start = input_ids.shape[1]
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=False)
         found = [any(keyword in text for keyword in self.keywords) for text in texts]
         return torch.tensor(found, device=input_ids.device)  # type: ignore[return-value]
 
 
-def _rgb(image: Any) -> Image.Image:
+def _rgb(image: object) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise ValueError(f"images must be Pillow images, got {type(image).__name__}")
     return image.convert("RGB")
 
 
-def _pixels(images: Sequence[Image.Image], processor: Any) -> torch.Tensor:
-    return processor.preprocess([_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+def _pixels(images: Sequence[Image.Image], processor: BaseImageProcessor) -> torch.Tensor:
+    pixels: torch.Tensor = processor.preprocess([_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
+    return pixels
 
 
 def _pad(image: Image.Image, mean: Sequence[float]) -> Image.Image:
