@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -177,3 +179,17 @@ def test_clock_times_become_seconds_as_released(typed, rewritten):
 
 def test_rounding_is_that_of_python():
     assert [round_time(t) for t in (0.05, 0.15, 0.25, 1e6 / 3)] == [0.1, 0.1, 0.2, 333333.3]
+
+
+def test_threads_that_tokenise_template_and_question_do_not_change_each_other():
+    """One tokenizer for both gave special tokens of the template as text, once in some fifty questions."""
+    layout = ChatFormat.of(TOKENIZER)
+    alone = layout.suffix("What?"), layout.suffix("<|im_end|>")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = set(pool.map(lambda n: tuple(layout.suffix(("What?", "<|im_end|>")[n % 2])), range(4000)))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == {tuple(ids) for ids in alone}

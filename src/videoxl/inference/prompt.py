@@ -6,6 +6,7 @@ of its timestamp ("Time 12.0s:") and then one placeholder id per visual token.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,9 +131,15 @@ class ChatFormat:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-        """Wrap a transformers tokenizer. The result can be pickled if the tokenizer can."""
-        encode = partial(tokenizer.encode, add_special_tokens=False)
-        return cls(encode, partial(encode, split_special_tokens=True))
+        """Wrap a transformers tokenizer. The result can be pickled if the tokenizer can.
+
+        What a user typed goes through a copy. ``split_special_tokens`` is a state of the tokenizer that every call
+        sets anew, so calls in two threads on one tokenizer change each other's result: template tokens came out as
+        text, and a user's text could have come out as template tokens.
+        """
+        template = partial(tokenizer.encode, add_special_tokens=False, split_special_tokens=False)
+        typed = partial(copy.deepcopy(tokenizer).encode, add_special_tokens=False, split_special_tokens=True)
+        return cls(template, typed)
 
     def prefix(self, system: str = DEFAULT_SYSTEM_PROMPT) -> list[int]:
         """Encode everything before the visual span: system turn and head of the user's turn (14 ids by default)."""
