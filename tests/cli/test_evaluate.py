@@ -51,12 +51,16 @@ def test_a_mistake_is_one_line_and_costs_no_model(run, monkeypatch, arguments, m
 
 def test_one_json_object_on_stdout_and_files_in_the_folder(run, tmp_path):
     grid = ("--model", "tiny", "--frames", "8,16", "--depths", "0,1", "--samples", 1, "--seed", 4)
-    rest = ("--max-new-tokens", 2, "--output", tmp_path / "out", "--no-heatmap", "--json")
+    rest = ("--max-new-tokens", 12, "--output", tmp_path / "out", "--no-heatmap", "--json")
     status, out, err = run("eval", "niah", *grid, *rest)
     assert status == 0
     result = json.loads(out)
-    assert {(c["frames"], c["depth"]) for c in result["cells"]} == {(8, 0.0), (8, 1.0), (16, 0.0), (16, 1.0)}
-    assert 0 <= result["accuracy"] <= 1
+    cells = {(cell["frames"], cell["depth"]): (cell["right"], cell["questions"]) for cell in result["cells"]}
+    assert cells == dict.fromkeys([(8, 0.0), (8, 1.0), (16, 0.0), (16, 1.0)], (6, 6))
+    assert (result["accuracy"], result["questions"], result["no_video"]["accuracy"]) == (1.0, 24, 0.0)
+    assert {kind: found["samples"] for kind, found in result["by_kind"].items()} == {
+        "at": 4, "color": 4, "present": 8, "shape": 4, "when": 4
+    }  # fmt: skip
     assert result["run"]["seed"] == 4
     assert "haystack 16/0/1: 16 frames" in err
     assert json.loads((tmp_path / "out" / "niah.json").read_text()) == result

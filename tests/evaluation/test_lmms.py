@@ -29,6 +29,7 @@ from videoxl.evaluation.lmms.running import Run, run_lmms
 from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 from videoxl.inference.answers import Answer
+from videoxl.model.families import FAMILIES
 
 SHORT = Generation(max_new_tokens=3)
 
@@ -48,7 +49,8 @@ class CountingEngine:
     """Answers with what it was asked and about what; counts readings. No model behind it."""
 
     def __init__(self, family: str = "video-xl-2", die_at: str | None = None) -> None:
-        self.config = SimpleNamespace(family=family, time_format="Time {:.1f}s:" if family != "video-xl" else "")
+        time_format = "Time {:.1f}s:" if family != "video-xl" else ""
+        self.config = SimpleNamespace(family=family, traits=FAMILIES[family], time_format=time_format)
         self.read: list[str] = []
         self.die_at = die_at
 

@@ -1,1 +1,1 @@
-"""Benchmarks of long-video models that anyone can repeat: one command each, all settings told, resumable."""
+"""Benchmarks of long-video models that anyone can repeat: one resumable command each, all settings recorded."""

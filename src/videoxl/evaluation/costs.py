@@ -9,7 +9,7 @@ from videoxl.evaluation.log import Json
 READING_PHASES = ("decode", "vision", "prefill")
 """Phases of an answer's ``seconds`` that are reading the video. ``decode`` decodes frames."""
 COUNTED = ("frames", "visual_tokens", "memory_tokens", "read_tokens", "new_tokens", "memory_bytes")
-"""Fields of a record whose means are told."""
+"""Fields of a record of which results hold the mean."""
 
 
 def reading_seconds(seconds: Mapping[str, float]) -> float:

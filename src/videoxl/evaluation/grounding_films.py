@@ -1,8 +1,8 @@
-"""Films of the generated world with the times of what is shown in them, as ``videoxl eval grounding`` reads them.
+"""Write films of the generated world, with annotations of what they show, for ``videoxl eval grounding``.
 
     python -m videoxl.evaluation.grounding_films runs/films --films 50 --groups 8,32 --seed 900
 
-The annotations have the form of TimeLens-Bench; the question that goes with them is ``--prompt world``.
+The annotations have the form of TimeLens-Bench. Ask about them with ``--prompt world``.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from videoxl.evaluation.log import write_json
 from videoxl.world import sample_film, write_film
 
 SIZE = 96
-"""Pixels a side; the embedded models see 48."""
+"""Width and height in pixels; the embedded models see 48."""
 
 
 def write_films(folder: Path, films: int, groups: tuple[int, int], seed: int) -> Path:
-    """Write ``folder/videos/*.mp4``, a group of four frames in 4 s, and ``folder/events.json``, which it returns.
+    """Write ``folder/videos/*.mp4`` at one frame a second and ``folder/events.json``, and return the latter.
 
-    Film ``n`` is drawn from ``(seed, n)``; those in which nothing is shown are left out.
+    Film ``n`` is drawn at random from ``(seed, n)``. Films that show nothing are left out. ``groups``: shortest and
+    longest film, in groups of four frames.
     """
     (folder / "videos").mkdir(parents=True, exist_ok=True)
-    found = {}
+    annotations = {}
     for number in range(films):
-        source = np.random.default_rng((seed, number))
-        length = int(source.integers(groups[0], groups[1] + 1))
-        film = sample_film(source, length, step=4.0, begin=0.0)
+        generator = np.random.default_rng((seed, number))
+        length = int(generator.integers(groups[0], groups[1] + 1))
+        film = sample_film(generator, length, step=4.0, begin=0.0)
         if not film.events:
             continue
         name = f"{number:05d}"
         write_film(film, folder / "videos" / f"{name}.mp4", size=SIZE)
-        found[name] = {
+        annotations[name] = {
             "duration": film.duration,
             "spans": [[film.time_of(event.start), film.time_of(event.end)] for event in film.events],
             "queries": [event.thing.name for event in film.events],
         }
     target = folder / "events.json"
-    write_json(target, found)
+    write_json(target, annotations)
     return target
 
 

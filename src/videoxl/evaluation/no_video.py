@@ -16,7 +16,7 @@ def answer_without_video(engine: VideoXL, question: str, *, max_new_tokens: int)
     """
     ids = [*engine.chat_format.prefix(), *engine.chat_format.suffix(question)]
     settings = Generation(max_new_tokens=max_new_tokens)
-    cache = KVCache(engine.config.text_config.num_hidden_layers, reserve=len(ids) + max_new_tokens)
+    cache = KVCache(engine.config.get_text_config().num_hidden_layers, reserve=len(ids) + max_new_tokens)
     tokens = decode_tokens(engine.model, ids, cache, settings, end_ids=engine.end_ids)
     new_ids = [token.id for token in tokens]
     return str(engine.tokenizer.decode(new_ids, skip_special_tokens=True).strip())

@@ -1,7 +1,7 @@
 """Read a folder of golden cases: ``cases.json`` and safetensors files of expected arrays.
 
 Such a folder ships no weights. Every weight and every random input is a function of a seed, a name and a shape; the
-rule is in the folder's README and is repeated here. Case names mean nothing to this code, only their ``kind`` does.
+rule is in the folder's README and is repeated here. This code looks at the ``kind`` of a case, never at its name.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from videoxl.errors import VideoXLError
+
+Json = dict[str, Any]
+"""An object of ``cases.json``. What it holds depends on the kind of its case."""
+Numbers: TypeAlias = ArrayLike | torch.Tensor | None
+"""What can be compared; None is a miss."""
 
 TABLE_NAMES = (
     "embed_tokens.weight",
@@ -31,7 +38,7 @@ QUERY_KEY_NAMES = ("q_proj.weight", "k_proj.weight", *(f"encoder.{i}.{p}.weight"
 
 
 class GoldenError(VideoXLError):
-    """The folder is not one of golden cases, or is damaged."""
+    """The folder holds no golden cases, or is damaged."""
 
     exit_code = 2
     code = "golden_invalid"
@@ -42,13 +49,13 @@ class MissingArrayError(GoldenError):
 
 
 def random_source(seed: int, name: str) -> np.random.Generator:
-    """A PCG64 stream keyed by the first 16 bytes of sha256("seed:name"), little endian."""
+    """Return a PCG64 generator, keyed by the first 16 bytes of sha256("seed:name"), little endian."""
     key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16]
     return np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
 
 
 def weight(seed: int, name: str, shape: list[int]) -> np.ndarray:
-    """One parameter: offset + scale x standard normal, both chosen by its name and shape."""
+    """Return one parameter: offset + scale x standard normal. Its name and shape choose offset and scale."""
     fan_in = math.prod(shape[1:])
     offset = 0.0
     if name.endswith("bias"):
@@ -67,12 +74,12 @@ def weight(seed: int, name: str, shape: list[int]) -> np.ndarray:
 
 
 def noise(seed: int, name: str, shape: list[int]) -> np.ndarray:
-    """A float input (pixels or activations): standard normal."""
+    """Return a float input (pixels or activations): standard normal."""
     return random_source(seed, f"input:{name}").standard_normal(tuple(shape)).astype(np.float32)
 
 
 def picture(seed: int, name: str, height: int, width: int) -> np.ndarray:
-    """An 8-bit RGB test picture ``[height, width, 3]``: an 8x8 mosaic with fine noise."""
+    """Return an 8-bit RGB test picture ``[height, width, 3]``: an 8x8 mosaic with fine noise."""
     source = random_source(seed, f"input:{name}")
     mosaic = source.integers(0, 256, (8, 8, 3)).astype(np.int64)
     rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
@@ -82,7 +89,7 @@ def picture(seed: int, name: str, height: int, width: int) -> np.ndarray:
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, by name; guards against drift of the random generator."""
+    """Return a sha256 over names, dtypes, shapes and bytes, sorted by name. It shows a changed random generator."""
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         flat = np.ascontiguousarray(array)
@@ -93,7 +100,7 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 
 @dataclass
 class Comparison:
-    """Worst error of one array, as a share of what its tolerance allows (above 1 is a miss)."""
+    """The worst error of one array. ``share``: of what its tolerance allows; above 1 is a miss."""
 
     array: str
     error: float
@@ -106,8 +113,8 @@ class Case:
     """One case and what has been compared of it."""
 
     folder: Path
-    spec: dict[str, Any]
-    model: dict[str, Any] | None
+    spec: Json
+    model: Json | None
     comparisons: list[Comparison] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
 
@@ -119,14 +126,14 @@ class Case:
     def seed(self) -> int:
         return int(self.spec["seed"] if "seed" in self.spec else self.needs_model()["seed"])
 
-    def needs_model(self) -> dict[str, Any]:
+    def needs_model(self) -> Json:
         if self.model is None:
             raise GoldenError(f"case {self.id} names the model {self.spec.get('model')!r}, which cases.json lacks")
         return self.model
 
     @property
     def tolerance(self) -> tuple[float, float]:
-        """(atol, rtol); exact is (0, 0)."""
+        """The tolerance as (atol, rtol); exact is (0, 0)."""
         given = self.spec["tolerance"]
         return (0.0, 0.0) if given == "exact" else (float(given["atol"]), float(given["rtol"]))
 
@@ -134,7 +141,7 @@ class Case:
         return name in self.spec.get("arrays", {})
 
     def expected(self, name: str) -> np.ndarray:
-        """A recorded array. Raises :class:`MissingArrayError` when the file or the array is not there."""
+        """Return a recorded array. Raises :class:`MissingArrayError` if the file or the array is missing."""
         self.read.add(name)
         path = self.folder / str(self.spec.get("file"))
         if not path.is_file():
@@ -146,11 +153,11 @@ class Case:
             array: np.ndarray = file.get_tensor(key)
             return array
 
-    def compare(self, name: str, actual: Any) -> None:
+    def compare(self, name: str, actual: Numbers) -> None:
         """Compare with the recorded array ``name``."""
         self.compare_values(name, actual, self.expected(name))
 
-    def compare_values(self, name: str, actual: Any, expected: Any) -> None:
+    def compare_values(self, name: str, actual: Numbers, expected: ArrayLike) -> None:
         """Compare numbers; integers and tolerance "exact" must agree exactly."""
         got, want = np.asarray(actual), np.asarray(expected)
         if got.shape != want.shape:
@@ -165,14 +172,14 @@ class Case:
         share = math.inf if error == math.inf else _worst_share(difference, allowed)
         self.comparisons.append(Comparison(name, error, share))
 
-    def compare_equal(self, name: str, actual: Any, expected: Any) -> None:
-        """Compare anything that must be equal."""
+    def compare_equal(self, name: str, actual: object, expected: object) -> None:
+        """Compare values that must be equal."""
         same = actual == expected
         detail = "" if same else f"got {str(actual)[:120]!r}, expected {str(expected)[:120]!r}"
         self.comparisons.append(Comparison(name, 0.0 if same else math.inf, 0.0 if same else math.inf, detail))
 
     def pixels(self) -> np.ndarray:
-        """The case's float pictures ``[n, 3, H, W]``, checked against their digest."""
+        """Return the case's float pictures ``[n, 3, H, W]``, checked against their digest."""
         given = self.spec["pixels"]
         made = noise(self.seed, given["name"], given["shape"])
         self.check_digest(given["name"], {"pixels": made}, given["sha256"])
@@ -184,7 +191,7 @@ class Case:
 
 
 def _worst_share(difference: np.ndarray, allowed: np.ndarray) -> float:
-    """Largest error over what is allowed there; a difference where none is allowed is infinitely too large."""
+    """Return the largest ratio of error to allowed error. It is infinite for an error where none is allowed."""
     if difference.size == 0:
         return 0.0
     share = np.divide(difference, allowed, out=np.where(difference > 0, np.inf, 0.0), where=allowed > 0)
@@ -196,12 +203,12 @@ class GoldenFolder:
     """A folder of cases."""
 
     folder: Path
-    models: dict[str, Any]
-    cases: list[dict[str, Any]]
+    models: Json
+    cases: list[Json]
 
     @classmethod
     def open(cls, folder: Path) -> GoldenFolder:
-        """Raises :class:`GoldenError` when ``folder`` has no readable ``cases.json``."""
+        """Read ``cases.json``. Raises :class:`GoldenError` if ``folder`` has no readable one."""
         path = folder / "cases.json"
         if not path.is_file():
             raise GoldenError(f"{folder} has no cases.json: not a folder of golden cases")
@@ -211,14 +218,12 @@ class GoldenFolder:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise GoldenError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 
-    def case(self, spec: dict[str, Any]) -> Case:
+    def case(self, spec: Json) -> Case:
         return Case(self.folder, spec, self.models.get(str(spec.get("model"))))
 
 
-def write_checkpoint(
-    target: Path, model: dict[str, Any], extra_config: dict[str, Any], dropped: tuple[str, ...] = ()
-) -> None:
-    """Build a model of a golden folder as a checkpoint in the released layout.
+def write_checkpoint(target: Path, model: Json, extra_config: Json, dropped: tuple[str, ...] = ()) -> None:
+    """Write a model of a golden folder as a checkpoint in the released layout.
 
     Parameters whose name contains one of ``dropped`` are left out.
     """

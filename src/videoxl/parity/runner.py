@@ -1,4 +1,4 @@
-"""Run all cases of a golden folder and say how far off each is."""
+"""Run all cases of a golden folder and report the error of each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.checks.table import INPUT_CHECKS, KINDS, MODEL_CHECKS
-from videoxl.parity.golden import Case, Comparison, GoldenError, GoldenFolder, write_checkpoint
+from videoxl.parity.golden import Case, Comparison, GoldenError, GoldenFolder, Json, write_checkpoint
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Outcome of one case. ``share`` is the worst error over what is allowed: above 1 is a miss."""
+    """The outcome of one case. ``share``: the worst error over the allowed error; above 1 is a miss."""
 
     id: str
     kind: str
@@ -36,9 +35,9 @@ class CaseResult:
 
 
 def run_parity(folder: Path, kinds: Iterable[str] | None = None) -> Iterator[CaseResult]:
-    """Yield a result per case, in the order of ``cases.json``. ``kinds`` narrows to those.
+    """Yield a result per case, in the order of ``cases.json``. ``kinds``: run only these.
 
-    A kind that this version does not know is a miss. Raises :class:`GoldenError` for a folder that is none, and
+    A kind that this version does not know is a miss. Raises :class:`GoldenError` for a folder without cases, and
     ``ValueError`` for a name in ``kinds`` that neither this version nor the folder knows.
     """
     golden = GoldenFolder.open(folder)
@@ -54,7 +53,7 @@ def run_parity(folder: Path, kinds: Iterable[str] | None = None) -> Iterator[Cas
 
 
 class _Models:
-    """Builds each model once, through the loader users use."""
+    """Loads each model once, by the call that users make."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[str, str], VideoXLForConditionalGeneration] = {}
@@ -69,9 +68,7 @@ class _Models:
         return self._loaded[key]
 
 
-def _load(
-    model: dict[str, Any], overrides: dict[str, Any], dropped: tuple[str, ...]
-) -> VideoXLForConditionalGeneration:
+def _load(model: Json, overrides: Json, dropped: tuple[str, ...]) -> VideoXLForConditionalGeneration:
     extra = dict(overrides)
     if "special_ids" in model:
         extra["video_token_id"] = model["special_ids"]["<visual>"]

@@ -1,4 +1,4 @@
-"""What checks of whole runs share: from recorded pixels to generated tokens."""
+"""Steps that checks of whole runs share, from recorded pixels to generated tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from videoxl.parity.golden import Case
 
 
 def text_tokenizer(special_ids: dict[str, int]) -> Callable[[str], list[int]]:
-    """The word ``Time`` is one token, every other character of a timestamp one each."""
+    """Return a tokenizer of timestamps: the word ``Time`` is one token, every other character is one."""
 
     def tokenize(text: str) -> list[int]:
         pieces = re.findall(r"Time|.", text)
@@ -26,7 +26,7 @@ def text_tokenizer(special_ids: dict[str, int]) -> Callable[[str], list[int]]:
 
 
 def tiles(pixels: torch.Tensor, times: list[float], size: int) -> Iterator[Tile]:
-    """Tiles of ``size`` frames."""
+    """Yield tiles of ``size`` frames."""
     for first in range(0, len(times), size):
         yield Tile(pixels[first : first + size], tuple(times[first : first + size]))
 
@@ -40,7 +40,7 @@ def generated(
 
 
 def compare_generated(case: Case, model: VideoXLForConditionalGeneration, ids: list[int], cache: KVCache) -> None:
-    """Answer what comes after the cache, and compare tokens and logits."""
+    """Generate after the cache, and compare tokens and logits."""
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
     new_ids, logits_TV = generated(model, ids, cache, settings)
     case.compare("generated", new_ids)

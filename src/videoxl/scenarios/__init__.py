@@ -1,1 +1,1 @@
-"""What the models are made for: find an event, advertisements or anomalies in a video, or tell what happens in it."""
+"""Find an event, advertisements or anomalies in a video, or say what happens in it, on its time axis."""

@@ -48,7 +48,7 @@ class NiahSettings:
     frames: tuple[int, ...] = (128, 512, 1024)
     """Lengths of the haystack, the needle included."""
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Where the needle is, 0 at the begin to 1 at the end."""
+    """Positions of the needle, from 0 (beginning) to 1 (end)."""
     samples: int | None = None
     """Haystacks per cell. Default: one per picture of ``pictures``, else 2."""
     needles: int = 1
@@ -62,7 +62,7 @@ class NiahSettings:
     """A JSON file of picture needles and their questions. Default: things of the generated world."""
     kinds: tuple[str, ...] | None = None
     """Questions about generated things, of :data:`NEEDLE_KINDS`. Default: color, shape, number, present, and, for
-    models that are told the time, when and at."""
+    models that get timestamps, when and at."""
     answers: str | None = None
     """``open``, or ``choice`` of four lettered options. Default: choice for pictures, open for generated things."""
     prompt: str = "{question}"

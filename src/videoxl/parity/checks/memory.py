@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ TEXT, VISUAL = 0, 1
 
 
 def chunk_mask(case: Case) -> None:
-    """The mask of small layouts."""
+    """Check the mask of small layouts."""
     spec = case.spec
     begin, end = spec["visual_token_start_pos"], spec["visual_token_end_pos"]
     ids = np.full(spec["total_len"], TEXT)
@@ -45,12 +45,17 @@ def chunk_mask(case: Case) -> None:
     case.compare("allowed", mask.astype(np.uint8))
 
 
-def _blocks(case: Case) -> dict[str, int]:
+class _Blocks(TypedDict):
+    block_size: int
+    previous_blocks: int
+
+
+def _blocks(case: Case) -> _Blocks:
     return {"block_size": case.spec["block_size_chosed"], "previous_blocks": case.spec["prev_blocks_num"]}
 
 
 class Recorded:
-    """The inputs of a recorded run, its visual tokens, and a writer's view of both."""
+    """The inputs of a recorded run and its visual tokens."""
 
     def __init__(self, case: Case, model: VideoXLForConditionalGeneration) -> None:
         self.case, self.model = case, model
@@ -76,24 +81,24 @@ class Recorded:
 
     @torch.inference_mode()
     def filled(self, writer: Writer) -> Writer:
-        """The writer, handed the whole video at once."""
+        """Give the whole video to a writer at once."""
         writer.add(self.span, self.tokens_PD)
         writer.finish()
         return writer
 
     def memory(self, writer: CacheWriter) -> VideoMemory:
-        """What the engine would make of a filled writer."""
+        """Return the memory that the engine would make of a filled writer."""
         groups, times = self.span.groups, tuple(self.times)
         return VideoMemory(MemoryState(writer.cache, tuple(writer.ids), len(self.prefix), groups, times, "", ""))
 
     def from_pixels(self, writer: Writer) -> Writer:
-        """The writer, fed by the engine's own prefill, in tiles of one and a half blocks."""
+        """Fill a writer by the engine's own prefill, in tiles of one and a half blocks."""
         size = self.model.config.frames_per_group * max(1, 3 * self.case.spec["block_size_chosed"] // 2)
         Prefill(self.model, self.tokenize).run(self.prefix, tiles(self.pixels, self.times, size), writer=writer)
         return writer
 
     def chunked(self) -> Iterator[CacheWriter]:
-        """The chunked prefill in every way it can run."""
+        """Yield the chunked prefill in every way it can run."""
         blocks, given = _blocks(self.case), (self.model, self.prefix)
         yield self.filled(MaskWriter(*given, ChunkedPrefill.from_blocks(**blocks, mode="mask")))
         for offload in (False, True):
@@ -104,7 +109,7 @@ class Recorded:
 
 
 def chunk(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """Mask and streaming, several tile sizes, on the device and offloaded: all must give the recorded answer."""
+    """Check mask and streaming, several tile sizes, on the device and offloaded: all give the recorded answer."""
     run = Recorded(case, model)
     _compare_whole_mask(case, model, [*run.prefix, *run.span.ids, *run.suffix], run.at, run.at + len(run.span.ids))
     for writer in run.chunked():
@@ -126,7 +131,7 @@ def _compare_whole_mask(
 
 
 def bilevel(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """The blocks, the mixed cache and the answer that is read from it, whichever way the video was read."""
+    """Check the blocks, the mixed cache and the answer, however the video was read."""
     run, selected = Recorded(case, model), case.spec["selected_unit_indices"]
     if selected is None:  # the released switch for plain causal attention, without chunks
         plain = run.filled(FullWriter(model, run.prefix))
@@ -144,7 +149,7 @@ def bilevel(case: Case, model: VideoXLForConditionalGeneration) -> None:
 
 
 def _compare_blocks(case: Case, model: VideoXLForConditionalGeneration, memory: VideoMemory, start: Start) -> None:
-    """Released numbers count the text before the video as block 0."""
+    """Compare the blocks. Released numbers count the text before the video as block 0."""
     spec, settings = case.spec, case.spec["selected_config"]
     level, blocks = (
         coarse_kv_for(model, memory, settings["compression"]),

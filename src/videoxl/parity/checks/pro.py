@@ -1,4 +1,4 @@
-"""Check of Video-XL-Pro: from pixels to tokens through its own writer, with the share kept as recorded (SPEC 4)."""
+"""Check of Video-XL-Pro: from pixels to tokens with selective prefill, with the share kept as recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Recording(SelectiveWriter):
 
 
 def end_to_end(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """Layout of the visual span, the embeddings that are left of it, and the answer."""
+    """Check the layout of the visual span, the embeddings that are kept of it, and the answer."""
     prompt, times, group = case.expected("prompt_ids").tolist(), case.spec["timestamps"], model.config.frames_per_group
     at = prompt.index(IMAGE_TOKEN_INDEX)
     case.compare_equal("image_at", at, case.spec["image_at"])

@@ -15,7 +15,7 @@ from videoxl.model.beacon import LostWindowError, make_loop
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
-from videoxl.parity.golden import Case, noise
+from videoxl.parity.golden import Case, Json, noise
 from videoxl.parity.gradients import compare_gradients
 from videoxl.parity.runs import generated
 
@@ -23,12 +23,12 @@ RELEASED_SEED = 42
 
 
 def trace(case: Case) -> None:
-    """The bookkeeping alone: what every forward holds and what stays in the cache."""
+    """Check the bookkeeping alone: what every forward holds and what stays in the cache."""
     spec, config = case.spec, case.spec["config"]
     strategy = BeaconPrefill.from_released(config["beacon_ratio"], config["beacon_ratio_mix"])
     stream = np.random.default_rng(RELEASED_SEED)  # the released one goes on from sequence to sequence
     first, last = spec["prefix"], spec["prefix"] + spec["n_visual"]
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for sequence in range(spec["sequences"]):
         loop = WindowLoop(
             config["beacon_window"],
@@ -52,7 +52,7 @@ def _chooser(strategy: BeaconPrefill, stream: np.random.Generator, max_positions
     return RatioChooser(strategy.ratios, mix, seed=stream, headroom=strategy.headroom, max_positions=max_positions)
 
 
-def _row(step: WindowStep, loop: WindowLoop) -> dict[str, Any]:
+def _row(step: WindowStep, loop: WindowLoop) -> Json:
     return {
         "step": step,
         "step_n_ids": step.tokens,
@@ -73,8 +73,8 @@ def _interleaved(step: WindowStep, raw: list[int], beacon: int) -> list[int]:
     return [beacon if slot in slots else next(values) for slot in range(step.tokens)]
 
 
-def _compare_ids(case: Case, rows: list[dict[str, Any]], first: int, last: int, vocabulary: int) -> None:
-    """Ids as the case numbers them: position + 1, visual tokens the last id, beacons one past it."""
+def _compare_ids(case: Case, rows: list[Json], first: int, last: int, vocabulary: int) -> None:
+    """Compare ids as the case numbers them: position + 1, the last id for visual tokens, one past it for beacons."""
     length = max(row["step"].end for row in rows)
     ids = [vocabulary - 1 if first <= i < last else i + 1 for i in range(length)]
     if case.has("input_ids_concat"):
@@ -88,7 +88,7 @@ def _compare_ids(case: Case, rows: list[dict[str, Any]], first: int, last: int, 
 
 
 def end_to_end(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """Pixels to tokens through the writer the engine uses, and the cache it leaves."""
+    """Check the way from pixels to tokens through the engine's prefill, and the cache it leaves."""
     stream = np.random.default_rng(RELEASED_SEED)
     runs = case.spec["runs"]
     try:
@@ -103,7 +103,7 @@ def end_to_end(case: Case, model: VideoXLForConditionalGeneration) -> None:
 
 
 def _run(
-    case: Case, model: VideoXLForConditionalGeneration, run: dict[str, Any], stream: np.random.Generator, label: str
+    case: Case, model: VideoXLForConditionalGeneration, run: Json, stream: np.random.Generator, label: str
 ) -> None:
     prompt = case.expected(f"{label}prompt_ids").tolist()
     at = prompt.index(IMAGE_TOKEN_INDEX)
@@ -149,7 +149,7 @@ def _compare_steps(
     *,
     stream_of: BeaconWriter,
 ) -> None:
-    """The table of forwards, prompt and decode, repeated with the ratios that were used."""
+    """Repeat the table of forwards, prompt and decode, with the ratios that were used, and compare it."""
     config, at = model.config, prompt.index(IMAGE_TOKEN_INDEX)
     chosen = _Replay(stream_of.ratios_used)
     loop = WindowLoop(stream_of.loop.window, chosen, skip_first=at, skip_last=at + visual)
@@ -170,7 +170,7 @@ def _compare_steps(
 
 
 class _Replay(RatioChooser):
-    """Gives the ratios of an earlier run."""
+    """Repeats the ratios of an earlier run."""
 
     def __init__(self, ratios: list[int]) -> None:
         super().__init__(ratios)
@@ -183,7 +183,7 @@ class _Replay(RatioChooser):
 def _compare_cache(
     case: Case, label: str, model: VideoXLForConditionalGeneration, writer: BeaconWriter, at: int, kept: int
 ) -> None:
-    """Keys as the released cache holds them, before rotation."""
+    """Compare keys as the released cache holds them, before rotation."""
     layers = {"first": 0, "last": model.model.num_text_layers - 1}
     parts = {"sink": slice(0, at), "beacon": slice(at, kept), "raw": slice(kept, None)}
     for where, number in layers.items():
@@ -205,7 +205,7 @@ def _compare_followup(
     at: int,
     kept: int,
 ) -> None:
-    """A second turn on the same cache: the last generated token and new text (SPEC 2.5)."""
+    """Check a second turn on the same cache: the last generated token and new text."""
     further = case.expected(f"{label}followup_ids").tolist()
     settings = Generation(max_new_tokens=len(case.expected(f"{label}followup_generated")))
     prompt = [*ids, *further]
@@ -217,7 +217,7 @@ def _compare_followup(
 
 
 def train(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """Loss and gradient norms through the window loop; weights that get no gradient count as zero."""
+    """Check loss and gradient norms through the window loop. The norm of a weight without gradient is 0."""
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     config = model.config
     count = len(pixels) * config.tokens_per_group
@@ -240,7 +240,7 @@ def train(case: Case, model: VideoXLForConditionalGeneration) -> None:
 
 
 def _compare_training_steps(case: Case, config: VideoXLConfig, labels: list[int], visual: int) -> None:
-    """What each forward of the loop holds in training, and the labels it sees."""
+    """Compare what each forward of the loop holds in training, and the labels it sees."""
     at = int(case.spec["image_at"])
     loop = make_loop(config, (at, at + visual), training=True)
     following = [*labels[1:], -100]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
 
 import numpy as np
 import torch
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from videoxl.model.vision import normalize_pixels
-from videoxl.parity.golden import Case, GoldenError, picture
+from videoxl.parity.golden import Case, GoldenError, Json, picture
 from videoxl.video import Resize
 from videoxl.video.anyres import best_resolution, cut_crops, grid_shape, parse_pinpoints
 from videoxl.video.resize import resize_pixels
@@ -19,7 +18,7 @@ from videoxl.video.sampling import uniform_indices
 
 
 def preprocess(case: Case) -> None:
-    """8-bit frames, and still images cut into crops, to float pixels."""
+    """Check the way from 8-bit frames, and still images cut into crops, to float pixels."""
     for item in case.spec["items"]:
         side = item["crop"]
         if "image_grid_pinpoints" in item:
@@ -34,7 +33,7 @@ def preprocess(case: Case) -> None:
         case.compare(item["array"], pixels)
 
 
-def _picture(case: Case, item: dict[str, Any], number: int = 0) -> np.ndarray:
+def _picture(case: Case, item: Json, number: int = 0) -> np.ndarray:
     name = re.search(r"'([^']+)'", item["input"])
     if name is None:
         raise GoldenError(f"cannot read the input rule {item['input']!r}")
@@ -42,7 +41,7 @@ def _picture(case: Case, item: dict[str, Any], number: int = 0) -> np.ndarray:
 
 
 def sampling(case: Case) -> None:
-    """Frame numbers spread evenly over a video."""
+    """Check frame numbers spread evenly over a video."""
     for row in case.spec["rows"]:
         numbers = uniform_indices(row["total_frames"], row["max_frames"]).tolist()
         label = f"{row['max_frames']} of {row['total_frames']} frames"
@@ -53,7 +52,7 @@ def sampling(case: Case) -> None:
 
 
 def anyres_grid(case: Case) -> None:
-    """Best resolution and grid of crops for image sizes."""
+    """Check the best resolution and the grid of crops for image sizes."""
     for row in case.spec["rows"]:
         size, side, pinpoints = tuple(row["image_size_w_h"]), row["patch"], row["pinpoints"]
         label = f"{size[0]} x {size[1]} with {pinpoints}"

@@ -22,12 +22,12 @@ from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
 
 
 def channels_last(x_GCTHW: torch.Tensor) -> torch.Tensor:
-    """``[G, C, T, H, W] -> [G, T, H W, C]``."""
+    """Rearrange ``[G, C, T, H, W]`` to ``[G, T, H W, C]``."""
     return x_GCTHW.permute(0, 2, 3, 4, 1).flatten(2, 3)
 
 
 def channels_first(x_GTPC: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Inverse of :func:`channels_last`."""
+    """Undo :func:`channels_last`."""
     G, T, _, C = x_GTPC.shape
     return x_GTPC.reshape(G, T, height, width, C).permute(0, 4, 1, 2, 3)
 
@@ -53,7 +53,7 @@ def token_synthesis(case: Case, model: VideoXLForConditionalGeneration) -> None:
 
 
 def _parse_noise(text: str) -> tuple[str, list[int]]:
-    """``noise(seed, 'name', [1, 2])`` -> name and shape."""
+    """Read ``noise(seed, 'name', [1, 2])`` as name and shape."""
     match = re.fullmatch(r"noise\(seed, '([^']+)', \[([\d, ]+)\]\)", text)
     if match is None:
         raise GoldenError(f"cannot read the input rule {text!r}")
@@ -93,7 +93,7 @@ def _frame_batches(pixels_FCHW: torch.Tensor, frames_per_group: int) -> Iterator
 
 
 def pure(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """Both ways to an answer: the engine's prefill in tiles, and ``generate`` on ids and pixels in one forward."""
+    """Check the engine's prefill in tiles, and ``generate`` on ids and pixels in one forward."""
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     tokenize = text_tokenizer(case.needs_model()["special_ids"])
     times = case.spec["timestamps"]
@@ -141,7 +141,7 @@ def pure_image(case: Case, model: VideoXLForConditionalGeneration) -> None:
 
 
 def train(case: Case, model: VideoXLForConditionalGeneration) -> None:
-    """Loss and gradient norms of every weight that is trained; the vision tower is frozen."""
+    """Check loss and gradient norms of every weight that is trained; the vision tower is frozen."""
     pixels, prompt = torch.from_numpy(case.pixels()), case.expected("prompt_ids").tolist()
     span = span_for(model.config, case.spec["timestamps"], text_tokenizer(case.needs_model()["special_ids"]))
     case.compare("time_embedding", span.ids)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from videoxl.inference.prompt import round_time, time_text, times_to_seconds
 from videoxl.model.vision import normalize_pixels
-from videoxl.parity.golden import Case, GoldenError, picture
+from videoxl.parity.golden import Case, GoldenError, Json, picture
 from videoxl.video import Resize
 from videoxl.video.frames import ResizeMode
 from videoxl.video.resize import resize_pixels
@@ -19,7 +19,7 @@ from videoxl.video.sampling import keep_whole_groups, released_indices, uniform_
 
 
 def preprocess(case: Case) -> None:
-    """8-bit pictures to float pixels."""
+    """Check the way from 8-bit pictures to float pixels."""
     height, width = case.spec["size"]
     mean = std = [0.5, 0.5, 0.5]
     for item in case.spec["items"]:
@@ -35,16 +35,14 @@ def preprocess(case: Case) -> None:
 
 
 def sampling(case: Case) -> None:
-    """Frame numbers, timestamps and group texts of the released frame selection."""
+    """Check frame numbers, timestamps and group texts of the released frame selection."""
     for row in case.spec["rows"]:
         for column, whole_groups in (("pure", True), ("chunk_modes", False), ("uniform", False)):
             if column in row:
                 _compare_sampling_row(case, row, row[column], column, whole_groups)
 
 
-def _compare_sampling_row(
-    case: Case, row: dict[str, Any], want: dict[str, Any], column: str, whole_groups: bool
-) -> None:
+def _compare_sampling_row(case: Case, row: Json, want: Json, column: str, whole_groups: bool) -> None:
     total, rate = row["total_frames"], row["avg_fps"]
     label = f"{total} frames at {rate} fps, {column}"
     try:
@@ -75,10 +73,11 @@ def _compare_sampling_row(
     case.compare_equal(label, {key: got.get(key) for key in want}, want)
 
 
-def _text_digest(values: list[Any]) -> str:
+def _text_digest(values: Sequence[float]) -> str:
     return hashlib.sha256(",".join(str(v) for v in values).encode()).hexdigest()
 
 
 def time_in_prompt(case: Case) -> None:
+    """Check times in prompts, rewritten as seconds."""
     for row in case.spec["rows"]:
         case.compare_equal(row["prompt"], times_to_seconds(row["prompt"]), row["converted"])
