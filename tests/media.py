@@ -1,4 +1,4 @@
-"""Draws test videos: every frame carries its number, so a wrong frame cannot pass for the right one."""
+"""Draws test videos. Every frame shows its number, so that a wrong frame is noticed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_video(
         options = SMALL_GOP if codec == "libx264" else {"g": "12"}
     pictures = (numbered(i, *size) for i in range(frames)) if pictures is None else pictures
     with (
-        unhurried(),
+        restored_priority(),
         av.open(str(path), "w", format=container_format, options=container_options or {}) as container,
     ):
         if title:
@@ -76,9 +76,11 @@ def write_video(
 
 
 @contextmanager
-def unhurried() -> Iterator[None]:
-    """Leaves the process with the priority that it had: SVT-AV1, run as root, makes it a real-time one for good, and
-    nothing else gets to run on that core for the rest of the tests."""
+def restored_priority() -> Iterator[None]:
+    """Restore this process's scheduling at the end.
+
+    SVT-AV1, run as root, gives it real-time priority for good, so that nothing else runs on that core.
+    """
     if not hasattr(os, "sched_getscheduler"):
         yield
         return
@@ -91,7 +93,7 @@ def unhurried() -> Iterator[None]:
 
 
 def write_sound(container, stream, seconds: float) -> None:
-    """Silence, muxed at once."""
+    """Encode and mux silence."""
     rate = stream.codec_context.sample_rate
     for start in range(0, int(seconds * rate), 1024):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -115,7 +117,7 @@ def remux(source: Path, target: Path, *, shift: float = 0.0, drop_before: int = 
 
 
 def patched(source: Path, target: Path, kind: bytes, offset: int, value: bytes, count: int = 1) -> Path:
-    """Copy a file, overwriting bytes ``offset`` behind the first ``count`` occurrences of a box type."""
+    """Copy a file, overwriting bytes ``offset`` after the first ``count`` occurrences of a box type."""
     data = bytearray(source.read_bytes())
     at = -1
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Videos shared by the tests of this folder, drawn once."""
+"""Videos that the tests of this folder share, drawn once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def plain(folder) -> Path:
 
 @pytest.fixture
 def nothing_left(plain):
-    """Fails when the test leaves a process or a descriptor behind, beyond the process that decoders are forked from and
-    what other tests started for good (multiprocessing's resource tracker)."""
+    """Fail when the test leaves a process or a descriptor behind.
+
+    The fork server is not counted, nor is what other tests started for good (multiprocessing's resource tracker).
+    """
     open_video(plain).close()
     gc.collect()
     children, descriptors = left()
@@ -39,5 +41,5 @@ def nothing_left(plain):
 
 
 def left() -> tuple[list[psutil.Process], list[str]]:
-    """Processes that this one started, and descriptors that it holds."""
+    """Processes that this one has started, and descriptors that it holds."""
     return psutil.Process().children(recursive=True), os.listdir("/proc/self/fd")

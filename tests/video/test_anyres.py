@@ -1,4 +1,4 @@
-"""Still images are cut into crops exactly as the released model was fed them."""
+"""Still pictures are cut into the same crops as for the released model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_grids_equal_the_recorded_ones(row):
 
 
 def plain_best(size, candidates):
-    """The rule, step by step."""
+    """Apply the rule step by step."""
     best, most, least = None, 0, float("inf")
     for width, height in candidates:
         scale = min(width / size[0], height / size[1])
@@ -117,7 +117,7 @@ def test_listed_resolutions_keep_their_order_in_any_notation():
         (None, 336, "must be pairs of pixels"),
     ],
 )
-def test_resolutions_that_cannot_be_are_refused(pinpoints, side, message):
+def test_impossible_resolutions_are_refused(pinpoints, side, message):
     with pytest.raises(ValueError, match=message):
         parse_pinpoints(pinpoints, side)
 
@@ -126,6 +126,6 @@ def test_resolutions_that_cannot_be_are_refused(pinpoints, side, message):
     "pixels",
     [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
 )
-def test_what_is_no_picture_is_refused(pixels):
+def test_other_arrays_are_refused(pixels):
     with pytest.raises(ValueError, match=r"a picture must be uint8 \[H, W, 3\] and not empty, got"):
         cut_crops(pixels, PINPOINTS, SIDE)

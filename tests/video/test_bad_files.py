@@ -32,7 +32,7 @@ def read_all(path, **kwargs) -> tuple[list[int], list[str], object]:
 
 
 def refused(path, code: str, *phrases: str, **kwargs) -> str:
-    """The one-line message with which a file is refused."""
+    """Check that a file is refused, and return the message, which is one line."""
     with pytest.raises(VideoError) as caught:
         read_all(path, **kwargs)
     message = str(caught.value)
@@ -75,8 +75,8 @@ def test_no_video(tmp_path, plain, case):
     assert "clip.mp4: " in refused(write(tmp_path / "clip.mp4", data), code, phrase)
 
 
-def test_playlists_hidden_from_the_first_look_are_refused_by_the_format_list(tmp_path, plain):
-    """Formats are also closed to FFmpeg itself: no neighbour is read, no connection is made."""
+def test_playlists_behind_other_first_bytes_are_refused_by_ffmpeg(tmp_path, plain):
+    """FFmpeg itself accepts no such format: no other file is read, no connection is made."""
     (tmp_path / "plain.mp4").write_bytes(plain.read_bytes())
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
@@ -98,7 +98,7 @@ def test_playlists_hidden_from_the_first_look_are_refused_by_the_format_list(tmp
             server.accept()
 
 
-def test_paths_that_are_no_files(tmp_path, plain):
+def test_paths_of_other_things(tmp_path, plain):
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -193,7 +193,7 @@ def with_cover(path, video_frames: int):
     return path
 
 
-def test_cover_pictures_are_no_video(folder):
+def test_a_cover_picture_is_not_a_video(folder):
     refused(with_cover(folder / "song.m4a.mp4", 0), "no_video_stream", "cover picture")
     numbers, messages, info = read_all(with_cover(folder / "covered.mp4", 30))
     assert numbers == list(range(30))
@@ -280,7 +280,7 @@ def test_cut_off_mkv_and_fragments_are_partial(folder):
             assert "of 8.0 s" in messages[0]
 
 
-def test_a_longer_sound_track_is_no_missing_end(folder):
+def test_a_longer_sound_track_is_not_a_missing_end(folder):
     path = media.write_video(folder / "sound-longer.flv", frames=50, audio_seconds=6.0)
     numbers, messages, _ = read_all(path)
     assert numbers == list(range(50))
@@ -299,7 +299,7 @@ def test_noise_in_the_middle(folder, plain):
     refused(path, "partial", "noise.mp4", strict=True)
 
 
-def test_bit_flips_never_hang_and_are_told(folder, plain):
+def test_bit_flips_never_hang_and_are_warned_about(folder, plain):
     whole = plain.read_bytes()
     start, end = media.find_box(whole, b"mdat")
     for seed in range(4):
@@ -412,7 +412,7 @@ def test_huge_h264_behind_a_small_header(folder):
 
 
 def test_index_bomb(folder, plain):
-    """753 bytes that declare eighty million samples."""
+    """A file of 753 bytes may declare eighty million samples."""
     whole = plain.read_bytes()
     count = 80_000_000
     start, end = media.find_box(whole, b"stsd")

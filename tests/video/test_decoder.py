@@ -1,4 +1,4 @@
-"""The decoder process: what it may not do, and what happens when it stalls, dies or lies."""
+"""The decoder process: what it must not do, and what happens when it stalls, dies or sends garbage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def worker_of(source) -> psutil.Process:
 
 
 def test_the_decoder_process_has_no_torch(plain):
-    """Started by a program that has torch, reading a frame: nothing named torch is mapped into it."""
+    """This program has torch; the decoder process that it starts maps no file named torch."""
     with open_video(plain) as source:
         list(source.read(source.select(EVERY_FRAME), resize=Resize(32, 32)))
         maps = Path(f"/proc/{source._process.pid}/maps").read_text()
@@ -215,7 +215,7 @@ def test_when_that_process_is_gone_another_one_starts(plain):
 
 
 def test_programs_forked_from_this_one_decode_for_themselves(plain):
-    """As workers of a DataLoader do; the file that was open here stays open."""
+    """Workers of a DataLoader are forked like this. The file that was open here stays open."""
     with open_video(plain) as source:
         child = os.fork()
         if child == 0:
@@ -262,7 +262,7 @@ def test_files_that_change_while_being_read(tmp_path, folder, change):
             assert any(w.category is PartialVideoWarning and "changed while reading" in str(w.message) for w in caught)
 
 
-def test_repeated_frames_are_decoded_once_and_handed_out_each_time(plain):
+def test_repeated_frames_are_decoded_once_and_returned_each_time(plain):
     with open_video(plain) as source:
         selection = source.select(Sampling(times=(0.0, 0.01, 0.02, 1.0)))
         (frames,) = source.read(selection, resize=None)

@@ -1,4 +1,4 @@
-"""Every frame handed out is the one a full decode shows at that time."""
+"""Every frame that is read is the one that a full decode shows at that time."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_edit_list_hides_frames_without_a_false_alarm(folder, plain):
         assert media.numbers_of(source.read(selection, resize=None)) == list(range(25, 100, 7))
 
 
-def test_size_change_on_the_way(folder):
+def test_the_size_may_change_within_a_video(folder):
     small = media.write_video(folder / "small.ts", frames=30)
     large = media.write_video(folder / "large.ts", frames=30, size=(320, 240))
     both = folder / "both.ts"
@@ -180,7 +180,7 @@ def test_pictures_stand_upright(folder, plain, name):
         np.testing.assert_array_equal(frames.pixels_FHWC[0], expected)
 
 
-def test_other_rotations_are_left_and_told(folder, plain):
+def test_other_rotations_are_left_and_warned_about(folder, plain):
     path = with_matrix(plain, folder / "turned45.mp4", (0.7071, 0.7071, -0.7071, 0.7071))
     with open_video(path) as source:
         assert source.info.width == media.WIDTH

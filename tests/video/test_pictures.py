@@ -1,4 +1,4 @@
-"""Inputs that are pictures already: arrays, tensors, lists, folders, stills, iterators."""
+"""Inputs that are pictures already: arrays, tensors, lists, folders, still pictures, iterators."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def pairs(count=100, fps=10.0):
     return ((media.numbered(i, 32, 24), i / fps) for i in range(count))
 
 
-def test_an_iterator_is_thinned_by_time_in_one_pass():
+def test_an_iterator_is_sampled_by_time_in_one_pass():
     source = open_video(pairs())
     assert source.times_F is None
     assert source.info.frames is None
@@ -102,7 +102,7 @@ def test_an_iterator_is_thinned_by_time_in_one_pass():
         read_all(source)
 
 
-def test_an_iterator_is_never_cut_short_in_silence():
+def test_an_iterator_is_never_cut_short_without_an_error():
     source = open_video(pairs())
     with pytest.raises(VideoError, match=r"max_frames=5 frames at 1 fps arrived by 5 s; raise max_frames") as caught:
         read_all(source, Sampling(max_frames=5))
@@ -127,7 +127,7 @@ def test_an_iterator_reads_no_further_than_needed():
 
 
 @pytest.mark.parametrize("rule", [{"num_frames": 4}, {"max_fps": 2.0}, {"times": (1.0,)}, {"indices": (1,)}])
-def test_an_iterator_refuses_rules_that_need_the_future(rule):
+def test_an_iterator_refuses_settings_that_need_later_frames(rule):
     with pytest.raises(ValueError, match=next(iter(rule))):
         open_video(pairs()).select(Sampling(**rule))
 

@@ -1,4 +1,4 @@
-"""Resizing gives the bytes the released models were fed."""
+"""Resizing gives the same bytes as for the released models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORDED = json.loads((Path(__file__).parent.parent / "fixtures" / "sampling.jso
 
 
 def recorded_picture(seed: int, name: str, height: int, width: int) -> np.ndarray:
-    """The picture behind a recorded result, drawn again from its seed and name."""
+    """Draw the picture of a recorded result again, from its seed and name."""
     key = hashlib.sha256(f"{seed}:input:{name}".encode()).digest()[:16]
     random = np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
     coarse = random.integers(0, 256, (8, 8, 3)).astype(np.int64)
@@ -68,7 +68,7 @@ SIDES = st.integers(1, 60)
 @settings(max_examples=150, deadline=None)
 @given(SIDES, st.integers(1, 300), SIDES, SIDES)
 def test_every_size_is_resized_width_first(width, height, new_width, new_height):
-    """Tall pictures too, for which some versions of Pillow turn the order around."""
+    """Very tall pictures are too, although some versions of Pillow begin with their height."""
     pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3)).astype(np.uint8)
     expected = bicubic(pixels, new_width, new_height)
     np.testing.assert_array_equal(resize_pixels(pixels, Resize(new_height, new_width)), expected)

@@ -1,4 +1,4 @@
-"""Frame numbers equal those of the released loaders; selections keep their promises on any timeline."""
+"""Frame numbers equal those of the released loaders; selections are right for any frame times."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_rates_above_the_video_take_every_frame():
     assert select_frames(constant(50, 25), Sampling(fps=60)).indices_F.tolist() == list(range(50))
 
 
-def test_a_limit_that_bites_is_noted():
+def test_a_limit_that_is_reached_is_noted():
     assert select_frames(constant(100, 25), Sampling()).note is None
     selection = select_frames(constant(3600 * 30, 30), Sampling())
     assert len(selection) == 2048

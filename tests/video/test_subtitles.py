@@ -1,4 +1,4 @@
-"""Subtitle files as they are met: both formats, odd encodings, broken ones."""
+"""Subtitle files as people have them: many formats, odd encodings, broken ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_encodings(tmp_path, encoding):
     assert read_subtitles(tmp_path / "a.srt") == (Cue(1.0, 2.0, "Äpfel, да, 日本"),)
 
 
-def test_what_is_no_utf_is_windows_1252():
+def test_other_bytes_are_windows_1252():
     assert decode("déjà “vu”".encode("cp1252")) == "déjà “vu”"
 
 
@@ -91,14 +91,14 @@ def test_text_is_what_a_viewer_reads():
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x00" * 5000, b"\xff\xd8\xff\xe0" * 100, b"hello"])
-def test_files_that_hold_no_cue_are_refused(tmp_path, bad):
+def test_files_without_cues_are_refused(tmp_path, bad):
     (tmp_path / "a.srt").write_bytes(bad)
     with pytest.raises(VideoError, match="holds no cue") as error:
         read_subtitles(tmp_path / "a.srt")
     assert error.value.code == "bad_subtitles"
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_other_things_than_files_are_refused(tmp_path):
     with pytest.raises(VideoNotFoundError):
         read_subtitles(tmp_path / "absent.srt")
     with pytest.raises(VideoError, match="cannot be read"):
@@ -165,7 +165,7 @@ def test_what_is_written_is_read(found, point):
 
 
 def test_hostile_files_are_read_in_linear_time():
-    """Each would take minutes with a pattern that goes back."""
+    """Each would take minutes with a pattern that backtracks."""
     for text in ("<" * 10**5, "{\\" * 10**5, "00:00:01,0 -->" * 10**4, "<c " * 10**5, "\n" * 10**5, "\r" * 10**5):
         parse_subtitles(f"00:01.000 --> 00:02.000\n{text}")
         assert parse_subtitles(text) == ()

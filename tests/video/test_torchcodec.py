@@ -1,4 +1,4 @@
-"""The second reader gives the same frames as the first. Skipped where torchcodec cannot be loaded."""
+"""The torchcodec reader gives the same frames as the PyAV reader. Skipped where it cannot be loaded."""
 
 from __future__ import annotations
 

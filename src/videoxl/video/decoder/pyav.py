@@ -59,7 +59,7 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     largest = max(abs(a), abs(b), abs(c), abs(d)) or 1.0
     signs = tuple(0 if abs(v) < 0.01 * largest else int(np.sign(v)) for v in (a, b, c, d))
     if signs not in _ORIENTATIONS:
-        return Orientation(problem="asks for a rotation that is no multiple of 90 degrees; pictures are left unrotated")
+        return Orientation(problem="asks for a rotation that is not a multiple of 90 degrees; pictures are not turned")
     return Orientation(*_ORIENTATIONS[signs])
 
 
