@@ -106,6 +106,24 @@ def test_the_command_line_reference_is_up_to_date() -> None:
     assert current, "docs/reference/cli.md is out of date: run .venv/bin/python script/cli_reference.py"
 
 
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+@pytest.mark.slow
+def test_the_table_of_predictions_is_what_plan_says() -> None:
+    """In docs/quickstart.md; nothing is downloaded, the sizes of released models are known."""
+    import videoxl
+
+    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    rows = [re.sub("[`,]", "", row).strip("| ").split(" | ") for row in re.findall(r"^\| `\S+/.*$", text, re.MULTILINE)]
+    assert len(rows) == 6
+    for model, prefill, frames, *shown in rows:
+        film = np.zeros((int(frames), 8, 8, 3), np.uint8)
+        plan = videoxl.plan(film, fps=1, max_frames=len(film), model=model, device="h200", prefill=prefill)
+        sizes = (plan.weight_bytes, plan.memory_bytes, plan.total_bytes)
+        assert shown == [str(plan.memory_tokens), *(f"{size / 1e9:.1f}" for size in sizes)]
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 
