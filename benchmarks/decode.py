@@ -1,5 +1,6 @@
 """Time to frames of 384x384: this package against what people use instead, side by side in one run.
 
+    pip install -e '.[benchmark]'
     python benchmarks/decode.py --json benchmarks/results/decode.json
 
 The video is generated: one minute of 1080p at 30 fps, H.264 with B-frames and a key frame every 250 frames, moving

@@ -17,11 +17,11 @@ from script import versions
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "videoxl"
 CONSTRAINTS = ("constraints.txt", "constraints-eval.txt")
-EXTRAS = ("dev", "docs", "torchao")
+EXTRAS = ("benchmark", "dev", "docs", "torchao")
 """What constraints.txt pins beside the base."""
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "annotated_types": "pydantic"}
 """Of what is imported under another name; pydantic brings the last two for its users to import."""
-NOT_IMPORTED = {"torchvision": "transformers' video processors", "accelerate": "transformers' device maps and Trainer"}
+NOT_IMPORTED = {"torchvision": "transformers' video processors"}
 """Base dependencies that no line of the package imports, and what needs them instead."""
 
 
@@ -114,3 +114,10 @@ def test_moved_says_what_is_installed_in_another_version(monkeypatch):
     monkeypatch.setattr(versions, "pins", lambda: {"a": "1.0", "b": "2.0", "not-here": "3.0"})
     monkeypatch.setattr(versions, "installed", {"a": "1.0", "b": "2.1"}.get)
     assert versions.moved() == {"b": ("2.0", "2.1")}
+
+
+def test_the_tests_of_both_ends_are_there():
+    script = (ROOT / "script" / "test-versions").read_text(encoding="utf-8")
+    named = re.findall(r"\btests/[\w./-]+", script)
+    assert len(named) > 10
+    assert [one for one in named if not (ROOT / one).exists()] == []
