@@ -28,8 +28,9 @@ import transformers
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import BeaconPrefill
-from videoxl.inference.prefill.beacon import BeaconWriter
-from videoxl.inference.prefill.read import FRAMES_PER_TILE, Prefill, Tile
+from videoxl.inference.prefill.beacon import BeaconPrefiller
+from videoxl.inference.prefill.read import PrefillRunner
+from videoxl.inference.prefill.tiles import FRAMES_PER_TILE, Tile
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import step_embeddings
@@ -177,13 +178,13 @@ def tiny_widths(head_dim: int) -> VideoXLForConditionalGeneration:
 
 
 def read(model, prefix_ids, pieces: Iterator[torch.Tensor], suffix_ids, ratio: int, count: int):
-    """A whole prompt through the engine's writer; logits ``[V]`` of its last row, and the cache."""
-    writer = BeaconWriter(model, prefix_ids.tolist(), BeaconPrefill(ratio=ratio), visual_tokens=count)
+    """A whole prompt through the engine's prefiller; logits ``[V]`` of its last row, and the cache."""
+    prefiller = BeaconPrefiller(model, prefix_ids.tolist(), BeaconPrefill(ratio=ratio), visual_tokens=count)
     for piece in pieces:
-        writer.add(VisualSpan((), ()), piece)
-    writer.finish()
-    out = model(input_ids=suffix_ids[None], past_key_values=writer.cache, use_cache=True, logits_to_keep=1)
-    return out.logits[0, -1], writer.cache
+        prefiller.add(VisualSpan((), ()), piece)
+    prefiller.finish()
+    out = model(input_ids=suffix_ids[None], past_key_values=prefiller.cache, use_cache=True, logits_to_keep=1)
+    return out.logits[0, -1], prefiller.cache
 
 
 def prompt(model, frames: int, seed: int = 1):
@@ -370,11 +371,13 @@ def whole(model, frames: int, ratio: int) -> dict:
     prefix_ids, _, suffix_ids = prompt(model, 1)
     torch.cuda.reset_peak_memory_stats()
     count = frames * FRAME_TOKENS
-    writer = BeaconWriter(model, prefix_ids.tolist(), BeaconPrefill(ratio=ratio), visual_tokens=count)
+    prefiller = BeaconPrefiller(model, prefix_ids.tolist(), BeaconPrefill(ratio=ratio), visual_tokens=count)
     synchronise()
     begin = time.perf_counter()
-    filled = Prefill(model, lambda text: []).run(prefix_ids.tolist(), pixel_tiles(model, frames), writer=writer)
-    model(input_ids=suffix_ids[None], past_key_values=writer.cache, use_cache=True, logits_to_keep=1)
+    filled = PrefillRunner(model, lambda text: []).run(
+        prefix_ids.tolist(), pixel_tiles(model, frames), prefiller=prefiller
+    )
+    model(input_ids=suffix_ids[None], past_key_values=prefiller.cache, use_cache=True, logits_to_keep=1)
     synchronise()
     seconds = time.perf_counter() - begin
     peak = torch.cuda.max_memory_allocated() / 1e9

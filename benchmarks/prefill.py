@@ -32,7 +32,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import ChunkedPrefill
-from videoxl.inference.prefill.chunked import GROUPS_PER_TILE, MaskWriter, StreamingWriter, TileStep
+from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller, TileStep
+from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
 from videoxl.memory.host_cache import DeviceStore
 from videoxl.memory.kv_cache import KVCache
@@ -152,10 +153,10 @@ class Run:
 
     def prefill(self, kind: type) -> KVCache:
         """All layers, from visual tokens to a filled cache."""
-        writer = kind(self.model, self.prefix, self.strategy, reserve=len(self.ids))
-        writer.add(self.span, self.tokens_PD)
-        writer.finish()
-        return writer.cache
+        prefiller = kind(self.model, self.prefix, self.strategy, reserve=len(self.ids))
+        prefiller.add(self.span, self.tokens_PD)
+        prefiller.finish()
+        return prefiller.cache
 
 
 def least(rounds: int, **works: Callable[[], object]) -> dict[str, float]:
@@ -184,7 +185,7 @@ def side_by_side(model: VideoXLForConditionalGeneration, strategy: ChunkedPrefil
         raise SystemExit("the two dense masks differ: nothing was timed")
     if sum(pairs(run.layout, strategy).values()) != int(mask.sum()):
         raise SystemExit("pairs are counted wrongly: nothing was timed")
-    caches = run.prefill(StreamingWriter), run.prefill(MaskWriter)
+    caches = run.prefill(StreamingPrefiller), run.prefill(MaskPrefiller)
     errors = [
         difference(a, b)
         for x, y in zip(caches[0].layers, caches[1].layers)
@@ -196,8 +197,8 @@ def side_by_side(model: VideoXLForConditionalGeneration, strategy: ChunkedPrefil
         dense=lambda: run.dense(mask),
         mask_building=run.mask,
         plain_mask_building=run.plain_mask,
-        prefill_streaming=lambda: run.prefill(StreamingWriter),
-        prefill_mask=lambda: run.prefill(MaskWriter),
+        prefill_streaming=lambda: run.prefill(StreamingPrefiller),
+        prefill_mask=lambda: run.prefill(MaskPrefiller),
     )
     return {
         "frames": FRAMES,
@@ -259,7 +260,7 @@ def growth(model: VideoXLForConditionalGeneration, strategy: ChunkedPrefill, rou
     for frames in GROWTH:
         run = Run(model, frames, strategy)
         counted = pairs(run.layout, strategy)
-        seconds = least(rounds, attention=run.streaming, prefill=lambda run=run: run.prefill(StreamingWriter))
+        seconds = least(rounds, attention=run.streaming, prefill=lambda run=run: run.prefill(StreamingPrefiller))
         count, tokens = multiply_adds(counted), len(run.ids)
         counts = {"multiply_adds": count, "released_multiply_adds": released_multiply_adds(counted, tokens)}
         rows.append({"frames": frames, "tokens": tokens, "pairs": counted, **counts, **seconds})

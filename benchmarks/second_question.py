@@ -34,7 +34,7 @@ import videoxl
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode, PrefillStrategy
 from videoxl.inference.encode import SPARE_TOKENS
-from videoxl.inference.prefill.choose import frames_per_tile, make_writer
+from videoxl.inference.prefill.choose import frames_per_tile, make_prefiller
 from videoxl.inference.prompt import span_for
 from videoxl.memory.types import MemoryState, ReadStats
 from videoxl.memory.video_memory import VideoMemory
@@ -118,7 +118,7 @@ def engine(family: str) -> videoxl.VideoXL:
 
 
 def from_tokens(model: videoxl.VideoXL, most: int) -> Read:
-    """Reading with the language model alone: random visual tokens, handed to the strategy's writer tile by tile."""
+    """Reading with the language model alone: random visual tokens, handed to the strategy's prefiller tile by tile."""
     config, layout = model.config, model.chat_format
     groups = -(-most // config.frames_per_group)
     source = torch.Generator().manual_seed(1)
@@ -130,25 +130,25 @@ def from_tokens(model: videoxl.VideoXL, most: int) -> Read:
         begin, prefix = time.perf_counter(), layout.prefix()
         times = [float(t) for t in range(frames)]
         whole = span_for(config, times, layout.tokenize)
-        writer = make_writer(
+        prefiller = make_prefiller(
             strategy,
             model.model,
             prefix,
             visual_tokens=whole.visual_tokens,
             tokens=len(prefix) + len(whole.ids),
             chat_format=layout,
-            room=SPARE_TOKENS,
+            spare=SPARE_TOKENS,
         )
         tile, seen = frames_per_tile(strategy, config), 0
         for first in range(0, frames, tile):
             span = span_for(config, times[first : first + tile], layout.tokenize)
-            writer.add(span, tokens_PD[seen : seen + span.visual_tokens])
+            prefiller.add(span, tokens_PD[seen : seen + span.visual_tokens])
             seen += span.visual_tokens
-        writer.finish()
+        prefiller.finish()
         usage = ReadStats(visual_tokens=whole.visual_tokens, seconds={"prefill": time.perf_counter() - begin})
         state = MemoryState(
-            cache=writer.cache,
-            token_ids=tuple(writer.ids),
+            cache=prefiller.cache,
+            token_ids=tuple(prefiller.ids),
             prefix_length=len(prefix),
             groups=whole.groups,
             timestamps=tuple(times),

@@ -13,8 +13,8 @@ from tests.model.builders import difference, noise, small_model
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prefill import chunked
-from videoxl.inference.prefill.chunked import MaskWriter, StreamingWriter, chunked_writer, heads_as_batch
-from videoxl.inference.prefill.full import FullWriter
+from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller, chunked_prefiller, heads_as_batch
+from videoxl.inference.prefill.full import FullPrefiller
 from videoxl.inference.prompt import VisualSpan, span_for
 from videoxl.memory.host_cache import HostLayer, HostStore
 from videoxl.memory.kv_cache import KVCache
@@ -44,11 +44,11 @@ def video(model, groups: int, *, step: float = 7.3, first: int = 0) -> tuple[Vis
 
 
 @torch.inference_mode()
-def filled(writer, *parts) -> KVCache:
+def filled(prefiller, *parts) -> KVCache:
     for part in parts:
-        writer.add(*part)
-    writer.finish()
-    return writer.cache
+        prefiller.add(*part)
+    prefiller.finish()
+    return prefiller.cache
 
 
 def parts_of(span: VisualSpan, tokens: torch.Tensor, cuts: list[int], per_group: int):
@@ -84,10 +84,10 @@ def test_streaming_is_the_mask(model, groups, prefix, block, previous, tile, ste
     strategy = ChunkedPrefill.from_blocks(block, previous)
     span, tokens = video(model, groups, step=step)
     prefix_ids = list(range(40, 40 + prefix))
-    want = MaskWriter(model, prefix_ids, strategy)
+    want = MaskPrefiller(model, prefix_ids, strategy)
     filled(want, (span, tokens))
     streaming = ChunkedPrefill.from_blocks(block, previous, offload=offload)
-    got = StreamingWriter(model, prefix_ids, streaming, tile_groups=tile)
+    got = StreamingPrefiller(model, prefix_ids, streaming, tile_groups=tile)
     filled(got, *parts_of(span, tokens, [c for c in cuts if c < groups], model.config.tokens_per_group))
     assert got.ids == want.ids == [*prefix_ids, *span.ids]
     assert got.cache.get_seq_length() == len(got.ids)
@@ -109,12 +109,12 @@ def test_a_video_read_in_two_goes_is_one_video(model, groups, cut, block, previo
     cut = min(cut, groups - 1)
     span, tokens = video(model, groups)
     first, second = parts_of(span, tokens, [cut], model.config.tokens_per_group)
-    whole = filled(StreamingWriter(model, [40, 41], ChunkedPrefill.from_blocks(block, previous)), (span, tokens))
-    begun = StreamingWriter(model, [40, 41], ChunkedPrefill.from_blocks(block, previous, offload=before))
+    whole = filled(StreamingPrefiller(model, [40, 41], ChunkedPrefill.from_blocks(block, previous)), (span, tokens))
+    begun = StreamingPrefiller(model, [40, 41], ChunkedPrefill.from_blocks(block, previous, offload=before))
     filled(begun, first)
     kept = [layer.keys.clone() for layer in begun.cache.layers]
     strategy = ChunkedPrefill.from_blocks(block, previous, mode=mode, offload=after and mode == "streaming")
-    rest = chunked_writer(model, [40, 41], strategy, cache=begun.cache.fork(), ids=begun.ids)
+    rest = chunked_prefiller(model, [40, 41], strategy, cache=begun.cache.fork(), ids=begun.ids)
     filled(rest, second)
     assert rest.ids == [40, 41, *span.ids]
     assert worst(rest.cache, whole) < TOLERANCE
@@ -123,10 +123,10 @@ def test_a_video_read_in_two_goes_is_one_video(model, groups, cut, block, previo
 
 def test_a_window_over_everything_is_full_attention(model):
     span, tokens = video(model, 9)
-    full = filled(FullWriter(model, [40, 41]), (span, tokens))
+    full = filled(FullPrefiller(model, [40, 41]), (span, tokens))
     for strategy in (ChunkedPrefill.from_blocks(2, 11), ChunkedPrefill.from_blocks(2, 11, mode="mask")):
-        assert worst(filled(chunked_writer(model, [40, 41], strategy), (span, tokens)), full) < TOLERANCE
-    near = filled(chunked_writer(model, [40, 41], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
+        assert worst(filled(chunked_prefiller(model, [40, 41], strategy), (span, tokens)), full) < TOLERANCE
+    near = filled(chunked_prefiller(model, [40, 41], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
     assert worst(near, full) > 1e-2
 
 
@@ -138,7 +138,7 @@ def test_eager_attention_gives_the_same(model):
             model.set_attn_implementation(kernel)
             for mode in ("streaming", "mask"):
                 strategy = ChunkedPrefill.from_blocks(2, 1, mode=mode)
-                caches.append(filled(chunked_writer(model, [40, 41], strategy), (span, tokens)))
+                caches.append(filled(chunked_prefiller(model, [40, 41], strategy), (span, tokens)))
     finally:
         model.set_attn_implementation("sdpa")
     assert max(worst(cache, caches[0]) for cache in caches) < TOLERANCE
@@ -147,7 +147,7 @@ def test_eager_attention_gives_the_same(model):
 def test_kernels_without_masks_get_timestamps_in_causal_pieces(model, monkeypatch):
     """As flash attention does: no mask is ever handed over."""
     span, tokens = video(model, 8)
-    want = filled(chunked_writer(model, [40], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
+    want = filled(chunked_prefiller(model, [40], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
     handed = []
 
     def flash(module, q, k, v, mask, causal=False):
@@ -160,7 +160,7 @@ def test_kernels_without_masks_get_timestamps_in_causal_pieces(model, monkeypatc
 
     monkeypatch.setattr("videoxl.model.attention.masked_attention", flash)
     monkeypatch.setattr(model.config.text_config, "_attn_implementation_internal", "flash_attention_2")
-    got = filled(chunked_writer(model, [40], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
+    got = filled(chunked_prefiller(model, [40], ChunkedPrefill.from_blocks(2, 1)), (span, tokens))
     assert handed
     assert all(mask is None for mask in handed)
     assert worst(got, want) < TOLERANCE
@@ -169,11 +169,11 @@ def test_kernels_without_masks_get_timestamps_in_causal_pieces(model, monkeypatc
 def test_masks_are_made_in_pieces(model, monkeypatch):
     span, tokens = video(model, 10)
     strategy = ChunkedPrefill.from_blocks(2, 1)
-    want = filled(chunked_writer(model, [40], strategy), (span, tokens))
+    want = filled(chunked_prefiller(model, [40], strategy), (span, tokens))
     monkeypatch.setattr(chunked, "MASK_ELEMENTS", {"cpu": 700, "cuda": 700})
     monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
     monkeypatch.setattr(attention, "ROWS_ON_CPU", 5)
-    assert worst(filled(chunked_writer(model, [40], strategy), (span, tokens)), want) < TOLERANCE
+    assert worst(filled(chunked_prefiller(model, [40], strategy), (span, tokens)), want) < TOLERANCE
 
 
 def test_grouped_heads_as_a_batch():
@@ -196,40 +196,40 @@ def test_no_mask_of_all_against_all(model, monkeypatch):
         return made
 
     monkeypatch.setattr(torch, "ones", spy)
-    writer = StreamingWriter(model, [40], ChunkedPrefill.from_blocks(2, 1), tile_groups=4)
-    filled(writer, (span, tokens))
+    prefiller = StreamingPrefiller(model, [40], ChunkedPrefill.from_blocks(2, 1), tile_groups=4)
+    filled(prefiller, (span, tokens))
     assert sizes
-    assert max(sizes) < len(writer.ids) ** 2 / 20
+    assert max(sizes) < len(prefiller.ids) ** 2 / 20
 
 
 def test_offloaded_the_device_holds_landmarks_and_the_reach_of_windows(model):
     span, tokens = video(model, 30)
-    writer = StreamingWriter(model, [40, 41], ChunkedPrefill.from_blocks(2, 1, offload=True), tile_groups=4)
+    prefiller = StreamingPrefiller(model, [40, 41], ChunkedPrefill.from_blocks(2, 1, offload=True), tile_groups=4)
     with torch.inference_mode():
         for part in parts_of(span, tokens, list(range(4, 30, 4)), model.config.tokens_per_group):
-            writer.add(*part)
-            store = writer.store
+            prefiller.add(*part)
+            store = prefiller.store
             assert isinstance(store, HostStore)
             reach = 2 * 2 * max(g.token_end - g.token_start for g in span.groups)
             assert all(tail[0].shape[2] <= reach for tail in store._tails)
-        writer.finish()
-    assert all(isinstance(layer, HostLayer) and layer.keys.device.type == "cpu" for layer in writer.cache.layers)
+        prefiller.finish()
+    assert all(isinstance(layer, HostLayer) and layer.keys.device.type == "cpu" for layer in prefiller.cache.layers)
     assert all(tail is None for tail in store._tails)
-    question = writer.cache.fork(reserve=len(writer.ids) + 4).layers[0]
+    question = prefiller.cache.fork(reserve=len(prefiller.ids) + 4).layers[0]
     new = noise(1, question.keys.shape[1], 2, question.keys.shape[-1])
     question.update(new, new)  # a question's cache is on the device and leaves the host's alone
-    assert question.keys.untyped_storage().data_ptr() != writer.cache.layers[0].keys.untyped_storage().data_ptr()
+    assert question.keys.untyped_storage().data_ptr() != prefiller.cache.layers[0].keys.untyped_storage().data_ptr()
 
 
 def test_the_same_tiles_give_the_same_bits(model):
     span, tokens = video(model, 12)
-    a, b = (filled(chunked_writer(model, [40], ChunkedPrefill()), (span, tokens)) for _ in range(2))
+    a, b = (filled(chunked_prefiller(model, [40], ChunkedPrefill()), (span, tokens)) for _ in range(2))
     assert worst(a, b) == 0
 
 
 def test_a_mode_without_masks_is_refused_where_a_mask_is_needed(model, monkeypatch):
-    writer = chunked_writer(model, [40], ChunkedPrefill(mode="mask"))
-    writer.add(*video(model, 2))
+    prefiller = chunked_prefiller(model, [40], ChunkedPrefill(mode="mask"))
+    prefiller.add(*video(model, 2))
     monkeypatch.setattr(model.config.text_config, "_attn_implementation_internal", "flash_attention_2")
     with pytest.raises(ValueError, match="mode='mask' needs attention='sdpa' or 'eager'"):
-        writer.finish()
+        prefiller.finish()

@@ -14,8 +14,9 @@ from tests.model.random_tiny import tiny_tokenizer
 from videoxl import Generation, SelectivePrefill
 from videoxl.config import prefill_from_string
 from videoxl.inference.engine import VideoXL
-from videoxl.inference.prefill.read import Prefill, tiles
-from videoxl.inference.prefill.selective import SelectiveWriter
+from videoxl.inference.prefill.read import PrefillRunner
+from videoxl.inference.prefill.selective import SelectivePrefiller
+from videoxl.inference.prefill.tiles import tiles
 from videoxl.model.token_scores import normalise_scores, rotate_pairs
 
 QUESTION = "What happens at 3 seconds?"
@@ -33,7 +34,7 @@ def plain_reading(engine: VideoXL, pixels: np.ndarray, times: list[float], keep:
     """Logits after the whole prompt, from one forward over embeddings chosen token by token (SPEC 4)."""
     model, base, config = engine.model, engine.model.model, engine.config
     prefix, suffix = engine.chat_format.prefix(), engine.chat_format.suffix(about)
-    span = Prefill(model, engine.chat_format.tokenize).span_of(times)
+    span = PrefillRunner(model, engine.chat_format.tokenize).span_of(times)
     frames = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 * 2 - 1
     embed = base.get_input_embeddings()
     rows = base.embed_span(span.ids, base.encode_frames(frames).flatten(0, 1))[0]
@@ -71,7 +72,7 @@ def test_what_is_read_is_what_a_plain_statement_says(engine, keep, kept):
 
 def test_all_timestamps_stay_and_the_ids_stand_for_the_cache(engine):
     memory = engine.encode(ODD, fps=2, prefill=SelectivePrefill(keep=0.3))
-    span = Prefill(engine.model, engine.chat_format.tokenize).span_of(list(memory.timestamps))
+    span = PrefillRunner(engine.model, engine.chat_format.tokenize).span_of(list(memory.timestamps))
     pad = engine.config.video_token_id
     assert [i for i in memory.token_ids[memory.prefix_length :] if i != pad] == [i for i in span.ids if i != pad]
     assert engine.tokenizer.decode(memory.token_ids).count("Time 00") == 6
@@ -112,8 +113,10 @@ def test_tiles_do_not_change_what_is_kept(engine):
     def read(size: int) -> tuple:
         batch = type("Batch", (), {"pixels_FHWC": frames, "timestamps_F": np.arange(22.0)})
         prefix = engine.chat_format.prefix()
-        writer = SelectiveWriter(engine.model, prefix, SelectivePrefill(), text_ids=prefix)
-        filled = Prefill(engine.model, engine.chat_format.tokenize).run(prefix, tiles([batch], size), writer=writer)
+        prefiller = SelectivePrefiller(engine.model, prefix, SelectivePrefill(), text_ids=prefix)
+        filled = PrefillRunner(engine.model, engine.chat_format.tokenize).run(
+            prefix, tiles([batch], size), prefiller=prefiller
+        )
         return filled.token_ids, filled.cache
 
     frames = np.random.default_rng(2).integers(0, 256, (22, 28, 28, 3), np.uint8)

@@ -25,7 +25,7 @@ from tests.model.builders import (
 )
 from videoxl.config import BeaconPrefill, Generation
 from videoxl.errors import CheckpointError
-from videoxl.inference.prefill.beacon import BeaconWriter
+from videoxl.inference.prefill.beacon import BeaconPrefiller
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import LostWindowError
@@ -95,16 +95,16 @@ def embeddings_of(model, prefix: list[int], tokens_PD: torch.Tensor, suffix: lis
     return torch.cat([embed(torch.tensor(prefix)), tokens_PD.to(like), embed(torch.tensor(suffix))])
 
 
-def write(model, shape: dict, prefix: list[int], tokens_PD: torch.Tensor) -> BeaconWriter:
+def write(model, shape: dict, prefix: list[int], tokens_PD: torch.Tensor) -> BeaconPrefiller:
     """Frames handed over in the pieces of ``shape``."""
-    writer = BeaconWriter(model, prefix, strategy_of(shape), visual_tokens=len(tokens_PD))
+    prefiller = BeaconPrefiller(model, prefix, strategy_of(shape), visual_tokens=len(tokens_PD))
     sizes, left = iter(shape["pieces"]), tokens_PD
     while len(left):
         count = BEACON_FRAME * next(sizes)
-        writer.add(VisualSpan((), ()), left[:count])
+        prefiller.add(VisualSpan((), ()), left[:count])
         left = left[count:]
-    writer.finish()
-    return writer
+    prefiller.finish()
+    return prefiller
 
 
 def cache_difference(cache, plain: PlainBeacons, tokens: int) -> float:
@@ -135,9 +135,9 @@ def test_reading_and_answering_are_those_of_the_plain_statement(models, shape, a
         with pytest.raises(LostWindowError, match="lost without a trace"):
             write(model, shape, prefix, tokens)
         return
-    writer = write(model, shape, prefix, tokens)
-    ids = [*writer.ids, *suffix]
-    new_ids, logits_TV = generated(model, ids, writer.cache, Generation(max_new_tokens=shape["new"]))
+    prefiller = write(model, shape, prefix, tokens)
+    ids = [*prefiller.ids, *suffix]
+    new_ids, logits_TV = generated(model, ids, prefiller.cache, Generation(max_new_tokens=shape["new"]))
     plain = PlainBeacons(exact, accumulate=shape["accumulate"])
     hidden = read_prompt(plain, embeddings_of(exact, prefix, tokens, suffix), steps)
     wanted, rows = continue_greedily(plain, hidden[-1], exact.get_input_embeddings(), shape["new"])
@@ -145,7 +145,7 @@ def test_reading_and_answering_are_those_of_the_plain_statement(models, shape, a
     if float((best[:, 0] - best[:, 1]).min()) > CLOSE:
         assert new_ids == wanted
         assert difference(logits_TV, rows) < TOLERANCE
-        assert cache_difference(writer.cache, plain, len(ids) + shape["new"] - 1) < TOLERANCE
+        assert cache_difference(prefiller.cache, plain, len(ids) + shape["new"] - 1) < TOLERANCE
     assert difference(logits_TV[0], rows[0]) < TOLERANCE
 
 
@@ -308,8 +308,8 @@ def test_generate_on_pixels_gives_the_tokens_of_the_plain_statement(models):
     assert out[0].tolist() == [*ids[0].tolist(), *wanted]
     again = model.generate(ids, pixel_values_videos=pixels[None], return_dict_in_generate=True, **settings_)
     assert again.sequences.tolist() == out.tolist()
-    writer = write(model, SHAPE, prefix, tokens)
-    assert generated(model, [*writer.ids, *suffix], writer.cache, Generation(max_new_tokens=6))[0] == wanted
+    prefiller = write(model, SHAPE, prefix, tokens)
+    assert generated(model, [*prefiller.ids, *suffix], prefiller.cache, Generation(max_new_tokens=6))[0] == wanted
 
 
 @pytest.mark.parametrize(

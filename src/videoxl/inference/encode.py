@@ -13,8 +13,10 @@ from videoxl.inference.hardware import peak_bytes, reset_peak
 from videoxl.inference.plan.fit import require_fit
 from videoxl.inference.plan.footprint import SPARE_TOKENS
 from videoxl.inference.plan.reading import ReadPlan, plan_reading
-from videoxl.inference.prefill.choose import PrefillState, frames_per_tile, make_writer
-from videoxl.inference.prefill.read import Prefill, Prefilled, Tile, tiles
+from videoxl.inference.prefill.choose import frames_per_tile, make_prefiller
+from videoxl.inference.prefill.prefiller import PrefillState
+from videoxl.inference.prefill.read import Prefilled, PrefillRunner
+from videoxl.inference.prefill.tiles import Tile, tiles
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import EncodeRequest
@@ -115,7 +117,7 @@ def encode(
         prefill=str(request.strategy),
         model_fingerprint=context.fingerprint,
         usage=read_stats(context, request, filled, subtitles),
-        warnings=(*request.warnings, *filled.notes),
+        warnings=(*request.warnings, *filled.warnings),
         pending=None if request.source.is_still else filled.pending,
         embeddings=embedder.embeddings() if embedder else None,
     )
@@ -166,30 +168,29 @@ def prefill(
         end_s: the second at which the last group ends; None: one frame distance after the last frame.
         before: what was read before, which this continues.
     """
-    reading = Prefill(context.model, context.chat_format.tokenize, progress=progress)
-    reading.subtitles = subtitles
+    runner = PrefillRunner(context.model, context.chat_format.tokenize, subtitles=subtitles, progress=progress)
     if subtitles and subtitles.left_out:
         count = len(request.cues or ())
-        reading.notes.append(
+        runner.warnings.append(
             f"{subtitles.left_out} of {count} subtitles are at no time that was read, and were left out"
         )
     if plan is not None:
         require_fit(context.model, plan.sizes, request.strategy)
     reset_peak(context.device)
-    writer = make_writer(
+    prefiller = make_prefiller(
         request.strategy,
         context.model,
         prefix_ids,
         visual_tokens=plan.span.visual_tokens if plan else None,
         tokens=plan.tokens if plan else 0,
         chat_format=context.chat_format,
-        room=SPARE_TOKENS,
+        spare=SPARE_TOKENS,
         before=before,
     )
-    return reading.run(
+    return runner.run(
         prefix_ids,
         stream,
-        writer=writer,
+        prefiller=prefiller,
         before=before.timestamps if before else (),
         expected_frames=len(plan.timestamps) if plan else None,
         end_s=end_s,

@@ -21,8 +21,9 @@ from videoxl.inference.encode import (
 )
 from videoxl.inference.plan.reading import ReadBefore, plan_reading
 from videoxl.inference.prefill.beacon import UNKEPT
-from videoxl.inference.prefill.choose import PrefillState, frames_per_tile
-from videoxl.inference.prefill.read import tiles
+from videoxl.inference.prefill.choose import frames_per_tile
+from videoxl.inference.prefill.prefiller import PrefillState
+from videoxl.inference.prefill.tiles import tiles
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.request import EncodeRequest, open_request
 from videoxl.inference.subtitles import PlacedSubtitles
@@ -144,7 +145,7 @@ def _read_on(
         warnings=(
             *(text for text in memory.warnings if text not in outdated),
             *request.source.warnings,
-            *filled.notes,
+            *filled.warnings,
         ),
         pending=filled.pending,
         embeddings=embedder.embeddings(memory.embeddings) if embedder else None,

@@ -9,7 +9,7 @@ import torch
 
 from videoxl.config import Generation
 from videoxl.inference.decode.loop import decode_tokens
-from videoxl.inference.prefill.read import Tile
+from videoxl.inference.prefill.tiles import Tile
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case

@@ -17,9 +17,10 @@ from transformers.generation import BaseStreamer
 from videoxl.config import BeaconPrefill, Generation
 from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.loop import Stop, decode_tokens
-from videoxl.inference.prefill.beacon import BeaconWriter
+from videoxl.inference.prefill.beacon import BeaconPrefiller
 from videoxl.inference.prefill.choose import frames_per_tile
-from videoxl.inference.prefill.read import Prefill, Tile
+from videoxl.inference.prefill.read import PrefillRunner
+from videoxl.inference.prefill.tiles import Tile
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan
 from videoxl.memory.layout import Group
 from videoxl.model.configuration import VideoXLConfig
@@ -127,16 +128,18 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
         visual_tokens = _visual_tokens(self.config, len(pixels), video)
         prompt.check_skips(beacon_skip_first, beacon_skip_last, visual_tokens)
         total = len(prompt.prefix) + visual_tokens + len(prompt.suffix)
-        writer = BeaconWriter(self, prompt.prefix, strategy, visual_tokens=visual_tokens, total=total)
-        _read(self, prompt.prefix, writer, pixels, frames_per_tile(strategy, self.config) if video else None)
-        new = self._write([*writer.ids, *prompt.suffix], writer, chosen, _given(stopping_criteria, input_ids), streamer)
+        prefiller = BeaconPrefiller(self, prompt.prefix, strategy, visual_tokens=visual_tokens, total=total)
+        _read(self, prompt.prefix, prefiller, pixels, frames_per_tile(strategy, self.config) if video else None)
+        new = self._write(
+            [*prefiller.ids, *prompt.suffix], prefiller, chosen, _given(stopping_criteria, input_ids), streamer
+        )
         placeholders = [self.config.vocab_size - 1] * visual_tokens
         return input_ids.new_tensor([[*prompt.prefix, *placeholders, *prompt.suffix, *new]])
 
     def _write(
         self,
         ids: list[int],
-        writer: BeaconWriter,
+        prefiller: BeaconPrefiller,
         settings: Generation,
         stop: Stop | None,
         streamer: BaseStreamer | None,
@@ -146,11 +149,11 @@ class VideoXLBeaconForCausalLM(VideoXLForConditionalGeneration):
         if settings.num_beams > 1:
             if streamer is not None or stop is not None:
                 raise ValueError(f"num_beams={settings.num_beams} goes with no streamer and no stopping_criteria")
-            return beam_search(self, ids, writer.cache, settings, end_ids=ends)
+            return beam_search(self, ids, prefiller.cache, settings, end_ids=ends)
         if streamer is not None:
             streamer.put(torch.tensor([ids]))
         new = []
-        for token in decode_tokens(self, ids, writer.cache, settings, end_ids=ends, stop=stop):
+        for token in decode_tokens(self, ids, prefiller.cache, settings, end_ids=ends, stop=stop):
             new.append(token.id)
             if streamer is not None:
                 streamer.put(torch.tensor([token.id]))
@@ -199,19 +202,19 @@ def _visual_tokens(config: VideoXLConfig, pictures: int, video: bool) -> int:
 def _read(
     model: VideoXLForConditionalGeneration,
     prefix: list[int],
-    writer: BeaconWriter,
+    prefiller: BeaconPrefiller,
     pixels: torch.Tensor,
     tile: int | None,
 ) -> None:
-    """Fill the writer's cache with the head of the prompt and a video in tiles of so many frames, or a still image."""
+    """Read the head of the prompt and a video, ``tile`` frames at a time, or a still image."""
     if tile is not None:
-        Prefill(model, lambda text: []).run(prefix, _tiles(pixels, tile), writer=writer)
+        PrefillRunner(model, lambda text: []).run(prefix, _tiles(pixels, tile), prefiller=prefiller)
         return
     base = model.model
     tokens_PD = base.encode_image(pixels.to(base.vision_device, base.vision_dtype))
     ids = (model.config.image_token_id,) * len(tokens_PD)
-    writer.add(VisualSpan(ids, (Group(0.0, 0.0, 0, 0, len(ids)),)), tokens_PD)
-    writer.finish()
+    prefiller.add(VisualSpan(ids, (Group(0.0, 0.0, 0, 0, len(ids)),)), tokens_PD)
+    prefiller.finish()
 
 
 def _tiles(pixels_FCHW: torch.Tensor, size: int) -> Iterator[Tile]:

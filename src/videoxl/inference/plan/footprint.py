@@ -15,7 +15,7 @@ from videoxl.config import (
     SelectivePrefill,
 )
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
-from videoxl.inference.prefill.read import GROUPS_PER_TILE
+from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
 from videoxl.model.configuration import VideoXLConfig
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from videoxl.config import BeaconPrefill
+from videoxl.inference.prefill.prefiller import Committed
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import ratio_chooser, require_beacons, run_window
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
 
 def window_loop(
-    config: Any,
+    config: VideoXLConfig,
     strategy: BeaconPrefill,
     prefix_tokens: int,
     visual_tokens: int | None,
@@ -23,7 +25,7 @@ def window_loop(
     total: int | None = None,
     ratios: RatioChooser | None = None,
 ) -> WindowLoop:
-    """The bookkeeping of one video; arguments and errors as of :class:`BeaconWriter`."""
+    """Make the bookkeeping of one video; arguments and errors as of :class:`BeaconPrefiller`."""
     window = strategy.window or config.beacon_window
     if window % config.tokens_per_group:
         raise ValueError(
@@ -49,8 +51,8 @@ def window_loop(
     )
 
 
-def count_beacons(config: Any, strategy: BeaconPrefill, prefix_tokens: int, visual_tokens: int) -> int:
-    """Beacons that stand for a video in the end. Raises ``ValueError`` where a window could not be compressed."""
+def count_beacons(config: VideoXLConfig, strategy: BeaconPrefill, prefix_tokens: int, visual_tokens: int) -> int:
+    """Count the beacons of a whole video. Raises ``ValueError`` where a window could not be compressed."""
     loop = window_loop(config, strategy, prefix_tokens, visual_tokens)
     loop.skip_last = length = prefix_tokens + visual_tokens
     while loop.end < length:
@@ -59,20 +61,20 @@ def count_beacons(config: Any, strategy: BeaconPrefill, prefix_tokens: int, visu
 
 
 UNKEPT = "not kept are"
-"""How the note begins on tokens without a beacon; it is outdated when more frames follow."""
+"""How the warning about tokens without a beacon begins; it is outdated when more frames follow."""
 
 
-class BeaconWriter:
+class BeaconPrefiller:
     """Keeps prefix and beacons. Holds at most one window of visual tokens beyond those it was just handed."""
 
     def __init__(
         self,
-        model: Any,
+        model: VideoXLForConditionalGeneration,
         prefix_ids: Sequence[int],
         strategy: BeaconPrefill,
         *,
         visual_tokens: int | None = None,
-        room: int = 0,
+        spare: int = 0,
         total: int | None = None,
         ratios: RatioChooser | None = None,
         cache: KVCache | None = None,
@@ -81,7 +83,7 @@ class BeaconWriter:
         """
         Args:
             visual_tokens: how many will come, where known; for buffer sizes and the ``adaptive`` mix.
-            room: further tokens to leave room for in the buffers.
+            spare: further tokens that the buffers should have capacity for.
             total: length of the whole uncompressed prompt, question included, for the ``adaptive`` mix. Default: prefix
                 and visual tokens; what a question adds is covered by ``headroom``.
             ratios: instead of those of ``strategy``, to go on with a random stream.
@@ -91,7 +93,7 @@ class BeaconWriter:
         """
         self.model, self.prefix_ids = model, list(prefix_ids)
         self.ratios_used: list[int] = []
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
         self._seen = seen
         self._whole_beacons = 0
         self._waiting: list[torch.Tensor] = []
@@ -99,7 +101,7 @@ class BeaconWriter:
         self.loop = window_loop(model.config, strategy, prefix, visual_tokens, total=total, ratios=ratios)
         while seen and self.loop.end < prefix + seen:
             self._count(self.loop.next(prefix + seen))
-        reserve = prefix + (visual_tokens or 0) // min(strategy.ratios) + 2 * self.loop.window + room
+        reserve = prefix + (visual_tokens or 0) // min(strategy.ratios) + 2 * self.loop.window + spare
         self.cache = (
             cache
             if cache is not None
@@ -125,7 +127,7 @@ class BeaconWriter:
             self._step()
         if rest := self.loop.remainder:
             ratio = self.ratios_used[-1]
-            self.notes.append(
+            self.warnings.append(
                 f"{UNKEPT} the last {rest} visual tokens, which are fewer than the ratio {ratio} and have no beacon "
                 "behind them (as released); a ratio that divides the tokens of a frame keeps all"
             )
@@ -151,11 +153,19 @@ class BeaconWriter:
             self.ratios_used.append(step.ratio)
 
     @property
-    def settled(self) -> tuple[int, int]:
-        """Visual tokens and cached tokens of the whole windows, which stay whatever follows."""
+    def window_ratios(self) -> tuple[int, ...]:
+        return tuple(self.ratios_used)
+
+    @property
+    def most_pending_frames(self) -> int:
+        return self.loop.window // self.model.config.tokens_per_group
+
+    def committed(self, frames: int, span: VisualSpan) -> Committed:
+        """Commit whole windows."""
         window, prefix = self.loop.window, len(self.prefix_ids)
         whole = self._seen // window * window
-        return whole, prefix + (self._whole_beacons if whole else 0)
+        tokens = prefix + (self._whole_beacons if whole else 0)
+        return Committed(whole // self.model.config.tokens_per_group, tokens)
 
     def _take(self, count: int) -> torch.Tensor:
         """The next ``count`` visual tokens as embeddings ``[1, count, D]``."""

@@ -21,7 +21,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import ChunkedPrefill
-from videoxl.inference.prefill.full import TiledWriter
+from videoxl.inference.prefill.full import TiledPrefiller
+from videoxl.inference.prefill.prefiller import WholeGroups
+from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.host_cache import DeviceStore, HostStore
 from videoxl.memory.kv_cache import KVCache
@@ -30,15 +32,13 @@ from videoxl.model.attention import AttentionLayer, causal_attention, masked_att
 from videoxl.model.decoder import LanguageModel
 from videoxl.model.private import attention_kernel
 
-GROUPS_PER_TILE = 24
-"""Groups per forward of the language model, at most: about 3,700 tokens at true size."""
 LEAST_ROWS = 64
 """Timestamp rows that attend at once, at least: every piece reads all keys."""
 MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Largest mask of timestamps by tokens that is made at once, beyond that; a GPU needs many rows to be busy."""
 
 
-class StreamingWriter(TiledWriter):
+class StreamingPrefiller(TiledPrefiller):
     """Tile by tile; neither the number of groups handed over at once nor that of a forward changes the numbers."""
 
     def __init__(
@@ -50,7 +50,7 @@ class StreamingWriter(TiledWriter):
         tile_groups: int = GROUPS_PER_TILE,
         **before: Any,
     ) -> None:
-        """``before``: see :class:`TiledWriter`; of a video that was read before, everything follows from its ids."""
+        """``before``: see :class:`TiledPrefiller`; of a video that was read before, everything follows from its ids."""
         super().__init__(model, prefix_ids, tile_groups=tile_groups, **before)
         self.book = TilePlanner(
             len(self.prefix_ids),
@@ -78,7 +78,7 @@ class StreamingWriter(TiledWriter):
         self.store.forget_before(plan.keep_from)
         self.ids += new
 
-    def take_back(self) -> None:
+    def rollback(self) -> None:
         self.book.rewind(self._mark)
         self.store.rewind(len(self.ids), self.book.global_tokens if self.ids else 0)
 
@@ -174,7 +174,7 @@ def heads_as_batch(
     return out_RKLE.transpose(0, 1).flatten(0, 1)[None]
 
 
-class MaskWriter:
+class MaskPrefiller(WholeGroups):
     """All groups in one forward, under the whole mask: memory grows with the square of the length."""
 
     def __init__(
@@ -187,11 +187,11 @@ class MaskWriter:
         cache: KVCache | None = None,
         ids: Sequence[int] = (),
     ) -> None:
-        """As :class:`TiledWriter`."""
-        self.model, self.strategy, self.prefix_ids = model, strategy, list(prefix_ids)
+        """As :class:`TiledPrefiller`."""
+        super().__init__(model, prefix_ids)
+        self.strategy = strategy
         self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
-        self.ids: list[int] = list(ids)
-        self.notes: list[str] = []
+        self.ids += ids
         self._waiting = [] if self.ids else list(prefix_ids)
         self._spans: list[tuple[int, ...]] = []
         self._tokens: list[torch.Tensor] = []
@@ -232,9 +232,9 @@ def attention_mask(config: Any, allowed_LS: torch.Tensor, dtype: torch.dtype) ->
     return barred.masked_fill_(~allowed_LS, torch.finfo(dtype).min)[None, None]
 
 
-def chunked_writer(
+def chunked_prefiller(
     model: Any, prefix_ids: Sequence[int], strategy: ChunkedPrefill, **before: Any
-) -> StreamingWriter | MaskWriter:
-    """The writer of a strategy's ``mode``. ``before``: see :class:`TiledWriter`."""
-    kind = MaskWriter if strategy.mode == "mask" else StreamingWriter
+) -> StreamingPrefiller | MaskPrefiller:
+    """The prefiller of a strategy's ``mode``. ``before``: see :class:`TiledPrefiller`."""
+    kind = MaskPrefiller if strategy.mode == "mask" else StreamingPrefiller
     return kind(model, prefix_ids, strategy, **before)

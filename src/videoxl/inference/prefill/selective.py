@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from videoxl.config import SelectivePrefill
+from videoxl.inference.prefill.prefiller import WholeGroups
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.token_scores import kept_count, normalise_scores, scored_embeddings, select_tokens
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """What one call of :meth:`SelectiveWriter.add` brought."""
+    """Visual tokens that wait, and their scores."""
 
     span: VisualSpan
     tokens_PD: torch.Tensor
     scores_P: torch.Tensor
-    """Raw; what they are worth shows once all of the video has been scored."""
+    """Raw; they are normalised when all of the video has been scored."""
 
 
-class SelectiveWriter:
+class SelectivePrefiller(WholeGroups):
     """Collects visual tokens and their scores; at the end reads timestamps and the tokens that stay.
 
     Which tokens stay is known when the last one has been scored, so all of them are held until then: ``P x D`` numbers,
@@ -34,7 +35,7 @@ class SelectiveWriter:
 
     def __init__(
         self,
-        model: Any,
+        model: VideoXLForConditionalGeneration,
         prefix_ids: Sequence[int],
         strategy: SelectivePrefill,
         *,
@@ -47,12 +48,10 @@ class SelectiveWriter:
             text_ids: the whole prompt but the video, which judges what is relevant.
             visual_tokens, tokens: how many visual tokens, and tokens in all, will come, where known; for buffer sizes.
         """
-        self.model, self.keep, self.text_ids = model, strategy.keep, list(text_ids)
+        super().__init__(model, prefix_ids)
+        self.keep, self.text_ids = strategy.keep, list(text_ids)
         reserve = tokens - visual_tokens + kept_count(visual_tokens, strategy.keep) if visual_tokens else 0
         self.cache = KVCache(model.model.num_text_layers, reserve=reserve)
-        self.ids: list[int] = []
-        self.notes: list[str] = []
-        self._prefix = list(prefix_ids)
         self._tiles: list[_Tile] = []
 
     def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
@@ -63,7 +62,7 @@ class SelectiveWriter:
     def _score(self, span: VisualSpan, tokens_PD: torch.Tensor) -> torch.Tensor:
         """Raw scores ``[P]`` of whole groups. Timestamps need not be equally long: a video over 9,999 s has both.
 
-        What is said behind a timestamp takes no part in it: the scores were trained on timestamps alone.
+        Subtitles behind a timestamp take no part in it: the scores were trained on timestamps alone.
         """
         base = self.model.model
         embed = base.get_input_embeddings()
@@ -84,7 +83,7 @@ class SelectiveWriter:
 
     def finish(self) -> None:
         """Select and read. Leaves nothing but the cache."""
-        self._read_text(self._prefix)
+        self._read_text(self.prefix_ids)
         for ids, embeds_LD in self._selected():
             self._read(ids, embeds_LD)
         self._tiles = []

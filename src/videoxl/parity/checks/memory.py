@@ -12,9 +12,11 @@ import torch
 from videoxl.config import ChunkedPrefill, Generation
 from videoxl.inference.decode.bilevel import Question, Start, coarse_kv_for, start_from
 from videoxl.inference.decode.released_units import decode_of
-from videoxl.inference.prefill.chunked import MaskWriter, StreamingWriter
-from videoxl.inference.prefill.full import CacheWriter, FullWriter
-from videoxl.inference.prefill.read import GROUPS_PER_TILE, Prefill
+from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller
+from videoxl.inference.prefill.full import FullPrefiller
+from videoxl.inference.prefill.prefiller import Prefiller
+from videoxl.inference.prefill.read import PrefillRunner
+from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, span_for
 from videoxl.memory.layout import GroupLayout, allowed_mask
 from videoxl.memory.pooling import blocks_of
@@ -24,7 +26,7 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
 from videoxl.parity.runs import compare_generated, generated, text_tokenizer, tiles
 
-Writer = TypeVar("Writer", bound=CacheWriter)
+AnyPrefiller = TypeVar("AnyPrefiller", bound=Prefiller)
 
 TILE_GROUPS = (1, 3, GROUPS_PER_TILE)
 """Groups per forward that streaming is tried with; none is a multiple of every recorded block."""
@@ -80,40 +82,42 @@ class Recorded:
         return self.prompt[self.at + 1 :]
 
     @torch.inference_mode()
-    def filled(self, writer: Writer) -> Writer:
-        """Give the whole video to a writer at once."""
-        writer.add(self.span, self.tokens_PD)
-        writer.finish()
-        return writer
+    def filled(self, prefiller: AnyPrefiller) -> AnyPrefiller:
+        """Give the whole video to a prefiller at once."""
+        prefiller.add(self.span, self.tokens_PD)
+        prefiller.finish()
+        return prefiller
 
-    def memory(self, writer: CacheWriter) -> VideoMemory:
-        """Return the memory that the engine would make of a filled writer."""
+    def memory(self, prefiller: Prefiller) -> VideoMemory:
+        """Return the memory that the engine would make of a filled prefiller."""
         groups, times = self.span.groups, tuple(self.times)
-        return VideoMemory(MemoryState(writer.cache, tuple(writer.ids), len(self.prefix), groups, times, "", ""))
+        return VideoMemory(MemoryState(prefiller.cache, tuple(prefiller.ids), len(self.prefix), groups, times, "", ""))
 
-    def from_pixels(self, writer: Writer) -> Writer:
-        """Fill a writer by the engine's own prefill, in tiles of one and a half blocks."""
+    def from_pixels(self, prefiller: AnyPrefiller) -> AnyPrefiller:
+        """Fill a prefiller by the engine's own prefill, in tiles of one and a half blocks."""
         size = self.model.config.frames_per_group * max(1, 3 * self.case.spec["block_size_chosed"] // 2)
-        Prefill(self.model, self.tokenize).run(self.prefix, tiles(self.pixels, self.times, size), writer=writer)
-        return writer
+        PrefillRunner(self.model, self.tokenize).run(
+            self.prefix, tiles(self.pixels, self.times, size), prefiller=prefiller
+        )
+        return prefiller
 
-    def chunked(self) -> Iterator[CacheWriter]:
+    def chunked(self) -> Iterator[Prefiller]:
         """Yield the chunked prefill in every way it can run."""
         blocks, given = _blocks(self.case), (self.model, self.prefix)
-        yield self.filled(MaskWriter(*given, ChunkedPrefill.from_blocks(**blocks, mode="mask")))
+        yield self.filled(MaskPrefiller(*given, ChunkedPrefill.from_blocks(**blocks, mode="mask")))
         for offload in (False, True):
             strategy = ChunkedPrefill.from_blocks(**blocks, offload=offload)
             for groups in TILE_GROUPS:
-                yield self.filled(StreamingWriter(*given, strategy, tile_groups=groups))
-        yield self.from_pixels(StreamingWriter(*given, ChunkedPrefill.from_blocks(**blocks)))
+                yield self.filled(StreamingPrefiller(*given, strategy, tile_groups=groups))
+        yield self.from_pixels(StreamingPrefiller(*given, ChunkedPrefill.from_blocks(**blocks)))
 
 
 def chunk(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Check mask and streaming, several tile sizes, on the device and offloaded: all give the recorded answer."""
     run = Recorded(case, model)
     _compare_whole_mask(case, model, [*run.prefix, *run.span.ids, *run.suffix], run.at, run.at + len(run.span.ids))
-    for writer in run.chunked():
-        compare_generated(case, model, [*writer.ids, *run.suffix], writer.cache)
+    for prefiller in run.chunked():
+        compare_generated(case, model, [*prefiller.ids, *run.suffix], prefiller.cache)
 
 
 def _compare_whole_mask(
@@ -134,13 +138,13 @@ def bilevel(case: Case, model: VideoXLForConditionalGeneration) -> None:
     """Check the blocks, the mixed cache and the answer, however the video was read."""
     run, selected = Recorded(case, model), case.spec["selected_unit_indices"]
     if selected is None:  # the released switch for plain causal attention, without chunks
-        plain = run.filled(FullWriter(model, run.prefix))
+        plain = run.filled(FullPrefiller(model, run.prefix))
         compare_generated(case, model, [*plain.ids, *run.suffix], plain.cache)
         return
     decode = decode_of(selected, case.spec["selected_config"])
     question = Question("", run.suffix, len(run.suffix))
-    for number, writer in enumerate(run.chunked()):
-        memory = run.memory(writer)
+    for number, prefiller in enumerate(run.chunked()):
+        memory = run.memory(prefiller)
         start = start_from(model, memory, decode, question)
         if number == 0:
             _compare_blocks(case, model, memory, start)

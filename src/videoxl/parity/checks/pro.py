@@ -7,15 +7,16 @@ from typing import Any
 import torch
 
 from videoxl.config import SelectivePrefill
-from videoxl.inference.prefill.read import GROUPS_PER_TILE, Prefill
-from videoxl.inference.prefill.selective import SelectiveWriter
+from videoxl.inference.prefill.read import PrefillRunner
+from videoxl.inference.prefill.selective import SelectivePrefiller
+from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, span_for, time_text
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.parity.golden import Case
 from videoxl.parity.runs import compare_generated, text_tokenizer, tiles
 
 
-class _Recording(SelectiveWriter):
+class _Recording(SelectivePrefiller):
     """Keeps what the language model was given, the prefix included."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,10 +40,10 @@ def end_to_end(case: Case, model: VideoXLForConditionalGeneration) -> None:
 
     prefix, suffix = prompt[:at], prompt[at + 1 :]
     keep = case.spec["drop_rate"]  # recorded under this name, it is the share kept
-    writer = _Recording(model, prefix, SelectivePrefill(keep=keep), text_ids=prefix + suffix)
+    prefiller = _Recording(model, prefix, SelectivePrefill(keep=keep), text_ids=prefix + suffix)
     parts = tiles(torch.from_numpy(case.pixels()), times, GROUPS_PER_TILE * group)
-    filled = Prefill(model, tokenize).run(prefix, parts, writer=writer)
-    spliced = torch.cat(writer.embeddings)[len(prefix) :]
+    filled = PrefillRunner(model, tokenize).run(prefix, parts, prefiller=prefiller)
+    spliced = torch.cat(prefiller.embeddings)[len(prefix) :]
     case.compare_equal("n_spliced", len(spliced), case.spec["n_spliced"])
     case.compare("spliced_embeddings", spliced)
     compare_generated(case, model, [*filled.token_ids, *suffix], filled.cache)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from videoxl.config import BeaconPrefill, Generation
-from videoxl.inference.prefill.beacon import BeaconWriter
+from videoxl.inference.prefill.beacon import BeaconPrefiller
 from videoxl.inference.prefill.choose import choose_prefill
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, VisualSpan, expand_placeholder
 from videoxl.model.beacon import LostWindowError, make_loop
@@ -116,7 +116,7 @@ def _run(
         still = bool(case.spec.get("image"))
         tokens = model.model.encode_image(pixels) if still else model.model.encode_frames(pixels).flatten(0, 1)
         case.compare(f"{label}visual_tokens", tokens)
-        writer = BeaconWriter(
+        prefiller = BeaconPrefiller(
             model,
             prompt[:at],
             strategy,
@@ -125,18 +125,18 @@ def _run(
             ratios=_chooser(strategy, stream, model.config.get_text_config().max_position_embeddings),
         )
         for part in torch.split(tokens, max(1, len(tokens) // 3)):  # windows must not depend on how tokens arrive
-            writer.add(VisualSpan((), ()), part)
-        writer.finish()
-    kept = len(writer.ids)
-    ids = [*writer.ids, *prompt[at + 1 :]]
+            prefiller.add(VisualSpan((), ()), part)
+        prefiller.finish()
+    kept = len(prefiller.ids)
+    ids = [*prefiller.ids, *prompt[at + 1 :]]
     settings = Generation(max_new_tokens=case.spec["max_new_tokens"])
-    new, logits_TV = generated(model, ids, writer.cache, settings)
+    new, logits_TV = generated(model, ids, prefiller.cache, settings)
     case.compare(f"{label}generated", new)
     case.compare(f"{label}step_logits", logits_TV)
-    _compare_steps(case, label, prompt, len(tokens), new, model, stream_of=writer)
-    _compare_cache(case, label, model, writer, at, kept)
+    _compare_steps(case, label, prompt, len(tokens), new, model, stream_of=prefiller)
+    _compare_cache(case, label, model, prefiller, at, kept)
     if case.has(f"{label}followup_ids"):
-        _compare_followup(case, label, model, [*ids, *new[:-1]], writer, at, kept)
+        _compare_followup(case, label, model, [*ids, *new[:-1]], prefiller, at, kept)
 
 
 def _compare_steps(
@@ -147,7 +147,7 @@ def _compare_steps(
     new: list[int],
     model: VideoXLForConditionalGeneration,
     *,
-    stream_of: BeaconWriter,
+    stream_of: BeaconPrefiller,
 ) -> None:
     """Repeat the table of forwards, prompt and decode, with the ratios that were used, and compare it."""
     config, at = model.config, prompt.index(IMAGE_TOKEN_INDEX)
@@ -181,13 +181,13 @@ class _Replay(RatioChooser):
 
 
 def _compare_cache(
-    case: Case, label: str, model: VideoXLForConditionalGeneration, writer: BeaconWriter, at: int, kept: int
+    case: Case, label: str, model: VideoXLForConditionalGeneration, prefiller: BeaconPrefiller, at: int, kept: int
 ) -> None:
     """Compare keys as the released cache holds them, before rotation."""
     layers = {"first": 0, "last": model.model.num_text_layers - 1}
     parts = {"sink": slice(0, at), "beacon": slice(at, kept), "raw": slice(kept, None)}
     for where, number in layers.items():
-        layer = writer.cache.layers[number]
+        layer = prefiller.cache.layers[number]
         places = torch.arange(layer.length)
         keys = model.model.language_model.inverse_rope(layer.keys, places)[0]
         for part, tokens in parts.items():
@@ -201,7 +201,7 @@ def _compare_followup(
     label: str,
     model: VideoXLForConditionalGeneration,
     ids: list[int],
-    writer: BeaconWriter,
+    prefiller: BeaconPrefiller,
     at: int,
     kept: int,
 ) -> None:
@@ -209,10 +209,10 @@ def _compare_followup(
     further = case.expected(f"{label}followup_ids").tolist()
     settings = Generation(max_new_tokens=len(case.expected(f"{label}followup_generated")))
     prompt = [*ids, *further]
-    new, logits_TV = generated(model, prompt, writer.cache, settings)
+    new, logits_TV = generated(model, prompt, prefiller.cache, settings)
     case.compare(f"{label}followup_generated", new)
     case.compare(f"{label}followup_step_logits", logits_TV)
-    held = (at, kept - at, writer.cache.get_seq_length() - kept)
+    held = (at, kept - at, prefiller.cache.get_seq_length() - kept)
     case.compare(f"{label}followup_memory_after", held)
 
 

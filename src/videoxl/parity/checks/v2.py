@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import torch
 
-from videoxl.inference.prefill.read import GROUPS_PER_TILE, Prefill
+from videoxl.inference.prefill.read import PrefillRunner
+from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, expand_placeholder, span_for, time_text
 from videoxl.model.checkpoint import to_native
 from videoxl.model.token_synthesis import regroup
@@ -109,7 +110,7 @@ def pure(case: Case, model: VideoXLForConditionalGeneration) -> None:
         case.compare("visual_tokens", tokens[:: case.spec.get("visual_tokens_stride", 1)])
 
     parts = tiles(pixels, times, GROUPS_PER_TILE * group)
-    filled = Prefill(model, tokenize).run(prompt[:at], parts, expected_frames=len(times))
+    filled = PrefillRunner(model, tokenize).run(prompt[:at], parts, expected_frames=len(times))
     ids = [*filled.token_ids, *prompt[at + 1 :]]
     compare_generated(case, model, ids, filled.cache)
     whole = torch.tensor([ids])
