@@ -176,12 +176,12 @@ def test_shapes_and_types(engine, packed, alone):
     assert half["pixel_values_videos"].dtype == torch.bfloat16
 
 
-def test_eager_attention_gets_a_mask_to_add(engine, packed):
+def test_eager_attention_takes_the_same_mask(engine, packed):
     want = run(engine, collate(engine, [packed]))
     try:
         engine.model.set_attn_implementation("eager")
         batch = collate(engine, [packed])
-        assert batch["attention_mask"].dtype == torch.float32
+        assert batch["attention_mask"].dtype == torch.bool
         assert_same(run(engine, batch), want)
     finally:
         engine.model.set_attn_implementation("sdpa")

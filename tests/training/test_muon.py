@@ -41,7 +41,7 @@ def step(model: nn.Module, optimiser: torch.optim.Optimizer, seed: int) -> None:
 def test_only_matrices_of_layers_are_muons():
     model = Small()
     optimiser = muon_for(model, groups_of(model))
-    muon, adamw = optimiser.parts
+    muon, adamw = optimiser.optimizers
     assert isinstance(muon, torch.optim.Muon)
     assert {id(p) for g in muon.param_groups for p in g["params"]} == {id(layer.weight) for layer in model.layers}
     others = {id(model.embed.weight), *(id(layer.bias) for layer in model.layers)}
@@ -56,7 +56,7 @@ def test_a_schedule_reaches_both():
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 0.5**n)
     step(model, optimiser, 0)
     schedule.step()
-    assert [g["lr"] for part in optimiser.parts for g in part.param_groups] == pytest.approx([0.025, 0.05, 0.05])
+    assert [g["lr"] for part in optimiser.optimizers for g in part.param_groups] == pytest.approx([0.025, 0.05, 0.05])
     before = copy.deepcopy(model.state_dict())
     for group in optimiser.param_groups:
         group["lr"] = 0.0

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -88,7 +88,7 @@ def load_config(what: str) -> TrainingConfig:
     raise ValueError(f"{what!r} is no stage ({', '.join(STAGES)}), and no .yaml or .json file or file.py:function")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     import yaml
 
     from videoxl.training.config.overrides import read_yaml
@@ -102,7 +102,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _call(path: Path, function: str) -> Any:
+def _call(path: Path, function: str) -> object:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not function or not path.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"give an existing file and a function in it, file.py:function; got {path}:{function}")
@@ -125,5 +125,5 @@ def _list_stages(as_json: bool) -> None:
         print(f"{name:<26}{line}")
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1))

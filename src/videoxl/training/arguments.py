@@ -1,4 +1,4 @@
-"""Our settings in the Trainer's terms."""
+"""Translates our settings into the Trainer's ``TrainingArguments``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -21,11 +20,11 @@ OPTIMISERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
 }
 """Our names of optimisers where the Trainer has another one. Muon it does not know: see ``create_optimizer``."""
-LAYERS = ("Qwen2DecoderLayer",)
-"""What FSDP divides a model by. The rest, vision tower included, is gathered as one at the begin of a step: how often a
-tower is called depends on a video's length, and processes must gather the same things equally often."""
+LAYERS = ("DecoderLayer",)
+"""The modules by which FSDP divides a model. The rest, vision tower included, is gathered as one when a step begins:
+the number of calls of a tower depends on a video's length, and processes must gather the same things equally often."""
 BROUGHT_BY = {"tensorboard": "videoxl[train]", "trackio": "trackio"}
-"""What to install for a place to log to. trackio is in no extra, since it wants an older Pillow."""
+"""The package to install for each logger. trackio is in no extra, since it wants an older Pillow."""
 
 
 def training_arguments(config: TrainingConfig, output: Path, steps: int) -> TrainingArguments:
@@ -73,7 +72,7 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
     )
 
 
-def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, Any]:
+def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, object]:
     if config.sharding == "none":
         return {}
     if on_cpu:  # the Trainer would quietly leave FSDP out, and DeepSpeed would have to compile its own communication
@@ -84,7 +83,7 @@ def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, Any]:
     return {"deepspeed": deepspeed_settings(int(config.sharding[-1]))}
 
 
-def deepspeed_settings(stage: int) -> dict[str, Any]:
+def deepspeed_settings(stage: int) -> dict[str, object]:
     """DeepSpeed's settings for a ZeRO stage; what the Trainer knows it fills in itself."""
     return {
         "train_micro_batch_size_per_gpu": "auto",

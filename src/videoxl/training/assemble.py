@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, SiglipVisionModel
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, PreTrainedConfig, SiglipVisionModel
 
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import load_tokenizer, resolve, set_end_tokens
@@ -47,7 +46,7 @@ def assemble(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXL
     return model, tokenizer
 
 
-def assembled_config(text: Any, tower: Any) -> VideoXLConfig:
+def assembled_config(text: PreTrainedConfig, tower: PreTrainedConfig) -> VideoXLConfig:
     """The configuration of a language model and a tower, with the released values of everything between them."""
     vocabulary = int(text.vocab_size)
     family = recognise(tower.model_type, lambda: ())
@@ -61,7 +60,7 @@ def assembled_config(text: Any, tower: Any) -> VideoXLConfig:
     return VideoXLConfig.for_family(family, tower_patches=tower.image_size // tower.patch_size, **fields)
 
 
-def _vision_config(folder: Path) -> Any:
+def _vision_config(folder: Path) -> PreTrainedConfig:
     found = AutoConfig.from_pretrained(folder)
     found = getattr(found, "vision_config", found)
     if found.model_type not in _TOWERS:
@@ -81,9 +80,11 @@ def with_beacons(model: VideoXLForConditionalGeneration) -> VideoXLForConditiona
     """A Video-XL with beacons, begun by the released rule, from one that has none."""
     config = copy.deepcopy(model.config)  # with the kind of attention that was chosen
     config.beacon_param = BEACON_PARAM
-    grown = VideoXLForConditionalGeneration(config).to(model.dtype)
+    grown = VideoXLForConditionalGeneration(config)
+    grown.to(model.dtype)
     fresh = {name: value for name, value in grown.state_dict().items() if ".beacon_" in name}
     grown.load_state_dict({**model.state_dict(), **fresh})
     initialise_beacons(grown)
     grown.generation_config = model.generation_config
-    return grown.eval()
+    grown.eval()
+    return grown

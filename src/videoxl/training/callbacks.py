@@ -1,4 +1,4 @@
-"""What happens beside the steps: a line of progress, a log file, stopping on signals."""
+"""Callbacks of the Trainer: a line of progress, a log file, stopping on signals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,7 +21,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """The first signal that asked for an end."""
+    """Holds the first signal that asked for an end."""
 
     signal: int | None = None
 
@@ -58,11 +57,13 @@ def stopping_on_signals() -> Iterator[Stop]:
 class StopOnSignal(TrainerCallback):
     """Saves and ends the run after the step in which a signal came to any of its processes."""
 
-    def __init__(self, stop: Stop, gather: Any) -> None:
-        """``gather``: takes a tensor of every process to one of all."""
+    def __init__(self, stop: Stop, gather: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """``gather``: concatenates the tensors of all processes."""
         self.stop, self.gather = stop, gather
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         number = self.stop.signal or 0
         if args.world_size > 1:  # they must all stop after the same step
             number = int(self.gather(torch.tensor([number], device=args.device)).max())
@@ -78,7 +79,7 @@ class LogFile(TrainerCallback):
         self.path = path
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if not state.is_world_process_zero:
             return
@@ -89,9 +90,14 @@ class LogFile(TrainerCallback):
         os.replace(replacement, self.path)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
     ) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and logs is not None:
             entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}  # JSON has no NaN
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **entry}) + "\n")
@@ -104,18 +110,25 @@ class ProgressLine(TrainerCallback):
         self.begun, self.first, self.loss, self.shown = 0.0, 0, "", -1
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         self.begun, self.first = time.monotonic(), state.global_step
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
     ) -> None:
         if logs and "loss" in logs:
             self.loss = f", loss {logs['loss']:.4g}"
             self._show(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._show(state)
 
     def _show(self, state: TrainerState) -> None:

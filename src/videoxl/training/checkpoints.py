@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 Facts = dict[str, Any]
-"""What is noted of a run in a checkpoint's marker, as JSON holds it: configuration, counts, step, processes."""
+"""Facts about a run in the marker of a checkpoint, as JSON holds them: configuration, counts, step, processes."""
 MARKER = "complete.json"
 STAGING, DISCARDED = ".writing-", ".removing-"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -25,7 +25,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to go on from."""
+    """The result of looking for checkpoints."""
 
     newest: Path | None
     """The newest complete checkpoint."""
@@ -34,7 +34,7 @@ class Found:
 
     @property
     def facts(self) -> Facts:
-        """What was noted when it was written."""
+        """The facts in its marker."""
         return {} if self.newest is None else read_marker(self.newest)["facts"]
 
 
@@ -71,7 +71,7 @@ def incomplete(folder: Path) -> str | None:
 
 
 class Marker(TypedDict):
-    """What the marker of a checkpoint holds."""
+    """The content of a checkpoint's marker."""
 
     facts: Facts
     files: dict[str, int]
@@ -90,7 +90,7 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 def find(output: Path) -> Found:
-    """The newest complete checkpoint, and what was passed over on the way to it."""
+    """Find the newest complete checkpoint, and the incomplete ones that are newer."""
     passed_over: list[str] = []
     for folder in checkpoints(output) if output.is_dir() else []:
         reason = incomplete(folder)
@@ -101,7 +101,7 @@ def find(output: Path) -> Found:
 
 
 def newest_checkpoint(output: Path) -> str:
-    """What to go on from, as the end of an error message."""
+    """The newest checkpoint, as the end of an error message."""
     newest = find(output).newest if output.is_dir() else None
     return "there is no checkpoint yet" if newest is None else f"{newest.name} is intact: go on from it with --resume"
 

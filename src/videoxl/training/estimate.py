@@ -1,4 +1,4 @@
-"""What a run will take, from its config alone: parameters, bytes, tokens, steps and time. No weight is loaded.
+"""Estimates what a run will take: parameters, bytes, tokens, steps and time. The config is enough; no weight is loaded.
 
 Bytes of weights, gradients and optimiser are counted exactly, activations and seconds estimated (factors are given
 where they are used).
@@ -7,12 +7,12 @@ where they are used).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, Qwen2Config
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, BeaconPrefill, Sampling
 from videoxl.errors import CheckpointError, TrainingDataError
@@ -20,7 +20,7 @@ from videoxl.inference.hardware import Hardware, hardware
 from videoxl.inference.plan.model_spec import ModelSpec, model_spec
 from videoxl.inference.plan.work import model_flops, prefill_work
 from videoxl.inference.prefill.choose import memory_tokens
-from videoxl.inference.prompt import span_for
+from videoxl.inference.prompt import VisualSpan, span_for
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families.video_xl import BEACON_PARAM
 from videoxl.model.released_config import HUB_CONFIGS, KNOWN_VISION_TOWERS, TEXT_KEYS
@@ -32,25 +32,25 @@ from videoxl.training.data.mixtures import RecordFile, choose_records
 from videoxl.training.param_groups import group_of, is_read, target_pattern, unread_by, weight_dtype
 
 ANSWER_TOKENS = 256
-"""Of question and answers, where the config sets no limit."""
+"""Tokens of a question and its answers, where the config sets no limit."""
 STATES = {"adamw": 2.0, "muon": 1.0, "sgd": 0.0, "adafactor": 0.01}
 """Optimizer -> numbers it keeps for each trained one, in the dtype of the weights."""
 EIGHT_BIT = 2.03
-"""Bytes per trained number of 8-bit AdamW: two of one byte, and a scale per block."""
+"""Bytes that 8-bit AdamW keeps per trained parameter: two of one byte, and a scale per block."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one process."""
+    """What one process will take."""
 
     trained: dict[str, int]
-    """Part -> parameters that are trained."""
+    """Parameter group -> parameters that are trained."""
     frozen: dict[str, int]
     frames: int
-    """Of the longest video that the sampling lets through."""
+    """Frames of the longest video that the sampling lets through."""
     visual_tokens: int
     tokens: int
-    """Of that sample in all."""
+    """All tokens of that sample."""
     kept_tokens: int
     """Tokens whose keys and values later ones see: fewer than all where windows are compressed."""
     weight_bytes: int
@@ -67,7 +67,7 @@ class Estimate:
     """Estimate, from operations and the device's rate; a factor of two off is normal."""
     device: str
     flops: float
-    """The rate that was assumed, per second."""
+    """Operations per second that were assumed."""
     available_bytes: int
     notes: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ class Estimate:
     def fits(self) -> bool:
         return self.total_bytes <= self.available_bytes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         seconds = None if self.steps is None else self.steps * self.seconds_per_step
         return {**asdict(self), "total_bytes": self.total_bytes, "fits": self.fits, "seconds": seconds}
 
@@ -111,7 +111,7 @@ class Estimate:
 
 
 def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1) -> Estimate:
-    """Of one of ``processes``. ``device``: this machine's, or the name of a GPU such as ``h200``.
+    """Estimate what each of ``processes`` takes on a ``device``: this machine's, or a GPU by name, such as ``h200``.
 
     Raises :class:`CheckpointError` for a model whose sizes are not known.
     """
@@ -147,7 +147,7 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
 
 
 def trained_model_spec(config: TrainingConfig) -> ModelSpec:
-    """Sizes of the model a run trains; of one that a stage before has still to train, that stage's."""
+    """Sizes of the model that a run trains. A model that is yet to be trained has the sizes of its stage."""
     if config.vision_tower is not None:
         assembled = assembled_config(_language_config(config.model), _tower_config(config.vision_tower))
         like = model_spec("BAAI/Video-XL-2")
@@ -163,9 +163,7 @@ def trained_model_spec(config: TrainingConfig) -> ModelSpec:
     return found
 
 
-def _language_config(name: str) -> Any:
-    from transformers import AutoConfig, Qwen2Config
-
+def _language_config(name: str) -> PreTrainedConfig:
     if Path(name).is_dir():
         return AutoConfig.from_pretrained(name)
     if Path(name).name in ("Qwen2-7B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2-7B", "Qwen2.5-7B"):
@@ -174,9 +172,7 @@ def _language_config(name: str) -> Any:
     raise CheckpointError(f"{name}: not a folder, and not a language model whose sizes are known here (Qwen2-7B)")
 
 
-def _tower_config(name: str) -> Any:
-    from transformers import AutoConfig
-
+def _tower_config(name: str) -> PreTrainedConfig:
     if Path(name).is_dir():
         found = AutoConfig.from_pretrained(name)
         return getattr(found, "vision_config", found)
@@ -187,7 +183,7 @@ def _tower_config(name: str) -> Any:
 
 
 def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Part -> parameters: those that are trained, and those that are not."""
+    """Parameters that are trained, and those that are not, by parameter group."""
     import re
 
     with torch.device("meta"):
@@ -203,7 +199,7 @@ def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dic
         side[part] = side.get(part, 0) + parameter.numel()
     if config.lora is not None:
         pattern = re.compile(target_pattern(config.lora.target_modules))
-        layers: list[Any] = [m for n, m in model.named_modules() if pattern.fullmatch(n)]
+        layers = [m for n, m in model.named_modules() if pattern.fullmatch(n) and isinstance(m, nn.Linear)]
         trained["language_model"] = sum(config.lora.rank * (m.in_features + m.out_features) for m in layers)
     return trained, frozen
 
@@ -227,7 +223,7 @@ def _state_bytes(
     )
 
 
-def _longest_sample(config: TrainingConfig, spec: ModelSpec) -> tuple[int, Any, int, int]:
+def _longest_sample(config: TrainingConfig, spec: ModelSpec) -> tuple[int, VisualSpan, int, int]:
     """Frames, visual span, tokens behind it and before it, of the longest sample that the config lets through."""
     sampling = config.data.sampling
     listed = sampling.times or sampling.indices or ()
@@ -247,8 +243,8 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
     keeps no scores (``sdpa``). Logits count three times: as they come, in fp32, and their gradient. A frozen tower
     keeps nothing.
     """
-    t: Any = model_config.text_config
-    v: Any = model_config.vision_config
+    t: PreTrainedConfig = model_config.text_config
+    v: PreTrainedConfig = model_config.vision_config
     rates, size = config.learning_rates, 2 if config.precision == "bf16" else 4
     heads = t.num_key_value_heads * (getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads)
     speaking = tokens * (9 * t.hidden_size + 4 * t.intermediate_size + 4 * heads) * size
@@ -260,9 +256,8 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
     if not config.gradient_checkpointing:
         language, vision = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing
     grid = frames * model_config.token_grid**2 * v.hidden_size * size
-    between = (
-        40 if "token_synthesis" in rates else 0
-    ) * grid + frames * model_config.tokens_per_group * t.hidden_size * size
+    synthesised = 40 * grid if "token_synthesis" in rates else 0
+    between = synthesised + frames * model_config.tokens_per_group * t.hidden_size * size
     logits = (text if isinstance(config.prefill, BeaconPrefill) else tokens) * t.vocab_size * (size + 8)
     if config.objective == "synthesis":
         return 40 * grid + int(seeing)
@@ -283,7 +278,7 @@ def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | No
 
 def records(config: TrainingConfig) -> int:
     """Records that a config's data chooses."""
-    sources: Sequence[Any] = config.data.all_sources()
+    sources = config.data.all_sources()
     return sum(len(choose_records(s.sampling, len(RecordFile(s.path)), seed=config.data.seed)) for s in sources)
 
 
@@ -292,7 +287,7 @@ def _seconds(
     model_config: VideoXLConfig,
     frames: int,
     prefix: int,
-    span: Any,
+    span: VisualSpan,
     text: int,
     where: Hardware,
 ) -> float:

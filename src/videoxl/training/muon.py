@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for everything else, as one optimiser."""
+"""Muon for matrices and AdamW for everything else, as one optimizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+OptimizerGroup = dict[str, Any]
+"""Parameters under ``params``, and what torch's optimizers set for them: ``lr``, ``weight_decay``."""
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -17,32 +20,32 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Args:
         muon, adamw: groups of parameters with ``lr`` and ``weight_decay``; either may be empty.
-        betas: of AdamW.
-        share: of a group's rate, what Muon's is.
+        betas: decay rates of AdamW's averages.
+        lr_ratio: Muon's rate, divided by the rate of the group.
     """
 
     def __init__(
         self,
-        muon: Sequence[dict[str, Any]],
-        adamw: Sequence[dict[str, Any]],
+        muon: Sequence[OptimizerGroup],
+        adamw: Sequence[OptimizerGroup],
         *,
         betas: tuple[float, float] = (0.9, 0.999),
-        share: float = 0.5,
+        lr_ratio: float = 0.5,
     ) -> None:
-        self.parts: list[torch.optim.Optimizer] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
         if muon:
-            scaled = [{**group, "lr": share * group["lr"]} for group in muon]
-            self.parts.append(torch.optim.Muon(scaled, adjust_lr_fn="match_rms_adamw"))
+            scaled = [{**group, "lr": lr_ratio * group["lr"]} for group in muon]
+            self.optimizers.append(torch.optim.Muon(scaled, adjust_lr_fn="match_rms_adamw"))
         if adamw:
-            self.parts.append(torch.optim.AdamW(adamw, betas=betas))
-        if not self.parts:
+            self.optimizers.append(torch.optim.AdamW(adamw, betas=betas))
+        if not self.optimizers:
             raise ValueError("there is nothing to optimise: no weight is trained")
-        super().__init__([{"params": group["params"]} for part in self.parts for group in part.param_groups], {})
-        self._share()
+        super().__init__([{"params": group["params"]} for each in self.optimizers for group in each.param_groups], {})
+        self._link_groups()
 
-    def _share(self) -> None:
-        """The groups of the parts themselves: what a schedule sets here, they see."""
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+    def _link_groups(self) -> None:
+        """Use the groups of the two optimizers themselves, so that they see what a schedule sets here."""
+        self.param_groups = [group for each in self.optimizers for group in each.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -50,36 +53,36 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self.parts:
-            part.step()
+        for each in self.optimizers:
+            each.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
+        return {"parts": [each.state_dict() for each in self.optimizers]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        self._share()
+        for each, state in zip(self.optimizers, state_dict["parts"], strict=True):
+            each.load_state_dict(state)
+        self._link_groups()
 
 
 def muon_for(
     model: nn.Module,
-    groups: Sequence[dict[str, Any]],
+    groups: Sequence[OptimizerGroup],
     *,
     betas: tuple[float, float] = (0.9, 0.999),
-    share: float = 0.5,
+    lr_ratio: float = 0.5,
 ) -> MuonAdamW:
-    """Of ``groups``, the matrices inside rows of layers go to Muon, everything else to AdamW.
+    """An optimizer that gives the matrices inside layers to Muon, and everything else in ``groups`` to AdamW.
 
     Args:
-        share: of a group's rate, what Muon's is.
+        lr_ratio: Muon's rate, divided by the rate of the group.
     """
     inside = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in f".{name}"}
-    sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    sides: tuple[list[OptimizerGroup], list[OptimizerGroup]] = ([], [])
     for group in groups:
         for side, wanted in zip(sides, (True, False)):
             found = [p for p in group["params"] if (id(p) in inside) == wanted]
             if found:
                 side.append({**group, "params": found})
-    return MuonAdamW(*sides, betas=betas, share=share)
+    return MuonAdamW(*sides, betas=betas, lr_ratio=lr_ratio)

@@ -1,4 +1,4 @@
-"""Which weights are trained, at which rate: by part, as an exact list.
+"""Parameter groups: which weights are trained, and at which rate.
 
 Freezing is a rule about names, so that what moves can be listed before a run and compared after it.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from videoxl.errors import MissingDependencyError
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.config.training import Lora, TrainingConfig
+from videoxl.training.muon import OptimizerGroup
 
 _RULES = tuple(
     (part, re.compile(rule))
@@ -49,7 +51,7 @@ def freeze(model: nn.Module, learning_rates: Mapping[str, float], *, adapters: b
     for a damaged checkpoint. ``adapters``: the language model's own weights stay frozen and its adapters are trained.
     Raises ``ValueError`` for a part that the model does not have.
     """
-    trained, unread = [], unread_by(cast(Any, model).config)
+    trained, unread = [], unread_by(cast(PreTrainedModel, model).config)
     for name, parameter in model.named_parameters():
         part = group_of(name)
         wanted = part in learning_rates and ".original_module." not in name and parameter.is_floating_point()
@@ -69,8 +71,8 @@ def freeze(model: nn.Module, learning_rates: Mapping[str, float], *, adapters: b
 
 
 def unread_by(config: VideoXLConfig) -> tuple[str, ...]:
-    """How the vision tower's weights begin on which no feature depends (``patch_features`` of the model)."""
-    vision: Any = config.vision_config
+    """Beginnings of the names of vision tower weights that no feature depends on (``patch_features`` of the model)."""
+    vision: PreTrainedConfig = config.vision_config
     layers = range(vision.num_hidden_layers)[vision.num_hidden_layers + 1 + config.vision_select_layer :]
     behind = ("post_layernorm", "head", *(f"encoder.layers.{number}" for number in layers))
     return tuple(f"vision_tower.{name}." for name in behind)
@@ -84,7 +86,7 @@ def is_read(name: str, unread: Collection[str]) -> bool:
 
 def optimizer_groups(
     model: nn.Module, learning_rates: Mapping[str, float], weight_decay: float
-) -> list[dict[str, Any]]:
+) -> list[OptimizerGroup]:
     """The optimiser's groups: per part, matrices with and other parameters without weight decay."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -125,13 +127,13 @@ def add_adapters(model: nn.Module, lora: Lora, learning_rates: Mapping[str, floa
 
 
 def weight_dtype(config: TrainingConfig) -> torch.dtype:
-    """What the weights of a run are held in."""
-    thrifty = config.lora is not None and config.precision == "bf16"
-    held = config.weight_dtype if config.weight_dtype != "auto" else ("bf16" if thrifty else "fp32")
+    """The dtype that the weights of a run are held in."""
+    low_memory = config.lora is not None and config.precision == "bf16"
+    held = config.weight_dtype if config.weight_dtype != "auto" else ("bf16" if low_memory else "fp32")
     return torch.bfloat16 if held == "bf16" else torch.float32
 
 
-def enable_checkpointing(model: Any) -> None:
+def enable_checkpointing(model: PreTrainedModel) -> None:
     """Compute activations again in the backward pass; the form that works with DDP, adapters and the window loop."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})

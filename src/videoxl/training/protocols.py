@@ -1,4 +1,4 @@
-"""What training needs of tokenizers and processors."""
+"""Protocols of the tokenizers and processors that training takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
 
 
 class Processor(Protocol):
-    """What is saved beside a model so that its inputs can be made again."""
+    """Makes inputs for a model, and is saved beside it."""
 
     def save_pretrained(self, save_directory: str | Path) -> object:
         """Write its files into a folder."""

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
@@ -48,14 +47,14 @@ FREE_TO_CHANGE = (
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run has made."""
+    """The results of a finished run."""
 
     model: Path
     """The trained model: a folder for :func:`videoxl.load`."""
     steps: int
     loss: float | None
     """The last loss in the log."""
-    log: list[dict[str, Any]] = field(repr=False)
+    log: list[dict[str, float]] = field(repr=False)
     """All entries of ``log.jsonl``."""
     trained: tuple[str, ...] = field(repr=False)
     """Names of the weights that were trained."""
@@ -107,7 +106,7 @@ class _Run:
         self.found = self._find(resume)
 
     def _find(self, resume: bool) -> Found:
-        """What there is to go on from. Raises :class:`TrainingError` when that is another run, or not asked for."""
+        """Look for checkpoints. Raises :class:`TrainingError` for another run's, and where ``resume`` is not set."""
         with self.arguments.main_process_first(local=False):
             if self.rank == 0:
                 self.output.mkdir(parents=True, exist_ok=True)
@@ -161,7 +160,7 @@ class _Run:
             with writer.explaining():
                 trainer.train(resume_from_checkpoint=self._resumed(trainer))
             self._check_finished(trainer, stop)
-            self._save(trainer, model)
+            self._publish_model(trainer, model)
         return self._result(trainer, trained)
 
     def _trainer(self, model: TrainingModel, data: TrainingData, progress: bool) -> VideoXLTrainer:
@@ -202,7 +201,7 @@ class _Run:
                 signal=stop.signal,
             )
 
-    def _save(self, trainer: VideoXLTrainer, model: TrainingModel) -> None:
+    def _publish_model(self, trainer: VideoXLTrainer, model: TrainingModel) -> None:
         """Publish the trained model in one step; adapters also by themselves."""
         facts = {"steps": trainer.state.global_step, "config": plain(self.config)}
         name = MODEL if self.config.lora is None else ADAPTERS

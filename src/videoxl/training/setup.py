@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -29,15 +29,22 @@ from videoxl.training.param_groups import add_adapters, weight_dtype
 from videoxl.training.protocols import Tokenizer
 
 
+class Batches(Protocol):
+    """The batches of one process in an epoch: numbers of samples."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Sequence[int]]: ...
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """What the Trainer reads."""
+    """The data that the Trainer reads."""
 
     dataset: SampleSource[object]
     """A sample by its number."""
     collator: CollateFunction
     """Samples to a batch of tensors."""
-    order: Callable[[int, int, int], Collection[Sequence[int]]]
+    order: Callable[[int, int, int], Batches]
     """Epoch, rank and number of processes -> that process's batches of sample numbers, as many for each."""
 
 
@@ -48,7 +55,7 @@ class TrainingModel:
     model: VideoXLForConditionalGeneration
     """The model itself, without adapters or objective around it."""
     module: nn.Module
-    """What is trained: the model, or it inside adapters or an objective."""
+    """The module that is trained: the model, or adapters or an objective around it."""
     tokenizer: Tokenizer
     processor: VideoXLProcessor
 
@@ -66,7 +73,7 @@ def load_model_to_train(config: TrainingConfig) -> TrainingModel:
 
 
 def _module(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> nn.Module:
-    """The model, or it inside what trains it."""
+    """The module that is trained."""
     if config.objective == "synthesis":
         return SynthesisPretraining(model, config.synthesis)
     module = model if config.lora is None else add_adapters(model, config.lora, config.learning_rates)
@@ -112,7 +119,7 @@ def load_data(
 ) -> TrainingData:
     """The data that a config names. Features of a frozen tower, and what pairs of answers are compared with, are
     computed first where the config asks for them."""
-    collator: Collator | PreferenceCollator = Collator(
+    examples = Collator(
         model.model.config,
         model.tokenizer.pad_token_id,
         mask=config.prefill if isinstance(config.prefill, ChunkedPrefill) else None,
@@ -120,13 +127,12 @@ def load_data(
     dataset: VideoDataset
     if isinstance(model.module, PreferenceTraining):
         dataset = PreferenceDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
-        collator = _comparing(config, model, dataset, collator, output)
+        collator: Collator | PreferenceCollator = _comparing(config, model, dataset, examples, output)
     else:
-        dataset = _examples(config, model, rank, world)
+        dataset, collator = _examples(config, model, rank, world), examples
     sizes = dataset.lengths if config.data.group_by_length else len(dataset)
-    kinds = (
-        dataset.kinds if config.per_device_batch_size > 1 else None
-    )  # a batch of one holds one kind, and needs no look at records
+    # a batch of one holds one kind, so that the records need not be read for it
+    kinds = dataset.kinds if config.per_device_batch_size > 1 else None
 
     def order(epoch: int, rank: int, world: int) -> BatchOrder:
         return BatchOrder(
@@ -155,7 +161,7 @@ def _examples(config: TrainingConfig, model: TrainingModel, rank: int, world: in
 def _comparing(
     config: TrainingConfig, model: TrainingModel, dataset: PreferenceDataset, collator: Collator, output: Path
 ) -> PreferenceCollator:
-    """With what the starting weights say of all pairs; adapters need none, they can be left out."""
+    """A collator that adds log-probabilities of the starting weights; with adapters, the model itself gives them."""
     windows = bool(model.model.config.has_beacons)
     if config.lora is not None:
         return PreferenceCollator(collator, windows=windows)

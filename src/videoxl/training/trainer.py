@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +66,6 @@ class VideoXLTrainer(HookedTrainer):
         self.output = Path(str(arguments.output_dir))
         # the language loss is itself the mean over the supervised tokens of all batches of a step, on all processes
         self.loss_per_token = config.objective == "language"
-        self.set_loss_per_token(self.loss_per_token)
         self.guard = StepGuard(config.max_consecutive_skips, config.max_skipped_fraction)
         self.bad_samples = BadSampleLog(
             self.output / "bad_samples.jsonl", limit=config.data.max_bad_fraction, rank=arguments.process_index
@@ -136,13 +134,14 @@ class VideoXLTrainer(HookedTrainer):
         inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
+    ) -> torch.Tensor | tuple[torch.Tensor, object]:
         """The objective's loss; windows of Video-XL with ratios drawn for the samples of the batch."""
         keys = inputs.pop("keys")
         if self.config.objective == "language":
             inputs = {**inputs, "use_cache": False, **self._ratios(inputs, keys)}
+        loss: torch.Tensor | tuple[torch.Tensor, object]
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.config.sharding == "zero1" and not return_outputs:
+        if self.config.sharding == "zero1" and isinstance(loss, torch.Tensor):
             # DeepSpeed adds up the gradients that processes have, in their order, and cannot see whose they are
             loss = loss + no_loss(self.accelerator.unwrap_model(model))
         return loss
@@ -162,7 +161,7 @@ class VideoXLTrainer(HookedTrainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Forward and backward. Remembers whether the loss is finite, without waiting for the device."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._finite = self._finite & torch.isfinite(loss)
         return loss
 
@@ -196,7 +195,7 @@ class VideoXLTrainer(HookedTrainer):
             target = self.model if model is None else model
             groups = optimizer_groups(target, self.config.learning_rates, self.config.weight_decay)
             if self.config.optim == "muon":
-                optimizer = muon_for(target, groups, betas=self.config.betas, share=self.config.muon_lr_ratio)
+                optimizer = muon_for(target, groups, betas=self.config.betas, lr_ratio=self.config.muon_lr_ratio)
             else:
                 kind, settings = self.get_optimizer_cls_and_kwargs(self.args, target)
                 optimizer = kind(groups, **settings)
@@ -250,7 +249,7 @@ class VideoXLTrainer(HookedTrainer):
         return True
 
     def checkpoint_facts(self) -> Facts:
-        """What is noted in a checkpoint, for :meth:`restore_counts`."""
+        """Facts for the marker of a checkpoint; :meth:`restore_counts` reads them."""
         counts = {"guard": self.guard.state(), "bad_samples": self.bad_samples.state(), "truncated": self.truncated}
         return {**self.facts, **counts, "step": self.state.global_step, "processes": self.args.world_size}
 

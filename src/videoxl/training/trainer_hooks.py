@@ -1,4 +1,4 @@
-"""Everything that training uses of transformers without its being documented, wrapped in this one file.
+"""Everything undocumented that training uses of transformers, wrapped in this one file.
 
 Names, and why there is no public way:
 
@@ -6,8 +6,6 @@ Names, and why there is no public way:
   A step must be left out when the norm is not finite, and clipping has already spread a NaN over all gradients.
 * ``Trainer._load_from_checkpoint``: where a checkpoint's weights are read on resuming. An objective holds the model
   one level deeper than the checkpoint's names say, and the Trainer would load nothing, with a warning.
-* ``Trainer.model_accepts_loss_kwargs``: whether a loss is the sum over a step divided by the step's supervised tokens.
-  The Trainer guesses it from the signature of ``forward``, which says nothing for a wrapped model.
 * ``transformers.integrations.deepspeed.unset_hf_deepspeed_config``: ``TrainingArguments`` set a global configuration
   under which ``from_pretrained`` divides a model among processes; only this call takes it back.
 """
@@ -31,10 +29,6 @@ class HookedTrainer(Trainer):
     def load_weights(self, folder: Path) -> bool:
         """Called to read a checkpoint's weights when a run resumes; False leaves that to the Trainer."""
         return False
-
-    def set_loss_per_token(self, yes: bool) -> None:
-        """Whether ``forward`` takes ``num_items_in_batch`` and divides its loss by it."""
-        self.model_accepts_loss_kwargs = yes
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor | float | None:
         norm: torch.Tensor | float | None = super()._clip_grad_norm(model)

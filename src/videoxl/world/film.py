@@ -1,4 +1,4 @@
-"""What happens in a film of the generated world: things, and the groups of frames in which they are shown.
+"""Films of the generated world: things, and the groups of frames in which they are shown.
 
 A film is a row of groups, each ``step`` seconds long and four frames wide. In most groups there is only scenery. An
 event shows one thing for one to three groups; between two events, and behind the last, there is at least one group of
@@ -16,7 +16,7 @@ FRAMES_PER_GROUP = 4
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
 CARD_SHARE = 0.3
-"""Of things, how many are cards."""
+"""The fraction of things that are cards."""
 DURATIONS = (1, 1, 1, 2, 3)
 """Lengths of events in groups, drawn evenly from these."""
 STEPS = (1, 2, 4, 4, 4, 8)
@@ -46,7 +46,7 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """With its article: ``an orange star``."""
+        """The name with its article: ``an orange star``."""
         return f"{'an' if self.color[0] in 'aeiou' else 'a'} {self}"
 
     @property
@@ -66,7 +66,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Film:
-    """What a film shows, and when. ``seed`` fixes the rest of how it looks."""
+    """The things that a film shows, and when. ``seed`` fixes the rest of how it looks."""
 
     groups: int
     events: tuple[Event, ...]
@@ -95,7 +95,7 @@ class Film:
 
     @property
     def timestamps(self) -> list[float]:
-        """Of every frame, in seconds."""
+        """Seconds of every frame."""
         frames = self.groups * FRAMES_PER_GROUP
         return [self.begin + f * self.step / FRAMES_PER_GROUP for f in range(frames)]
 

@@ -44,14 +44,18 @@ KINDS = (
 TIMED = ("when", "at", "list")
 """Kinds that need to know the time; a model without timestamps, as Video-XL, cannot answer them."""
 CONTENT = ("color", "shape", "number")
-"""What was shown: the content of a needle."""
+"""Kinds that ask what was shown: the content of a needle."""
 LETTERS = "ABCD"
 NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
 class Question:
-    """``evidence``: the groups the answer stands in, empty where it is that something is missing, or everywhere."""
+    """A question with its answer.
+
+    ``evidence`` lists the groups that show the answer. It is empty where the answer is that something is missing, and
+    where it takes the whole film.
+    """
 
     kind: str
     text: str
@@ -79,7 +83,7 @@ def kinds_for(film: Film) -> tuple[str, ...]:
 
 
 def seconds(value: float) -> str:
-    """As the model is told times: ``12.0s``."""
+    """A time as prompts tell it: ``12.0s``."""
     return f"{value:.1f}s"
 
 

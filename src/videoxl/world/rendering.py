@@ -1,4 +1,4 @@
-"""How films of the generated world look: drifting scenery, and things that move and turn over it."""
+"""Renders films of the generated world: drifting scenery, and things that move and turn over it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ GRATINGS, BLOBS = 3, 2
 SCENES = (3, 12)
 """Groups between two changes of scenery: at least, at most."""
 RADIUS = (0.40, 0.62)
-"""Of a thing, as a share of half the picture's side."""
+"""Radius of a thing, as a fraction of half the picture's side: least, most."""
 TURN = 0.35
-"""Radians that a thing leans to either side, at most."""
+"""Largest angle, in radians, by which a thing is turned to either side."""
 SAMPLES = 2
 """Points per pixel and side for the digits of cards, which have no distance to smooth by."""
 CHUNK = 256
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Path:
     """A thing's path through an event: where, how large, how turned at its begin and end."""
 
     centre: np.ndarray
@@ -52,7 +52,7 @@ class Renderer:
         self._blobs = source.uniform(-1, 1, (count, BLOBS, 2))
         self._paths = source.uniform(-0.06, 0.06, (count, BLOBS, 2))
         self._glows = source.uniform(-0.14, 0.14, (count, BLOBS, 1)) + source.uniform(-0.03, 0.03, (count, BLOBS, 3))
-        self._looks = [_look(source, e.thing) for e in film.events]
+        self._event_paths = [_path(source, e.thing) for e in film.events]
 
     def frames(self, size: int = 48, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames ``start`` to before ``stop`` as ``[F, size, size, 3]`` uint8."""
@@ -66,21 +66,23 @@ class Renderer:
             raise ValueError(f"things are drawn over square pictures [size, size, 3], got {list(picture.shape)}")
         pictures = picture[None] / 255
         self._things(pictures, np.array([frame]))
-        return (np.clip(pictures[0], 0, 1) * 255 + 0.5).astype(np.uint8)
+        drawn: np.ndarray = (np.clip(pictures[0], 0, 1) * 255 + 0.5).astype(np.uint8)
+        return drawn
 
     def _draw(self, frames_F: np.ndarray, size: int) -> np.ndarray:
         pictures = self._scenery(frames_F, size)
         self._things(pictures, frames_F)
         noise = np.stack([_noise(self.film.seed, int(f), size) for f in frames_F])
-        return (np.clip(pictures + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+        drawn: np.ndarray = (np.clip(pictures + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return drawn
 
     def _things(self, pictures: np.ndarray, frames_F: np.ndarray) -> None:
         """Draw what the film shows over pictures ``[F, size, size, 3]``."""
-        for event, look in zip(self.film.events, self._looks):
+        for event, path in zip(self.film.events, self._event_paths):
             first, last = event.start * FRAMES_PER_GROUP, event.end * FRAMES_PER_GROUP
             for at in np.flatnonzero((frames_F >= first) & (frames_F < last)):
                 share = (frames_F[at] - first) / (last - first)
-                _paint(pictures[at], event.thing, look, float(share))
+                _paint(pictures[at], event.thing, path, float(share))
 
     def _scenery(self, frames_F: np.ndarray, size: int) -> np.ndarray:
         """``[F, size, size, 3]``, 0 to 1."""
@@ -110,32 +112,32 @@ def _noise(seed: int, frame: int, size: int) -> np.ndarray:
     return source.standard_normal((size, size, 1), dtype=np.float32) * 0.03
 
 
-def _look(source: np.random.Generator, thing: Thing) -> _Look:
+def _path(source: np.random.Generator, thing: Thing) -> _Path:
     radius = float(source.uniform(*RADIUS))
     room = 1 - radius * (CARD_HEIGHT if thing.shape is None else 1.0)
     begin, end = source.uniform(-room, room, (2, 2))
     turn = TURN if thing.shape else TURN / 3
     angles = source.uniform(-turn, turn, 2)
-    return _Look(begin, 0.6 * (end - begin), radius, float(angles[0]), float(angles[1] - angles[0]))
+    return _Path(begin, 0.6 * (end - begin), radius, float(angles[0]), float(angles[1] - angles[0]))
 
 
-def _paint(picture: np.ndarray, thing: Thing, look: _Look, share: float) -> None:
+def _paint(picture: np.ndarray, thing: Thing, path: _Path, share: float) -> None:
     """Draw a thing over a picture ``[size, size, 3]`` at a moment of its event, from 0 to 1."""
     size = len(picture)
-    pixel = 2 / size / look.radius
-    x, y = _place(look, share, *_grid(size))
+    pixel = 2 / size / path.radius
+    x, y = _place(path, share, *_grid(size))
     distance = OUTLINES[thing.shape](x, y) if thing.shape else card(x, y)
     cover = np.clip(0.5 - distance / pixel, 0, 1)[..., None]
     color = np.array(COLOR_VALUES[thing.color])
     picture += cover * (color - picture)
     if thing.number is not None:
-        fine_x, fine_y = _place(look, share, *_grid(size * SAMPLES))
+        fine_x, fine_y = _place(path, share, *_grid(size * SAMPLES))
         strokes = digit(thing.number, fine_x, fine_y).reshape(size, SAMPLES, size, SAMPLES).mean((1, 3))
         picture += (strokes * 0.95)[..., None] * (0.03 - picture)
 
 
-def _place(look: _Look, share: float, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _place(path: _Path, share: float, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of the picture as the thing sees them, in units of its radius."""
-    centre, angle = look.centre + share * look.drift, look.angle + share * look.spin
-    dx, dy = (x - centre[0]) / look.radius, (y - centre[1]) / look.radius
+    centre, angle = path.centre + share * path.drift, path.angle + share * path.spin
+    dx, dy = (x - centre[0]) / path.radius, (y - centre[1]) / path.radius
     return dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)

@@ -43,7 +43,8 @@ def _polygon(x: Array, y: Array, corners: int, inner: float) -> Array:
     radius = np.hypot(x, y)
     px, py = radius * np.cos(angle), radius * np.sin(angle)
     dx, dy = inner * np.cos(sector) - 1.0, inner * np.sin(sector)
-    return ((px - 1.0) * dy - py * dx) / np.hypot(dx, dy)
+    distance: Array = ((px - 1.0) * dy - py * dx) / np.hypot(dx, dy)
+    return distance
 
 
 def _heart(x: Array, y: Array) -> Array:
@@ -51,7 +52,8 @@ def _heart(x: Array, y: Array) -> Array:
     side = np.abs(x)
     lobe = np.hypot(side - 0.45, y + 0.35) - 0.53
     tip = np.maximum((side * 0.75 + (y - 0.98) * 0.66), -y - 0.35)
-    return np.minimum(lobe, tip)
+    distance: Array = np.minimum(lobe, tip)
+    return distance
 
 
 OUTLINES: dict[str, Outline] = {
@@ -69,7 +71,9 @@ OUTLINES: dict[str, Outline] = {
 
 
 def card(x: Array, y: Array) -> Array:
-    return np.maximum(np.abs(x) - CARD_WIDTH, np.abs(y) - CARD_HEIGHT)
+    """The outline of a card."""
+    distance: Array = np.maximum(np.abs(x) - CARD_WIDTH, np.abs(y) - CARD_HEIGHT)
+    return distance
 
 
 def digit(number: int, x: Array, y: Array) -> Array:

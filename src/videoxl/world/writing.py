@@ -42,7 +42,7 @@ def write_film(film: Film, path: str | Path, *, size: int = 192, frame_repeat: i
     return path
 
 
-def record(name: str, video: str, questions: Sequence[Question]) -> dict[str, Any]:
+def record(name: str, video: str, questions: Sequence[Question]) -> dict[str, object]:
     """A LLaVA record: one turn per question, the video in the first; ``kinds`` names the questions."""
     turns = []
     for number, question in enumerate(questions):
@@ -67,7 +67,7 @@ def write_world(
     Args:
         groups: shortest and longest film, in groups of four frames, one frame a second.
         questions: about every film, in turns of one record.
-        kinds: of questions; default all that a film allows.
+        kinds: the kinds of questions; default all that a film allows.
         make: draws a film; called with a generator, a number of groups, ``step`` and ``begin``.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""What training reads, as a value. Nothing heavy is imported here, so that a mistake in a setting shows at once."""
+"""The configuration of training data. Nothing heavy is imported here, so that a mistake in a setting shows at once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _as_turns(value: object) -> object:
 
 @settings
 class DataConfig:
-    """What training reads, and how."""
+    """What training reads, and how it makes examples of it."""
 
     OLD_NAMES: ClassVar[dict[str, str]] = {
         "max_tokens": "max_length",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import model_validator
 from pydantic_core import ArgsKwargs
@@ -26,7 +25,7 @@ def with_new_names(values: Mapping[str, object], old_names: Mapping[str, str], w
     return renamed
 
 
-def accepts_old_names(old_names: Mapping[str, str]) -> Any:  # pydantic's own type for it is private
+def accepts_old_names(old_names: Mapping[str, str]) -> object:
     """A validator for a settings class, which lets its fields be given by their old names as well."""
 
     def renamed(values: object) -> object:

@@ -94,7 +94,7 @@ def made(kind: type[T], values: Mapping[str, object], where: str = "") -> T:
     return from_plain(kind, tidied(kind, values, where), where)
 
 
-def tidied(kind: type, values: Mapping[str, object], where: str = "") -> dict[str, object]:
+def tidied(kind: object, values: Mapping[str, object], where: str = "") -> dict[str, object]:
     """Plain values of settings with the names of today, and None where a text ``none`` stands for it."""
     types = settable(kind)
     found: dict[str, object] = {}

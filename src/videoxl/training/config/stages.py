@@ -31,7 +31,7 @@ OUTPUT = "runs"
 
 
 def trained(stage: str) -> str:
-    """Where the model of a stage is, if it was trained without ``--output``."""
+    """The folder of a stage's model, if it was trained without ``--output``."""
     return f"{OUTPUT}/{stage}/model"
 
 

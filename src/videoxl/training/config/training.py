@@ -1,4 +1,4 @@
-"""What a training run is: one value, checked when it is made, with a sentence under every field.
+"""The configuration of a training run: one value, checked when it is made, with a sentence under every field.
 
 A stage (:mod:`videoxl.training.config.stages`) is a function that returns one. ``--set`` and YAML files change single
 settings of it (:mod:`videoxl.training.config.overrides`).
@@ -20,8 +20,9 @@ from videoxl.training.config.old_names import accepts_old_names
 from videoxl.training.config.types import Above0, Below1, Flag, Number, OneOrMore, Text
 
 PARAM_GROUPS = ("vision_tower", "token_synthesis", "projector", "language_model", "beacon", "token_scores", "objective")
-"""What learning rates are given for. ``language_model`` is without ``beacon``, the weights that only beacons use;
-``objective`` is what an objective has beyond the model, such as the decoder of token synthesis pretraining."""
+"""The parameter groups that can have a learning rate. ``beacon`` holds the weights that only beacons use, and
+``language_model`` the rest of the language model. ``objective`` holds what an objective has beyond the model, such as
+the decoder of token synthesis pretraining."""
 
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)

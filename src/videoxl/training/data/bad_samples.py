@@ -1,4 +1,4 @@
-"""The samples that failed: counted, listed in a file, and the end of a run when there are too many."""
+"""Counts samples that failed, lists them in a file, and ends a run when there are too many."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from videoxl.errors import TrainingDataError
 
 LEAST = 100
 """The share is judged as if at least this many had been read, so that one among the first does not end a run."""
 NAMED = 3
-"""How many of them an error names."""
+"""How many bad samples an error names."""
+
+
+class BadSampleCounts(TypedDict, total=False):
+    """The counts that are kept with a checkpoint."""
+
+    read: int
+    bad: int
+    empty_batches: int
+    first: list[str]
 
 
 class BadSampleLog:
-    """Of one process: of several, each counts what it reads and appends its lines to the same file."""
+    """Counts the bad samples of one process, and appends a line for each to a file that all processes share."""
 
     def __init__(self, path: Path, *, limit: float, rank: int = 0) -> None:
         """``limit``: the largest share of bad samples among those read."""
@@ -25,14 +34,13 @@ class BadSampleLog:
         self.read = self.bad = self.empty_batches = 0
         self.first: list[str] = []
 
-    def count(self, read: int, bad: Iterable[Any], *, step: int) -> None:
-        """Of a batch: how many samples were asked for, and those that failed as ``(id, reason)``.
+    def count(self, read: int, bad: Iterable[tuple[str, str]], *, step: int) -> None:
+        """Add a batch: how many samples were asked for, and those that failed as ``(id, reason)``.
 
         Raises :class:`TrainingDataError` above the limit.
         """
         self.read += read
-        for sample in bad:
-            name, reason = (str(part) for part in tuple(sample)[:2])
+        for name, reason in bad:
             self.bad += 1
             self.first = [*self.first, f"{name} ({reason})"][:NAMED]
             self._append({"step": step, "id": name, "reason": reason, "rank": self.rank})
@@ -43,7 +51,7 @@ class BadSampleLog:
                 "data.max_bad_fraction"
             )
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, object]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(line, ensure_ascii=False) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -52,14 +60,14 @@ class BadSampleLog:
         finally:
             os.close(descriptor)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> BadSampleCounts:
         """Counts, to be kept with a checkpoint."""
         return {"read": self.read, "bad": self.bad, "empty_batches": self.empty_batches, "first": self.first}
 
-    def restore(self, state: dict[str, Any], *, step: int) -> None:
+    def restore(self, state: BadSampleCounts, *, step: int) -> None:
         """Counts of a checkpoint after ``step``; the file loses the lines written since, which will come again."""
-        for name in ("read", "bad", "empty_batches"):
-            setattr(self, name, int(state.get(name, 0)))
+        self.read, self.bad = state.get("read", 0), state.get("bad", 0)
+        self.empty_batches = state.get("empty_batches", 0)
         self.first = list(state.get("first", []))
         if self.rank or not self.path.is_file():
             return

@@ -93,8 +93,8 @@ def data_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """A loader that reads batches in the order given. It draws from no global random state."""
-    return DataLoader(
-        KeyedDataset(dataset),
+    loader: DataLoader[Batch] = DataLoader(
+        KeyedDataset(dataset),  # type: ignore[arg-type]  # the collator makes batches of its samples
         batch_sampler=order,
         collate_fn=KeyedCollator(collator),
         num_workers=workers,
@@ -102,3 +102,4 @@ def data_loader(
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # otherwise every iterator draws from the global one
     )
+    return loader

@@ -7,7 +7,6 @@ behind one video, and chunked prefill, need a mask of all tokens against all, ``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,9 @@ from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.memory.layout import GroupLayout, allowed_mask
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.private import attention_kernel
 from videoxl.model.vision import normalize_pixels
+from videoxl.training.data.batches import Batch
 from videoxl.training.data.examples import BadSample, Example
 
 BAD_SAMPLES, TRUNCATED = "bad_samples", "truncated"
@@ -41,18 +42,18 @@ class Collator:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """``mask``: how a video's tokens see each other (default: causally). ``dtype``: of pixels, the model's."""
+        """``mask``: how a video's tokens see each other (default: causally). ``dtype``: the model's, for pixels."""
         self.config = model_config
         self.pad_token_id = pad_token_id
         self.mask = mask
         self.dtype = dtype
 
-    def __call__(self, samples: Sequence[Example | BadSample]) -> dict[str, Any]:
+    def __call__(self, samples: Sequence[Example | BadSample]) -> Batch:
         """Raises ``ValueError`` for images beside videos where one id stands for both (Video-XL)."""
         bad = [(sample.id, sample.reason) for sample in samples if isinstance(sample, BadSample)]
         examples = [sample for sample in samples if isinstance(sample, Example)]
         cut = [(example.id, example.truncated) for example in examples if example.truncated]
-        reports: dict[str, Any] = {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {})
+        reports: Batch = {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {})
         return self._text(examples) | self._pictures(examples) | reports if examples else reports
 
     def _text(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -72,18 +73,15 @@ class Collator:
         return batch
 
     def _square_mask(self, examples: Sequence[Example], length: int) -> torch.Tensor:
-        """``[B, 1, L, L]``: bool, True where a row may look; what is added to scores for eager attention."""
-        kernel = getattr(self.config.text_config, "_attn_implementation", None) or "sdpa"
+        """Bool ``[B, 1, L, L]``, True where a token sees another one."""
+        kernel = attention_kernel(self.config.text_config)
         if "flash" in kernel:
             raise ValueError(f"attention {kernel!r} takes no mask of tokens against tokens: load with sdpa or eager")
         allowed = np.broadcast_to(np.eye(length, dtype=bool), (len(examples), length, length)).copy()
         for row, example in enumerate(examples):  # padding sees itself: a row that sees nothing is not a number
             size = len(example.input_ids)
             allowed[row, :size, :size] = self.allowed(example)
-        mask = torch.from_numpy(allowed)[:, None]
-        if kernel != "eager":
-            return mask
-        return torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        return torch.from_numpy(allowed)[:, None]
 
     def allowed(self, example: Example) -> np.ndarray:
         """Which tokens of an example see which: bool ``[L, L]``."""
@@ -123,10 +121,10 @@ class Collator:
         return torch.cat([normalize_pixels(p, config.image_mean, config.image_std, self.dtype) for p in pixels])
 
 
-def with_blank_video(batch: dict[str, Any], config: VideoXLConfig) -> dict[str, Any]:
+def with_blank_video(batch: Batch, config: VideoXLConfig) -> Batch:
     """A batch without pictures, its first row followed by a group of grey frames from which nothing is learned.
 
-    What stands before does not see it. Where weights are divided among processes, all must go through all parts.
+    Tokens before them do not see them. Where weights are divided among processes, all must go through all modules.
     """
     if any(name in batch for name in PICTURES):
         return batch
@@ -167,7 +165,8 @@ def positions_of(segments: Sequence[int]) -> np.ndarray:
     starts = np.flatnonzero(np.diff(marks, prepend=0))  # first token of every question
     begin = np.zeros(len(marks), dtype=np.int64)
     begin[starts] = np.diff(starts - shared, prepend=0)
-    return places - begin.cumsum()
+    positions: np.ndarray = places - begin.cumsum()
+    return positions
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:

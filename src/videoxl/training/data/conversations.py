@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.errors import TrainingDataError
@@ -25,7 +24,7 @@ class Turn:
     """A question and its answer."""
 
     parts: tuple[str, ...]
-    """What the human says; a picture stands between any two parts."""
+    """The human's text, cut at its pictures: one stands between any two parts."""
     answer: str
 
     @property
@@ -61,7 +60,7 @@ class Conversation:
         return Conversation((Turn(parts, turn.answer),), self.system)
 
 
-def read_conversation(record: Mapping[str, Any]) -> Conversation:
+def read_conversation(record: Mapping[str, object]) -> Conversation:
     """The conversation of a record.
 
     As LLaVA does: what an assistant says before the first human is left out, and the one ``<image>`` of a text stands
@@ -88,14 +87,14 @@ def read_conversation(record: Mapping[str, Any]) -> Conversation:
     return Conversation(tuple(_turn(question, answer) for (_, question), (_, answer) in pairs), system)
 
 
-def _list_of_turns(record: Mapping[str, Any]) -> Sequence[Any]:
+def _list_of_turns(record: Mapping[str, object]) -> Sequence[object]:
     turns = record.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise TrainingDataError(f"conversations must be a list of turns and not empty, got {_shown(turns)}")
     return turns
 
 
-def _said(number: int, turn: Any) -> tuple[str, str]:
+def _said(number: int, turn: object) -> tuple[str, str]:
     """Role and text of one turn."""
     if not isinstance(turn, dict):
         raise TrainingDataError(f"turn {number + 1} must be an object with 'from' and 'value', got {_shown(turn)}")
@@ -127,7 +126,7 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(text.split(PICTURE))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{type(value).__name__} {value!r:.60}"
 
 
@@ -153,7 +152,7 @@ class Encoded:
             raise ValueError(f"ids, labels, segments and answers must be equally long, got {lengths}")
 
     def place(self, spans: Sequence[Sequence[int]]) -> Encoded:
-        """With visual spans, in order, in the places of the pictures. Nothing of them is learned."""
+        """Put visual spans, in order, in the places of the pictures. They are not supervised."""
         ids, labels = expand_placeholders(self.ids, spans, self.labels)
         flags = [expand_placeholders(self.ids, spans, flag)[1] for flag in (self.segments, self.answers)]
         segments, answers = ([0 if value == IGNORE_INDEX else value for value in flag] for flag in flags)
@@ -168,7 +167,7 @@ class ConversationEncoder:
     """Turns conversations into ids and labels, with a placeholder -200 for every picture.
 
     ``labels``: ``answers`` learns every answer and the ``<|im_end|>`` behind it; ``released`` also what the released
-    training learns of the chat template: of every turn ``<|im_start|>``, ``<|im_end|>`` and the line break behind that.
+    training learns of the chat template: ``<|im_start|>``, ``<|im_end|>`` and the line break behind it, in every turn.
 
     ``template``: ``inference`` gives the very ids that a model is asked with; ``released`` has one line break more
     behind every picture, as the released training has it.

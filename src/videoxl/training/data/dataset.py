@@ -1,4 +1,4 @@
-"""What training reads: a map from numbers to examples, decoded when they are asked for.
+"""The data set of training: examples by number, decoded when they are asked for.
 
 Nothing here draws from a global random generator: the example of a number depends on the files and settings alone, so
 any number of worker processes gives the same examples, and training can begin in the middle.
@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from videoxl.errors import TrainingDataError, VideoXLError
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import IMAGE_TOKEN_INDEX, ChatFormat
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.config.data import DataConfig
 from videoxl.training.data.conversations import (
     PICTURE,
@@ -85,11 +85,11 @@ class VideoDataset(Dataset[Example | BadSample]):
 
     @property
     def _one_turn_each(self) -> bool:
-        """Whether turns that are to stand apart become examples of their own."""
+        """Whether every turn becomes an example, since a model with windows cannot read packed questions."""
         return self.config.turns == "packed" and self.model_config.has_beacons
 
     def _turns_of(self, file: RecordFile, record: int) -> int:
-        """How many examples a record is; a bad one is one, to be found when it is read."""
+        """How many examples a record makes. A bad record makes one, which fails when it is read."""
         try:
             return len(read_conversation(file.read(record)).turns)
         except TrainingDataError:
@@ -101,7 +101,8 @@ class VideoDataset(Dataset[Example | BadSample]):
     def name(self, number: int) -> str:
         """The id of an example before its record is read: the place of the record."""
         file, record, _ = self.index_N3[number]
-        return self.files[file].name(int(record))
+        name: str = self.files[int(file)].name(int(record))
+        return name
 
     def __getitem__(self, number: int) -> Example | BadSample:
         """An example, or what is wrong with it."""
@@ -125,7 +126,9 @@ class VideoDataset(Dataset[Example | BadSample]):
             return self.cached.read(path, scale)
         return self.reader.read(path, kind, scale)
 
-    def fill_features(self, model: Any, *, rank: int = 0, world: int = 1, progress: Progress | None = None) -> int:
+    def fill_features(
+        self, model: VideoXLForConditionalGeneration, *, rank: int = 0, world: int = 1, progress: Progress | None = None
+    ) -> int:
         """Put the features of all videos into the cache; how many were missing. Each of ``world`` processes does its
         share. Raises :class:`TrainingDataError` when the cache would grow beyond its limit."""
         if self.cached is None:
@@ -227,7 +230,7 @@ class VideoDataset(Dataset[Example | BadSample]):
 
     @property
     def kinds(self) -> list[Kind]:
-        """What every example shows. Batches of one kind are what every model takes."""
+        """The kind of every example. Every model takes batches of one kind."""
         return [KINDS[kind] for kind in self._facts[:, 0]]
 
 

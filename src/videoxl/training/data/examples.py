@@ -1,4 +1,4 @@
-"""What reading a sample gives: an example, or the account of a bad one."""
+"""The result of reading a sample: an example, or the reason why it is bad."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Example:
     id: str
     kind: Kind
     input_ids: list[int]
-    """With visual spans in their places."""
+    """Ids, with the visual spans in the places of the pictures."""
     labels: list[int]
     segments: list[int]
     """See :class:`~videoxl.training.data.conversations.Encoded`."""
@@ -36,9 +36,9 @@ class Example:
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be made, and why."""
+    """A sample that could not be read, and why."""
 
     id: str
     path: str
-    """The file that is to blame: a picture's, or that of the record."""
+    """The file that holds its record."""
     reason: str

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -23,17 +23,18 @@ from videoxl.errors import MemoryFileError, TrainingDataError, VideoXLError
 from videoxl.inference.progress import Progress
 from videoxl.memory.file.atomic import replacing, write_at
 from videoxl.model.checkpoint import plain_values
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
 from videoxl.training.data.read_sample import Picture, PictureReader, digest_of
 
 FRAMES_AT_ONCE = 96
 FORMAT = "1"
-"""Of the entries; another one has other names."""
+"""Version of the entries; entries of another version have other names."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the cache holds of a video."""
+    """The cached features of a video."""
 
     features_FPC: torch.Tensor
     times_F: tuple[float, ...]
@@ -43,7 +44,9 @@ class Entry:
 class FeatureCache:
     """A folder of entries, for one vision tower."""
 
-    def __init__(self, folder: str | os.PathLike[str], model: Any, *, limit_gb: float = 50.0) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], model: VideoXLForConditionalGeneration, *, limit_gb: float = 50.0
+    ) -> None:
         """``model``: a :class:`VideoXLForConditionalGeneration` whose vision tower is frozen, else ``ValueError``."""
         trained = [name for name, weight in model.model.vision_tower.named_parameters() if weight.requires_grad]
         if trained:
@@ -56,7 +59,7 @@ class FeatureCache:
         self.fingerprint = vision_fingerprint(model)
 
     def path(self, digest: str, sampling: Sampling, whole_groups_of: int) -> Path:
-        """Where the entry of a video is or would be."""
+        """The file that holds the entry of a video, or would."""
         asked = f"{FORMAT}|{digest}|{sampling!r}|{whole_groups_of}|{self.fingerprint}"
         name = hashlib.sha256(asked.encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
@@ -90,8 +93,8 @@ class FeatureCache:
         return sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
 
 
-def vision_fingerprint(model: Any) -> str:
-    """Tells vision towers apart: sha256 over every weight and over what else decides the features of a picture."""
+def vision_fingerprint(model: VideoXLForConditionalGeneration) -> str:
+    """The sha256 of every weight of a vision tower, and of everything else that decides the features of a picture."""
     config, tower = model.config, model.model.vision_tower
     settings = (config.vision_select_layer, config.token_grid, config.image_size, config.frame_fit)
     colours = (list(config.image_mean), list(config.image_std))
@@ -111,7 +114,7 @@ class CachedReader:
         self.cache = cache
 
     def entry_path(self, path: str) -> Path | None:
-        """Where the entry of a video file is or would be; None for what is no file, and is never cached."""
+        """The file that holds the entry of a video, or would. None for folders of pictures, which are never cached."""
         digest = digest_of(path)
         if digest is None:
             return None
@@ -134,7 +137,7 @@ class CachedReader:
 @torch.no_grad()
 def fill_cache(
     reader: CachedReader,
-    model: Any,
+    model: VideoXLForConditionalGeneration,
     paths: Iterable[str],
     *,
     progress: Progress | None = None,
@@ -168,7 +171,7 @@ def fill_cache(
     return written
 
 
-def tower_features(model: Any, pixels_FHWC: torch.Tensor) -> torch.Tensor:
+def tower_features(model: VideoXLForConditionalGeneration, pixels_FHWC: torch.Tensor) -> torch.Tensor:
     """Features of frames, uint8 ``[F, H, W, 3]`` -> ``[F, token_grid^2, C]``, a few frames at a time."""
     base, config = model.model, model.config
     parts = [

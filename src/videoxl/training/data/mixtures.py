@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Source:
     sampling: str = "all"
     """Which records are used: ``all``; ``first:N``, ``end:N`` or ``random:N`` of them, or ``N%`` (rounded up)."""
     media_folder: str | None = None
-    """What ``image`` and ``video`` of its records are relative to. Default: the configuration's, or the file's own."""
+    """The folder of its ``image`` and ``video`` files. Default: the configuration's, else that of ``path``."""
 
     def __post_init__(self) -> None:
         for name in ("path", "sampling"):
@@ -82,7 +81,7 @@ def load_mixture(path: str | os.PathLike[str]) -> tuple[Source, ...]:
     return tuple(_source(Path(path), number, entry) for number, entry in enumerate(entries, start=1))
 
 
-def _source(mixture: Path, number: int, entry: Any) -> Source:
+def _source(mixture: Path, number: int, entry: object) -> Source:
     known = {"json_path", "sampling_strategy", "media_folder"}
     if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str) or set(entry) - known:
         raise TrainingDataError(
@@ -123,10 +122,10 @@ class RecordFile:
         return len(self.places_N3)
 
     def name(self, number: int) -> str:
-        """What to call a record in messages: ``train.jsonl:17`` is its 17th line, ``train.json#17`` its 17th record."""
+        """The name of a record in messages: ``train.jsonl:17`` is its 17th line, ``train.json#17`` its 17th record."""
         return f"{self.path.name}{'#' if self.is_list else ':'}{int(self.places_N3[number, 2])}"
 
-    def read(self, number: int) -> Mapping[str, Any]:
+    def read(self, number: int) -> Mapping[str, object]:
         """Parse one record. Raises :class:`TrainingDataError` naming the file, the line and what is wrong."""
         begin, end = (int(place) for place in self.places_N3[number, :2])
         if end - begin > MAX_RECORD_BYTES:
@@ -138,7 +137,7 @@ class RecordFile:
         return _parse(self.name(number), data)
 
 
-def _parse(name: str, data: bytes) -> Mapping[str, Any]:
+def _parse(name: str, data: bytes) -> Mapping[str, object]:
     try:
         record = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -30,7 +29,7 @@ class BatchOrder(Sampler[list[int]]):
         start_batch: int = 0,
         rank: int = 0,
         world: int = 1,
-        kinds: Sequence[Any] | None = None,
+        kinds: Sequence[str] | None = None,
         shuffle: bool = True,
     ) -> None:
         """``lengths`` of all examples to group them by, or how many there are.

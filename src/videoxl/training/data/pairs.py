@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Subset
@@ -22,6 +21,8 @@ from videoxl.errors import TrainingDataError, TrainingError
 from videoxl.inference.loading import model_fingerprint
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.training.data.batches import Batch
+from videoxl.training.data.collator import Collator
 from videoxl.training.data.conversations import PICTURE, Conversation, ConversationEncoder, Encoded
 from videoxl.training.data.dataset import DataConfig, VideoDataset
 from videoxl.training.data.examples import BadSample, Example
@@ -34,7 +35,7 @@ Reference = Mapping[str, Sequence[float]]
 _SAME_QUESTION = "(the same)"
 
 
-def as_conversation(record: Mapping[str, Any]) -> dict[str, Any]:
+def as_conversation(record: Mapping[str, object]) -> dict[str, object]:
     """A record of two answers as one of turns, of which the last two answer the same question: chosen, rejected.
 
     Raises :class:`TrainingDataError` for a missing question or answer, and for answers that do not differ.
@@ -53,7 +54,7 @@ def as_conversation(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "conversations": [*turns, *answers]}
 
 
-def _prompt(record: Mapping[str, Any]) -> str:
+def _prompt(record: Mapping[str, object]) -> str:
     prompt = record.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise TrainingDataError(
@@ -64,7 +65,7 @@ def _prompt(record: Mapping[str, Any]) -> str:
     return prompt if PICTURE in prompt else PICTURE * count + "\n" * bool(count) + prompt
 
 
-def _answer(record: Mapping[str, Any], name: str) -> str:
+def _answer(record: Mapping[str, object], name: str) -> str:
     """A text, or the one turn that says it."""
     answer = record.get(name)
     if isinstance(answer, list) and len(answer) == 1:
@@ -84,8 +85,8 @@ class PairFile(RecordFile):
     def __init__(self, file: RecordFile) -> None:
         self.path, self.is_list, self.places_N3 = file.path, file.is_list, file.places_N3
 
-    def read(self, number: int) -> Mapping[str, Any]:
-        """As conversations. Raises :class:`TrainingDataError`."""
+    def read(self, number: int) -> Mapping[str, object]:
+        """A record of two answers as a conversation. Raises :class:`TrainingDataError`."""
         return as_conversation(super().read(number))
 
 
@@ -106,7 +107,7 @@ class PairEncoder(ConversationEncoder):
 
 
 class PreferenceDataset(VideoDataset):
-    """Pairs by number. Of ``config``, ``labels`` and ``turns`` do not matter: answers alone are judged, each apart."""
+    """Pairs by number. ``config.labels`` and ``config.turns`` are ignored: answers are supervised, in packed pairs."""
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class PreferenceDataset(VideoDataset):
 
 
 def pair_key(pair: Example) -> str:
-    """Tells pairs apart by what a reference depends on: the record's name, all tokens, and how many frames."""
+    """A key of everything that a reference depends on: the record's name, all tokens, and the number of frames."""
     facts = json.dumps([pair.id, pair.input_ids, pair.labels, pair.segments, list(pair.counts)])
     return hashlib.sha256(facts.encode()).hexdigest()[:24]
 
@@ -143,22 +144,22 @@ class PreferenceCollator:
     """Makes batches of pairs.
 
     Args:
-        collator: of ordinary examples.
+        collator: makes batches of ordinary examples.
         reference: None when adapters are trained.
         windows: the model reads videos in windows (Video-XL): no mask is made.
     """
 
-    def __init__(self, collator: Any, reference: Reference | None = None, *, windows: bool = False) -> None:
+    def __init__(self, collator: Collator, reference: Reference | None = None, *, windows: bool = False) -> None:
         self.collator, self.reference, self.windows = collator, reference, windows
 
-    def __call__(self, samples: Sequence[Example | BadSample]) -> dict[str, Any]:
-        """What the collator gives, ``segments`` ``[B, L]`` and, with a reference, ``reference_log_probs`` ``[B, 2]``.
+    def __call__(self, samples: Sequence[Example | BadSample]) -> Batch:
+        """The collator's batch with ``segments`` ``[B, L]`` and, with a reference, ``reference_log_probs`` ``[B, 2]``.
 
         A pair without a reference is a bad sample: its file could not be read when the reference was computed.
         """
         samples = [self._with_reference(sample) for sample in samples]
         pairs = [sample for sample in samples if isinstance(sample, Example)]
-        batch: dict[str, Any] = self.collator([self._as_taken(sample) for sample in samples])
+        batch = self.collator([self._as_taken(sample) for sample in samples])
         if not pairs:
             return batch
         segments = torch.full(batch["input_ids"].shape, -1)
@@ -226,7 +227,7 @@ def reference_log_probs(
 
 
 def read_reference(path: str | os.PathLike[str], fingerprint: str) -> Reference:
-    """What :func:`reference_log_probs` wrote for the model of ``fingerprint``. Raises :class:`TrainingError`."""
+    """Read what :func:`reference_log_probs` wrote for the model of ``fingerprint``. Raises :class:`TrainingError`."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         of, log_probs = content["model"], dict(content["log_probs"])
@@ -249,9 +250,9 @@ def _several() -> bool:
 
 
 def _from_first(path: str | os.PathLike[str], fingerprint: str) -> Reference | None:
-    """What the first process finds in the file, on all: other machines may not see it."""
+    """Give all processes what the first one finds in the file, which other machines may not see."""
     first = not _several() or torch.distributed.get_rank() == 0
-    stored: list[Any] = [read_reference(path, fingerprint) if first and Path(path).is_file() else None]
+    stored: list[Reference | None] = [read_reference(path, fingerprint) if first and Path(path).is_file() else None]
     if _several():
         torch.distributed.broadcast_object_list(stored, src=0)
     return stored[0]
@@ -260,7 +261,7 @@ def _from_first(path: str | os.PathLike[str], fingerprint: str) -> Reference | N
 def _of_all(found: dict[str, list[float]]) -> dict[str, list[float]]:
     if not _several():
         return found
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    shares: list[dict[str, list[float]]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(shares, found)
     return {key: value for share in shares for key, value in share.items()}
 

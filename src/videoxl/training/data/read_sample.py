@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -37,14 +37,14 @@ class Picture:
     times_F: tuple[float, ...]
     """Seconds of its frames by the file's own clock; none for crops."""
     features_FPC: torch.Tensor | None = None
-    """What the vision tower makes of its frames."""
+    """The vision tower's features of its frames."""
 
     def __len__(self) -> int:
         """Frames or crops."""
         return len(cast(torch.Tensor, self.pixels_FHWC if self.features_FPC is None else self.features_FPC))
 
 
-def media_of(record: Mapping[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+def media_of(record: Mapping[str, object]) -> tuple[Kind, tuple[str, ...]]:
     """Whether a record shows images, videos or nothing, and the names of their files.
 
     Raises :class:`TrainingDataError` for names that are no text, and for images and videos in one record.
@@ -61,7 +61,7 @@ def media_of(record: Mapping[str, Any]) -> tuple[Kind, tuple[str, ...]]:
     return ("image" if kind == "image" else "video"), tuple(names)
 
 
-def time_scale(record: Mapping[str, Any]) -> float:
+def time_scale(record: Mapping[str, object]) -> float:
     """``scale`` of a record: what the times of its frames are multiplied by before the model is told them.
 
     So a video that was stored slower or faster than the clock its conversations speak of keeps true times.

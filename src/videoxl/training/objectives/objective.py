@@ -1,15 +1,18 @@
-"""What objectives other than the next token have in common: a module around the model, with weights of its own."""
+"""The base of objectives other than the next token: a module around the model, with weights of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+
+from videoxl.model.configuration import VideoXLConfig
 
 PREFIX = "model."
-"""Of the model's weights among an objective's."""
+"""How the names of the model's weights begin among those of an objective."""
 
 
 def no_loss(model: nn.Module) -> torch.Tensor:
@@ -25,15 +28,16 @@ class Objective(nn.Module):
     What it has beyond the model, such as a decoder, is kept for resuming a run and is no part of the trained model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self._logged: dict[str, list[torch.Tensor]] = {}
 
     @property
-    def config(self) -> Any:
-        """The model's."""
-        return self.model.config
+    def config(self) -> VideoXLConfig:
+        """The model's configuration."""
+        config: VideoXLConfig = self.model.config
+        return config
 
     def log_losses(self, output: Mapping[str, object]) -> None:
         """Keep the numbers of an output, but for the loss, for the log."""
@@ -62,7 +66,7 @@ class Objective(nn.Module):
         self.load_state_dict(state, strict=False)
 
     def save_pretrained(
-        self, save_directory: Any, state_dict: dict[str, torch.Tensor] | None = None, **kwargs: Any
+        self, save_directory: str | Path, state_dict: dict[str, torch.Tensor] | None = None, **kwargs: object
     ) -> None:
         """Write the model alone, as it writes itself. ``state_dict``: weights to write, under this module's names."""
         if state_dict is not None:

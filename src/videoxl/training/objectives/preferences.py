@@ -18,10 +18,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch.nn import functional as F  # noqa: N812
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from videoxl.config import BeaconPrefill
@@ -69,23 +70,23 @@ class PreferenceTraining(Objective):
     Args:
         model: the model, or it with adapters (PEFT). With adapters the reference is the model without them; without,
             a batch must bring ``reference_log_probs`` (:mod:`videoxl.training.data.pairs`).
-        prefill: of Video-XL: the windows' ratios, drawn alike for both answers and the reference. Default: the
-            model's config.
+        prefill: the ratios of Video-XL's windows, drawn alike for both answers and the reference. Default: those
+            of the model's config.
     """
 
     def __init__(
-        self, model: Any, settings: PreferenceConfig | None = None, *, prefill: BeaconPrefill | None = None
+        self, model: PreTrainedModel, settings: PreferenceConfig | None = None, *, prefill: BeaconPrefill | None = None
     ) -> None:
         super().__init__(model)
         self.settings = settings or PreferenceConfig()
         self.prefill = prefill
 
     @property
-    def _base(self) -> Any:
+    def _base(self) -> PreTrainedModel:
         """The model inside adapters, which are part of its layers."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def forward(self, reference_log_probs: torch.Tensor | None = None, **batch: Any) -> PreferenceOutput:
+    def forward(self, reference_log_probs: torch.Tensor | None = None, **batch: torch.Tensor) -> PreferenceOutput:
         """The loss of a batch of :class:`~videoxl.training.data.pairs.PreferenceCollator`; 0 without a pair in it.
 
         ``reference_log_probs``: ``[B, 2]``, chosen first. Raises ``ValueError`` when there are none and no adapters.
@@ -110,7 +111,7 @@ class PreferenceTraining(Objective):
         with self.model.disable_adapter():
             yield
 
-    def log_probs(self, *, labels: torch.Tensor, segments: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    def log_probs(self, *, labels: torch.Tensor, segments: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the answers of each pair, fp32 ``[B, 2]``, chosen first.
 
         Args:
@@ -133,7 +134,7 @@ class PreferenceTraining(Objective):
         return -sums.view(-1, 2)
 
     def _by_windows(
-        self, labels: torch.Tensor, segments: torch.Tensor, *, input_ids: torch.Tensor, **inputs: Any
+        self, labels: torch.Tensor, segments: torch.Tensor, *, input_ids: torch.Tensor, **inputs: torch.Tensor
     ) -> torch.Tensor:
         """Video-XL reads a video in windows, into a cache that is one prompt's: the pair's pictures are encoded once,
         and compressed once for each answer."""

@@ -26,10 +26,10 @@ The average of the frames would explain all of the mean and no motion, a loss of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from videoxl.model.families import require
@@ -40,7 +40,7 @@ from videoxl.training.objectives.objective import Objective, no_loss
 VISION_BATCH = 24
 """Groups that go through the vision tower at once."""
 LEAST_SHARE = 0.01
-"""Of a channel's variance: the mean, and motion, count as at least this. Films in which nothing moves ask for no
+"""The mean, and motion, count as at least this fraction of a channel's variance. Films without motion ask for no
 precision beyond it."""
 
 
@@ -74,7 +74,8 @@ class SynthesisPretraining(Objective):
         self.frames = model.config.frames_per_group
         if self.frames == 1:
             raise ValueError("this model's groups hold one frame: there is nothing to synthesise")
-        channels = int(cast(Any, model.config.vision_config).hidden_size)
+        vision: PreTrainedConfig = model.config.vision_config
+        channels = int(vision.hidden_size)
         device = model.model.vision_device
         self.decoder = nn.Linear(channels, self.frames * channels, device=device)
         nn.init.normal_(self.decoder.weight, std=0.02)  # at first nothing is explained, and nothing wrong said
@@ -89,7 +90,7 @@ class SynthesisPretraining(Objective):
         frames_per_video: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        **_: Any,
+        **_: object,
     ) -> SynthesisOutput:
         """The loss of a batch. Text that a batch may hold is not looked at.
 
