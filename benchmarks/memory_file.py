@@ -36,7 +36,7 @@ import safetensors
 import safetensors.torch
 import torch
 import transformers
-from recipes.tiny.lessons import draw_questions
+from recipes.tiny.phases import draw_questions
 
 import videoxl
 from letter_tokenizer import letter_tokenizer

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from recipes.tiny.lessons import draw_questions
+from recipes.tiny.phases import draw_questions
 
 import videoxl
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode

@@ -1,1 +1,1 @@
-"""Parts of the recipe for the embedded models: sizes, tokenizer, lessons, and what they learn to see."""
+"""Parts of the recipe for the embedded models: sizes, tokenizer, phases, and what they learn to see."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes.tiny.lessons import draw_questions
+from recipes.tiny.phases import draw_questions
 from videoxl.world import KINDS, Film, Question, Renderer, sample_film
 
 

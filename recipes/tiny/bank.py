@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recipes.tiny.sight import names
+from recipes.tiny.vision import names
 from videoxl.model.vision import normalize_pixels
 from videoxl.world import Event, Film, Renderer, Thing
 from videoxl.world.film import FRAMES_PER_GROUP

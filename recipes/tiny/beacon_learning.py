@@ -1,4 +1,4 @@
-"""The loss of lessons that are read through beacons."""
+"""The loss of phases that are read through beacons."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from recipes.tiny.learning import HINTED, TIMES, finder_of, hint_heads, share_of_answers
-from recipes.tiny.lessons import HINTS, SEEN
+from recipes.tiny.learning import AUX_WEIGHT, TIMES, aux_heads, finder_of, share_of_answers
+from recipes.tiny.phases import AUX_TARGETS, SEEN
 from videoxl.model.beacon import BeaconPlan, GradientCache
 from videoxl.training.objectives.objective import Objective
 
-BEACON_HINTS = (*(hint for hint in HINTS if hint not in TIMES), *SEEN)
+BEACON_AUX_TARGETS = (*(aux_target for aux_target in AUX_TARGETS if aux_target not in TIMES), *SEEN)
 """What beacons must know. Their model is told no times."""
 
 Read = tuple[BeaconPlan, torch.Tensor]
@@ -24,34 +24,34 @@ Read = tuple[BeaconPlan, torch.Tensor]
 class BeaconLearning(Objective):
     """Answers, which beacons they are read from, and what those must know.
 
-    Where a film is read in full, hints say what a token must know and where an answer is found
+    Where a film is read in full, auxiliary targets say what a token must know and where an answer is found
     (:class:`~recipes.tiny.learning.AnswerLearning`). Beacons are told the same: as they come to the layer
     behind the middle, they must tell what is shown by the tokens that they stand for, what was shown before and how
     many shapes so far; and there one head of every key head has to look at a beacon of what is asked for. From answers
     alone beacons keep what tells the things of a film apart, which is little of a shape.
     """
 
-    def __init__(self, model: Any, *, hinted: float = HINTED) -> None:
+    def __init__(self, model: Any, *, aux_weight: float = AUX_WEIGHT) -> None:
         super().__init__(model)
-        self.weight = hinted
-        self.heads = hint_heads(model, BEACON_HINTS)
+        self.weight = aux_weight
+        self.heads = aux_heads(model, BEACON_AUX_TARGETS)
 
     def forward(
         self,
-        hints: torch.Tensor,
-        looks: torch.Tensor,
-        looked_at: torch.Tensor,
+        aux_targets: torch.Tensor,
+        attention_targets: torch.Tensor,
+        attention_target_masks: torch.Tensor,
         segments: torch.Tensor | None = None,
         kinds: Any = None,
         **batch: Any,
     ) -> Any:
-        """``loss``, and for the log its parts. As :class:`~recipes.tiny.lessons.FilmCollator` gives them:
+        """``loss``, and for the log its parts. As :class:`~recipes.tiny.phases.FilmCollator` gives them:
 
         Args:
-            hints: ``[B, L, hints]``, -1 where nothing must be known.
-            looks: row and place of every token that is followed by one of an answer, ``[N, 2]``.
-            looked_at: bool ``[N, L]``, the tokens that each can be read from.
-            segments, kinds: for lessons that count right answers; not read here.
+            aux_targets: ``[B, L, aux_targets]``, -1 where nothing must be known.
+            attention_targets: row and place of every token that is followed by one of an answer, ``[N, 2]``.
+            attention_target_masks: bool ``[N, L]``, the tokens that each can be read from.
+            segments, kinds: for phases that count right answers; not read here.
         """
         steps: list[Read] = []
 
@@ -67,10 +67,12 @@ class BeaconLearning(Objective):
         elsewhere: list[torch.Tensor] = []
         known: list[tuple[torch.Tensor, torch.Tensor]] = []
         for row, read in enumerate(_rows(steps)):
-            mine = looks[:, 0] == row
-            elsewhere += self._look_losses(read, looks[mine, 1], looked_at[mine])
-            known += [self._known(running, hidden, hints[row]) for running, hidden in read if running.step.beacons]
-        losses = self._hint_losses(known)
+            mine = attention_targets[:, 0] == row
+            elsewhere += self._attention_losses(read, attention_targets[mine, 1], attention_target_masks[mine])
+            known += [
+                self._known(running, hidden, aux_targets[row]) for running, hidden in read if running.step.beacons
+            ]
+        losses = self._aux_losses(known)
         if elsewhere:  # counts, and what is not there, are found nowhere
             losses["look"] = torch.cat(elsewhere).mean()
         share = share_of_answers(batch["labels"], batch.get("num_items_in_batch"))
@@ -79,23 +81,25 @@ class BeaconLearning(Objective):
         return output
 
     def _known(
-        self, running: BeaconPlan, hidden: torch.Tensor, hints: torch.Tensor
+        self, running: BeaconPlan, hidden: torch.Tensor, aux_targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Beacons of a window ``[beacons, D]``, and what they must know: what the last of their tokens must that must
         know something."""
-        _, of = stood_for(running, hints)
+        _, of = stood_for(running, aux_targets)
         last = (of >= 0).long() * torch.arange(1, of.shape[1] + 1)[:, None]
         return hidden[0, running.slots], of.gather(1, last.argmax(1, keepdim=True))[:, 0]
 
-    def _hint_losses(self, known: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def _aux_losses(self, known: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
         beacons, wanted = torch.cat([k for k, _ in known]).float(), torch.cat([w for _, w in known])
-        columns = (*HINTS, *SEEN)
+        columns = (*AUX_TARGETS, *SEEN)
         return {
             name: F.cross_entropy(head(beacons), wanted[:, columns.index(name)], ignore_index=-1)
             for name, head in self.heads.items()
         }
 
-    def _look_losses(self, read: list[Read], places: torch.Tensor, looked_at: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _attention_losses(
+        self, read: list[Read], places: torch.Tensor, attention_target_masks: torch.Tensor
+    ) -> Iterator[torch.Tensor]:
         """How little of the attention of one film's answers goes to a beacon that they can be read from."""
         finder, apply_rope = finder_of(self.model), read[-1][0].language_model.apply_rope
         cache = read[-1][0].cache
@@ -104,7 +108,7 @@ class BeaconLearning(Objective):
         wanted = torch.zeros(len(places), keys.shape[1], dtype=torch.bool)
         for running, _ in read:
             if running.step.beacons:
-                beacons, of = stood_for(running, looked_at.T)
+                beacons, of = stood_for(running, attention_target_masks.T)
                 wanted[:, beacons] = of.any(1).T
         for running, hidden in read:
             step = running.step

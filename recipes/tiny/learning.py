@@ -1,4 +1,4 @@
-"""The loss of the embedded models' lessons, and how many answers are right while they learn."""
+"""The loss of the embedded models' phases, and how many answers are right while they learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from recipes.tiny.lessons import HINTS, Scribe
+from recipes.tiny.phases import AUX_TARGETS, PromptWriter
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.attention import CausalPlan, rotate
 from videoxl.model.videoxl import PICTURE_INPUTS
@@ -22,42 +22,42 @@ WORDS = 3
 """Words that stand in the place of a visual token, at most."""
 NOISE = 0.3
 """Of those words, as a share of the embeddings' standard deviation."""
-HINTED = 0.3
+AUX_WEIGHT = 0.3
 """Weight of what must be known halfway beside the answers."""
 TIMES = ("begin", "end", "start")
-"""Hints that are seconds, told as hundreds and the rest."""
+"""Auxiliary targets that are seconds, told as hundreds and the rest."""
 HUNDREDS = 27
 COLOR_COUNT, KIND_COUNT = 1 + len(COLORS), 1 + len(SHAPES) + 10
 """Nothing and colours; nothing, shapes and digits."""
-HINT_SIZES = {
+AUX_TARGET_SIZES = {
     **dict.fromkeys(TIMES, HUNDREDS + 100),
     **{"past color": COLOR_COUNT, "past kind": KIND_COUNT, "shapes": 1 + len(SHAPES)},
     **{"color": COLOR_COUNT, "kind": KIND_COUNT},
 }
-"""Numbers that a hint can be told apart by."""
+"""How many values each auxiliary target can have, over all its heads."""
 
 
 class AnswerLearning(Objective):
-    """Answers, and halfway up what they are made from (:data:`~recipes.tiny.lessons.HINTS`).
+    """The loss of answers, and of auxiliary targets halfway up (:data:`~recipes.tiny.phases.AUX_TARGETS`).
 
     Behind the layer before the middle a token must tell when its group begins, and the token of a time that is asked
-    for must tell it in the same way; behind the middle one the last token of a group must tell when the group ends,
-    when what it shows began, what was shown before, and how many shapes so far. Linear heads listen to that and are
-    thrown away afterwards. Without them a model of this size takes ten times as long to tie what it sees to when it
-    sees it.
+    for must tell it in the same way. Behind the middle one the last token of a group must tell when the group ends,
+    when what it shows began, what was shown before, and how many shapes so far. Linear heads predict that from the
+    hidden states and are thrown away afterwards. Without them a model of this size takes ten times as long to connect
+    what it sees with when it sees it.
 
     Args:
-        blind: in how many layers, from the first on, questions and answers do not see the film. In full, a first layer
-            can look things up among the patches themselves; through beacons it cannot, since these know nothing
-            before they have passed a layer, and all is to be learned again.
+        hidden_video_layers: how many layers, from the first on, hide the film from questions and answers. Where films
+            are read in full, a first layer can look things up among the patches themselves. Through beacons it cannot,
+            since these know nothing before they have passed a layer, and all would have to be learned again.
     """
 
-    def __init__(self, model: Any, *, hinted: float = HINTED, blind: int = 0) -> None:
+    def __init__(self, model: Any, *, aux_weight: float = AUX_WEIGHT, hidden_video_layers: int = 0) -> None:
         super().__init__(model)
-        self.weight = hinted
-        self.heads = hint_heads(model, HINTS)
+        self.weight = aux_weight
+        self.heads = aux_heads(model, AUX_TARGETS)
         layers = model.model.language_model.layers
-        self.blind = blind
+        self.hidden_video_layers = hidden_video_layers
         middle = len(layers) // 2
         self._heard: dict[str, torch.Tensor] = {}
         for name, layer in {"begin": layers[middle - 1], "middle": layers[middle]}.items():
@@ -81,9 +81,9 @@ class AnswerLearning(Objective):
         labels: torch.Tensor,
         segments: torch.Tensor,
         kinds: Sequence[Sequence[str]],
-        hints: torch.Tensor,
-        looks: torch.Tensor,
-        looked_at: torch.Tensor,
+        aux_targets: torch.Tensor,
+        attention_targets: torch.Tensor,
+        attention_target_masks: torch.Tensor,
         words: torch.Tensor | None = None,
         **batch: Any,
     ) -> Any:
@@ -96,18 +96,18 @@ class AnswerLearning(Objective):
             batch["inputs_embeds"] = self.model.model.embed(input_ids, **pictures)
         else:
             batch["input_ids"] = input_ids
-        blind = self.model.model.language_model.layers[: self.blind]
-        hooks = [layer.register_forward_pre_hook(cover(visual)) for layer in blind]
-        try:  # the next course's model is this one
+        hidden_video_layers = self.model.model.language_model.layers[: self.hidden_video_layers]
+        hooks = [layer.register_forward_pre_hook(cover(visual)) for layer in hidden_video_layers]
+        try:  # the next curriculum's model is this one
             output = self.model(**{**batch, "labels": labels, "use_cache": False})
         finally:
             for hook in hooks:
                 hook.remove()
-        losses = self._hint_losses(hints) | self._look_loss(looks, looked_at)
+        losses = self._aux_losses(aux_targets) | self._attention_loss(attention_targets, attention_target_masks)
         right = right_answers(output.logits, labels, segments, kinds)
         self.log_losses({**losses, **{kind: torch.tensor(sum(r) / len(r)) for kind, r in right.items()}})
-        hinted = self.weight * torch.stack(list(losses.values())).sum()
-        output.loss = output.loss + share_of_answers(labels, batch.get("num_items_in_batch")) * hinted
+        aux_weight = self.weight * torch.stack(list(losses.values())).sum()
+        output.loss = output.loss + share_of_answers(labels, batch.get("num_items_in_batch")) * aux_weight
         return output
 
     def _told(self, input_ids: torch.Tensor, visual: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -118,10 +118,10 @@ class AnswerLearning(Objective):
         embeds = table(input_ids)
         return embeds.masked_scatter(visual[..., None].expand_as(embeds), told)
 
-    def _hint_losses(self, hints: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _aux_losses(self, aux_targets: torch.Tensor) -> dict[str, torch.Tensor]:
         losses = {}
-        for column, name in enumerate(HINTS):
-            wanted = hints[..., column]
+        for column, name in enumerate(AUX_TARGETS):
+            wanted = aux_targets[..., column]
             known = wanted >= 0
             if not bool(known.any()):
                 continue
@@ -135,17 +135,19 @@ class AnswerLearning(Objective):
         self._heard.clear()
         return losses
 
-    def _look_loss(self, looks: torch.Tensor, looked_at: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _attention_loss(
+        self, attention_targets: torch.Tensor, attention_target_masks: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """How little of the attention of answers goes to what they are read from, in one head of every key head of a
         layer: two of the same key head would carry but one value."""
         inputs, self._finder_inputs = self._finder_inputs, None
-        if inputs is None or not len(looks):
+        if inputs is None or not len(attention_targets):
             return {}
         hidden, plan = inputs
         cos, sin = (table.expand(len(hidden), -1, -1) for table in plan.tables(hidden))
         mask_B1LL = plan.mask
         assert isinstance(mask_B1LL, torch.Tensor), "films are packed, so there always is a mask"
-        rows, places = looks.T
+        rows, places = attention_targets.T
         width = self.finder.head_dim
         asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))
         asking = asking[:, :: self.finder.num_key_value_groups]
@@ -158,7 +160,7 @@ class AnswerLearning(Objective):
             scores = torch.einsum("nhd,lhd->nhl", queries[mine], keys[row]).float() * width**-0.5
             seen = mask_B1LL[row, 0, places[mine]][:, None]
             scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
-            share = scores.log_softmax(-1).masked_fill(~looked_at[mine][:, None], -torch.inf)
+            share = scores.log_softmax(-1).masked_fill(~attention_target_masks[mine][:, None], -torch.inf)
             losses.append(-share.logsumexp(-1))
         return {"look": torch.cat(losses).mean()}
 
@@ -185,10 +187,10 @@ def share_of_answers(labels: torch.Tensor, num_items_in_batch: torch.Tensor | in
     return (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
 
 
-def hint_heads(model: Any, hints: Sequence[str]) -> nn.ModuleDict:
-    """What hears from hidden states whether they know their hints."""
+def aux_heads(model: Any, aux_targets: Sequence[str]) -> nn.ModuleDict:
+    """Linear heads that predict auxiliary targets from hidden states."""
     width = model.config.text_config.hidden_size
-    return nn.ModuleDict({name: nn.Linear(width, HINT_SIZES[name]) for name in hints})
+    return nn.ModuleDict({name: nn.Linear(width, AUX_TARGET_SIZES[name]) for name in aux_targets})
 
 
 def finder_of(model: Any) -> Any:
@@ -214,18 +216,18 @@ def right_answers(
     return found
 
 
-def told_in_words(scribe: Scribe) -> Any:
+def told_in_words(writer: PromptWriter) -> Any:
     """What is seen of a film, in words: a thing stands in some of the tokens of its groups, elsewhere is nothing."""
     bags: dict[str, list[int]] = {}
 
     def bag(text: str) -> list[int]:
         if text not in bags:
-            ids = [scribe.ids(w if w.isdigit() else f" {w}")[0] for w in text.split() if w != "with"]
+            ids = [writer.ids(w if w.isdigit() else f" {w}")[0] for w in text.split() if w != "with"]
             bags[text] = ids + [-1] * (WORDS - len(ids))
         return bags[text]
 
     def show(source: Any, film: Film) -> dict[str, Any]:
-        tokens = scribe.config.tokens_per_group
+        tokens = writer.config.tokens_per_group
         words = torch.tensor(bag(NOTHING)).repeat(film.groups * tokens, 1)
         for event in film.events:
             for group in range(event.start, event.end):

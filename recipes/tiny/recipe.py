@@ -31,7 +31,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import SiglipModel
 
 from recipes.tiny.bank import FeatureBank, filmed, make_bank
-from recipes.tiny.courses import (
+from recipes.tiny.curriculum import (
     CAPTIONS,
     CLIP_PICTURES,
     LANGUAGE,
@@ -43,17 +43,17 @@ from recipes.tiny.courses import (
     ROUND_3,
     SYNTHESIS,
     V1_BEACONS,
-    V1_BLIND,
     V1_FULL,
+    V1_HIDDEN_VIDEO_LAYERS,
     V1_LANGUAGE,
     V1_LONG,
     V1_PROJECTOR,
 )
 from recipes.tiny.learning import told_in_words
-from recipes.tiny.lessons import Lesson, Scribe
-from recipes.tiny.sight import SightLesson, learn_to_see
+from recipes.tiny.phases import Phase, PromptWriter
 from recipes.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_language, take_tower
-from recipes.tiny.teaching import is_first_process, teach
+from recipes.tiny.training import is_first_process, train_curriculum
+from recipes.tiny.vision import VisionPhase, train_vision
 from recipes.tiny.words import tokenizer as make_tokenizer
 from videoxl.config import TINY, TINY_V1, BeaconPrefill
 from videoxl.hf.processing import VideoXLProcessor
@@ -91,13 +91,13 @@ class Recipe:
     seed: int = 0
     scale: float = 1.0
     shares: int = 2
-    say: Callable[[str], None] = print
+    notify: Callable[[str], None] = print
 
     def steps(self, count: int) -> int:
         return max(1, round(count * self.scale))
 
-    def course(self, lessons: Sequence[Lesson]) -> list[Lesson]:
-        return [replace(lesson, steps=self.steps(lesson.steps)) for lesson in lessons]
+    def curriculum(self, phases: Sequence[Phase]) -> list[Phase]:
+        return [replace(phase, steps=self.steps(phase.steps)) for phase in phases]
 
     def follow(self, steps: Steps, *, processes: int = 1) -> Path:
         """Do what is not done yet, and give the folder of the last step.
@@ -126,12 +126,12 @@ class Recipe:
         before = json.loads((folder / DONE).read_text())
         if before != self._facts(step):
             raise ValueError(f"{folder} was made with {before} and this is {self._facts(step)}: name another folder")
-        self.say(f"{name}: done before")
+        self.notify(f"{name}: done before")
         return True
 
     def do(self, name: str, step: Step) -> None:
         """One step, whatever was done before."""
-        self.say(f"{name} ...")
+        self.notify(f"{name} ...")
         folder = self.output / name
         folder.mkdir(parents=True, exist_ok=True)
         if step.shared and self.shares > 1:
@@ -188,20 +188,22 @@ class Recipe:
         made = self.output / TINY / "model"
         return made if made.exists() else embedded_folder(TINY)
 
-    def look(self, pictures: Any, tokenizer: Any, lesson: SightLesson, folder: Path, *, round_: int = 0) -> None:
+    def train_pictures(
+        self, pictures: Any, tokenizer: Any, phase: VisionPhase, folder: Path, *, round_: int = 0
+    ) -> None:
         """Pictures and captions, with a log of how well frames are named."""
-        lesson = replace(lesson, steps=self.steps(lesson.steps))
+        phase = replace(phase, steps=self.steps(phase.steps))
         with (folder / "log.jsonl").open("w", buffering=1) as log:  # can be read while it is written
-            for check in learn_to_see(pictures, tokenizer, lesson, seed=self.seed + round_):
+            for check in train_vision(pictures, tokenizer, phase, seed=self.seed + round_):
                 log.write(json.dumps(asdict(check)) + "\n")
-                self.say(f"  step {check.step} of {lesson.steps}: {check.whole:.3f} of frames named right")
+                self.notify(f"  step {check.step} of {phase.steps}: {check.whole:.3f} of frames named right")
 
     def bank(self, model: Any) -> FeatureBank:
         """What ``model`` sees of many groups; looked at once for every tower."""
         weights = torch.cat([weight.detach().flatten() for weight in model.model.vision_tower.parameters()])
         path = self.output / f"seen-{hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]}.pt"
         if not path.is_file():
-            self.say("  looking at groups of the generated world ...")
+            self.notify("  looking at groups of the generated world ...")
             share = min(1.0, self.scale)
             copies, scenery = max(2, round(COPIES * share)), max(20, round(SCENERY * share))
             bank = make_bank(model, copies=copies, scenery=scenery, seed=self.seed)
@@ -234,7 +236,7 @@ def _do(recipe: Recipe, name: str, step: Step) -> None:
 def _make_share(recipe: Recipe, step: Step, folder: Path) -> None:
     torch.set_num_threads(1)
     if not is_first_process():
-        recipe = replace(recipe, say=_silent)
+        recipe = replace(recipe, notify=_silent)
     recipe._make(step, folder)
 
 
@@ -272,24 +274,33 @@ def learn_pictures(recipe: Recipe, folder: Path) -> None:
     """A SigLIP from captioned frames."""
     words = make_tokenizer()
     pictures = siglip(words)
-    recipe.look(pictures, words, PICTURES, folder)
+    recipe.train_pictures(pictures, words, PICTURES, folder)
     save_pictures(pictures, folder / "model")
 
 
 def learn_pictures_again(recipe: Recipe, folder: Path) -> None:
     """The SigLIP goes on, until it tells digits apart."""
     pictures = SiglipModel.from_pretrained(recipe.output / "pictures" / "model")
-    recipe.look(pictures, make_tokenizer(), PICTURES_AGAIN, folder, round_=1)
+    recipe.train_pictures(pictures, make_tokenizer(), PICTURES_AGAIN, folder, round_=1)
     save_pictures(pictures, folder / "model")
 
 
-def _learn_language(recipe: Recipe, folder: Path, *, course: Sequence[Lesson], blind: int) -> None:
-    """A language model from films told in words. ``blind``: layers in which questions do not see them."""
+def _learn_language(recipe: Recipe, folder: Path, *, curriculum: Sequence[Phase], hidden_video_layers: int) -> None:
+    """A language model from films told in words. ``hidden_video_layers``: layers in which questions do not see them."""
     words = make_tokenizer()
     model = fresh_model(model_config(words), words, seed=recipe.seed)
-    show = told_in_words(Scribe(model.config, words))
-    parts = {"language_model": 1.0}
-    teach(model, words, recipe.course(course), show, folder, parts=parts, seed=recipe.seed, blind=blind)
+    show = told_in_words(PromptWriter(model.config, words))
+    factors = {"language_model": 1.0}
+    train_curriculum(
+        model,
+        words,
+        recipe.curriculum(curriculum),
+        show,
+        folder,
+        rate_factors=factors,
+        seed=recipe.seed,
+        hidden_video_layers=hidden_video_layers,
+    )
 
 
 def stage_1(recipe: Recipe, folder: Path) -> None:
@@ -332,32 +343,47 @@ def stage_2(recipe: Recipe, folder: Path) -> None:
     model = recipe.model("stage-1")
     take_language(model, recipe.model("language"))
     show = recipe.bank(model).show
-    teach(model, make_tokenizer(), recipe.course(PROJECTOR), show, folder, parts={"projector": 1.0}, seed=recipe.seed)
+    train_curriculum(
+        model,
+        make_tokenizer(),
+        recipe.curriculum(PROJECTOR),
+        show,
+        folder,
+        rate_factors={"projector": 1.0},
+        seed=recipe.seed,
+    )
 
 
 def stage_3(recipe: Recipe, folder: Path) -> None:
     """Everything, from frames and what is to be said of them."""
     model = recipe.model("stage-2")
     show = filmed(model.config.image_size)
-    teach(model, make_tokenizer(), recipe.course(CAPTIONS), show, folder, parts=WHOLE, seed=recipe.seed)
+    train_curriculum(
+        model, make_tokenizer(), recipe.curriculum(CAPTIONS), show, folder, rate_factors=WHOLE, seed=recipe.seed
+    )
 
 
-def _instruct(recipe: Recipe, folder: Path, *, after: str, course: Sequence[Lesson], round_: int) -> None:
+def _instruct(recipe: Recipe, folder: Path, *, after: str, curriculum: Sequence[Phase], round_: int) -> None:
     """A round of stage 4: instructions on short and long films. Every round has other films; the heads of what was
     before listen on."""
     model = recipe.model(after)
-    how: dict[str, Any] = {"parts": BEHIND_THE_TOWER, "schedule": "cosine", "mixed": True, "seed": recipe.seed + round_}
-    show, lessons = recipe.bank(model).show, recipe.course(course)
-    teach(model, make_tokenizer(), lessons, show, folder, heads=recipe.output / after, **how)
+    how: dict[str, Any] = {
+        "rate_factors": BEHIND_THE_TOWER,
+        "schedule": "cosine",
+        "mixed": True,
+        "seed": recipe.seed + round_,
+    }
+    show, phases = recipe.bank(model).show, recipe.curriculum(curriculum)
+    train_curriculum(model, make_tokenizer(), phases, show, folder, heads=recipe.output / after, **how)
 
 
-def _round(after: str, course: Sequence[Lesson], round_: int) -> Step:
-    return Step(partial(_instruct, after=after, course=course, round_=round_), after=(after,), shared=True)
+def _round(after: str, curriculum: Sequence[Phase], round_: int) -> Step:
+    return Step(partial(_instruct, after=after, curriculum=curriculum, round_=round_), after=(after,), shared=True)
 
 
 TINY_STEPS: Steps = {
     "pictures": Step(learn_pictures),
-    "language": Step(partial(_learn_language, course=LANGUAGE, blind=0)),
+    "language": Step(partial(_learn_language, curriculum=LANGUAGE, hidden_video_layers=0)),
     "pictures-again": Step(learn_pictures_again, after=("pictures",)),
     "stage-1": Step(stage_1, after=("pictures-again",)),
     "stage-2": Step(stage_2, after=("stage-1", "language")),
@@ -377,7 +403,7 @@ def learn_clip(recipe: Recipe, folder: Path) -> None:
     """A CLIP tower from captioned frames, beside the text tower that tiny's SigLIP has."""
     words = make_tokenizer()
     pictures = _clip(recipe)
-    recipe.look(pictures, words, CLIP_PICTURES, folder)
+    recipe.train_pictures(pictures, words, CLIP_PICTURES, folder)
     torch.save(pictures.vision_model.state_dict(), folder / "model.pt")
 
 
@@ -391,13 +417,25 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
     take_language(model, recipe.model("v1-language"))
     show = recipe.bank(model).show
 
-    def learn(name: str, course: Sequence[Lesson], parts: Mapping[str, float], **how: Any) -> Path:
+    def learn(name: str, curriculum: Sequence[Phase], factors: Mapping[str, float], **how: Any) -> Path:
         output, how = folder / name, {"schedule": "cosine", "mixed": True, "seed": recipe.seed, **how}
-        teach(model, words, recipe.course(course), show, output, parts=parts, **how)
+        train_curriculum(model, words, recipe.curriculum(curriculum), show, output, rate_factors=factors, **how)
         return output
 
-    heard = learn("projector", V1_PROJECTOR, {"projector": 1.0}, heads=recipe.output / "v1-language", blind=V1_BLIND)
-    learn("full", V1_FULL, {"projector": 1.0, "language_model": 1.0}, heads=heard, blind=V1_BLIND)
+    heard = learn(
+        "projector",
+        V1_PROJECTOR,
+        {"projector": 1.0},
+        heads=recipe.output / "v1-language",
+        hidden_video_layers=V1_HIDDEN_VIDEO_LAYERS,
+    )
+    learn(
+        "full",
+        V1_FULL,
+        {"projector": 1.0, "language_model": 1.0},
+        heads=heard,
+        hidden_video_layers=V1_HIDDEN_VIDEO_LAYERS,
+    )
     take_language(model, model)  # beacons begin as what the rest has become
     learn("", V1_BEACONS, WITH_BEACONS, prefill=BEACONS)
 
@@ -405,14 +443,16 @@ def stage_v1(recipe: Recipe, folder: Path) -> None:
 def stage_v1_long(recipe: Recipe, folder: Path) -> None:
     """Long films among short ones, through beacons; other ones than before."""
     model = recipe.model("v1")
-    how: dict[str, Any] = {"parts": WITH_BEACONS, "schedule": "cosine", "mixed": True, "prefill": BEACONS}
+    how: dict[str, Any] = {"rate_factors": WITH_BEACONS, "schedule": "cosine", "mixed": True, "prefill": BEACONS}
     show, heads = recipe.bank(model).show, recipe.output / "v1"
-    teach(model, make_tokenizer(), recipe.course(V1_LONG), show, folder, seed=recipe.seed + 1, heads=heads, **how)
+    train_curriculum(
+        model, make_tokenizer(), recipe.curriculum(V1_LONG), show, folder, seed=recipe.seed + 1, heads=heads, **how
+    )
 
 
 V1_STEPS: Steps = {
     "v1-pictures": Step(learn_clip, after=(TINY,)),
-    "v1-language": Step(partial(_learn_language, course=V1_LANGUAGE, blind=V1_BLIND)),
+    "v1-language": Step(partial(_learn_language, curriculum=V1_LANGUAGE, hidden_video_layers=V1_HIDDEN_VIDEO_LAYERS)),
     "v1": Step(stage_v1, after=("v1-pictures", "v1-language"), shared=True),
     "v1-long": Step(stage_v1_long, after=("v1",), shared=True),
     TINY_V1: Step(partial(finish, after="v1-long"), after=("v1-long",)),

@@ -1,4 +1,4 @@
-"""What lessons through beacons ask of attention."""
+"""What phases through beacons ask of attention."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from recipes.tiny.bank import filmed
 from recipes.tiny.beacon_learning import BeaconLearning, stood_for
-from recipes.tiny.courses import UNTIMED
-from recipes.tiny.lessons import HINTS, SEEN, FilmCollator, FilmDataset, Lesson, Scribe
+from recipes.tiny.curriculum import UNTIMED
+from recipes.tiny.phases import AUX_TARGETS, SEEN, FilmCollator, FilmDataset, Phase, PromptWriter
 from recipes.tiny.sizes import fresh_model, model_config
 from recipes.tiny.words import tokenizer
 
@@ -19,13 +19,13 @@ from videoxl.training.trainer import ratios_for
 
 WORDS = tokenizer()
 CONFIG = model_config(WORDS, TINY_V1)
-LESSON = Lesson(groups=(5, 9), films=3, questions=16, steps=1, rate=1e-3, kinds=UNTIMED, together=True)
+PHASE = Phase(groups=(5, 9), films=3, questions=16, steps=1, rate=1e-3, kinds=UNTIMED, multi_turn=True)
 BEACONS = BeaconPrefill(ratio=(2, 4, 8), mix="random")
 
 
 def batch() -> dict:
-    films = FilmDataset([LESSON], Scribe(CONFIG, WORDS), filmed(CONFIG.image_size), seed=1)
-    made = FilmCollator(CONFIG, WORDS.pad_token_id)([films[i] for i in range(LESSON.films)])
+    films = FilmDataset([PHASE], PromptWriter(CONFIG, WORDS), filmed(CONFIG.image_size), seed=1)
+    made = FilmCollator(CONFIG, WORDS.pad_token_id)([films[i] for i in range(PHASE.films)])
     made = {name: value for name, value in made.items() if name not in ("bad_samples", "truncated", "keys")}
     return made | {"ratios": ratios_for(BEACONS, 0, (0, 0), 1 << 17)}
 
@@ -80,7 +80,7 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
 
     monkeypatch.setattr("videoxl.model.beacon.causal_attention", attention)
     made = batch()
-    unread = ("looks", "looked_at", "hints", "segments", "kinds")
+    unread = ("attention_targets", "attention_target_masks", "aux_targets", "segments", "kinds")
     plain = model(**{name: made[name] for name in made if name not in unread} | {"ratios": batch()["ratios"]})
     ran.clear()
     output = learning(**made)
@@ -96,8 +96,10 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
             share = next(shares)
             if running.step.kind != "text":
                 continue
-            for (of, place), looked_at in zip(made["looks"].tolist(), made["looked_at"], strict=True):
-                good = [beacon for beacon, tokens in spans.items() if looked_at[list(tokens)].any()]
+            for (of, place), attention_target_masks in zip(
+                made["attention_targets"].tolist(), made["attention_target_masks"], strict=True
+            ):
+                good = [beacon for beacon, tokens in spans.items() if attention_target_masks[list(tokens)].any()]
                 if of == row and running.step.begin <= place < running.step.end and good:
                     expected.append(-share[:, place - running.step.begin, good].sum(-1).log())
     assert len(expected) > 20
@@ -105,9 +107,9 @@ def test_looking_is_measured_as_the_layer_pays_it(monkeypatch):
     logged = learning.pop_logged()
     assert logged["look"] == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
     assert logged["answers"] == pytest.approx(plain.loss.item(), rel=1e-6)
-    hints = [loss for name, loss in logged.items() if name != "answers"]
-    assert len(hints) == 6
-    assert output.loss.item() == pytest.approx(logged["answers"] + 0.3 * sum(hints), rel=1e-6)
+    aux_targets = [loss for name, loss in logged.items() if name != "answers"]
+    assert len(aux_targets) == 6
+    assert output.loss.item() == pytest.approx(logged["answers"] + 0.3 * sum(aux_targets), rel=1e-6)
 
 
 def test_a_batch_counts_by_its_share_of_the_answers_of_a_step():
@@ -127,7 +129,10 @@ def test_answers_that_are_found_nowhere_are_learned_all_the_same():
     """Two films, all of whose questions ask how many, or for what is not there."""
     learning = BeaconLearning(fresh_model(CONFIG, WORDS))
     made = batch()
-    made |= {"looks": made["looks"][:0], "looked_at": made["looked_at"][:0]}
+    made |= {
+        "attention_targets": made["attention_targets"][:0],
+        "attention_target_masks": made["attention_target_masks"][:0],
+    }
     learning(**made).loss.backward()
     logged = learning.pop_logged()
     assert "look" not in logged
@@ -139,11 +144,11 @@ def test_beacons_must_know_what_their_last_tokens_show():
     learning = BeaconLearning(fresh_model(CONFIG, WORDS))
     (running,) = (running for running in steps_of(40, (4, 30), 26, RatioChooser((8,))) if running.step.beacons)
     running.slots = torch.tensor(running.step.beacon_slots)
-    hints = torch.full((40, len(HINTS + SEEN)), -1)
-    hints[4:30, -2] = torch.arange(26) // 9  # another colour in every frame of nine tokens
-    hints[[12, 21], 3] = torch.tensor([5, 6])  # before it, as only the last token of a frame knows
+    aux_targets = torch.full((40, len(AUX_TARGETS + SEEN)), -1)
+    aux_targets[4:30, -2] = torch.arange(26) // 9  # another colour in every frame of nine tokens
+    aux_targets[[12, 21], 3] = torch.tensor([5, 6])  # before it, as only the last token of a frame knows
     hidden = torch.randn(1, running.step.tokens, CONFIG.text_config.hidden_size)
-    beacons, wanted = learning._known(running, hidden, hints)
+    beacons, wanted = learning._known(running, hidden, aux_targets)
     assert torch.equal(beacons, hidden[0, [8, 17, 26]])
     assert wanted[:, -2].tolist() == [0, 1, 2]  # tokens 4 to 11, 12 to 19, 20 to 27
     assert wanted[:, 3].tolist() == [-1, 5, 6]
@@ -152,8 +157,8 @@ def test_beacons_must_know_what_their_last_tokens_show():
     with torch.no_grad():  # one that says 5, whatever it hears
         head.weight.zero_()
         head.bias.copy_(-30.0 * (torch.arange(len(head.bias)) != 5))
-    assert learning._hint_losses([(beacons[:2], wanted[:2])])["past color"].item() == pytest.approx(0, abs=1e-6)
-    assert learning._hint_losses([(beacons, wanted)])["past color"].item() == pytest.approx(15, rel=1e-6)
+    assert learning._aux_losses([(beacons[:2], wanted[:2])])["past color"].item() == pytest.approx(0, abs=1e-6)
+    assert learning._aux_losses([(beacons, wanted)])["past color"].item() == pytest.approx(15, rel=1e-6)
 
 
 def test_what_is_asked_for_is_found_among_beacons():
@@ -173,4 +178,4 @@ def test_what_is_asked_for_is_found_among_beacons():
     moved = {name for name, p in learning.named_parameters() if not torch.equal(p, before[name])}
     assert any(name.endswith("beacon_k_proj.weight") for name in moved)
     assert all(name.startswith("model.model.language_model") for name in moved)
-    assert {name.split(".")[0] for name in learning.objective_state()} == {"heads"}  # for the next course
+    assert {name.split(".")[0] for name in learning.objective_state()} == {"heads"}  # for the next curriculum

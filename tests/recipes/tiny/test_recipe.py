@@ -27,7 +27,7 @@ WEIGHTS = "model/model.safetensors"
 @pytest.mark.timeout(600)
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
-    recipe = Recipe(tmp_path, scale=0.004, shares=1, say=said.append)
+    recipe = Recipe(tmp_path, scale=0.004, shares=1, notify=said.append)
     shared = replace(recipe, shares=2)
     assert recipe.follow(RECIPES[TINY]) == tmp_path / TINY
     for name, step in RECIPES[TINY_V1].items():
@@ -45,8 +45,8 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     recipe.follow(RECIPES[TINY])  # nothing is done twice
     assert said[before:] == [f"{name}: done before" for name in RECIPES[TINY]]
     with pytest.raises(ValueError, match="was made with"):
-        Recipe(tmp_path, scale=0.5, say=said.append).follow(RECIPES[TINY])
-    again = Recipe(tmp_path / "again", scale=0.004, say=said.append)
+        Recipe(tmp_path, scale=0.5, notify=said.append).follow(RECIPES[TINY])
+    again = Recipe(tmp_path / "again", scale=0.004, notify=said.append)
     for name in ("pictures", "pictures-again", "language", "stage-1", "stage-2"):  # the same, whatever was drawn before
         again.do(name, RECIPES[TINY][name])
         assert (again.output / name / WEIGHTS).read_bytes() == (tmp_path / name / WEIGHTS).read_bytes(), name
@@ -117,7 +117,7 @@ def _add_up(recipe: Recipe, folder: Path) -> None:
     rank = torch.distributed.get_rank()
     total = torch.tensor(1 + rank)
     torch.distributed.all_reduce(total)
-    recipe.say(f"{rank} speaks")
+    recipe.notify(f"{rank} speaks")
     (folder / str(rank)).write_text(str(total.item()))
     torch.distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""A course of lessons as a training run."""
+"""A curriculum of phases as a training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed import barrier, is_initialized
 
 from recipes.tiny.beacon_learning import BeaconLearning
 from recipes.tiny.learning import AnswerLearning
-from recipes.tiny.lessons import FilmCollator, FilmDataset, Lesson, Scribe, Show
+from recipes.tiny.phases import FilmCollator, FilmDataset, Phase, PromptWriter, Show
 from videoxl.config import PrefillStrategy
 from videoxl.hf.processing import VideoXLProcessor
 from videoxl.training.config.training import Scheduler, TrainingConfig
@@ -22,45 +22,48 @@ from videoxl.training.run import TrainingResult, run
 from videoxl.training.setup import TrainingData, TrainingModel
 
 HEADS = "heads.pt"
-"""File of the heads that listen to hints, for the next course."""
-MUON_SHARE = 2.5
-"""The rate of matrices, as a share: a third to a half of the steps that half the rate takes, tried up to 6."""
+"""File of the heads that predict auxiliary targets, for the next curriculum."""
+MUON_LR_RATIO = 2.5
+"""Muon's rate divided by the others'. Training takes a third to a half of the steps that 0.5 takes; tried up to 6."""
 
 
-def teach(
+def train_curriculum(
     model: Any,
     tokenizer: Any,
-    course: Sequence[Lesson],
+    curriculum: Sequence[Phase],
     show: Show,
     output: Path,
     *,
-    parts: Mapping[str, float],
+    rate_factors: Mapping[str, float],
     schedule: Scheduler = "constant_with_warmup",
     seed: int = 0,
     prefill: PrefillStrategy | None = None,
     heads: Path | None = None,
     mixed: bool = False,
-    blind: int = 0,
+    hidden_video_layers: int = 0,
 ) -> TrainingResult:
-    """Train ``model`` in place on a course, and write ``output/model``; a run that was interrupted goes on.
+    """Train ``model`` in place on a curriculum, and write ``output/model``; a run that was interrupted goes on.
 
     Where several processes call it (``torchrun``), each reads its share of the films of a step.
 
     Args:
         show: what is seen of a film.
-        parts: shares of the course's learning rate for the parts that are trained.
+        rate_factors: the learning rates of parameter groups, divided by the curriculum's; others are frozen.
         prefill: how a model with beacons reads; default in full.
-        mixed: whether steps of all lessons are mixed; default one lesson after the other.
-        heads: folder of a course, read in the same way, whose heads listen on; default fresh ones, which a hundred
-            steps go into.
-        blind: in how many layers questions do not see a film that is read in full
+        mixed: whether steps of all phases are mixed; default one phase after the other.
+        heads: folder of a curriculum, read in the same way, whose heads are used again; default fresh ones, which take
+            a hundred steps to train.
+        hidden_video_layers: in how many layers questions do not see a film that is read in full
             (:class:`~recipes.tiny.learning.AnswerLearning`). ``ValueError`` for one beside a ``prefill``.
     """
-    if blind and prefill is not None:
-        raise ValueError(f"got blind={blind} with prefill={prefill}: only films that are read in full can be hidden")
-    steps = sum(lesson.steps for lesson in course)
-    rate = course[0].rate
-    rates = {part: share * rate for part, share in parts.items()}
+    if hidden_video_layers and prefill is not None:
+        raise ValueError(
+            f"got hidden_video_layers={hidden_video_layers} with prefill={prefill}: only films that are read in full "
+            "can be hidden"
+        )
+    steps = sum(phase.steps for phase in curriculum)
+    rate = curriculum[0].rate
+    rates = {group: factor * rate for group, factor in rate_factors.items()}
     how: dict[str, Any] = {} if prefill is None else {"prefill": prefill}
     config = TrainingConfig(
         name=output.name,
@@ -68,9 +71,9 @@ def teach(
         data=DataConfig(sources=(Source("films of the generated world"),), seed=seed, num_workers=0),
         learning_rates=rates | {"objective": rate},
         max_steps=steps,
-        per_device_batch_size=max(lesson.films for lesson in course),
+        per_device_batch_size=max(phase.films for phase in curriculum),
         optim="muon",
-        muon_lr_ratio=MUON_SHARE,
+        muon_lr_ratio=MUON_LR_RATIO,
         betas=(0.9, 0.98),
         weight_decay=0.05,
         lr_scheduler_type=schedule,
@@ -82,10 +85,12 @@ def teach(
         seed=seed,
         **how,
     )
-    scribe = Scribe(model.config, tokenizer)
-    films = FilmDataset(course, scribe, show, seed=seed, mixed=mixed)
+    writer = PromptWriter(model.config, tokenizer)
+    films = FilmDataset(curriculum, writer, show, seed=seed, mixed=mixed)
     torch.manual_seed(seed)  # for the heads
-    module = AnswerLearning(model, blind=blind) if prefill is None else BeaconLearning(model)
+    module = (
+        AnswerLearning(model, hidden_video_layers=hidden_video_layers) if prefill is None else BeaconLearning(model)
+    )
     if heads is not None:
         module.heads.load_state_dict(torch.load(heads / HEADS, weights_only=True))
     start = TrainingModel(model, module, tokenizer, VideoXLProcessor.from_config(model.config, tokenizer))
@@ -95,7 +100,7 @@ def teach(
     if is_first_process():
         torch.save(module.heads.state_dict(), output / HEADS)
     if is_initialized():
-        barrier()  # the next course reads them
+        barrier()  # the next curriculum reads them
     return result
 
 

@@ -131,7 +131,7 @@ def naming_loss(scores_FN: torch.Tensor, shown: Sequence[Thing | None]) -> torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class SightLesson:
+class VisionPhase:
     """How long pictures and captions are looked at, and what counts."""
 
     steps: int = 4500
@@ -150,7 +150,7 @@ class SightLesson:
 
 
 @dataclass(frozen=True)
-class SightCheck:
+class VisionCheck:
     """Shares of fresh frames named right among all names."""
 
     step: int
@@ -161,7 +161,7 @@ class SightCheck:
     number: float
 
 
-def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: int = 0) -> Iterator[SightCheck]:
+def train_vision(pictures: Any, tokenizer: Any, phase: VisionPhase, *, seed: int = 0) -> Iterator[VisionCheck]:
     """Train a SigLIP (or CLIP, by the same loss) on frames and captions in place, and tell how far it is now and then.
 
     Args:
@@ -172,29 +172,29 @@ def learn_to_see(pictures: Any, tokenizer: Any, lesson: SightLesson, *, seed: in
     named = [captions().index(name) for name in names()[0]]
     scale, bias = pictures.logit_scale, pictures.logit_bias
     weights = [p for p in pictures.parameters() if p.requires_grad]
-    reader = nn.Linear(pictures.config.vision_config.hidden_size, len(named)) if lesson.readable else None
+    reader = nn.Linear(pictures.config.vision_config.hidden_size, len(named)) if phase.readable else None
     weights += reader.parameters() if reader else []
-    optimiser = muon_for(pictures, [{"params": weights, "lr": lesson.rate, "weight_decay": 0.0}], betas=(0.9, 0.98))
-    schedule = get_cosine_schedule_with_warmup(optimiser, min(100, lesson.steps // 4), lesson.steps)
+    optimiser = muon_for(pictures, [{"params": weights, "lr": phase.rate, "weight_decay": 0.0}], betas=(0.9, 0.98))
+    schedule = get_cosine_schedule_with_warmup(optimiser, min(100, phase.steps // 4), phase.steps)
     losses: list[float] = []
-    for step in range(1, lesson.steps + 1):
+    for step in range(1, phase.steps + 1):
         pictures.train()
-        frames, shown = snapshots(source, lesson.batch, pictures.config.vision_config.image_size)
+        frames, shown = snapshots(source, phase.batch, pictures.config.vision_config.image_size)
         with torch.autocast("cpu", dtype=torch.bfloat16), before_the_last_layer(pictures) as patches:
             seen, read = picture_vectors(pictures, frames), text_vectors(pictures, texts)
         loss = sigmoid_loss(seen.float(), read.float(), truths(captions(), shown), scale, bias)
-        if lesson.naming:
-            loss = loss + lesson.naming * naming_loss(seen.float() @ read.float()[named].T * scale.exp(), shown)
+        if phase.naming:
+            loss = loss + phase.naming * naming_loss(seen.float() @ read.float()[named].T * scale.exp(), shown)
         if reader:
-            loss = loss + lesson.readable * naming_loss(reader(patches[0].float().mean(1)), shown)
+            loss = loss + phase.readable * naming_loss(reader(patches[0].float().mean(1)), shown)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()
         losses.append(loss.item())
-        if step % lesson.check_every == 0 or step == lesson.steps:
-            yield check_sight(pictures, tokenizer, step, float(np.mean(losses)))
+        if step % phase.check_every == 0 or step == phase.steps:
+            yield check_vision(pictures, tokenizer, step, float(np.mean(losses)))
             losses.clear()
 
 
@@ -231,7 +231,7 @@ def text_vectors(pictures: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def check_sight(pictures: Any, tokenizer: Any, step: int, loss: float, *, count: int = 1000) -> SightCheck:
+def check_vision(pictures: Any, tokenizer: Any, step: int, loss: float, *, count: int = 1000) -> VisionCheck:
     """Name fresh frames, the same at every check."""
     pictures.eval()
     frames, shown = snapshots(np.random.default_rng(77), count, pictures.config.vision_config.image_size)
@@ -248,4 +248,4 @@ def check_sight(pictures: Any, tokenizer: Any, step: int, loss: float, *, count:
     cards = [t is not None and t.shape is None for t in shown]
     whole = float(np.mean([a == b for a, b in zip(named, shown)]))
     something = [t is not None for t in shown]
-    return SightCheck(step, loss, whole, share("color", something), share("shape", shapes), share("number", cards))
+    return VisionCheck(step, loss, whole, share("color", something), share("shape", shapes), share("number", cards))

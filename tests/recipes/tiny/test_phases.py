@@ -9,33 +9,33 @@ import pytest
 import torch
 from recipes.tiny.bank import filmed, make_bank
 from recipes.tiny.learning import AnswerLearning, right_answers, told_in_words
-from recipes.tiny.lessons import (
-    HINTS,
+from recipes.tiny.phases import (
+    AUX_TARGETS,
     KNOWN,
     SHOWN,
     FilmCollator,
     FilmDataset,
-    Lesson,
-    Scribe,
+    Phase,
+    PromptWriter,
     diluted,
     draw_questions,
-    lookups,
+    keywords_of,
     numbers_of,
-    telegram,
+    tokens_to_attend,
 )
-from recipes.tiny.sight import (
-    SightLesson,
+from recipes.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_tower
+from recipes.tiny.training import train_curriculum
+from recipes.tiny.vision import (
+    VisionPhase,
     before_the_last_layer,
     captions,
-    learn_to_see,
     names,
     naming_loss,
     sigmoid_loss,
     snapshots,
+    train_vision,
     truths,
 )
-from recipes.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_tower
-from recipes.tiny.teaching import teach
 from recipes.tiny.words import tokenizer
 
 from videoxl.config import TINY, TINY_V1, BeaconPrefill
@@ -47,22 +47,22 @@ from videoxl.world.film import COLORS, SHAPES
 
 WORDS = tokenizer()
 CONFIG = model_config(WORDS)
-LESSON = Lesson(groups=(3, 6), films=3, questions=4, steps=2, rate=1e-3, kinds=dict.fromkeys(KINDS, 1.0))
+PHASE = Phase(groups=(3, 6), films=3, questions=4, steps=2, rate=1e-3, kinds=dict.fromkeys(KINDS, 1.0))
 
 
 def source(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def dataset(lesson: Lesson = LESSON, show=None) -> FilmDataset:
-    scribe = Scribe(CONFIG, WORDS)
-    return FilmDataset([lesson], scribe, show or told_in_words(scribe), seed=1)
+def dataset(phase: Phase = PHASE, show=None) -> FilmDataset:
+    writer = PromptWriter(CONFIG, WORDS)
+    return FilmDataset([phase], writer, show or told_in_words(writer), seed=1)
 
 
-def batch(lesson: Lesson = LESSON, show=None, step: int = 0) -> dict:
-    examples = dataset(lesson, show)
-    first = step * lesson.films
-    return FilmCollator(CONFIG, WORDS.pad_token_id)([examples[first + i] for i in range(lesson.films)])
+def batch(phase: Phase = PHASE, show=None, step: int = 0) -> dict:
+    examples = dataset(phase, show)
+    first = step * phase.films
+    return FilmCollator(CONFIG, WORDS.pad_token_id)([examples[first + i] for i in range(phase.films)])
 
 
 @pytest.mark.parametrize("text", ["Time 1205.0s:", "12.0s to 3.5s", "¿Qué? 12:30, 7e-3\n\n  x", "a red card with 7"])
@@ -82,9 +82,9 @@ def test_the_world_has_a_token_for_every_word():
 
 
 def test_telegrams_keep_the_key_words():
-    assert telegram("What color is the star?") == "color star"
-    assert telegram("What is shown at 12.0s?") == "at 12.0s"
-    assert telegram("How many shapes are shown?") == "many shapes"
+    assert keywords_of("What color is the star?") == "color star"
+    assert keywords_of("What is shown at 12.0s?") == "at 12.0s"
+    assert keywords_of("How many shapes are shown?") == "many shapes"
 
 
 def test_captions_are_true_of_what_they_say():
@@ -144,11 +144,11 @@ def test_what_is_read_of_patches_is_what_a_language_model_will_see():
 
 def test_names_are_also_learned_from_patches():
     """A head that knows nothing yet finds every name as likely as any other."""
-    lesson, losses = SightLesson(steps=1, batch=8), []
+    phase, losses = VisionPhase(steps=1, batch=8), []
     for readable in (0.0, 1.0):
         torch.manual_seed(0)
         pictures = ClipPictures(siglip(WORDS))
-        (check,) = learn_to_see(pictures, WORDS, replace(lesson, readable=readable))
+        (check,) = train_vision(pictures, WORDS, replace(phase, readable=readable))
         losses.append(check.loss)
     assert losses[1] - losses[0] == pytest.approx(np.log(len(names()[1])), rel=0.2)
 
@@ -159,7 +159,7 @@ def test_an_example_depends_on_its_number_alone():
     late, early = examples[5], examples[0]
     assert dataset()[5].input_ids == late.input_ids
     assert early.input_ids != late.input_ids
-    lengths = {int((np.asarray(examples[i].hints)[:, 1] >= 0).sum()) for i in range(3)}
+    lengths = {int((np.asarray(examples[i].aux_targets)[:, 1] >= 0).sum()) for i in range(3)}
     assert len(lengths) == 1  # films of a step are equally long
 
 
@@ -181,7 +181,7 @@ def test_a_question_sees_the_film_and_itself_at_the_place_behind_the_film():
 
 def test_positions_left_out_only_push_later_ones_back():
     plain = dataset()
-    skipped = dataset(replace(LESSON, skips=1.0, groups=(12, 16)))
+    skipped = dataset(replace(PHASE, skips=1.0, groups=(12, 16)))
     for number in range(3):
         assert plain[number].positions[:20] == list(range(20))
         steps = np.diff(skipped[number].positions[: skipped[number].span[1]])
@@ -190,33 +190,33 @@ def test_positions_left_out_only_push_later_ones_back():
 
 
 def test_chunked_lessons_read_under_the_chunk_mask():
-    long = replace(LESSON, groups=(24, 24), films=1)
+    long = replace(PHASE, groups=(24, 24), films=1)
     causal, chunked = batch(long)["attention_mask"], batch(replace(long, chunked=1.0))["attention_mask"]
     assert causal.sum() > chunked.sum()
 
 
 def test_a_course_is_its_lessons_one_after_the_other():
-    short, long = replace(LESSON, films=2), replace(LESSON, groups=(9, 9), films=4, steps=1)
-    scribe = Scribe(CONFIG, WORDS)
-    course = FilmDataset([short, long], scribe, told_in_words(scribe), seed=1)
-    assert course.batches == [[0, 1], [2, 3], [4, 5, 6, 7]]
-    assert course.share(1, 2) == [[1], [3], [6, 7]]
-    assert len(course) == 8
-    assert (course[7].hints[:, 1] >= 0).sum() == 9
+    short, long = replace(PHASE, films=2), replace(PHASE, groups=(9, 9), films=4, steps=1)
+    writer = PromptWriter(CONFIG, WORDS)
+    curriculum = FilmDataset([short, long], writer, told_in_words(writer), seed=1)
+    assert curriculum.batches == [[0, 1], [2, 3], [4, 5, 6, 7]]
+    assert curriculum.share(1, 2) == [[1], [3], [6, 7]]
+    assert len(curriculum) == 8
+    assert (curriculum[7].aux_targets[:, 1] >= 0).sum() == 9
     with pytest.raises(ValueError, match="cannot go to 3 processes"):
-        course.share(0, 3)
+        curriculum.share(0, 3)
 
 
 def test_what_must_be_known_halfway_is_true_of_the_film():
-    scribe = Scribe(CONFIG, WORDS)
-    example = dataset(replace(LESSON, groups=(12, 12), events=5))[0]
+    writer = PromptWriter(CONFIG, WORDS)
+    example = dataset(replace(PHASE, groups=(12, 12), events=5))[0]
     film = sample_film(np.random.default_rng((1, 1, 0)), 12, 5)
-    groups = scribe.span(film).groups
+    groups = writer.span(film).groups
     for number, group in enumerate(groups):
-        last = example.hints[example.span[0] + group.token_end - 1]
+        last = example.aux_targets[example.span[0] + group.token_end - 1]
         assert tuple(last[:2]) == (film.time_of(number), film.time_of(number + 1))
         shown = film.thing_in(number)
-        color, kind = last[len(HINTS) :]
+        color, kind = last[len(AUX_TARGETS) :]
         assert (color, kind) == numbers_of(shown)
         assert (color == 0) == (shown is None)
         assert shown is None or COLORS[color - 1] == shown.color
@@ -247,34 +247,34 @@ def test_attention_is_measured_as_the_layer_pays_it(monkeypatch):
 
     monkeypatch.setattr("videoxl.model.attention.masked_attention", attention)
     learning(**data_for(made))
-    rows, places = made["looks"].T
+    rows, places = made["attention_targets"].T
     assert len(rows) > 0
     one_of_each_key_head = slice(None, None, learning.finder.num_key_value_groups)
-    share = (paid["weights"][rows, one_of_each_key_head, places] * made["looked_at"][:, None]).sum(-1)
+    share = (paid["weights"][rows, one_of_each_key_head, places] * made["attention_target_masks"][:, None]).sum(-1)
     assert share.shape[1] == model.config.text_config.num_key_value_heads
     assert learning.pop_logged()["look"] == pytest.approx(-share.log().mean().item(), rel=1e-5)
 
 
 def test_an_answer_is_read_from_the_later_of_two_neighbours():
     film = sample_film(source(5), 16, 4)
-    scribe = Scribe(CONFIG, WORDS)
+    writer = PromptWriter(CONFIG, WORDS)
     for kind, index in (("after", 2), ("before", 1)):
         asked = ask(source(0), film, kind, film.events[1])
         event = film.events[index]
-        found = list(lookups(scribe, asked, scribe.turn(asked)[1]))
-        assert len(found) == len(scribe.ids(asked.answer))
+        found = list(tokens_to_attend(writer, asked, writer.turn(asked)[1]))
+        assert len(found) == len(writer.ids(asked.answer))
         assert {looked[1:] for looked in found} == {((event.start, event.end), KNOWN)}
     asked = ask(source(0), film, "count")
-    assert list(lookups(scribe, asked, scribe.turn(asked)[1])) == []
+    assert list(tokens_to_attend(writer, asked, writer.turn(asked)[1])) == []
 
 
 def test_a_list_is_read_from_event_to_event_and_times_end_in_the_last_group():
     film = sample_film(source(5), 16, 4)
-    scribe = Scribe(CONFIG, WORDS)
+    writer = PromptWriter(CONFIG, WORDS)
     asked = ask(source(0), film, "list")
-    ids, labels = scribe.turn(asked)
+    ids, labels = writer.turn(asked)
     told: dict[tuple, str] = {}
-    for index, place, where in lookups(scribe, asked, labels):
+    for index, place, where in tokens_to_attend(writer, asked, labels):
         told[place, where] = told.get((place, where), "") + WORDS.decode([ids[index + 1]])
     for event in film.events:
         assert told[(event.end - 1, event.end), KNOWN].startswith(f"{film.time_of(event.end):.0f}")
@@ -286,16 +286,18 @@ def test_a_list_is_read_from_event_to_event_and_times_end_in_the_last_group():
 @pytest.mark.parametrize("name", [TINY, TINY_V1])
 def test_what_is_known_stands_in_the_last_token_of_a_group(name):
     config = model_config(WORDS, name)
-    scribe = Scribe(config, WORDS)
+    writer = PromptWriter(config, WORDS)
     kinds = {"after": 1.0, "color": 1.0}
-    lesson = replace(LESSON, groups=(12, 12), events=4, kinds=kinds, questions=6)
-    example = FilmDataset([lesson], scribe, told_in_words(scribe), seed=1)[0]
-    lasts = {place for place, hint in enumerate(example.hints[:, 3]) if hint >= 0}
+    phase = replace(PHASE, groups=(12, 12), events=4, kinds=kinds, questions=6)
+    example = FilmDataset([phase], writer, told_in_words(writer), seed=1)[0]
+    lasts = {place for place, aux_target in enumerate(example.aux_targets[:, 3]) if aux_target >= 0}
     assert len(lasts) == 12
-    looks = {example.kinds[example.segments[place] - 1]: set(tokens) for place, tokens in example.looks}
-    assert looks["after"] <= lasts
-    assert looks["color"] & lasts
-    assert len(looks["color"]) >= config.tokens_per_group * len(looks["color"] & lasts)
+    attention_targets = {
+        example.kinds[example.segments[place] - 1]: set(tokens) for place, tokens in example.attention_targets
+    }
+    assert attention_targets["after"] <= lasts
+    assert attention_targets["color"] & lasts
+    assert len(attention_targets["color"]) >= config.tokens_per_group * len(attention_targets["color"] & lasts)
 
 
 def test_a_group_of_scenery_counts_as_if_it_stood_there_many_times():
@@ -315,7 +317,7 @@ def test_a_group_of_scenery_counts_as_if_it_stood_there_many_times():
 
 
 def test_only_lessons_that_say_so_are_diluted():
-    plain, thin = batch(replace(LESSON, films=2)), batch(replace(LESSON, diluted=512, films=8))
+    plain, thin = batch(replace(PHASE, films=2)), batch(replace(PHASE, diluted=512, films=8))
     assert plain["attention_mask"].dtype == torch.bool
     added = thin["attention_mask"].unique()
     assert thin["attention_mask"].is_floating_point()
@@ -324,9 +326,9 @@ def test_only_lessons_that_say_so_are_diluted():
 
 
 def test_steps_of_several_lessons_can_be_mixed():
-    scribe = Scribe(CONFIG, WORDS)
-    lessons = [replace(LESSON, films=2, steps=20), replace(LESSON, films=3, steps=20)]
-    mixed = FilmDataset(lessons, scribe, told_in_words(scribe), seed=1, mixed=True)
+    writer = PromptWriter(CONFIG, WORDS)
+    phases = [replace(PHASE, films=2, steps=20), replace(PHASE, films=3, steps=20)]
+    mixed = FilmDataset(phases, writer, told_in_words(writer), seed=1, mixed=True)
     sizes = [len(batch) for batch in mixed.batches]
     assert sorted(sizes) == [2] * 20 + [3] * 20
     assert 2 in sizes[:8]
@@ -353,14 +355,14 @@ def test_the_loss_falls_and_the_right_weights_move():
     moved = {name.removeprefix("model.model.").split(".")[0] for name in changed}
     assert moved == {"language_model", "heads"}
     logged = learning.pop_logged()
-    assert set(logged) >= {*HINTS, "look"}
-    assert set(logged) <= {*HINTS, "look", *KINDS}
+    assert set(logged) >= {*AUX_TARGETS, "look"}
+    assert set(logged) <= {*AUX_TARGETS, "look", *KINDS}
 
 
 def test_a_film_that_is_compressed_is_hidden_from_no_layer(tmp_path):
-    how = {"parts": {"projector": 1.0}, "prefill": BeaconPrefill(ratio=2), "blind": 2}
+    how = {"rate_factors": {"projector": 1.0}, "prefill": BeaconPrefill(ratio=2), "hidden_video_layers": 2}
     with pytest.raises(ValueError, match="got blind=2 with prefill="):
-        teach(fresh_model(CONFIG, WORDS), WORDS, [LESSON], filmed(CONFIG.image_size), tmp_path, **how)
+        train_curriculum(fresh_model(CONFIG, WORDS), WORDS, [PHASE], filmed(CONFIG.image_size), tmp_path, **how)
     assert not any(tmp_path.iterdir())
 
 
@@ -381,7 +383,7 @@ def test_questions_see_the_film_only_behind_layers_that_are_blind():
         layer.register_forward_pre_hook(
             lambda m, a, n=number: came.update({n: a[0].detach()}),
         )
-    learning = AnswerLearning(model, blind=2)
+    learning = AnswerLearning(model, hidden_video_layers=2)
     assert learning.state_dict().keys() == AnswerLearning(model).state_dict().keys()
     first = learning(**made).loss, dict(came)
     other = made | {"pixel_values_videos": -made["pixel_values_videos"]}

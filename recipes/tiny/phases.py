@@ -22,17 +22,17 @@ from videoxl.world import Film, Question, Thing, ask, kinds_for, sample_film
 from videoxl.world.film import COLORS, SHAPES
 from videoxl.world.questions import seconds
 
-HINTS = ("begin", "end", "start", "past color", "past kind", "shapes")
+AUX_TARGETS = ("begin", "end", "start", "past color", "past kind", "shapes")
 """Seconds at which a token's group begins and ends, and at which what it shows began; colour and kind of what was shown
 before that, 0 for nothing; how many shapes were shown so far. A time that is asked for begins itself."""
 SEEN = ("color", "kind")
-"""Of what a frame or group shows, 0 for nothing: hints for what stands for its last token."""
+"""Of what a frame or group shows, 0 for nothing: auxiliary targets for what stands for its last token."""
 Show = Callable[[np.random.Generator, Film], dict[str, Any]]
 """What is seen of a film, under the names of :class:`FilmExample`: pixels, features, or words in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class Phase:
     """What a run of steps reads, and how fast it learns."""
 
     groups: tuple[int, int]
@@ -59,9 +59,9 @@ class Lesson:
     diluted: int = 0
     """Groups that most films count as, at most. Attention is shared out as if every group of scenery stood there many
     times: what finds a thing among that many groups is learned from short films."""
-    together: bool = False
+    multi_turn: bool = False
     """Questions follow one another as turns of one conversation, as they must where a film is compressed."""
-    telegrams: float = 0.0
+    keyword_questions: float = 0.0
     """Share of questions that are asked in key words, without the chat format: a third of the tokens."""
 
 
@@ -73,9 +73,9 @@ class FilmExample(Example):
     """Of every token."""
     kinds: tuple[str, ...] = ()
     """Of its questions, in the order of their segments, from 1."""
-    hints: np.ndarray = field(default_factory=lambda: np.full((0, len(HINTS + SEEN)), -1))
-    """Of every token, what it must come to know halfway: :data:`HINTS` and :data:`SEEN`, -1 where that is left open."""
-    looks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    aux_targets: np.ndarray = field(default_factory=lambda: np.full((0, len(AUX_TARGETS + SEEN)), -1))
+    """Auxiliary targets of every token, :data:`AUX_TARGETS` and :data:`SEEN`; -1 where there is none."""
+    attention_targets: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Tokens that are followed by one of an answer, and the tokens that it can be read from."""
     copies: float = 1.0
     """How many times a group of scenery counts."""
@@ -87,7 +87,7 @@ class FilmExample(Example):
     """Ids of words in the place of each visual token, ``[tokens, WORDS]``, -1 where there are fewer."""
 
 
-class Scribe:
+class PromptWriter:
     """Writes films and questions as ids, by the prompt code of inference."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
@@ -107,10 +107,10 @@ class Scribe:
     def span(self, film: Film) -> VisualSpan:
         return span_for(self.config, film.timestamps, self.ids)
 
-    def turn(self, question: Question, *, as_telegram: bool = False, first: bool = True) -> tuple[list[int], list[int]]:
+    def turn(self, question: Question, *, as_keywords: bool = False, first: bool = True) -> tuple[list[int], list[int]]:
         """Ids of a question with its answer, and the labels: the answer and its end."""
-        if as_telegram:
-            asked = self.ids(telegram(question.text))
+        if as_keywords:
+            asked = self.ids(keywords_of(question.text))
         else:
             chat = self.chat
             asked = chat.suffix(question.text) if first else chat.next_turn(question.text, answer_closed=True)
@@ -119,34 +119,34 @@ class Scribe:
 
 
 DILUTED = 0.7
-"""Share of films that count as longer, where a lesson says so."""
+"""Share of films that count as longer, where a phase says so."""
 NEVER_SHORT = ("choice", "list")
 """Kinds that key words do not do for."""
 LEFT_OUT = {"What", "Which", "How", "is", "are", "the", "a", "an", "of", "these", "on", "there", "shown"}
 
 
-def telegram(text: str) -> str:
+def keywords_of(text: str) -> str:
     """The key words of a question: ``color star``. What is asked about comes last, and the answer right behind it."""
     return " ".join(word for word in text.rstrip("?").split(" ") if word not in LEFT_OUT)
 
 
 class FilmDataset:
-    """The films of a course, each drawn from the seed and its number alone: lesson after lesson, or steps of all of
+    """The films of a curriculum, each drawn from the seed and its number alone: phase after phase, or steps of all of
     them in an order drawn from the seed (``mixed``), so that none is forgotten over another."""
 
     def __init__(
-        self, course: Sequence[Lesson], scribe: Scribe, show: Show, *, seed: int = 0, mixed: bool = False
+        self, curriculum: Sequence[Phase], writer: PromptWriter, show: Show, *, seed: int = 0, mixed: bool = False
     ) -> None:
-        self.course, self.scribe, self.show, self.seed = tuple(course), scribe, show, seed
-        self._lesson_of = [lesson for lesson in self.course for _ in range(lesson.steps)]
+        self.curriculum, self.writer, self.show, self.seed = tuple(curriculum), writer, show, seed
+        self._phase_of = [phase for phase in self.curriculum for _ in range(phase.steps)]
         if mixed:
-            order = np.random.default_rng((seed, 2)).permutation(len(self._lesson_of))
-            self._lesson_of = [self._lesson_of[i] for i in order]
+            order = np.random.default_rng((seed, 2)).permutation(len(self._phase_of))
+            self._phase_of = [self._phase_of[i] for i in order]
         self.batches: list[list[int]] = []
         """Numbers of the films of every step."""
-        for lesson in self._lesson_of:
+        for phase in self._phase_of:
             first = len(self)
-            self.batches.append(list(range(first, first + lesson.films)))
+            self.batches.append(list(range(first, first + phase.films)))
         self._step_of = [step for step, batch in enumerate(self.batches) for _ in batch]
 
     def __len__(self) -> int:
@@ -154,33 +154,35 @@ class FilmDataset:
 
     def share(self, rank: int, world: int) -> list[list[int]]:
         """The films of every step for one of several processes. Raises ``ValueError`` where they cannot be divided."""
-        if any(lesson.films % world for lesson in self.course):
-            raise ValueError(f"{[lesson.films for lesson in self.course]} films a step cannot go to {world} processes")
+        if any(phase.films % world for phase in self.curriculum):
+            raise ValueError(
+                f"{[phase.films for phase in self.curriculum]} films a step cannot go to {world} processes"
+            )
         return [batch[rank * len(batch) // world : (rank + 1) * len(batch) // world] for batch in self.batches]
 
     def __getitem__(self, number: int) -> FilmExample:
         position = self._step_of[number]
-        lesson = self._lesson_of[position]
+        phase = self._phase_of[position]
         step = np.random.default_rng((self.seed, 0, position))
-        groups = draw_length(step, *lesson.groups)
-        chunked = bool(step.random() < lesson.chunked)
+        groups = draw_length(step, *phase.groups)
+        chunked = bool(step.random() < phase.chunked)
         source = np.random.default_rng((self.seed, 1, number))
-        film = sample_film(source, groups, lesson.events and min(lesson.events, groups // 2))
-        questions = draw_questions(source, film, lesson.questions, lesson.kinds)
-        skipped = lesson.longest if source.random() < lesson.skips else 0
-        diluted = lesson.diluted > groups and source.random() < DILUTED
-        copies = float(np.exp(source.uniform(0, np.log(lesson.diluted / groups)))) if diluted else 1.0
+        film = sample_film(source, groups, phase.events and min(phase.events, groups // 2))
+        questions = draw_questions(source, film, phase.questions, phase.kinds)
+        skipped = phase.longest if source.random() < phase.skips else 0
+        diluted = phase.diluted > groups and source.random() < DILUTED
+        copies = float(np.exp(source.uniform(0, np.log(phase.diluted / groups)))) if diluted else 1.0
         return make_example(
             source,
-            self.scribe,
+            self.writer,
             film,
             questions,
             self.show,
             chunked=chunked,
             longest=skipped,
             copies=copies,
-            telegrams=lesson.telegrams,
-            together=lesson.together,
+            keyword_questions=phase.keyword_questions,
+            multi_turn=phase.multi_turn,
         )
 
 
@@ -202,7 +204,7 @@ def draw_questions(source: np.random.Generator, film: Film, count: int, weights:
 
 def make_example(
     source: np.random.Generator,
-    scribe: Scribe,
+    writer: PromptWriter,
     film: Film,
     questions: Sequence[Question],
     show: Show,
@@ -210,33 +212,33 @@ def make_example(
     chunked: bool = False,
     longest: int = 0,
     copies: float = 1.0,
-    telegrams: float = 0.0,
-    together: bool = False,
+    keyword_questions: float = 0.0,
+    multi_turn: bool = False,
 ) -> FilmExample:
     """A film with its questions. ``longest``: positions are left out, up to this one; 0: none are. ``copies``: how many
     times each group of scenery counts."""
-    span = scribe.span(film)
-    prefix = scribe.prefix
+    span = writer.span(film)
+    prefix = writer.prefix
     ids, begin = [*prefix, *span.ids], len(prefix)
     labels, segments = [IGNORE_INDEX] * len(ids), [0] * len(ids)
-    hints = [_hints(scribe, film, span, begin, past=not chunked)]
+    aux_targets = [_aux_targets(writer, film, span, begin, past=not chunked)]
     parts = len(span.groups) // film.groups  # of a film's group: one, or every frame
-    looks = []
+    attention_targets = []
     for number, question in enumerate(questions, start=1):
-        short = question.kind not in NEVER_SHORT and source.random() < telegrams
-        turn, answer = scribe.turn(question, as_telegram=short, first=number == 1 or not together)
-        for index, (first, end), where in lookups(scribe, question, answer):
+        short = question.kind not in NEVER_SHORT and source.random() < keyword_questions
+        turn, answer = writer.turn(question, as_keywords=short, first=number == 1 or not multi_turn)
+        for index, (first, end), where in tokens_to_attend(writer, question, answer):
             shown = span.groups[first * parts : end * parts]
             known = [range(group.token_end - 1, group.token_end) for group in shown[parts - 1 :: parts]]
             found = known if where == KNOWN else [range(group.token_start, group.token_end) for group in shown]
-            looks.append((len(ids) + index, tuple(begin + token for tokens in found for token in tokens)))
+            attention_targets.append((len(ids) + index, tuple(begin + token for tokens in found for token in tokens)))
         ids, labels = ids + turn, labels + answer
-        segments += [0 if together else number] * len(turn)
-        asked = np.full((len(turn), len(HINTS + SEEN)), -1)
+        segments += [0 if multi_turn else number] * len(turn)
+        asked = np.full((len(turn), len(AUX_TARGETS + SEEN)), -1)
         if question.kind == "at":
             group = question.evidence[0][0]
-            asked[turn.index(scribe.ids(f"at {seconds(film.time_of(group))}")[-1]), 0] = film.time_of(group)
-        hints.append(asked)
+            asked[turn.index(writer.ids(f"at {seconds(film.time_of(group))}")[-1]), 0] = film.time_of(group)
+        aux_targets.append(asked)
     positions = positions_of(segments)
     if longest:
         shift = left_out(source, span, longest - begin - len(span.ids))
@@ -251,8 +253,8 @@ def make_example(
         crops=False,
         positions=positions.tolist(),
         kinds=tuple(question.kind for question in questions),
-        hints=np.concatenate(hints),
-        looks=tuple(looks),
+        aux_targets=np.concatenate(aux_targets),
+        attention_targets=tuple(attention_targets),
         copies=copies,
         scenery=_scenery(film, span, begin, len(ids)),
         chunked=chunked,
@@ -266,7 +268,9 @@ SHOWN, KNOWN = "shown", "known"
 """Tokens of a group: all of them, or its last one, which alone has seen the group whole and knows what was before."""
 
 
-def lookups(scribe: Scribe, question: Question, labels: Sequence[int]) -> Iterator[tuple[int, tuple[int, int], str]]:
+def tokens_to_attend(
+    writer: PromptWriter, question: Question, labels: Sequence[int]
+) -> Iterator[tuple[int, tuple[int, int], str]]:
     """From which tokens of a turn something is looked up: in which groups from ... to before ..., and in what of them.
 
     From every token that is followed by one of the answer, which says what a single event shows, or that it is
@@ -281,7 +285,7 @@ def lookups(scribe: Scribe, question: Question, labels: Sequence[int]) -> Iterat
         where = KNOWN if question.kind in ("before", "after") else SHOWN
         yield from ((i, question.evidence[-1], where) for i in range(first, last))
         return
-    (until, _), (newline, _) = scribe.ids(" to 1"), scribe.ids("\n1")
+    (until, _), (newline, _) = writer.ids(" to 1"), writer.ids("\n1")
     events = iter(question.evidence)
     event, ends = next(events), len(labels)
     for i in range(first, last):
@@ -293,12 +297,15 @@ def lookups(scribe: Scribe, question: Question, labels: Sequence[int]) -> Iterat
         yield (i, (event[1] - 1, event[1]), KNOWN) if until_when else (i, event, SHOWN)
 
 
-def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
-    """Hints of a prefix and the film behind it: the time for every visual token, all else for the last of each group,
-    :data:`SEEN` also for that of each frame that has its own tokens; it alone has seen them all. ``past``: whether
-    tokens see what was shown before. A model that is told no times need not know them."""
-    hints = np.full((begin + len(span.ids), len(HINTS + SEEN)), -1)
-    visual = begin + np.flatnonzero(np.asarray(span.ids) == scribe.config.video_token_id)
+def _aux_targets(writer: PromptWriter, film: Film, span: VisualSpan, begin: int, *, past: bool) -> np.ndarray:
+    """Auxiliary targets of a prefix and the film behind it.
+
+    Every visual token has the time. All others belong to the last token of a group, which alone has seen the whole
+    group; :data:`SEEN` also to the last token of each frame that has tokens of its own. ``past``: whether tokens see
+    what was shown before. A model that is told no times has no targets of time.
+    """
+    aux_targets = np.full((begin + len(span.ids), len(AUX_TARGETS + SEEN)), -1)
+    visual = begin + np.flatnonzero(np.asarray(span.ids) == writer.config.video_token_id)
     before: Thing | None = None
     shapes = 0
     events = iter(film.events)
@@ -306,20 +313,20 @@ def _hints(scribe: Scribe, film: Film, span: VisualSpan, begin: int, *, past: bo
     for group, places in enumerate(visual.reshape(film.groups, -1)):
         if event is not None and group >= event.end:
             before, event = event.thing, next(events, None)
-        hints[places, 0] = film.time_of(group)
-        last = hints[places[-1]]
+        aux_targets[places, 0] = film.time_of(group)
+        last = aux_targets[places[-1]]
         last[1] = film.time_of(group + 1)
         if event is not None and group >= event.start:
             last[2] = film.time_of(event.start)
             shapes += group == event.start and event.thing.shape is not None
         if past:
-            last[3 : len(HINTS)] = (*numbers_of(before), shapes)
+            last[3 : len(AUX_TARGETS)] = (*numbers_of(before), shapes)
     parts = len(span.groups) // film.groups
     for number, tokens in enumerate(span.groups):
-        hints[begin + tokens.token_end - 1, len(HINTS) :] = numbers_of(film.thing_in(number // parts))
-    if not scribe.config.time_format:
-        hints[:, :3] = -1
-    return hints
+        aux_targets[begin + tokens.token_end - 1, len(AUX_TARGETS) :] = numbers_of(film.thing_in(number // parts))
+    if not writer.config.time_format:
+        aux_targets[:, :3] = -1
+    return aux_targets
 
 
 def numbers_of(thing: Thing | None) -> tuple[int, int]:
@@ -364,14 +371,14 @@ class FilmCollator:
         batch["position_ids"] = _rows([e.positions for e in examples], length, 0)
         batch["segments"] = _rows([e.segments for e in examples], length, 0)
         batch["kinds"] = [e.kinds for e in examples]
-        batch["hints"] = torch.full((len(examples), length, len(HINTS + SEEN)), -1)
+        batch["aux_targets"] = torch.full((len(examples), length, len(AUX_TARGETS + SEEN)), -1)
         for row, example in enumerate(examples):
-            batch["hints"][row, : len(example.hints)] = torch.from_numpy(example.hints)
-        looks = [(row, *look) for row, example in enumerate(examples) for look in example.looks]
-        batch["looks"] = torch.tensor([(row, place) for row, place, _ in looks]).reshape(-1, 2)
-        batch["looked_at"] = torch.zeros(len(looks), length, dtype=torch.bool)
-        for number, (_, _, tokens) in enumerate(looks):
-            batch["looked_at"][number, list(tokens)] = True
+            batch["aux_targets"][row, : len(example.aux_targets)] = torch.from_numpy(example.aux_targets)
+        attention_targets = [(row, *look) for row, example in enumerate(examples) for look in example.attention_targets]
+        batch["attention_targets"] = torch.tensor([(row, place) for row, place, _ in attention_targets]).reshape(-1, 2)
+        batch["attention_target_masks"] = torch.zeros(len(attention_targets), length, dtype=torch.bool)
+        for number, (_, _, tokens) in enumerate(attention_targets):
+            batch["attention_target_masks"][number, list(tokens)] = True
         if any(e.copies > 1 for e in examples):
             batch["attention_mask"] = diluted(batch["attention_mask"], examples)
         words = [e.words for e in examples if e.words is not None]

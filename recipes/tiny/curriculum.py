@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from recipes.tiny.lessons import Lesson
-from recipes.tiny.sight import SightLesson
+from recipes.tiny.phases import Phase
+from recipes.tiny.vision import VisionPhase
 from videoxl.world.questions import TIMED
 
 EVEN = {
@@ -36,19 +36,19 @@ OFTEN = EVEN | {"number": 4, "present": 2, "count": 4, "after": 7, "before": 7, 
 TIMES_AND_ORDER = OFTEN | {"when": 7, "after": 10, "before": 10}
 TIMES_AT_LENGTH = TIMES_AND_ORDER | {"when": 12}
 
-PICTURES = SightLesson(steps=4500, batch=128, rate=2e-3)
-PICTURES_AGAIN = SightLesson(steps=2000, batch=128, rate=1e-3, naming=3.0, check_every=100)
+PICTURES = VisionPhase(steps=4500, batch=128, rate=2e-3)
+PICTURES_AGAIN = VisionPhase(steps=2000, batch=128, rate=1e-3, naming=3.0, check_every=100)
 """Digits: one in ten was still taken for another."""
 LANGUAGE = (
-    Lesson(groups=(8, 12), films=32, questions=12, steps=450, rate=3e-3, kinds=KEYS, events=5, telegrams=0.9),
-    Lesson(
+    Phase(groups=(8, 12), films=32, questions=12, steps=450, rate=3e-3, kinds=KEYS, events=5, keyword_questions=0.9),
+    Phase(
         groups=(5, 32),
         films=16,
         questions=14,
         steps=600,
         rate=3e-3,
         kinds=EVEN,
-        telegrams=0.6,
+        keyword_questions=0.6,
         chunked=0.3,
         skips=0.2,
         diluted=512,
@@ -57,7 +57,7 @@ LANGUAGE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupLesson:
+class GroupPhase:
     """Groups of frames that token synthesis learns to keep."""
 
     steps: int
@@ -67,22 +67,24 @@ class GroupLesson:
     """Peak learning rate."""
 
 
-SYNTHESIS = GroupLesson(steps=400, groups=96, rate=2e-3)
-PROJECTOR = (Lesson(groups=(3, 12), films=16, questions=12, steps=100, rate=3e-3, kinds=EVEN, telegrams=0.5),)
-CAPTIONS = (Lesson(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),)
-SHORT = Lesson(
+SYNTHESIS = GroupPhase(steps=400, groups=96, rate=2e-3)
+PROJECTOR = (Phase(groups=(3, 12), films=16, questions=12, steps=100, rate=3e-3, kinds=EVEN, keyword_questions=0.5),)
+CAPTIONS = (Phase(groups=(3, 10), films=10, questions=8, steps=120, rate=1e-3, kinds={"list": 2, "at": 2, "when": 1}),)
+SHORT = Phase(
     groups=(4, 32),
     films=14,
     questions=14,
     steps=2000,
     rate=3e-3,
     kinds=TIMES_AND_ORDER,
-    telegrams=0.3,
+    keyword_questions=0.3,
     skips=0.4,
     diluted=512,
 )
-LONGER = replace(SHORT, groups=(6, 128), films=8, questions=16, steps=440, telegrams=0.0, chunked=0.4, skips=0.5)
-LONG = Lesson(
+LONGER = replace(
+    SHORT, groups=(6, 128), films=8, questions=16, steps=440, keyword_questions=0.0, chunked=0.4, skips=0.5
+)
+LONG = Phase(
     groups=(64, 512),
     films=2,
     questions=24,
@@ -95,7 +97,7 @@ LONG = Lesson(
 ROUND_1 = (SHORT, LONGER, LONG)
 """Mixed, so that short films are not forgotten over long ones. Things are found among hundreds of groups in films that
 have few."""
-PLAIN = replace(SHORT, telegrams=0.0, diluted=0)
+PLAIN = replace(SHORT, keyword_questions=0.0, diluted=0)
 """Where each group counts once: what compares the lines of a question is not found beside scenery that drowns it."""
 CHOICES = {"choice": 3}
 ROUND_2 = (
@@ -112,23 +114,25 @@ ROUND_3 = (
     replace(LONG, steps=120, rate=1.5e-3, kinds=TIMES_AT_LENGTH | CHOICES_AND_LISTS),
 )
 
-CLIP_PICTURES = SightLesson(steps=2000, batch=128, rate=1.5e-3, naming=3.0, readable=3.0, check_every=100)
+CLIP_PICTURES = VisionPhase(steps=2000, batch=128, rate=1.5e-3, naming=3.0, readable=3.0, check_every=100)
 """Its layers begin as those of the SigLIP."""
 V1_OFTEN = OFTEN | {"choice": 5, "count": 5, "last": 3, "present": 4, "shape": 3}
 UNTIMED = {kind: often for kind, often in V1_OFTEN.items() if kind not in TIMED}
 """What can be asked of a model that is not told times."""
-V1_BLIND = 2
+V1_HIDDEN_VIDEO_LAYERS = 2
 """Layers of five in which questions do not see the film yet: things are looked up where beacons will know of them."""
 V1_LANGUAGE = (
     replace(LANGUAGE[0], kinds={kind: often for kind, often in UNTIMED.items() if kind in KEYS}),
     replace(LANGUAGE[1], kinds=UNTIMED, chunked=0.0),
 )
-V1_SHORT = replace(PLAIN, groups=(4, 16), films=10, steps=800, rate=2e-3, kinds=UNTIMED, telegrams=0.3, skips=0.0)
+V1_SHORT = replace(
+    PLAIN, groups=(4, 16), films=10, steps=800, rate=2e-3, kinds=UNTIMED, keyword_questions=0.3, skips=0.0
+)
 V1_PROJECTOR = (replace(V1_SHORT, groups=(4, 12), films=8, steps=300, rate=4e-3),)
 V1_FULL = (V1_SHORT, replace(V1_SHORT, groups=(16, 40), films=4, questions=16, steps=150))
 V1_BEACONS = (
-    Lesson(groups=(4, 12), films=6, questions=10, steps=700, rate=4e-3, kinds=UNTIMED, together=True),
-    Lesson(groups=(6, 40), films=4, questions=12, steps=900, rate=4e-3, kinds=UNTIMED, together=True),
+    Phase(groups=(4, 12), films=6, questions=10, steps=700, rate=4e-3, kinds=UNTIMED, multi_turn=True),
+    Phase(groups=(6, 40), films=4, questions=12, steps=900, rate=4e-3, kinds=UNTIMED, multi_turn=True),
 )
 """Packed questions are cheaper; through beacons they can only follow one another."""
 COUNTS = UNTIMED | {"count": 10}
