@@ -133,8 +133,10 @@ def _rows(steps: list[Read]) -> Iterator[list[Read]]:
 
 
 def stood_for(running: BeaconPlan, of_tokens: torch.Tensor) -> tuple[slice, torch.Tensor]:
-    """Of the beacons of a window, their places in the cache, and what is given of the tokens that each stands for:
-    ``[L, X] -> [beacons, ratio, X]``."""
+    """The beacons of a window: their places in the cache, and the values of the tokens that each stands for.
+
+    Values go from ``[L, X]`` to ``[beacons, ratio, X]``.
+    """
     step = running.step
     assert step.ratio is not None
     prefix, beacons, _ = step.kept

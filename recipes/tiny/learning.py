@@ -21,7 +21,7 @@ from videoxl.world.questions import NOTHING
 WORDS = 3
 """Words that stand in the place of a visual token, at most."""
 NOISE = 0.3
-"""Of those words, as a share of the embeddings' standard deviation."""
+"""Standard deviation of noise on those words, as a fraction of the embeddings'."""
 AUX_WEIGHT = 0.3
 """Weight of what must be known halfway beside the answers."""
 TIMES = ("begin", "end", "start")
@@ -202,7 +202,7 @@ def finder_of(model: Any) -> Any:
 def right_answers(
     logits_BLV: torch.Tensor, labels: torch.Tensor, segments: torch.Tensor, kinds: Sequence[Sequence[str]]
 ) -> dict[str, list[bool]]:
-    """Of every kind, which answers would come out whole, token by token the most likely one.
+    """For every kind, which answers would come out right, if the most likely token were always taken.
 
     Since every token before a wrong one is the right one, this is what greedy generation gives.
     """

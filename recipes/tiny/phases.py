@@ -26,7 +26,7 @@ AUX_TARGETS = ("begin", "end", "start", "past color", "past kind", "shapes")
 """Seconds at which a token's group begins and ends, and at which what it shows began; colour and kind of what was shown
 before that, 0 for nothing; how many shapes were shown so far. A time that is asked for begins itself."""
 SEEN = ("color", "kind")
-"""Of what a frame or group shows, 0 for nothing: auxiliary targets for what stands for its last token."""
+"""Auxiliary targets of the last token of a frame or group: colour and kind of what it shows, 0 for nothing."""
 Show = Callable[[np.random.Generator, Film], dict[str, Any]]
 """What is seen of a film, under the names of :class:`FilmExample`: pixels, features, or words in their place."""
 
@@ -70,9 +70,9 @@ class FilmExample(Example):
     """An example with what only this recipe needs."""
 
     positions: list[int] = field(default_factory=list)
-    """Of every token."""
+    """The position of every token."""
     kinds: tuple[str, ...] = ()
-    """Of its questions, in the order of their segments, from 1."""
+    """Kinds of its questions, in the order of their segments, from 1."""
     aux_targets: np.ndarray = field(default_factory=lambda: np.full((0, len(AUX_TARGETS + SEEN)), -1))
     """Auxiliary targets of every token, :data:`AUX_TARGETS` and :data:`SEEN`; -1 where there is none."""
     attention_targets: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -80,7 +80,7 @@ class FilmExample(Example):
     copies: float = 1.0
     """How many times a group of scenery counts."""
     scenery: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Of every token, the number of the group of scenery that it belongs to, from 1; 0 for all else."""
+    """The number of the group of scenery that each token belongs to, from 1; 0 for all other tokens."""
     chunked: bool = False
     """Whether the film is read under the mask of chunked prefill."""
     words: torch.Tensor | None = None
@@ -263,7 +263,7 @@ def make_example(
 
 
 TIME_TOKENS = 2
-"""Of a number of seconds, at most: hundreds and the rest."""
+"""Largest number of tokens of a time: hundreds of seconds, and the rest."""
 SHOWN, KNOWN = "shown", "known"
 """Tokens of a group: all of them, or its last one, which alone has seen the group whole and knows what was before."""
 
@@ -330,7 +330,7 @@ def _aux_targets(writer: PromptWriter, film: Film, span: VisualSpan, begin: int,
 
 
 def numbers_of(thing: Thing | None) -> tuple[int, int]:
-    """Of a thing's colour, and of its shape or behind these its digit, from 1; 0 for nothing."""
+    """Numbers from 1 for a thing's colour and for its shape or digit, digits behind shapes; 0 for nothing."""
     if thing is None:
         return 0, 0
     kind = SHAPES.index(thing.shape) if thing.shape else len(SHAPES) + int(thing.number or 0)
@@ -338,7 +338,7 @@ def numbers_of(thing: Thing | None) -> tuple[int, int]:
 
 
 def _scenery(film: Film, span: VisualSpan, begin: int, length: int) -> np.ndarray:
-    """Of ``length`` tokens with a film from ``begin`` on, the group of scenery that each is in, from 1; else 0."""
+    """The group of scenery that each of ``length`` tokens is in, from 1, else 0. The film begins at ``begin``."""
     numbers = np.zeros(length, dtype=np.int64)
     parts = len(span.groups) // film.groups
     for number, group in enumerate(span.groups):

@@ -45,7 +45,7 @@ class Caption:
             self.color in (None, thing.color)
             and self.shape in (None, thing.shape)
             and self.number in (None, thing.number)
-            and (not self.model_id or thing.shape is None)
+            and (not self.card or thing.shape is None)
         )
 
 

@@ -260,7 +260,7 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
     between = synthesised + frames * model_config.tokens_per_group * t.hidden_size * size
     logits = (text if isinstance(config.prefill, BeaconPrefill) else tokens) * t.vocab_size * (size + 8)
     if config.objective == "synthesis":
-        return 40 * grid + int(seeing)
+        return int(40 * grid + seeing)
     learns_to_see = "vision_tower" in rates
     return int(language + logits + between + (vision if learns_to_see else seeing))
 
@@ -299,6 +299,5 @@ def _seconds(
     vision = flops["vision"] * (3 + again if {"vision_tower", "token_synthesis"} & set(config.learning_rates) else 1)
     language = 0.0 if config.objective == "synthesis" else flops["prefill"] * (3 + again)
     narrow = min(1.0, model_config.text_config.hidden_size / 1024)  # type: ignore[union-attr]
-    return (
-        (vision + language) * config.per_device_batch_size * config.gradient_accumulation_steps / where.flops / narrow
-    )
+    samples = config.per_device_batch_size * config.gradient_accumulation_steps
+    return float((vision + language) * samples / where.flops / narrow)

@@ -189,13 +189,13 @@ def test_positions_left_out_only_push_later_ones_back():
     assert any(max(skipped[i].positions) > len(skipped[i].input_ids) for i in range(6))
 
 
-def test_chunked_lessons_read_under_the_chunk_mask():
+def test_chunked_phases_read_under_the_chunk_mask():
     long = replace(PHASE, groups=(24, 24), films=1)
     causal, chunked = batch(long)["attention_mask"], batch(replace(long, chunked=1.0))["attention_mask"]
     assert causal.sum() > chunked.sum()
 
 
-def test_a_course_is_its_lessons_one_after_the_other():
+def test_a_curriculum_is_its_phases_one_after_the_other():
     short, long = replace(PHASE, films=2), replace(PHASE, groups=(9, 9), films=4, steps=1)
     writer = PromptWriter(CONFIG, WORDS)
     curriculum = FilmDataset([short, long], writer, told_in_words(writer), seed=1)
@@ -316,7 +316,7 @@ def test_a_group_of_scenery_counts_as_if_it_stood_there_many_times():
         torch.testing.assert_close(found[:, :, place : place + 1], wanted)
 
 
-def test_only_lessons_that_say_so_are_diluted():
+def test_only_phases_that_say_so_are_diluted():
     plain, thin = batch(replace(PHASE, films=2)), batch(replace(PHASE, diluted=512, films=8))
     assert plain["attention_mask"].dtype == torch.bool
     added = thin["attention_mask"].unique()
@@ -325,7 +325,7 @@ def test_only_lessons_that_say_so_are_diluted():
     assert added.max() <= np.log(512 / 3)
 
 
-def test_steps_of_several_lessons_can_be_mixed():
+def test_steps_of_several_phases_can_be_mixed():
     writer = PromptWriter(CONFIG, WORDS)
     phases = [replace(PHASE, films=2, steps=20), replace(PHASE, films=3, steps=20)]
     mixed = FilmDataset(phases, writer, told_in_words(writer), seed=1, mixed=True)
@@ -361,7 +361,7 @@ def test_the_loss_falls_and_the_right_weights_move():
 
 def test_a_film_that_is_compressed_is_hidden_from_no_layer(tmp_path):
     how = {"rate_factors": {"projector": 1.0}, "prefill": BeaconPrefill(ratio=2), "hidden_video_layers": 2}
-    with pytest.raises(ValueError, match="got blind=2 with prefill="):
+    with pytest.raises(ValueError, match="got hidden_video_layers=2 with prefill="):
         train_curriculum(fresh_model(CONFIG, WORDS), WORDS, [PHASE], filmed(CONFIG.image_size), tmp_path, **how)
     assert not any(tmp_path.iterdir())
 
