@@ -92,7 +92,9 @@ class CausalPlan:
         self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
         cos, sin = self._tables_like(keys_BKLE)
-        queries, keys, values = rotate(queries_BNLE, cos, sin), rotate(keys_BKLE, cos, sin), values_BKLE
+        heads = queries_BNLE.shape[1]
+        both = rotate(torch.cat((queries_BNLE, keys_BKLE), dim=1), cos, sin)  # at once: half as many small kernels
+        queries, keys, values = both[:, :heads], both[:, heads:], values_BKLE
         if self.cache is not None:
             keys, values = self.cache.update(keys, values, layer.layer_idx)
         if self.mask is None:
@@ -110,9 +112,11 @@ class CausalPlan:
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding in the half-split form; ``cos`` and ``sin`` broadcast to ``states`` ``[..., L, E]``."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
+    """Rotary position embedding in the half-split form; ``cos`` and ``sin`` broadcast to ``states`` ``[..., L, E]``.
+
+    The first half of ``sin`` is negative, as :class:`~videoxl.model.decoder.RotaryEmbedding` gives it.
+    """
+    return states * cos + states.roll(states.shape[-1] // 2, -1) * sin
 
 
 def causal_attention(

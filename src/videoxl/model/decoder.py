@@ -105,7 +105,7 @@ class Rope:
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines of positions, computed in float32."""
+    """Cosines and sines of positions, computed in float32; the sines of the first half of a head are negative."""
 
     def __init__(self, rope: Rope) -> None:
         super().__init__()
@@ -116,15 +116,16 @@ class RotaryEmbedding(nn.Module):
         """Positions ``[..., L]``, or ``[3, ..., L]`` in three dimensions -> cosines and sines ``[..., L, E]``."""
         frequencies = self._frequencies.get(device)
         if frequencies is None:
-            frequencies = self._frequencies[device] = self.rope.frequencies().to(device)
+            with torch.inference_mode(False):  # they outlive the call, and training may use them next
+                frequencies = self._frequencies[device] = self.rope.frequencies().to(device)
         positions = positions.to(device)
         if self.rope.sections:
             each = positions.float().movedim(0, -1)[..., self.rope.axes().to(device)]
         else:
             each = positions[..., None].float()
         angles = each * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        return (angles.cos() * self.rope.scale).to(dtype), (angles.sin() * self.rope.scale).to(dtype)
+        cos, sin = angles.cos() * self.rope.scale, angles.sin() * self.rope.scale
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 class RMSNorm(nn.Module):
@@ -136,6 +137,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float32 == self.weight.dtype:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # the same numbers in one call
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(x.dtype)
@@ -231,11 +234,8 @@ class Attention(nn.Module):
             like = cast(nn.Linear, getattr(self, f"{name}_proj"))
             self.add_module(f"beacon_{name}_proj", nn.Linear(like.in_features, like.out_features, bias=True))
         self.beacon_param = tuple(beacon_param)
-
-    @property
-    def kernel(self) -> str:
-        """The attention implementation the model was loaded with."""
-        return attention_kernel(self.config)
+        self.kernel = "sdpa"
+        """Set by :meth:`LanguageModel.run_plan` to what the model was loaded with."""
 
     @property
     def dropout(self) -> float:
@@ -259,7 +259,7 @@ class Attention(nn.Module):
             slots = beacon_slots.to(out.device)
             beacons = getattr(self, f"beacon_{name}_proj")(hidden_BLD.index_select(1, slots))
             out = out.index_copy(1, slots, beacons.to(out.dtype))
-        states_BLNE = out.unflatten(-1, (-1, self.head_dim))
+        states_BLNE = out.view(*out.shape[:-1], -1, self.head_dim)
         if self.qk_norm and name != "v":
             states_BLNE = (self.q_norm if name == "q" else self.k_norm)(states_BLNE)
         return cast(torch.Tensor, states_BLNE.transpose(1, 2))
@@ -310,6 +310,7 @@ class LanguageModel(PreTrainedModel):
         self.layers = nn.ModuleList(DecoderLayer(config, spec, number, beacon_param) for number in range(spec.layers))
         self.norm = RMSNorm(spec.width, spec.eps)
         self.rotary_emb = RotaryEmbedding(spec.rope)
+        self._kernel = ""
         if beacon_param:
             self.beacon_embed_tokens = nn.Embedding(1, spec.width)
         self.post_init()
@@ -375,7 +376,11 @@ class LanguageModel(PreTrainedModel):
 
         ``states`` gets what goes into every layer, then the result.
         """
-        hidden = embeds_BLD
+        hidden, kernel = embeds_BLD, attention_kernel(self.config)
+        if kernel != self._kernel:
+            self._kernel = kernel
+            for layer in self.layers:
+                cast(DecoderLayer, layer).self_attn.kernel = kernel
         for number, layer in enumerate(self.layers):
             if states is not None:
                 states.append(hidden)
