@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import videoxl
+from videoxl.hf.processing import VideoXLProcessor
+from videoxl.model.private import PRIVATE_NAMES
+from videoxl.model.videoxl import VideoXLModel
 
 ROOT = Path(videoxl.__file__).parent
 MODULES = sorted(
@@ -18,23 +21,28 @@ MODULES = sorted(
     for path in ROOT.rglob("*.py")
     if path.name != "__main__.py"
 )
-BASE = {"config", "config_strings", "settings", "errors"}
-MAY_IMPORT = {
-    "video": BASE | {"video"},
-    "model": BASE | {"model"},
-    "memory": BASE | {"memory"},
-    "inference": BASE | {"inference", "video", "model", "memory"},
-    "world": BASE | {"world"},
-    "training": BASE | {"training", "world", "hf", "inference", "video", "model", "memory"},
-    "parity": BASE | {"parity", "inference", "video", "model", "memory"},
-    "config": {"config_strings", "settings", "errors"},
-    "config_strings": {"settings", "errors"},
-    "settings": {"errors"},
-    "errors": set(),
-}
-"""Part -> the parts it may import. What is not listed stands above all of these and may import any of them."""
-EXEMPT: set[str] = set()
-"""An adapter at the address the released package has it (DESIGN 6); it stands above, with mm_utils and constants."""
+LAYERS = (
+    ("errors", "_version"),
+    ("settings",),
+    ("config_strings",),
+    ("config",),
+    ("video", "model", "memory"),
+    ("world",),
+    ("inference",),
+    ("released",),
+    ("hf", "parity", "mm_utils", "constants"),
+    ("scenarios", "_on_import"),
+    ("evaluation", "training"),
+    ("cli",),
+)
+"""From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
+LIGHT = {"errors", "settings", "config_strings", "config", "video"}
+"""Parts that need neither torch nor transformers."""
+
+
+def may_import(part: str) -> set[str]:
+    level = next(n for n, parts in enumerate(LAYERS) if part in parts)
+    return {part}.union(*LAYERS[:level])
 
 
 def part_of(module: str) -> str:
@@ -42,7 +50,7 @@ def part_of(module: str) -> str:
 
 
 def imports_of(module: str) -> set[str]:
-    """Modules of this package that a module imports anywhere, also inside functions."""
+    """Modules of this package that a module imports anywhere: at the top, inside functions, for type checking."""
     path = ROOT.parent / Path(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     found = set()
@@ -50,24 +58,99 @@ def imports_of(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{n.name}" for n in node.names if node.module == "videoxl"}
-    return {name for name in found if name.split(".")[0] == "videoxl"}
+            parts = {f"{node.module}.{name.name}" for name in node.names}
+            found |= {part if part in MODULES else node.module for part in parts}
+    return {name for name in found if name.split(".")[0] == "videoxl"} - {module}
 
 
-@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_every_part_has_a_layer():
+    assert {part_of(module) for module in MODULES} - {""} == {part for parts in LAYERS for part in parts}
+
+
+@pytest.mark.parametrize("part", [part for parts in LAYERS for part in parts])
 def test_a_part_imports_only_what_lies_below_it(part):
+    allowed = may_import(part)
     wrong = {
         f"{module} imports {name}"
         for module in MODULES
-        if part_of(module) == part and module not in EXEMPT
+        if part_of(module) == part
         for name in imports_of(module)
-        if name != "videoxl" and (part_of(name) not in MAY_IMPORT[part] or name in EXEMPT)
+        if part_of(name) not in allowed and (part, name) != ("cli", "videoxl")
     }
     assert wrong == set()
 
 
-def test_no_part_imports_the_package_as_a_whole():
-    assert [m for m in MODULES if part_of(m) in MAY_IMPORT and "videoxl" in imports_of(m)] == []
+def test_no_files_import_one_another_in_a_circle():
+    left = {module: imports_of(module) for module in MODULES}
+    while free := {module for module, names in left.items() if not names & left.keys()}:
+        left = {module: names for module, names in left.items() if module not in free}
+    assert sorted(left) == []  # each of these needs another one of them
+
+
+TRAINER_HOOKS = {"_clip_grad_norm", "_load_from_checkpoint"}
+"""Private names that ``training/trainer_hooks.py`` uses; it says why."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith(("__", "_abc_"))
+
+
+def private_overrides() -> set[str]:
+    """Private names of transformers' classes that classes of this package define anew."""
+    found = set()
+    for module in MODULES:
+        for klass in vars(importlib.import_module(module)).values():
+            if isinstance(klass, type) and klass.__module__ == module:
+                above = [vars(base) for base in klass.__mro__ if base.__module__.split(".")[0] == "transformers"]
+                found |= {name for name in vars(klass) if is_private(name) and any(name in base for base in above)}
+    return found
+
+
+def calls_of(tree: ast.AST, *names: str) -> list[ast.Call]:
+    """Calls of built-in functions whose second argument is a text."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    return [c for c in calls if c.func.id in names and len(c.args) > 1 and isinstance(c.args[1], ast.Constant)]
+
+
+def private_uses(module: str, known: set[str]) -> set[str]:
+    """Private names that a module imports from transformers, or reads of objects where it defines no such name."""
+    path = ROOT.parent / Path(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & known - own
+    read |= {text.value for call in calls_of(tree, "getattr", "setattr") for text in call.args[1:2]} & known
+    imported = {
+        name.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers"
+        for name in node.names
+        if is_private(name.name)
+    }
+    return read | imported
+
+
+def test_only_listed_private_names_of_transformers_are_used():
+    from transformers import Cache, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase, Trainer
+
+    used = private_overrides()
+    classes = (Cache, GenerationConfig, PreTrainedTokenizerBase, Trainer, VideoXLModel, VideoXLProcessor)
+    bases = [base for klass in classes for base in klass.__mro__ if base.__module__.startswith("transformers.")]
+    known = {name for base in bases for name in vars(base) if is_private(name)}
+    known |= {name for thing in (PreTrainedConfig(), GenerationConfig()) for name in vars(thing) if is_private(name)}
+    known |= {"_name_or_path", "_attn_implementation"}
+    used |= set().union(*(private_uses(module, known) for module in MODULES))
+    assert used == {*PRIVATE_NAMES, *TRAINER_HOOKS}
+    assert len(used) <= 10
+
+
+def test_the_inside_of_model_families_of_transformers_is_not_imported():
+    for module in MODULES:
+        path = ROOT.parent / Path(*module.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module != "videoxl.model.vision" and part_of(module) != "hf":
+            assert "transformers.models." not in file.read_text(encoding="utf-8"), module
 
 
 def test_relative_imports_are_not_used():
@@ -103,7 +186,7 @@ def fresh(code: str) -> str:
 
 
 def test_reading_videos_needs_neither_torch_nor_transformers():
-    modules = [m for m in MODULES if part_of(m) in {"video", *BASE} and not m.endswith("decoder.torchcodec")]
+    modules = [m for m in MODULES if part_of(m) in LIGHT and not m.endswith("decoder.torchcodec")]
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     assert fresh(code + "print([m for m in ('torch', 'transformers') if m in sys.modules])") == "[]"
 

@@ -172,7 +172,7 @@ def own_siglip(engine: SiglipHolder) -> str:
 
     Raises ``ValueError`` where none is known.
     """
-    folder = Path(engine.model.config._name_or_path or ".") / "siglip"
+    folder = Path(engine.model.config.name_or_path or ".") / "siglip"
     if (folder / "config.json").is_file():
         return str(folder)
     config = engine.model.config
