@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,80 +11,109 @@ import typer
 from videoxl.cli.options import Json, LoadOptions, grouped, print_json
 
 
-@grouped
-def lmms(
-    loading: LoadOptions,
-    preset: Annotated[str | None, typer.Option(help="mlvu, videomme, longvideobench or lvbench.")] = None,
-    mode: Annotated[str, typer.Option(help="With --preset: full, chunked or bilevel, each as published.")] = "full",
-    task: Annotated[str | None, typer.Option(help="Any task of lmms-eval, instead of a preset.")] = None,
-    categories: Annotated[str | None, typer.Option(help="With --task: fields to average by: task_type,domain.")] = None,
-    include_path: Annotated[str | None, typer.Option(help="A folder with tasks of your own.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Instead of the preset's: frames per second.")] = None,
-    max_fps: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
-    prefill: Annotated[str | None, typer.Option(help="Instead of the preset's: full, chunked, beacon ...")] = None,
-    decode: Annotated[str | None, typer.Option(help="Instead of the preset's: dense, bilevel ...")] = None,
+@dataclass(frozen=True)
+class TaskOptions:
+    """Which benchmark is run."""
+
+    preset: Annotated[str | None, typer.Option(help="mlvu, videomme, longvideobench or lvbench.")] = None
+    mode: Annotated[str, typer.Option(help="With --preset: full, chunked or bilevel, each as published.")] = "full"
+    task: Annotated[str | None, typer.Option(help="Any task of lmms-eval, instead of a preset.")] = None
+    categories: Annotated[str | None, typer.Option(help="With --task: fields to average by: task_type,domain.")] = None
+    include_path: Annotated[str | None, typer.Option(help="A folder with tasks of your own.")] = None
+
+    @property
+    def name(self) -> str:
+        """What to call the run."""
+        return f"{self.preset}-{self.mode}" if self.preset else str(self.task)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless exactly one benchmark is named."""
+        from videoxl.evaluation.lmms.presets import PRESETS
+
+        if (self.preset is None) == (self.task is None):
+            raise ValueError(f"give either --preset ({', '.join(PRESETS)}) or --task")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {self.preset!r}; or use --task")
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the videos are read, where it differs from the preset."""
+
+    fps: Annotated[float | None, typer.Option(help="Instead of the preset's: frames per second.")] = None
+    max_fps: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None
+    max_frames: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None
+    prefill: Annotated[str | None, typer.Option(help="Instead of the preset's: full, chunked, beacon ...")] = None
+    decode: Annotated[str | None, typer.Option(help="Instead of the preset's: dense, bilevel ...")] = None
     subtitles: Annotated[
         str | None,
         typer.Option(
             help="Folder of subtitle files named as the videos, or a pattern with fields of the documents: "
             "subs/{subtitle_path}. Read on the time axis."
         ),
-    ] = None,
-    interface: Annotated[str, typer.Option(help="chat, or simple.")] = "chat",
-    limit: Annotated[int | None, typer.Option(help="Only the first questions, to try it out.")] = None,
-    processes: Annotated[int, typer.Option(help="Processes, each with a GPU of its own.")] = 1,
+    ] = None
+
+    def given(self) -> dict[str, str | float]:
+        """Return what was given, as model arguments. Raises ``ValueError`` for what is wrong."""
+        from videoxl.config import decode_from_string, prefill_from_string
+        from videoxl.evaluation.subtitles import check_where
+
+        if self.prefill is not None:
+            prefill_from_string(self.prefill)
+        if self.decode is not None:
+            decode_from_string(self.decode)
+        if self.subtitles is not None:
+            check_where(self.subtitles)
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """How lmms-eval is run, and where the answers go."""
+
+    interface: Annotated[str, typer.Option(help="chat, or simple.")] = "chat"
+    limit: Annotated[int | None, typer.Option(help="Only the first questions, to try it out.")] = None
+    processes: Annotated[int, typer.Option(help="Processes, each with a GPU of its own.")] = 1
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder for answers and result. Default: runs/NAME-MODE.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the answers that are in the folder.")] = False,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the answers that are in the folder.")] = False
+    as_json: Json = False
+
+
+@grouped
+def lmms(loading: LoadOptions, benchmark: TaskOptions, reading: ReadingOptions, out: ProcessOptions) -> None:
     """MLVU, Video-MME, LongVideoBench, LVBench as published, and any other task of lmms-eval."""
-    from videoxl.config import decode_from_string, prefill_from_string
     from videoxl.evaluation.lmms.presets import PRESETS
     from videoxl.evaluation.lmms.running import Run, require_lmms_eval, run_lmms, text
-    from videoxl.evaluation.subtitles import check_where
 
-    if (preset is None) == (task is None):
-        raise ValueError(f"give either --preset ({', '.join(PRESETS)}) or --task")
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}; or use --task")
-    if interface not in ("chat", "simple"):
-        raise ValueError(f"--interface must be chat or simple, got {interface!r}")
-    if prefill is not None:
-        prefill_from_string(prefill)
-    if decode is not None:
-        decode_from_string(decode)
-    if subtitles is not None:
-        check_where(subtitles)
-    chosen = PRESETS[preset] if preset else None
-    given: dict[str, str | float | None] = {"fps": fps, "max_fps": max_fps, "max_frames": max_frames}
-    given |= {"prefill": prefill, "decode": decode, "subtitles": subtitles}
-    given = {name: value for name, value in given.items() if value is not None}
+    benchmark.check()
+    if out.interface not in ("chat", "simple"):
+        raise ValueError(f"--interface must be chat or simple, got {out.interface!r}")
+    given = reading.given()
+    preset = PRESETS[benchmark.preset] if benchmark.preset else None
+    published = preset.model_args(benchmark.mode) if preset else {}
     loaded = {"pretrained": loading.model or "tiny", "device": loading.device, "dtype": loading.dtype}
     require_lmms_eval()
-    name = f"{preset}-{mode}" if preset else str(task)
     run = Run(
-        task=chosen.task if chosen else str(task),
-        model_args={
-            **loaded,
-            "quantization": loading.quantization,
-            **(chosen.model_args(mode) if chosen else {}),
-            **given,
-        },
-        folder=Path(output or f"runs/{name}"),
-        preset=preset,
-        mode=mode if preset else "given",
-        categories=chosen.categories if chosen else tuple(categories.split(",")) if categories else (),
-        include_path=include_path,
-        limit=limit,
-        processes=processes,
-        interface=interface,
-        resume=resume,
+        task=preset.task if preset else str(benchmark.task),
+        model_args={**loaded, "quantization": loading.quantization, **published, **given},
+        folder=Path(out.output or f"runs/{benchmark.name}"),
+        preset=benchmark.preset,
+        mode=benchmark.mode if preset else "given",
+        categories=preset.categories
+        if preset
+        else tuple(benchmark.categories.split(","))
+        if benchmark.categories
+        else (),
+        include_path=benchmark.include_path,
+        limit=out.limit,
+        processes=out.processes,
+        interface=out.interface,
+        resume=out.resume,
     )
     result = run_lmms(run)
-    print_json(result) if as_json else print(text(result))
+    print_json(result) if out.as_json else print(text(result))
     if result["scores"]["failed"]:
         raise typer.Exit(1)
 
