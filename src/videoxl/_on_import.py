@@ -46,7 +46,7 @@ class _Registration(MetaPathFinder):
 
 def register_when_cheap() -> None:
     """Register now if transformers is there, else at its first import."""
-    if "transformers" in sys.modules:
+    if sys.modules.get("transformers"):  # None where somebody forbids the import
         _register()
     else:
         sys.meta_path.insert(0, _Registration())
