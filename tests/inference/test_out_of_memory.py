@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import videoxl
-from tests.inference.test_memories import TOLERANCE, difference, pictures, seconds
+from tests.inference.memories import TOLERANCE, difference, pictures, seconds
 from videoxl.errors import DoesNotFitError
 
 PREFILLS = ("full", "chunked:chunk_size=4,step_size=2", "chunked:chunk_size=4,step_size=2,offload=True")

@@ -92,8 +92,10 @@ def _step(memory: MemoryState) -> float:
 
 
 def _counts_from_zero(source: VideoSource, timestamps: Sequence[float] | None) -> bool:
-    """Whether the times of pictures were made up from a rate, from 0. An iterator brings its own times."""
-    return source.info.reader == "memory" and source.times_F is not None and timestamps is None
+    """Whether the times of pictures were made up from a rate, beginning at 0. Times that somebody gave are kept."""
+    if source.info.reader != "memory" or source.times_F is None or timestamps is not None:
+        return False
+    return bool(source.times_F[0] == 0)
 
 
 def _read_on(
