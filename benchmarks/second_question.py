@@ -33,9 +33,9 @@ import transformers
 import videoxl
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import BiLevelDecode, DecodeStrategy, DenseDecode, PrefillStrategy
-from videoxl.inference.encode import SPARE_TOKENS
 from videoxl.inference.prefill.choose import frames_per_tile, make_prefiller
 from videoxl.inference.prompt import span_for
+from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.memory.types import MemoryState, ReadStats
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig

@@ -11,7 +11,6 @@ from videoxl.errors import VideoError
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.hardware import peak_bytes, reset_peak
 from videoxl.inference.plan.fit import require_fit
-from videoxl.inference.plan.footprint import SPARE_TOKENS
 from videoxl.inference.plan.reading import ReadPlan, plan_reading
 from videoxl.inference.prefill.choose import frames_per_tile, make_prefiller
 from videoxl.inference.prefill.prefiller import PrefillState
@@ -22,6 +21,7 @@ from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import EncodeRequest
 from videoxl.inference.subtitles import PlacedSubtitles, check_place
 from videoxl.inference.video_input import picture_size
+from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration

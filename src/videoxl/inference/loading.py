@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ from videoxl.inference.hardware import free_host_bytes, torch_device
 from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
-DeviceMap = str | torch.device | dict[str, int | str | torch.device]
+DeviceMap = str | torch.device | Mapping[str, object]
 """A torch device or its name, ``auto``, or an accelerate device map."""
 Dtype = str | torch.dtype
 """A torch dtype or its name, or ``auto``."""
@@ -160,7 +160,7 @@ def set_end_tokens(model: VideoXLForConditionalGeneration, tokenizer: PreTrained
 def pick_device(device: DeviceMap) -> DeviceMap:
     """Turn a name into a torch device; an accelerate device map passes through."""
     if device != "auto":
-        if isinstance(device, (dict, torch.device)) or device in ("balanced", "sequential", "balanced_low_0"):
+        if isinstance(device, (Mapping, torch.device)) or device in ("balanced", "sequential", "balanced_low_0"):
             return device
         return torch_device(device)
     if torch.cuda.is_available():

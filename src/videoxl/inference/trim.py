@@ -8,8 +8,7 @@ import torch
 
 from videoxl.config import prefill_from_string
 from videoxl.inference.encode import ReadContext
-from videoxl.inference.plan.footprint import SPARE_TOKENS
-from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.kv_cache import SPARE_TOKENS, KVCache
 from videoxl.memory.layout import Group
 from videoxl.memory.types import MemoryState
 from videoxl.model.videoxl import VideoXLForConditionalGeneration

@@ -16,6 +16,8 @@ Which = Literal["keys", "values"]
 Tier = Literal["device", "host", "disk"]
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[B, K, S, E]``."""
+SPARE_TOKENS = 2048
+"""Tokens of spare capacity behind a video, so that questions need not copy it."""
 
 
 class SharedBuffer:

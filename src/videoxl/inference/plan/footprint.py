@@ -17,10 +17,9 @@ from videoxl.config import (
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
+from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.model.configuration import VideoXLConfig
 
-SPARE_TOKENS = 2048
-"""Tokens of spare capacity behind a video, so that questions need not copy it."""
 GROWTH = 9 / 8
 """Factor by which a buffer grows when its final size is not known."""
 

@@ -89,7 +89,7 @@ class Plan:
         fewer = f"at most {self.frames_that_fit:,} frames fit: lower max_frames or fps, or read a part with end="
         return f"{fewer}; all of them fit with {self.fitting}" if self.fitting else fewer
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         derived = {"total_bytes": self.total_bytes, "fits": self.fits, "advice": self.advice}
         return {**asdict(self), "notes": list(self.notes), **derived}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -168,8 +169,8 @@ class BeaconPrefiller:
         return Committed(whole // self.model.config.tokens_per_group, tokens)
 
     def _take(self, count: int) -> torch.Tensor:
-        """The next ``count`` visual tokens as embeddings ``[1, count, D]``."""
+        """Take the next ``count`` visual tokens as embeddings ``[1, count, D]``."""
         waiting = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting = [waiting[count:]]
-        like = self.model.get_input_embeddings().weight
+        like = cast(torch.Tensor, self.model.get_input_embeddings().weight)
         return waiting[None, :count].to(like.device, like.dtype)

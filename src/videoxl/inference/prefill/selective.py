@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -55,7 +56,7 @@ class SelectivePrefiller(WholeGroups):
         self._tiles: list[_Tile] = []
 
     def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:
-        weight = self.model.get_input_embeddings().weight
+        weight = cast(torch.Tensor, self.model.get_input_embeddings().weight)
         tokens_PD = tokens_PD.to(weight.device, weight.dtype)
         self._tiles.append(_Tile(span, tokens_PD, self._score(span, tokens_PD)))
 

@@ -19,13 +19,11 @@ import torch
 from videoxl.errors import MemoryFileError
 from videoxl.memory.file.codec import Codec, Parts
 from videoxl.memory.file.format import MemoryFile, TensorSpec
-from videoxl.memory.kv_cache import PreallocatedLayer, SharedBuffer, Tier, Which
+from videoxl.memory.kv_cache import SPARE_TOKENS, PreallocatedLayer, SharedBuffer, Tier, Which
 from videoxl.memory.model_id import ModelId
 
 Rotate = Callable[..., torch.Tensor]
 """The language model's ``rotate(states_BKLE, positions_L, back=False)``."""
-SPARE_TOKENS = 2048
-"""Spare capacity behind what is read from a file, so that questions need not copy it."""
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that read blocks: reading and checking release the interpreter."""
 DENSE, POOLED = "dense", "pooled"
