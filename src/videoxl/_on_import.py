@@ -46,13 +46,15 @@ class _Registration(MetaPathFinder):
 
 def register_when_cheap() -> None:
     """Register now if transformers is there, else at its first import."""
-    if sys.modules.get("transformers"):  # None where somebody forbids the import
+    if "transformers" in sys.modules:
         _register()
     else:
         sys.meta_path.insert(0, _Registration())
 
 
 def _register() -> None:
+    if sys.modules.get("transformers", "") is None:  # somebody forbids the import: nobody will ask its classes
+        return
     from videoxl.hf.register import register
 
     register()
