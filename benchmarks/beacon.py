@@ -218,7 +218,7 @@ def decode_pair(model, beacons: int) -> Pair:
     held = [(torch.randn(shape, generator=source), torch.randn(shape, generator=source)) for _ in base.layers]
     cache, token = KVCache(len(held), reserve=beacons + 64), torch.tensor([[5]])
     for number, (keys, values) in enumerate(held):
-        cache.update(base.rotate(keys, torch.arange(beacons)), values, number)
+        cache.update(base.apply_rope(keys, torch.arange(beacons)), values, number)
 
     def ours() -> torch.Tensor:
         out = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)

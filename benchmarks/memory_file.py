@@ -165,7 +165,7 @@ def read_bilevel(memory: VideoMemory, blocks: int) -> int:
     plan = plan_interleave(level, dense_G)
     assert memory.owner is not None
     with torch.inference_mode():
-        interleave(memory.cache, level, plan, memory.owner.rotate)
+        interleave(memory.cache, level, plan, memory.owner.rope)
     return len(plan)
 
 
@@ -351,12 +351,12 @@ def measure_schemes(engine: VideoXL) -> dict:
         bias = torch.zeros(4, 1, width)
         bias[..., ::8] = size * torch.randn(4, 1, width // 8, generator=draw).sign()
         keys = torch.randn(4, tokens, width, generator=draw) + bias
-        rotated = engine.rotate(keys[None], positions)[0]
+        rotated = engine.rope.apply_rope(keys[None], positions)[0]
         exact = queries @ rotated.mT / width**0.5
         for kind in ("int8", "fp8"):
             for per in ("token", "channel"):
                 ways = {"rotated": rounded(rotated, kind, per)}
-                ways["unrotated"] = engine.rotate(rounded(keys, kind, per)[None], positions)[0]
+                ways["unrotated"] = engine.rope.apply_rope(rounded(keys, kind, per)[None], positions)[0]
                 for name, ours in ways.items():
                     error = (queries @ ours.mT / width**0.5 - exact).square().mean().sqrt()
                     found[f"{kind}, biases of {size:g}, {name}, scales per {per}"] = float(error)

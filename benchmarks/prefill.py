@@ -32,7 +32,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from letter_tokenizer import letter_tokenizer
 from videoxl.config import ChunkedPrefill
-from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller, TileStep
+from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller, TileAttention
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
 from videoxl.memory.host_cache import DeviceStore
@@ -127,7 +127,7 @@ class Run:
 
     def dense(self, mask: torch.Tensor) -> torch.Tensor:
         """One layer under the dense mask."""
-        rotate, positions = self.model.model.language_model.rotate, torch.arange(len(self.ids))
+        rotate, positions = self.model.model.language_model.apply_rope, torch.arange(len(self.ids))
         q, k = rotate(self.q, positions), rotate(self.k, positions)
         return F.scaled_dot_product_attention(q, k, self.v, attn_mask=mask, scale=WIDTH**-0.5, enable_gqa=True)
 
@@ -146,7 +146,7 @@ class Run:
         for begin, end in zip(firsts, [*firsts[1:], len(self.span.ids)]):
             plan = book.add(self.span.ids[begin:end])
             rows = slice(plan.begin, plan.end)
-            step = TileStep(language_model, store, plan)
+            step = TileAttention(language_model, store, plan)
             out = step.attend(module, self.q[:, :, rows], self.k[:, :, rows], self.v[:, :, rows])
             outputs += [out] if keep else []
         return torch.cat(outputs, dim=2) if keep else None

@@ -36,7 +36,7 @@ import videoxl
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode
 from videoxl.evaluation.metrics import wilson_interval
 from videoxl.inference.decode.bilevel import Question, best_blocks, coarse_kv_for, start_from
-from videoxl.inference.decode.relevance import ScoringStep, attention_scores
+from videoxl.inference.decode.relevance import ScoringPlan, attention_scores
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.memory.pooling import CoarseKV, blocks_of
 from videoxl.memory.video_memory import VideoMemory
@@ -47,7 +47,7 @@ TOP_K = (1, 2, 4, 8)
 LEAST = 1e-9
 
 
-class AllWeights(ScoringStep):
+class AllWeights(ScoringPlan):
     """Keeps what every layer, head and row gives to each group, timestamp and visual tokens apart."""
 
     def __init__(self, *arguments: Any, counted: bool) -> None:
@@ -80,7 +80,7 @@ def weights_of(
     """``[layers, heads, rows, groups, (time, visual)]``, and the most likely next word."""
     base = model.model.language_model
     step = AllWeights(base, memory.cache, level, len(ids), counted=counted)
-    hidden = base.run_step(base.embed_tokens(torch.tensor([list(ids)])), step)
+    hidden = base.run_plan(base.embed_tokens(torch.tensor([list(ids)])), step)
     return torch.stack(step.masses).numpy(), int(model.lm_head(hidden[0, -1]).argmax())
 
 

@@ -92,7 +92,7 @@ def test_with_room_for_all_blocks_nothing_differs(tiny, memory, decode):
 def test_a_mix_with_everything_dense_is_the_memory(tiny, memory):
     level = coarse_kv_for(tiny.model, memory, 4)
     plan = plan_interleave(level, np.ones(GROUPS, dtype=bool))
-    mixed = interleave(memory.cache, level, plan, tiny.model.model.language_model.rotate)
+    mixed = interleave(memory.cache, level, plan, tiny.model.model.language_model)
     assert plan.ids == memory.token_ids
     for made, held in zip(mixed.layers, memory.cache.layers):
         assert torch.equal(made.values, held.values)
@@ -221,7 +221,7 @@ def test_masses_are_the_attention_of_the_question_to_visual_tokens(tiny, memory)
         memory.cache,
         level,
         plan_interleave(level, np.zeros(GROUPS, dtype=bool)),
-        tiny.model.model.language_model.rotate,
+        tiny.model.model.language_model,
     )
     visual = np.array([*memory.token_ids[: memory.prefix_length], *level.ids]) == tiny.config.video_token_id
     source = np.repeat(np.arange(len(visual)), np.where(visual, 4, 1))
@@ -275,7 +275,7 @@ def test_what_is_found_is_read(tiny, memory, monkeypatch):
     positions = torch.arange(here.start, here.stop) + memory.prefix_length
     towards = (60 * direction / direction.norm() ** 2).expand(1, 1, len(positions), -1)
     keys = [k.clone() for k in level.keys]
-    keys[-1][:, :1, here] = tiny.model.model.language_model.rotate(towards, positions, back=True)
+    keys[-1][:, :1, here] = tiny.model.model.language_model.inverse_rope(towards, positions)
     coarse = {4: dataclasses.replace(level, keys=tuple(keys))}
     planted.state = dataclasses.replace(planted.state, coarse_kv=coarse)
     answer = tiny.ask(planted, "Where is the red ball?", decode=decode, generation=SHORT)

@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def rotate():
-    return small_model().model.language_model.rotate
+def rope():
+    return small_model().model.language_model
 
 
 def sequence(prefix: int, sizes: list[tuple[int, int]]) -> list[int]:
@@ -35,10 +35,10 @@ def unrotated(length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
-def cache_of(states, rotate) -> KVCache:
+def cache_of(states, rope) -> KVCache:
     cache = KVCache(LAYERS)
     for number, (keys, values) in enumerate(states):
-        cache.update(rotate(keys, torch.arange(keys.shape[2])), values, number)
+        cache.update(rope.apply_rope(keys, torch.arange(keys.shape[2])), values, number)
     return cache
 
 
@@ -62,29 +62,29 @@ def plain_mix(states_1KSE: torch.Tensor, layout: GroupLayout, dense: list[bool],
     pool=st.integers(1, 5),
     data=st.data(),
 )
-def test_a_mixed_cache_is_the_rule(rotate, prefix, sizes, pool, data):
+def test_a_mixed_cache_is_the_rule(rope, prefix, sizes, pool, data):
     dense = data.draw(st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes)))
     ids = sequence(prefix, sizes)
     states = unrotated(len(ids))
-    cache, layout = cache_of(states, rotate), GroupLayout.from_ids(ids, prefix, VISUAL)
-    level = make_coarse_kv(cache, ids, layout, pool, rotate=rotate, devices=[CPU] * LAYERS, video_token_id=VISUAL)
+    cache, layout = cache_of(states, rope), GroupLayout.from_ids(ids, prefix, VISUAL)
+    level = make_coarse_kv(cache, ids, layout, pool, rope=rope, devices=[CPU] * LAYERS, video_token_id=VISUAL)
     assert len(level) == level.offsets[-1] == sum(t + v // pool for t, v in sizes)
     plan = plan_interleave(level, np.array(dense))
-    mixed = interleave(cache, level, plan, rotate)
+    mixed = interleave(cache, level, plan, rope)
     marks = torch.tensor(ids)[None, None, :, None].expand(1, 1, -1, 1).double()
     assert list(plan.ids) == plain_mix(marks, layout, dense, pool)[0, 0, :, 0].tolist()
     for layer, (keys, values) in zip(mixed.layers, states):
         want = plain_mix(keys, layout, dense, pool)
         assert difference(layer.values, plain_mix(values, layout, dense, pool)) < 1e-6
-        assert difference(layer.keys, rotate(want, torch.arange(len(plan)))) < 1e-5  # measured: 1.7e-7
+        assert difference(layer.keys, rope.apply_rope(want, torch.arange(len(plan)))) < 1e-5  # measured: 1.7e-7
 
 
-def test_pooling_in_pieces_is_pooling(rotate, monkeypatch):
+def test_pooling_in_pieces_is_pooling(rope, monkeypatch):
     ids = sequence(3, [(2, 8)] * 7)
-    cache, layout = cache_of(unrotated(len(ids)), rotate), GroupLayout.from_ids(ids, 3, VISUAL)
+    cache, layout = cache_of(unrotated(len(ids)), rope), GroupLayout.from_ids(ids, 3, VISUAL)
 
     def pooled():
-        return make_coarse_kv(cache, ids, layout, 4, rotate=rotate, devices=[CPU] * LAYERS, video_token_id=VISUAL)
+        return make_coarse_kv(cache, ids, layout, 4, rope=rope, devices=[CPU] * LAYERS, video_token_id=VISUAL)
 
     whole = pooled()
     monkeypatch.setattr("videoxl.memory.pooling.TOKENS_AT_ONCE", 12)

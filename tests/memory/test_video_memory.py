@@ -22,7 +22,7 @@ def test_features_are_what_was_kept_before_rotation(engines):
     assert features.keys_KSE.shape == features.values_KSE.shape == (2, 23 * 4, 16)
     layer, at = memory.cache.layers[-1], memory.prefix_length
     places = torch.arange(at, len(memory.token_ids))
-    again = engine.model.model.language_model.rotate(features.keys_KSE[None], places)
+    again = engine.model.model.language_model.apply_rope(features.keys_KSE[None], places)
     torch.testing.assert_close(again[0], layer.keys[0, :, at:], rtol=0, atol=TOLERANCE)
     with pytest.raises(ValueError, match="between 0 and 1"):
         memory.features(2)

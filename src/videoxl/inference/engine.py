@@ -35,7 +35,7 @@ from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import open_request
 from videoxl.inference.trim import trim
 from videoxl.inference.video_input import open_for_model
-from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
@@ -184,13 +184,10 @@ class VideoXL:
     def _read_context(self) -> ReadContext:
         return ReadContext(self.model, self.chat_format, self.fingerprint)
 
-    def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
-        """Rotate keys to positions, or back."""
-        return self.model.model.language_model.rotate(states_BKLE, positions_L, back=back)
-
-    def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor:
-        """Keys of a whole cache layer as they were before their positions were rotated in."""
-        return self.rotate(keys_BKSE, torch.arange(keys_BKSE.shape[2], device=keys_BKSE.device), back=True)
+    @property
+    def rope(self) -> Rope:
+        """What puts positions into keys and takes them out: the language model."""
+        return self.model.model.language_model
 
     @property
     def model_id(self) -> ModelId:

@@ -71,11 +71,10 @@ def _moved(group: Group, tokens: int) -> Group:
 
 def _without(model: VideoXLForConditionalGeneration, cache: KVCache, head: int, begin: int, stop: int) -> KVCache:
     """Copy tokens ``[0, head)`` and ``[begin, stop)``; the latter move to the positions after the former."""
-    rotate = model.model.language_model.rotate
     out = KVCache(len(cache.layers), reserve=head + stop - begin + SPARE_TOKENS)
     for number, layer in enumerate(cache.layers):
         distance = torch.full((stop - begin,), begin - head, device=layer.keys.device)
-        moved = rotate(layer.keys[..., begin:stop, :], distance, back=True)
+        moved = model.model.language_model.inverse_rope(layer.keys[..., begin:stop, :], distance)
         keys = torch.cat([layer.keys[..., :head, :], moved], dim=2)
         values = torch.cat([layer.values[..., :head, :], layer.values[..., begin:stop, :]], dim=2)
         out.update(keys, values, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -18,6 +18,16 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[B, K, S, E]``."""
 SPARE_TOKENS = 2048
 """Tokens of spare capacity behind a video, so that questions need not copy it."""
+
+
+class Rope(Protocol):
+    """Rotary position embedding of a language model: puts positions ``[S]`` into keys ``[B, K, S, E]``, takes them out.
+
+    It is computed in fp32.
+    """
+
+    def apply_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor: ...
+    def inverse_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor: ...
 
 
 class SharedBuffer:

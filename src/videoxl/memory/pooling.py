@@ -7,18 +7,16 @@ and values. A question reads some blocks of groups densely and the others coarse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from videoxl.memory.kv_cache import KVCache, PreallocatedLayer, Tier, Which
+from videoxl.memory.kv_cache import KVCache, PreallocatedLayer, Rope, Tier, Which
 from videoxl.memory.layout import GroupLayout
 
-Rotate = Callable[..., torch.Tensor]
-"""The language model's ``rotate(states_BKLE, positions_L, back=False)``: rotary embedding in fp32."""
 TOKENS_AT_ONCE = 1 << 16
 """Tokens whose keys are un-rotated at once; it bounds the fp32 copies."""
 
@@ -95,7 +93,7 @@ def make_coarse_kv(
     layout: GroupLayout,
     pool: int,
     *,
-    rotate: Rotate,
+    rope: Rope,
     devices: Sequence[torch.device],
     video_token_id: int,
 ) -> CoarseKV:
@@ -105,7 +103,7 @@ def make_coarse_kv(
     coarse = coarse_kv_of(token_ids, layout, pool, keys, values, video_token_id=video_token_id)
     plan = _plan_averages(layout, pool)
     for layer, device in zip(cache.layers, devices):
-        keys.append(_average(layer, "keys", plan, len(coarse), device, rotate))
+        keys.append(_average(layer, "keys", plan, len(coarse), device, rope))
         values.append(_average(layer, "values", plan, len(coarse), device, None))
     return coarse
 
@@ -127,30 +125,30 @@ def coarse_kv_of(
 
 
 def _average(
-    layer: PreallocatedLayer, which: Which, plan: _AveragePlan, length: int, device: torch.device, rotate: Rotate | None
+    layer: PreallocatedLayer, which: Which, plan: _AveragePlan, length: int, device: torch.device, rope: Rope | None
 ) -> torch.Tensor:
-    """Average one layer's keys (un-rotated by ``rotate``) or values: ``[1, K, length, E]``."""
-    times = take(layer, which, _index(plan.time_from, device), device, rotate)
+    """Average one layer's keys (un-rotated by ``rope``) or values: ``[1, K, length, E]``."""
+    times = take(layer, which, _index(plan.time_from, device), device, rope)
     out = torch.empty((*times.shape[:2], length, times.shape[3]), dtype=layer.dtype, device=device)
     out[:, :, _index(plan.time_to, device)] = times.to(out.dtype)
     pool = plan.visual_from.shape[1]
     step = max(1, TOKENS_AT_ONCE // pool)
     for first in range(0, len(plan.visual_to), step):
         runs, to = plan.visual_from[first : first + step], plan.visual_to[first : first + step]
-        dense = take(layer, which, _index(runs.reshape(-1), device), device, rotate)
+        dense = take(layer, which, _index(runs.reshape(-1), device), device, rope)
         out[:, :, _index(to, device)] = dense.reshape(*dense.shape[:2], -1, pool, dense.shape[3]).mean(3).to(out.dtype)
     return out
 
 
 def take(
-    layer: PreallocatedLayer, which: Which, positions: torch.Tensor, device: torch.device, rotate: Rotate | None
+    layer: PreallocatedLayer, which: Which, positions: torch.Tensor, device: torch.device, rope: Rope | None
 ) -> torch.Tensor:
-    """Select keys or values of some tokens, in fp32 on ``device``; keys un-rotated by ``rotate``.
+    """Select keys or values of some tokens, in fp32 on ``device``; keys un-rotated by ``rope``.
 
     Of a layer that is still in a file, only the blocks that hold these tokens are read.
     """
     chosen = layer.select(which, positions).to(device).float()
-    return chosen if rotate is None else rotate(chosen, positions.to(device), back=True)
+    return chosen if rope is None else rope.inverse_rope(chosen, positions.to(device))
 
 
 def _index(positions: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -208,7 +206,7 @@ def plan_interleave(coarse: CoarseKV, dense_G: np.ndarray) -> InterleavePlan:
     return InterleavePlan(tuple(ids.tolist()), dense_from, dense_to, coarse_from, coarse_to)
 
 
-def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rotate: Rotate, *, reserve: int = 0) -> KVCache:
+def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rope, *, reserve: int = 0) -> KVCache:
     """Make a cache of dense and coarse tokens, keys rotated to the positions 0, 1, 2 ...; ``reserve``: final capacity.
 
     Each layer takes two gathers and two scatters, whatever the number of groups.
@@ -217,8 +215,8 @@ def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rotate: R
     for layer, keys, values in zip(cache.layers, coarse.keys, coarse.values):
         device, made = keys.device, PreallocatedLayer(reserve)
         chosen = plan.on(layer.device).dense_from  # on the device of the dense cache, which may be the host
-        unrotated = _scatter(take(layer, "keys", chosen, device, rotate), keys, plan)
-        rotated = rotate(unrotated, torch.arange(len(plan), device=device)).to(keys.dtype)
+        unrotated = _scatter(take(layer, "keys", chosen, device, rope), keys, plan)
+        rotated = rope.apply_rope(unrotated, torch.arange(len(plan), device=device)).to(keys.dtype)
         made.update(rotated, _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
         layers.append(made)
     return KVCache(layers)

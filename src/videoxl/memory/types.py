@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV
@@ -157,8 +157,8 @@ class MemoryOwner(Protocol):
         self, state: MemoryState, video: object, *, committed_cache: Callable[[], KVCache], **settings: Any
     ) -> MemoryState: ...
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState: ...
-    def rotate_back(self, keys_BKSE: torch.Tensor, layer: int) -> torch.Tensor: ...
-    def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor: ...
+    @property
+    def rope(self) -> Rope: ...
     @property
     def model_id(self) -> ModelId: ...
     @property

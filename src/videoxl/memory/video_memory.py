@@ -7,6 +7,8 @@ import threading
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
+
 from videoxl.memory.file.load import load_memory
 from videoxl.memory.file.save import save_memory
 from videoxl.memory.kv_cache import KVCache
@@ -218,7 +220,8 @@ class VideoMemory:
         if not -len(layers) <= layer < len(layers):
             raise ValueError(f"layer must be between 0 and {len(layers) - 1}, or negative from the end, got {layer}")
         held = layers[layer]
-        keys = self.require_owner("features").rotate_back(held.keys, layer)
+        positions = torch.arange(held.length, device=held.device)
+        keys = self.require_owner("features").rope.inverse_rope(held.keys, positions)
         return Features(keys[0, :, state.prefix_length :], held.values[0, :, state.prefix_length :].clone())
 
     def require_owner(self, what: str) -> MemoryOwner:

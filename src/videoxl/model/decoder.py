@@ -402,10 +402,6 @@ class LanguageModel(PreTrainedModel):
         cos, sin = self.rotary_emb(positions_L, states_BKLE.device, torch.float32)
         return rotate(states_BKLE.float(), cos, sin).to(states_BKLE.dtype)
 
-    def rotate(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor, *, back: bool = False) -> torch.Tensor:
-        """Both of the above and below under one name; on its way out."""
-        return (self.inverse_rope if back else self.apply_rope)(states_BKLE, positions_L)
-
     def inverse_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
         """Take positions out of keys; undoes :meth:`apply_rope`.
 

@@ -86,7 +86,7 @@ def start_from(
         dense_G[list(blocks[number])] = True
     plan = plan_interleave(level, dense_G)
     with torch.inference_mode():
-        cache = interleave(memory.cache, level, plan, model.model.language_model.rotate, reserve=len(plan) + reserve)
+        cache = interleave(memory.cache, level, plan, model.model.language_model, reserve=len(plan) + reserve)
     judged = unit_scores(scores)
     groups = memory.groups
     spans = tuple(
@@ -116,7 +116,7 @@ def coarse_kv_for(model: Any, memory: VideoMemory, pool: int) -> CoarseKV:
             memory.token_ids,
             layout,
             pool,
-            rotate=language_model.rotate,
+            rope=language_model,
             devices=[layer.input_layernorm.weight.device for layer in language_model.layers],
             video_token_id=token_id,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +19,9 @@ import torch
 from videoxl.errors import MemoryFileError
 from videoxl.memory.file.codec import Codec, Parts
 from videoxl.memory.file.format import MemoryFile, TensorSpec
-from videoxl.memory.kv_cache import SPARE_TOKENS, PreallocatedLayer, SharedBuffer, Tier, Which
+from videoxl.memory.kv_cache import SPARE_TOKENS, PreallocatedLayer, Rope, SharedBuffer, Tier, Which
 from videoxl.memory.model_id import ModelId
 
-Rotate = Callable[..., torch.Tensor]
-"""The language model's ``rotate(states_BKLE, positions_L, back=False)``."""
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that read blocks: reading and checking release the interpreter."""
 DENSE, POOLED = "dense", "pooled"
@@ -68,16 +66,16 @@ class StoredLevel:
     """A level in an opened file."""
 
     def __init__(
-        self, file: MemoryFile, layout: LevelLayout, length: int, dtype: torch.dtype, rotate: Rotate | None
+        self, file: MemoryFile, layout: LevelLayout, length: int, dtype: torch.dtype, rope: Rope | None
     ) -> None:
         """
         Args:
             length: tokens of the level; where the ranges have gaps, some of them are missing.
             dtype: dtype in which keys and values are returned.
-            rotate: rotates keys that were written un-rotated; None: they stay un-rotated.
+            rope: rotates keys that were written un-rotated; None: they stay un-rotated.
         """
         self.file, self.layout, self.length, self.dtype = file, layout, length, dtype
-        self.rotate = None if layout.codec.rotated else rotate
+        self.rope = None if layout.codec.rotated else rope
         for spec in layout.specs():
             if file.spec(spec.name) != spec:
                 raise file.corrupt(f"{spec.name} has another form than the rest says")
@@ -106,9 +104,9 @@ class StoredLevel:
     def _decode(self, which: Which, block: int, parts: Parts, device: torch.device) -> torch.Tensor:
         """Decode keys or values, ``[K, T, E]``."""
         states = self.layout.codec.decode(which, {name: part.to(device) for name, part in parts.items()})
-        if which == "keys" and self.rotate is not None:
+        if which == "keys" and self.rope is not None:
             begin, end = self.layout.ranges[block]
-            states = self.rotate(states[None], torch.arange(begin, end, device=device))[0]
+            states = self.rope.apply_rope(states[None], torch.arange(begin, end, device=device))[0]
         return states.to(self.dtype)
 
     def select(self, which: Which, layer: int, positions: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -98,7 +98,7 @@ class StoredMemory:
     def state(self, model: MemoryOwner) -> MemoryState:
         """Make the state of a memory of ``model``; keys and values stay in the file until they are asked for."""
         devices = model.layer_devices
-        dense = StoredLevel(self.file, self.dense, len(self.token_ids), self.held_dtype, model.rotate)
+        dense = StoredLevel(self.file, self.dense, len(self.token_ids), self.held_dtype, model.rope)
         cache = KVCache([FileLayer.at(dense, n, device, host=self.offloaded) for n, device in enumerate(devices)])
         return MemoryState(
             cache=cache,

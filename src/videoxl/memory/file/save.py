@@ -143,7 +143,7 @@ def _coarse_kv(memory: MemoryState, owner: MemoryOwner) -> CoarseKV | None:
             memory.token_ids,
             GroupLayout.from_ids(memory.token_ids, memory.prefix_length, owner.model_id.video_token_id),
             POOL,
-            rotate=owner.rotate,
+            rope=owner.rope,
             devices=owner.layer_devices,
             video_token_id=owner.model_id.video_token_id,
         )
@@ -157,7 +157,7 @@ def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, owner: 
             for which in BOTH:
                 states = part.states(which, layer, begin, end)
                 if which == "keys" and part.positions and not layout.codec.rotated:
-                    states = owner.rotate(states.float(), torch.arange(begin, end, device=states.device), back=True)
+                    states = owner.rope.inverse_rope(states.float(), torch.arange(begin, end, device=states.device))
                 for name, tensor in layout.codec.encode(which, states[0]).items():
                     writer.put(descriptor, part_name(layout.name, block, name), layer, tensor)
 
