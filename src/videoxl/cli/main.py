@@ -314,7 +314,7 @@ def _show_warning(message: Warning | str, *rest: object, **more: object) -> None
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the ``videoxl`` command. Always ends in ``SystemExit``."""
+    """Entry point of the ``videoxl`` command. Always ends in ``SystemExit``, whose ``code`` is a number."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -322,7 +322,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            sys.exit(app(given, prog_name="videoxl", standalone_mode=False))
+            # what typer.Exit was raised with, else what the command returned: nothing
+            sys.exit(app(given, prog_name="videoxl", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left
