@@ -208,7 +208,7 @@ class VideoXL:
     @property
     def layer_devices(self) -> list[torch.device]:
         """Device of each layer of the language model."""
-        return [layer.input_layernorm.weight.device for layer in self.model.model.language_model.layers]
+        return [layer.device for layer in self.model.model.language_model.decoder_layers]
 
     # --------------------------------------------------------------------------------------------------- asking
 

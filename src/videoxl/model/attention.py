@@ -49,8 +49,11 @@ class AttentionLayer(Protocol):
     scaling: float
     kernel: str
     """``sdpa``, ``eager``, or a flash attention of transformers."""
-    dropout: float
-    """Share of attention weights dropped now: 0 outside training."""
+
+    @property
+    def dropout(self) -> float:
+        """Share of attention weights dropped now: 0 outside training."""
+        ...
 
 
 class AttentionPlan(Protocol):
@@ -180,7 +183,7 @@ def masked_attention(
         q_BNLE,
         k_BKSE,
         v_BKSE,
-        attn_mask=mask,  # type: ignore[arg-type]  (torch's own CausalBias is not among its annotated types)
+        attn_mask=mask,
         dropout_p=layer.dropout,
         is_causal=causal,
         scale=layer.scaling,
@@ -225,7 +228,8 @@ def _flash(
         scaling=layer.scaling,
         is_causal=q_BNLE.shape[2] > 1,
     )
-    return out_BLNE.transpose(1, 2)
+    out_BNLE: torch.Tensor = out_BLNE.transpose(1, 2)
+    return out_BNLE
 
 
 def padding_mask(padding_BS: torch.Tensor, new: int, kernel: str) -> Mask:

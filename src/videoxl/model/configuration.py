@@ -13,8 +13,9 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from videoxl.errors import CheckpointError
 from videoxl.model.checkpoint import is_released
-from videoxl.model.families import VIDEO_XL_2, Family, get_family
-from videoxl.model.families.family import QWEN2_IMAGE_PAD, QWEN2_VISION_PAD, JsonObject
+from videoxl.model.families import get_family
+from videoxl.model.families.family import QWEN2_IMAGE_PAD, QWEN2_VISION_PAD, Family, JsonObject
+from videoxl.model.families.video_xl_2 import VIDEO_XL_2
 from videoxl.model.released_config import native_config_dict
 
 

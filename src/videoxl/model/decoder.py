@@ -277,9 +277,15 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = RMSNorm(spec.width, spec.eps)
         self.post_attention_layernorm = RMSNorm(spec.width, spec.eps)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computes."""
+        return self.input_layernorm.weight.device
+
     def forward(self, hidden_BLD: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
         hidden_BLD = hidden_BLD + self.self_attn(self.input_layernorm(hidden_BLD), plan)
-        return hidden_BLD + self.mlp(self.post_attention_layernorm(hidden_BLD))
+        out_BLD: torch.Tensor = hidden_BLD + self.mlp(self.post_attention_layernorm(hidden_BLD))
+        return out_BLD
 
 
 @dataclass(frozen=True)
@@ -314,6 +320,11 @@ class LanguageModel(PreTrainedModel):
         if beacon_param:
             self.beacon_embed_tokens = nn.Embedding(1, spec.width)
         self.post_init()
+
+    @property
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """The layers by their type."""
+        return [cast(DecoderLayer, layer) for layer in self.layers]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
@@ -379,8 +390,8 @@ class LanguageModel(PreTrainedModel):
         hidden, kernel = embeds_BLD, attention_kernel(self.config)
         if kernel != self._kernel:
             self._kernel = kernel
-            for layer in self.layers:
-                cast(DecoderLayer, layer).self_attn.kernel = kernel
+            for own in self.decoder_layers:
+                own.self_attn.kernel = kernel
         for number, layer in enumerate(self.layers):
             if states is not None:
                 states.append(hidden)

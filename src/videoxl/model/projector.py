@@ -36,4 +36,5 @@ class Projector(nn.Sequential):
         """
         if mode == "max":
             return pool_grid(self(x_GPC), side, stride, mode)
-        return self[2](pool_grid(self[1](self[0](x_GPC)), side, stride, mode))
+        tokens_GPD: torch.Tensor = self[2](pool_grid(self[1](self[0](x_GPC)), side, stride, mode))
+        return tokens_GPD

@@ -14,8 +14,8 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from videoxl.errors import CheckpointError
 from videoxl.model.checkpoint import INDEX_FILE, tensors
-from videoxl.model.families import FAMILIES, Family, get_family, recognise
-from videoxl.model.families.family import SIZE_KEYS, JsonObject, ReleasedFormat
+from videoxl.model.families import FAMILIES, get_family, recognise
+from videoxl.model.families.family import SIZE_KEYS, Family, JsonObject, ReleasedFormat
 
 # Architectures behind the `mm_vision_tower` names found in released configs. The files often name a folder of the
 # authors' machines, so only the last path component is looked at.

@@ -41,7 +41,8 @@ class TimeAttention(nn.Module):
         return cast(torch.Tensor, self.out_proj(found.transpose(1, 2).flatten(2)))
 
     def _heads(self, states_GLD: torch.Tensor) -> torch.Tensor:
-        return states_GLD.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        states: torch.Tensor = states_GLD.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        return states
 
 
 class TokenScores(nn.Module):
@@ -62,7 +63,8 @@ class TokenScores(nn.Module):
         """
         text_D = self.text_mlp(text_LD).float().mean(0)
         gathered_GPD = self.attention(visual_GPD, times_GTD, real_GT)
-        return gathered_GPD.float() @ text_D.to(gathered_GPD.device)
+        states: torch.Tensor = gathered_GPD.float() @ text_D.to(gathered_GPD.device)
+        return states
 
 
 def normalise_scores(scores_P: torch.Tensor) -> torch.Tensor:

@@ -91,7 +91,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
         if not self.config.traits.token_synthesis:
             return features_FPC
         side = self.config.token_grid
-        return self.token_synthesis(regroup(features_FPC, self.config.frames_per_group), (side, side))
+        out: torch.Tensor = self.token_synthesis(regroup(features_FPC, self.config.frames_per_group), (side, side))
+        return out
 
     def grid_features(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
         """Vision tower and resampling: ``[F, 3, H, W] -> [F, token_grid^2, C]``."""
@@ -124,7 +125,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
         tokens_NPD = self.multi_modal_projector(self.synthesize(features))
         if self.config.patch_merge_type == "unires" and len(tokens_NPD) > 1:
             tokens_NPD = pool_grid(tokens_NPD[1:], self.config.token_grid, 2, "average")
-        return tokens_NPD.flatten(0, 1)
+        out: torch.Tensor = tokens_NPD.flatten(0, 1)
+        return out
 
     @property
     def _pool_mode(self) -> Literal["average", "max"]:
@@ -215,7 +217,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
         if pixel_values is not None:
             tokens = torch.cat(self.get_image_features(pixel_values, crops_per_image))
             embeds = self._place(embeds, input_ids, config.image_token_id, tokens, "images")
-        return embeds
+        out: torch.Tensor = embeds
+        return out
 
     def forward(
         self,

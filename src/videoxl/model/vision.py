@@ -32,7 +32,8 @@ def patch_features(tower: Any, pixels_FCHW: torch.Tensor, select_layer: int = -1
         x = tower.pre_layrnorm(x)
     for layer in tower.encoder.layers[: len(tower.encoder.layers) + 1 + select_layer]:
         x = layer(x, None)
-    return x[:, 1:] if is_clip else x
+    patches: torch.Tensor = x[:, 1:] if is_clip else x
+    return patches
 
 
 def resize_grid(features_FPC: torch.Tensor, side: int) -> torch.Tensor:

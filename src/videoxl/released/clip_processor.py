@@ -12,7 +12,7 @@ from PIL import Image
 from videoxl.video.resize import resize_picture, shortest_edge_size
 
 
-class CLIPImageProcessorPil(transformers.CLIPImageProcessorPil):  # type: ignore[misc]
+class CLIPImageProcessorPil(transformers.CLIPImageProcessorPil):
     """Resizes RGB pictures width first, then height. Its name is the parent's, since saved configurations name it."""
 
     def resize(self, image: npt.NDArray[Any], size: Any, resample: Any = None, **kwargs: Any) -> npt.NDArray[Any]:
@@ -23,7 +23,8 @@ class CLIPImageProcessorPil(transformers.CLIPImageProcessorPil):  # type: ignore
             or len(image) != 3
             or not (size.shortest_edge or size.height)
         ):
-            return super().resize(image, size, resample, **kwargs)
+            resized: npt.NDArray[Any] = super().resize(image, size, resample, **kwargs)
+            return resized
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         if size.shortest_edge:
             target = shortest_edge_size(picture.size, size.shortest_edge)

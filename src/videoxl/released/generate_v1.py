@@ -236,6 +236,6 @@ def _given(criteria: Sequence[StoppingCriteria], prompt_BL: torch.Tensor) -> Sto
     def stop(new_ids: list[int]) -> bool:
         seen = torch.cat([prompt_BL, prompt_BL.new_tensor([new_ids])], dim=1)
         scores = torch.empty((1, 0), device=prompt_BL.device)
-        return any(bool(torch.as_tensor(criterion(seen, scores)).all()) for criterion in criteria)  # type: ignore[arg-type]
+        return any(bool(torch.as_tensor(criterion(seen, scores)).all()) for criterion in criteria)
 
     return stop

@@ -32,7 +32,7 @@ IGNORED_SETTINGS = frozenset({"until", "do_sample", "image_aspect_ratio", "modal
 """Generation settings of tasks that are used elsewhere, or mean nothing here."""
 
 
-class VideoXLSimple(_Base):  # type: ignore[misc]  # lmms-eval has no types
+class VideoXLSimple(_Base):  # lmms-eval has no types
     """``--model videoxl --model_args pretrained=...,prefill=...,decode=...``, with ``--force_simple``."""
 
     is_simple = True

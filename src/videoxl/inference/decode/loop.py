@@ -136,9 +136,10 @@ class SeededSampler:
 
     def __call__(self, scores_BV: torch.Tensor) -> torch.Tensor:
         no_ids = torch.empty((len(scores_BV), 0), dtype=torch.long)  # none of the warpers looks at them
-        scores = self.warpers(no_ids, scores_BV).float()  # type: ignore[arg-type]
+        scores = self.warpers(no_ids, scores_BV).float()
         uniform = torch.rand(scores.shape, generator=self.generator, device=scores.device)
-        return scores - torch.log(-torch.log(uniform.clamp_min(1e-20)))
+        noisy: torch.Tensor = scores - torch.log(-torch.log(uniform.clamp_min(1e-20)))
+        return noisy
 
 
 def finish_reason(new_ids: Sequence[int], settings: Generation, end_ids: Sequence[int]) -> FinishReason:

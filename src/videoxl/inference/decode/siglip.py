@@ -178,7 +178,8 @@ def own_siglip(engine: SiglipHolder) -> str:
     config = engine.model.config
     hub_id = config.traits.vision.siglip
     if hub_id and config.vision_config.hidden_size == KNOWN_VISION_TOWERS[Path(hub_id).name]["hidden_size"]:
-        return hub_id
+        name: str = hub_id
+        return name
     raise ValueError(
         f"{engine.name} comes without a SigLIP model that reads text: name one, siglip='folder' or a Hub id (--siglip "
         "on the command line)"
@@ -227,4 +228,5 @@ def watching(decode: DecodeStrategy, memory: VideoMemory, video: Any, given: Map
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    units: torch.Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return units

@@ -48,4 +48,5 @@ def weight_bytes(config: VideoXLConfig, itemsize: int) -> int:
     """Bytes of all weights, exactly, from a model that is never filled."""
     with torch.device("meta"):
         model = VideoXLForConditionalGeneration(config)
-    return sum(p.numel() for p in model.parameters()) * itemsize
+    nbytes: int = sum(p.numel() for p in model.parameters()) * itemsize
+    return nbytes

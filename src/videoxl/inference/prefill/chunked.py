@@ -133,7 +133,10 @@ class TileAttention:
     def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
         """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
         rows = torch.cat([torch.arange(*bounds) for bounds in self.plan.timestamps])
-        return rows.split(max(LEAST_ROWS, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys))
+        pieces: Sequence[torch.Tensor] = rows.split(
+            max(LEAST_ROWS, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys)
+        )
+        return pieces
 
     def _once(self, name: Any, device: torch.device, make: Callable[[torch.device], Any]) -> Any:
         """Something made once per device, for all layers."""

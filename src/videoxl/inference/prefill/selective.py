@@ -77,7 +77,8 @@ class SelectivePrefiller(WholeGroups):
             real_GT.to(visual_GPD.device),
             embed(self._ids(self.text_ids)),
         )
-        return scores_GP.flatten().to(tokens_PD.device)
+        scores_P: torch.Tensor = scores_GP.flatten().to(tokens_PD.device)
+        return scores_P
 
     def _ids(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(ids), device=self.model.model.text_device)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from typing import cast
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ def save_memory(
     """Write a memory to ``path``; see ``VideoMemory.save``."""
     check_save(dtype, level)
     held = memory.cache.layers[0].dtype
-    codec = codec_for(dtype, cast(torch.dtype, held))
+    codec = codec_for(dtype, held)
     parts = _parts(memory, owner, codec, level)
     small = _small_tensors(memory)
     specs = [TensorSpec(name, t.dtype, tuple(t.shape)) for name, t in small.items()]
