@@ -13,7 +13,7 @@ from tests.model.builders import difference, noise, small_model
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prefill import chunked
-from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller, chunked_prefiller, heads_as_batch
+from videoxl.inference.prefill.chunked import MaskPrefiller, StreamingPrefiller, chunked_prefiller
 from videoxl.inference.prefill.full import FullPrefiller
 from videoxl.inference.prompt import VisualSpan, span_for
 from videoxl.memory.host_cache import HostLayer, HostStore
@@ -174,13 +174,6 @@ def test_masks_are_made_in_pieces(model, monkeypatch):
     monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
     monkeypatch.setattr(attention, "ROWS_ON_CPU", 5)
     assert worst(filled(chunked_prefiller(model, [40], strategy), (span, tokens)), want) < TOLERANCE
-
-
-def test_grouped_heads_as_a_batch():
-    q, k, v = noise(1, 6, 5, 8, seed=1), noise(1, 2, 9, 8, seed=2), noise(1, 2, 9, 8, seed=3)
-    mask = torch.ones(5, 9, dtype=torch.bool).tril_(4)
-    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
-    assert difference(heads_as_batch(q, k, v, mask, 0.3), want) < 1e-6
 
 
 def test_no_mask_of_all_against_all(model, monkeypatch):

@@ -11,15 +11,14 @@ Shapes: ``B`` batch, ``N`` query heads, ``K`` key/value heads, ``R = N / K`` que
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention.bias import CausalBias, causal_lower_right
 from transformers import AttentionInterface
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[B, K, S, E]``, or cosines and sines ``[B, L, E]``."""
@@ -179,16 +178,38 @@ def masked_attention(
         return _flash(layer, q_BNLE, k_BKSE, v_BKSE, mask)
     if layer.kernel == "eager":
         return eager_attention(layer, q_BNLE, k_BKSE, v_BKSE, mask, causal=causal)
-    return F.scaled_dot_product_attention(
-        q_BNLE,
-        k_BKSE,
-        v_BKSE,
+    attend = partial(
+        F.scaled_dot_product_attention,
         attn_mask=mask,
         dropout_p=layer.dropout,
         is_causal=causal,
         scale=layer.scaling,
-        enable_gqa=True,
     )
+    if q_BNLE.is_cuda and not isinstance(mask, torch.Tensor):  # the flash kernel reads every key once
+        return attend(q_BNLE, k_BKSE, v_BKSE, enable_gqa=True)
+    return grouped_attention(attend, q_BNLE, k_BKSE, v_BKSE)
+
+
+def grouped_attention(
+    attend: Callable[..., torch.Tensor], q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor
+) -> torch.Tensor:
+    """Grouped heads through a kernel ``attend(q, k, v)`` that knows none, without a copy of the keys per query head.
+
+    ``enable_gqa`` repeats keys wherever no flash kernel runs. Here one new token's heads of a group become rows; more
+    tokens' heads become a batch over the same keys, or a call each where there is a batch already.
+    """
+    batch, heads, length, width = q_BNLE.shape
+    groups = k_BKSE.shape[1]
+    if heads == groups:
+        return attend(q_BNLE, k_BKSE, v_BKSE)
+    if length == 1:
+        return attend(q_BNLE.reshape(batch, groups, -1, width), k_BKSE, v_BKSE).reshape(batch, heads, 1, width)
+    q_BKRLE = q_BNLE.unflatten(1, (groups, -1))
+    if batch == 1:
+        q_RKLE = q_BKRLE[0].transpose(0, 1)
+        keys, values = (states.expand(len(q_RKLE), -1, -1, -1) for states in (k_BKSE, v_BKSE))
+        return attend(q_RKLE, keys, values).transpose(0, 1).flatten(0, 1)[None]
+    return torch.stack([attend(q_BKLE, k_BKSE, v_BKSE) for q_BKLE in q_BKRLE.unbind(2)], dim=2).flatten(1, 2)
 
 
 def eager_attention(
@@ -201,9 +222,10 @@ def eager_attention(
     causal: bool = False,
 ) -> torch.Tensor:
     """Attention written out, weights in float32: the plain reference. A row that sees nothing gives NaN."""
-    heads = k_BKSE.shape[1]
-    q_BKRLE = q_BNLE.unflatten(1, (heads, -1))
-    scores = (q_BKRLE @ k_BKSE.unsqueeze(2).transpose(-1, -2)) * layer.scaling
+    batch, heads, length, width = q_BNLE.shape
+    groups = k_BKSE.shape[1]
+    rows = q_BNLE.reshape(batch, groups, -1, width)  # of all heads of a group, so that no keys are repeated
+    scores = (rows @ k_BKSE.transpose(-1, -2)).unflatten(2, (-1, length)) * layer.scaling
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril_()
     if isinstance(mask, torch.Tensor):
@@ -211,7 +233,7 @@ def eager_attention(
             mask = mask.unsqueeze(2)
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(q_BNLE.dtype), layer.dropout)
-    return (weights @ v_BKSE.unsqueeze(2)).flatten(1, 2)
+    return (weights.flatten(2, 3) @ v_BKSE).reshape(batch, heads, length, width)
 
 
 def _flash(

@@ -173,6 +173,8 @@ class DecoderSpec:
     rope: Rope
     qkv_bias: bool
     """Whether q, k and v projections have a bias."""
+    o_bias: bool
+    """Whether the output projection has one."""
     qk_norm: bool
     """Whether queries and keys are normed per head before they are rotated."""
 
@@ -187,6 +189,7 @@ class DecoderSpec:
         if getattr(config, "use_sliding_window", False):
             raise CheckpointError("the language model has sliding windows, which are not supported")
         bias, norm = KINDS[kind]
+        all_biases = bool(getattr(config, "attention_bias", False))
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             layers=config.num_hidden_layers,
@@ -199,7 +202,8 @@ class DecoderSpec:
             eps=config.rms_norm_eps,
             dropout=config.attention_dropout,
             rope=Rope.from_config(config, width),
-            qkv_bias=bias or bool(getattr(config, "attention_bias", False)),
+            qkv_bias=bias or all_biases,
+            o_bias=all_biases,
             qk_norm=norm,
         )
 
@@ -226,7 +230,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(spec.width, queries, bias=spec.qkv_bias)
         self.k_proj = nn.Linear(spec.width, keys, bias=spec.qkv_bias)
         self.v_proj = nn.Linear(spec.width, keys, bias=spec.qkv_bias)
-        self.o_proj = nn.Linear(queries, spec.width, bias=False)
+        self.o_proj = nn.Linear(queries, spec.width, bias=spec.o_bias)
         self.qk_norm = spec.qk_norm
         if spec.qk_norm:
             self.q_norm, self.k_norm = RMSNorm(spec.head_width, spec.eps), RMSNorm(spec.head_width, spec.eps)

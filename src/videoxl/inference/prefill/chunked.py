@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prefill.full import TiledPrefiller
@@ -128,7 +127,7 @@ class TileAttention:
             return
         for number, positions in enumerate(self._timestamp_rows(end, q_BNLE.device)):
             rows, mask = self._once(("rows", number), q_BNLE.device, partial(rows_and_mask, positions, end))
-            out_BNLE[:, :, rows - begin] = rows_attention(layer, q_BNLE[:, :, rows - begin], k, v, mask)
+            out_BNLE[:, :, rows - begin] = masked_attention(layer, q_BNLE[:, :, rows - begin], k, v, mask)
 
     def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
         """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
@@ -150,31 +149,6 @@ def rows_and_mask(rows_L: torch.Tensor, keys: int, device: torch.device) -> tupl
     """Rows of a sequence, and which of its first ``keys`` tokens each sees: those up to itself, ``[L, keys]``."""
     rows_L = rows_L.to(device)
     return rows_L, torch.arange(keys, device=device) <= rows_L[:, None]
-
-
-def rows_attention(
-    layer: AttentionLayer, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, mask_LS: torch.Tensor
-) -> torch.Tensor:
-    """Attention of a few rows under a mask, ``[1, N, L, E]``.
-
-    On a GPU no fused kernel takes a mask and grouped heads at once: the heads of a group go in as a batch over the same
-    keys, which costs no copy, instead of the kernel that would write all weights to memory.
-    """
-    if not q_BNLE.is_cuda or layer.kernel == "eager":
-        return masked_attention(layer, q_BNLE, k_BKSE, v_BKSE, mask_LS)
-    return heads_as_batch(q_BNLE, k_BKSE, v_BKSE, mask_LS, layer.scaling)
-
-
-def heads_as_batch(
-    q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, mask_LS: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Grouped-query attention for one sequence, without grouped heads: ``[1, N, L, E]``."""
-    heads = k_1KSE.shape[1]
-    per_head = q_1NLE.shape[1] // heads
-    q_RKLE = q_1NLE[0].unflatten(0, (heads, per_head)).transpose(0, 1)
-    k, v = (t.expand(per_head, -1, -1, -1) for t in (k_1KSE, v_1KSE))
-    out_RKLE = F.scaled_dot_product_attention(q_RKLE, k, v, attn_mask=mask_LS, scale=scale)
-    return out_RKLE.transpose(0, 1).flatten(0, 1)[None]
 
 
 class MaskPrefiller(WholeGroups):
