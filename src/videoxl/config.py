@@ -323,6 +323,11 @@ DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode, "bilevel": BiL
 """Name -> decode strategy."""
 
 
+def _texts(given: object) -> object:
+    """One text, or several in any sequence, as a tuple."""
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
 @settings
 class Generation:
     """How an answer is written: greedily, unless ``do_sample``.
@@ -346,8 +351,14 @@ class Generation:
     """Beam search width; 1 is greedy."""
     repetition_penalty: Positive | None = None
     """Above 1 discourages tokens already in the prompt or the answer."""
+    stop: Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")] = ()
+    """The answer ends before the first of these texts."""
 
     def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise ValueError("stop holds an empty text, before which every answer would end: leave it out")
+        if self.stop and self.num_beams > 1:
+            raise ValueError(f"stop and num_beams={self.num_beams} exclude each other")
         if self.top_p is not None and self.top_p > 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         given = [f"{n}={getattr(self, n)}" for n in ("temperature", "top_p", "top_k") if getattr(self, n) is not None]

@@ -185,6 +185,22 @@ def test_an_error_while_writing_reaches_the_reader_of_the_stream(tiny, memory, m
 # -------------------------------------------------------------------------------------------------------- sampling
 
 
+def test_an_answer_ends_before_a_stop_text_in_every_way_to_ask(tiny, memory):
+    whole = tiny.ask(memory, QUESTION, max_new_tokens=12)
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    cut = tiny.ask(memory, QUESTION, max_new_tokens=12, stop=[stop])
+    assert cut.text == whole.text[: whole.text.index(stop)].strip()
+    assert cut.usage.finish_reason == "stop"
+    assert len(cut.token_ids) <= len(whole.token_ids)
+    pieces = list(tiny.stream(memory, QUESTION, max_new_tokens=12, stop=[stop]))
+    assert "".join(piece.text for piece in pieces).strip() == cut.text
+    assert pieces[-1].answer.token_ids == cut.token_ids
+    with pytest.raises(ValueError, match="empty text"):
+        tiny.ask(memory, QUESTION, stop=[""])
+    with pytest.raises(ValueError, match="exclude each other"):
+        tiny.ask(memory, QUESTION, stop=["x"], num_beams=2)
+
+
 def test_a_seed_gives_the_same_answer_and_another_seed_another(tiny, memory):
     def drawn(seed):
         return tiny.ask(memory, QUESTION, max_new_tokens=12, do_sample=True, temperature=2.0, seed=seed).token_ids

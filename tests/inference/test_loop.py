@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import Generation
-from videoxl.inference.decode.loop import SeededSampler, TextPieces
+from videoxl.inference.decode.loop import RepetitionPenalty, SeededSampler, StopText, TextPieces
 
 
 def stream(ids: list[int]) -> list[str]:
@@ -63,3 +64,24 @@ def test_same_seed_same_draws_and_the_global_state_is_left_alone() -> None:
     ]
     assert draws[0] == draws[1] != draws[2]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_penalty_is_that_of_transformers() -> None:
+    prompt, scores = [3, 5, 5, 9], torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
+    penalty = RepetitionPenalty(1.4, prompt, torch.device("cpu"))
+    theirs = transformers.RepetitionPenaltyLogitsProcessor(1.4)
+    assert torch.equal(penalty(scores), theirs(torch.tensor([prompt, prompt]), scores.clone()))
+    penalty.add(torch.tensor([0]))
+    assert torch.equal(penalty(scores), theirs(torch.tensor([[*prompt, 0]] * 2), scores.clone()))
+
+
+def test_an_answer_is_cut_before_the_first_stop_text() -> None:
+    stop = StopText(tiny_tokenizer(), ("END", "日本"))
+    assert stop.cut("one END two 日本") == "one "
+    assert stop.cut("no such") == "no such"
+    assert stop.safe("one EN") == "one "
+    assert stop.safe("one END") == "one "
+    assert StopText(tiny_tokenizer(), ()).safe("all") == "all"
+    ids = tiny_tokenizer().encode("a long text before, 日本 and after")
+    found = [n for n in range(1, len(ids) + 1) if stop(ids[:n])]
+    assert tiny_tokenizer().decode(ids[: found[0]]).endswith("日本")

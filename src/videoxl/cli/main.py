@@ -98,6 +98,7 @@ def ask(
     temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
     seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -107,7 +108,12 @@ def ask(
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
     generation = Generation(
-        max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p, seed=seed
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
     )
     frames.check()
     decode = decode_with(decode, relevance)

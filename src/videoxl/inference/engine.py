@@ -23,7 +23,7 @@ from videoxl.config import (
 from videoxl.inference.answers import Answer, Piece, Usage
 from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.bilevel import Question, Start, choose_decode, start_from
-from videoxl.inference.decode.loop import DecodedToken, TextPieces, decode_tokens, finish_reason
+from videoxl.inference.decode.loop import DecodedToken, StopText, TextPieces, decode_tokens, finish_reason
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
 from videoxl.inference.extend import extend
@@ -277,18 +277,23 @@ class VideoXL:
     ) -> Iterator[Piece]:
         begin = time.perf_counter()
         cache = start.cache.fork(reserve=len(start.ids) + len(tail) + generation.max_new_tokens)
-        pieces, new_ids = TextPieces(self.tokenizer), []
+        pieces, stop, new_ids = TextPieces(self.tokenizer), StopText(self.tokenizer, generation.stop), []
+        text, told = "", 0
         for token in self._tokens([*start.ids, *tail], cache, generation):
             new_ids.append(token.id)
-            if text := pieces.push(token.id):
-                yield Piece(text)
-        if text := pieces.rest():
-            yield Piece(text)
+            text += pieces.push(token.id)
+            safe = stop.safe(text)
+            if len(safe) > told:
+                yield Piece(safe[told:])
+                told = len(safe)
+        if rest := stop.cut(text + pieces.rest())[told:]:
+            yield Piece(rest)
         seconds = time.perf_counter() - begin
         yield Piece("", self._finish(memory, start, len(tail), new_ids, generation, decode, seconds))
 
     def _tokens(self, ids: list[int], cache: KVCache, generation: Generation) -> Iterator[DecodedToken]:
-        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids)
+        stop = StopText(self.tokenizer, generation.stop) if generation.stop else None
+        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=stop)
 
     def _answer(
         self,
@@ -307,7 +312,7 @@ class VideoXL:
         """
         begin = time.perf_counter()
         ids = [*start.ids, *tail]
-        grown = (cache or start.cache).fork(reserve=len(ids) + generation.max_new_tokens)
+        grown = (start.cache if cache is None else cache).fork(reserve=len(ids) + generation.max_new_tokens)
         new_ids: list[int] = []
         if generation.num_beams > 1:
             new_ids = beam_search(self.model, ids, grown.fork(), generation, end_ids=self.end_ids)
@@ -329,7 +334,8 @@ class VideoXL:
         decode: DecodeStrategy,
         seconds: float,
     ) -> Answer:
-        paid = memory.usage
+        paid, stop = memory.usage, StopText(self.tokenizer, generation.stop)
+        text = stop.cut(self.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
         usage = Usage(
             frames=memory.frames,
             video_seconds=memory.duration,
@@ -347,9 +353,8 @@ class VideoXL:
             window_ratios=paid.window_ratios,
             device=str(self.device),
             dtype=self.dtype,
-            finish_reason=finish_reason(new_ids, generation, self.end_ids),
+            finish_reason=finish_reason(new_ids, generation, self.end_ids, stop),
         )
-        text = self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
         return Answer(text, start.spans, usage, memory.warnings, tuple(new_ids))
 
     def _check(self, memory: Any, question: Any) -> None:

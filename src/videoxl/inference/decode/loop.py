@@ -142,9 +142,31 @@ class SeededSampler:
         return noisy
 
 
-def finish_reason(new_ids: Sequence[int], settings: Generation, end_ids: Sequence[int]) -> FinishReason:
-    """``length`` when ``max_new_tokens`` ended the answer, ``stop`` when the model or a stop string did."""
-    ended = bool(new_ids) and new_ids[-1] in end_ids
+class StopText:
+    """Says when an answer holds one of some texts (a :data:`Stop`), and cuts it there."""
+
+    def __init__(self, tokenizer: Decodes, texts: Sequence[str]) -> None:
+        self.tokenizer, self.texts = tokenizer, tuple(texts)
+        self.longest = max((len(text) for text in texts), default=0)
+        self._tail = 4 * self.longest + 4  # a character has at most four bytes, and a token at least one
+
+    def __call__(self, new_ids: list[int]) -> bool:
+        text = self.tokenizer.decode(new_ids[-self._tail :], skip_special_tokens=True)
+        return any(stop in text for stop in self.texts)
+
+    def cut(self, text: str) -> str:
+        """What stands before the first of the texts; all of it where none is found."""
+        return text[: min((place for stop in self.texts if (place := text.find(stop)) >= 0), default=len(text))]
+
+    def safe(self, text: str) -> str:
+        """What can be told of an answer that goes on: nothing that may turn out to be the begin of a stop text."""
+        cut = self.cut(text)
+        return cut if cut != text or not self.longest else text[: max(0, len(text) - self.longest + 1)]
+
+
+def finish_reason(new_ids: list[int], settings: Generation, end_ids: Sequence[int], stop: StopText) -> FinishReason:
+    """``length`` when ``max_new_tokens`` ended the answer, ``stop`` when the model or a stop text did."""
+    ended = bool(new_ids) and (new_ids[-1] in end_ids or stop(new_ids))
     return "stop" if ended or len(new_ids) < settings.max_new_tokens else "length"
 
 
