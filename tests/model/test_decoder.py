@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -185,6 +187,33 @@ def test_plain_causal_attention_builds_no_mask_of_all_and_repeats_no_keys(kernel
         ours(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
     assert seen.mask == 0
     assert seen.other <= 12 * 5601  # the weights of eager attention; keys for every head would be four times that
+
+
+def test_projections_side_by_side_give_the_same_and_notice_what_replaces_them():
+    ours, _ = pair("qwen3", head_dim=12, attention_bias=True)
+    ids = torch.arange(33)[None] % 97
+    with torch.no_grad():
+        want = ours(ids).last_hidden_state
+        weights = {name: value.clone() for name, value in ours.state_dict().items()}
+        ours.fuse_projections()
+        own = ours.layers[1].self_attn
+        assert own.qkv is not None
+        assert own.qkv.holds(own.q_proj, own.k_proj, own.v_proj)
+        assert difference(ours(ids).last_hidden_state, want) < TOLERANCE
+        assert all(torch.equal(value, weights[name]) for name, value in ours.state_dict().items())
+        own.v_proj.weight.mul_(2)  # written in place, it is seen
+        changed = ours(ids).last_hidden_state
+        assert difference(changed, want) > 1e-3
+        own.v_proj.weight.div_(2)
+        replaced = torch.nn.Linear(48, own.v_proj.out_features)
+        replaced.load_state_dict({"weight": own.v_proj.weight * 2, "bias": own.v_proj.bias})
+        own.v_proj = replaced
+        assert not own.qkv.holds(own.q_proj, own.k_proj, own.v_proj)
+        assert difference(ours(ids).last_hidden_state, changed) < TOLERANCE
+        assert difference(copy.deepcopy(ours)(ids).last_hidden_state, changed) < TOLERANCE
+        assert difference(ours.double()(ids).last_hidden_state, changed) < TOLERANCE
+    ours(ids).last_hidden_state.sum().backward()
+    assert ours.layers[0].self_attn.q_proj.weight.grad is not None
 
 
 def test_the_norm_is_its_definition():

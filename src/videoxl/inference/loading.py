@@ -75,6 +75,7 @@ def load_model(name: str, *, device: DeviceMap, dtype: Dtype, attention: str, qu
         )
     tokenizer = load_tokenizer(folder)
     set_end_tokens(model, tokenizer)
+    model.model.language_model.fuse_projections()
     return LoadedModel(model.eval(), tokenizer)
 
 

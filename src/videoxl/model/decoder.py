@@ -144,6 +144,50 @@ class RMSNorm(nn.Module):
         return self.weight * normed.to(x.dtype)
 
 
+class SideBySide:
+    """Weights of linear layers on one input, side by side in one tensor; the layers' own parameters become views of it.
+
+    One product then does the work of several. Whatever replaces a layer or its weight (an adapter, quantisation, a
+    move to another device) is noticed by :meth:`holds`, and the layers compute on their own again.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.layers = tuple(layers)
+        self.weight = torch.cat([layer.weight.detach() for layer in layers])
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+        begin = 0
+        for layer in layers:
+            end = begin + layer.out_features
+            layer.weight.data = self.weight[begin:end]
+            if self.bias is not None:
+                layer.bias.data = self.bias[begin:end]
+            begin = end
+        self._first, self._last = (layer.weight.data_ptr() for layer in (layers[0], layers[-1]))
+
+    @classmethod
+    def of(cls, *layers: nn.Module) -> SideBySide | None:
+        """None where the layers are not plain linear layers of one kind, or their weights are not there."""
+        plain = [layer for layer in layers if type(layer) is nn.Linear]
+        kinds = {(p.weight.dtype, p.weight.device, p.bias is None) for p in plain}
+        if len(plain) < len(layers) or len(kinds) > 1 or plain[0].weight.is_meta:
+            return None
+        return cls(plain)
+
+    def holds(self, *layers: nn.Linear) -> bool:
+        """Whether these are still the layers, and their weights still views."""
+        return (
+            not torch.is_grad_enabled()
+            and layers == self.layers
+            and layers[0].weight.data_ptr() == self._first
+            and layers[-1].weight.data_ptr() == self._last
+        )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., D]`` -> the outputs of all layers, one behind the other."""
+        return F.linear(x, self.weight, self.bias)
+
+
 class MLP(nn.Module):
     """Gated feed-forward layer (SwiGLU)."""
 
@@ -152,8 +196,12 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(width, inner, bias=False)
         self.up_proj = nn.Linear(width, inner, bias=False)
         self.down_proj = nn.Linear(inner, width, bias=False)
+        self.gate_up: SideBySide | None = None
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        if self.gate_up is not None and self.gate_up.holds(self.gate_proj, self.up_proj):
+            gate, up = self.gate_up(x_BLD).chunk(2, dim=-1)
+            return cast(torch.Tensor, self.down_proj(F.silu(gate) * up))
         return cast(torch.Tensor, self.down_proj(F.silu(self.gate_proj(x_BLD)) * self.up_proj(x_BLD)))
 
 
@@ -238,6 +286,8 @@ class Attention(nn.Module):
             like = cast(nn.Linear, getattr(self, f"{name}_proj"))
             self.add_module(f"beacon_{name}_proj", nn.Linear(like.in_features, like.out_features, bias=True))
         self.beacon_param = tuple(beacon_param)
+        self.heads, self.kv_heads = spec.heads, spec.kv_heads
+        self.qkv: SideBySide | None = None
         self.kernel = "sdpa"
         """Set by :meth:`LanguageModel.run_plan` to what the model was loaded with."""
 
@@ -247,9 +297,20 @@ class Attention(nn.Module):
         return self.attention_dropout if self.training else 0.0
 
     def forward(self, hidden_BLD: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-        queries, keys, values = (self.project(name, hidden_BLD, plan.beacon_slots) for name in PROJECTIONS)
+        if self.qkv is not None and plan.beacon_slots is None and self.qkv.holds(self.q_proj, self.k_proj, self.v_proj):
+            queries, keys, values = self._project_at_once(self.qkv, hidden_BLD)
+        else:
+            queries, keys, values = (self.project(name, hidden_BLD, plan.beacon_slots) for name in PROJECTIONS)
         out_BNLE = plan.attend(self, queries, keys, values)
         return cast(torch.Tensor, self.o_proj(out_BNLE.transpose(1, 2).flatten(2)))
+
+    def _project_at_once(self, qkv: SideBySide, hidden_BLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = qkv(hidden_BLD)
+        states_BNLE = out.view(*out.shape[:-1], -1, self.head_dim).transpose(1, 2)
+        queries, keys, values = states_BNLE.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        if self.qk_norm:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        return queries, keys, values
 
     def project(
         self, name: Projection, hidden_BLD: torch.Tensor, beacon_slots: torch.Tensor | None = None
@@ -329,6 +390,13 @@ class LanguageModel(PreTrainedModel):
     def decoder_layers(self) -> list[DecoderLayer]:
         """The layers by their type."""
         return [cast(DecoderLayer, layer) for layer in self.layers]
+
+    def fuse_projections(self) -> None:
+        """Lay the weights of q, k and v, and of gate and up, side by side where they can be; for inference."""
+        for layer in self.decoder_layers:
+            own, mlp = layer.self_attn, layer.mlp
+            own.qkv = SideBySide.of(own.q_proj, own.k_proj, own.v_proj)
+            mlp.gate_up = SideBySide.of(mlp.gate_proj, mlp.up_proj)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
