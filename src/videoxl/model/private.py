@@ -14,6 +14,10 @@ PRIVATE_NAMES = {
     "_no_split_modules": "class attribute by which device_map keeps a layer on one device",
     "_supports_sdpa": "class attribute without which from_pretrained refuses attn_implementation='sdpa'",
     "_supports_flash_attn": "class attribute without which from_pretrained refuses flash attention",
+    "_clip_grad_norm": "Trainer method, wrapped by training/trainer_hooks.py: a step is left out when the norm of the "
+    "gradient is not finite, and callbacks are not told the norm",
+    "_load_from_checkpoint": "Trainer method, wrapped by training/trainer_hooks.py: a training objective holds the "
+    "model one level deeper than the names in a checkpoint say",
     "_tied_weights_keys": "class attribute that names the head that shares the embedding",
     "_keys_to_ignore_on_load_unexpected": "class attribute that names parts of released files nobody computes with",
 }
