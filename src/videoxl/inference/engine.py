@@ -1,4 +1,4 @@
-"""``videoxl.load(...)`` and what it returns: read a video once, ask it anything (DESIGN section 4)."""
+"""``videoxl.load(...)`` and what it returns: read a video once, ask it anything."""
 
 from __future__ import annotations
 
