@@ -264,7 +264,8 @@ class Attention(nn.Module):
     def _project_at_once(self, qkv: SideBySide, hidden_BLD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         out = qkv(hidden_BLD)
         states_BNLE = out.view(*out.shape[:-1], -1, self.head_dim).transpose(1, 2)
-        queries, keys, values = states_BNLE.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        end = self.heads + self.kv_heads
+        queries, keys, values = states_BNLE[:, : self.heads], states_BNLE[:, self.heads : end], states_BNLE[:, end:]
         if self.qk_norm:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         return queries, keys, values
