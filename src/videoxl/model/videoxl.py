@@ -204,8 +204,14 @@ class VideoXLModel(VideoXLPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         crops_per_image: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
+        *,
+        continued: bool = False,
     ) -> torch.Tensor:
-        """Text embeddings ``[B, L, D]`` with visual tokens in the places of their ids."""
+        """Text embeddings ``[B, L, D]`` with visual tokens in the places of their ids.
+
+        ``continued``: the ids go on behind a cache. A placeholder among them may have been generated, and shows
+        nothing. Anywhere else, placeholders without their pictures raise ``ValueError``.
+        """
         config = self.config
         embeds = self.get_input_embeddings()(input_ids)
         videos = pixel_values_videos is not None or video_features is not None
@@ -217,6 +223,11 @@ class VideoXLModel(VideoXLPreTrainedModel):
         if pixel_values is not None:
             tokens = torch.cat(self.get_image_features(pixel_values, crops_per_image))
             embeds = self._place(embeds, input_ids, config.image_token_id, tokens, "images")
+        if not continued:
+            shown = {config.video_token_id: videos, config.image_token_id: pixel_values is not None}
+            if config.image_token_id == config.video_token_id:
+                shown = {config.video_token_id: videos or pixel_values is not None}
+            _require_pictures(input_ids, [token_id for token_id, given in shown.items() if not given])
         out: torch.Tensor = embeds
         return out
 
@@ -245,12 +256,13 @@ class VideoXLModel(VideoXLPreTrainedModel):
         refuse_unknown(unknown)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            ids = cast(torch.Tensor, input_ids)
-            inputs_embeds = self.embed(
-                ids, pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features
-            )
         held = one_cache(cache, past_key_values)
+        pictures = (pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features)
+        if inputs_embeds is None:
+            continued = held is not None and held.get_seq_length() > 0
+            inputs_embeds = self.embed(cast(torch.Tensor, input_ids), *pictures, continued=continued)
+        elif any(given is not None for given in pictures):
+            raise ValueError("pictures are placed by their ids: give input_ids with them, not inputs_embeds")
         if held is None and use_cache:
             held = DynamicCache()
         out = self.language_model(
@@ -268,6 +280,17 @@ class VideoXLModel(VideoXLPreTrainedModel):
 
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 """What transformers calls the cache in outputs and arguments: ``past_key_values`` before version 5.24."""
+
+
+def _require_pictures(input_ids: torch.Tensor, token_ids: Sequence[int]) -> None:
+    """Raise ``ValueError`` if one of ``token_ids`` stands in a prompt: placeholders of pictures that were not given."""
+    for token_id in token_ids:
+        if found := int((input_ids == token_id).sum()):
+            raise ValueError(
+                f"the prompt has {found} placeholders (id {token_id}) without pictures: give pixel_values_videos and "
+                "frames_per_video (videos), pixel_values and crops_per_image (images), as the processor and "
+                "videoxl.hf.collator.VideoXLDataCollator make them"
+            )
 
 
 def one_cache(cache: TokenCache | None, past_key_values: TokenCache | None) -> TokenCache | None:
@@ -453,14 +476,14 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         return out
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As in transformers, without the pictures once they are in the cache."""
+        """As in transformers. The pictures are left out once a cache holds them; without one, every step needs them."""
         cache, first = kwargs.get(CACHE), kwargs.get("is_first_iteration")
         seen = cache.get_seq_length() if cache is not None else 0
         if first and not args and kwargs.get("next_sequence_length") is None and 0 < seen < input_ids.shape[1]:
             # generate() slices for a filled cache itself, assisted decoding does not
             kwargs["next_sequence_length"] = input_ids.shape[1] - seen
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        if not first or seen:
+        if seen:
             for name in PICTURE_INPUTS:
                 inputs[name] = None
         return inputs
