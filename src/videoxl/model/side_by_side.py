@@ -34,7 +34,9 @@ class SideBySide:
     def of(cls, *layers: nn.Module) -> SideBySide | None:
         """None where the layers are not plain linear layers of one kind, or their weights are not there."""
         plain = [
-            layer for layer in layers if type(layer) is nn.Linear and type(layer.weight.data) is torch.Tensor
+            layer
+            for layer in layers
+            if type(layer) is nn.Linear and not hasattr(layer.weight.data, "__tensor_flatten__")
         ]  # torchao quantises the weight, not the layer
         kinds = {(p.weight.dtype, p.weight.device, p.bias is None) for p in plain}
         if len(plain) < len(layers) or len(kinds) > 1 or plain[0].weight.is_meta:

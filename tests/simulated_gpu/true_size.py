@@ -1,0 +1,85 @@
+"""The released models at their true size, without weights, as engines on a simulated device."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from tests.simulated_gpu.cuda import move
+from tests.simulated_gpu.device import SimulatedDevices
+from videoxl.inference.engine import VideoXL
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+VIDEO_XL = {
+    "model_type": "llava_qwen",
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "use_sliding_window": False,
+    "tie_word_embeddings": False,
+    "enable_beacon": True,
+    "beacon_window": 1440,
+    "beacon_stride": 1440,
+    "beacon_attn": "full-coverage",
+    "beacon_param": ["q", "k", "v"],
+    "beacon_ratio": [8],
+    "beacon_accum": True,
+    "beacon_attend_prev": True,
+    "beacon_sink_size": 0,
+    "beacon_pos": "interleave",
+    "beacon_ratio_mix": "step-random",
+    "beacon_embed_init": "eos",
+    "eos_token_id": 151645,
+    "bos_token_id": 151643,
+}
+"""Sizes of the released Video-XL (SPEC 5.1)."""
+RELEASED: dict[str, dict[str, Any]] = {
+    "video-xl": VIDEO_XL,
+    "video-xl-pro": HUB_CONFIGS["MINT-SJTU/Video-XL-Pro-3B"],
+    "video-xl-2": HUB_CONFIGS["BAAI/Video-XL-2"],
+}
+
+
+class StandInTokenizer:
+    """As many ids as Qwen2's tokenizer gives for what is asked here; ids say nothing."""
+
+    pad_token_id = 151643
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        if text.startswith("Time "):
+            return [1] * (len(text) - len("Time") + 1)
+        return [1] * len(re.findall(r"<\|\w+\|>|\n|[A-Za-z]+|[^\sA-Za-z]", text))
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return " word" * len(ids)
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return 151645
+
+
+def build(family: str, *, layers: int | None = None) -> VideoXLForConditionalGeneration:
+    """A released model on ``meta``, in bf16. ``layers``: of the language model, for shorter runs."""
+    config = VideoXLConfig.from_dict(native_config_dict(dict(RELEASED[family]), None))
+    if layers is not None:
+        config.text_config.num_hidden_layers = layers
+    with torch.device("meta"):
+        model = VideoXLForConditionalGeneration(config).to(torch.bfloat16).eval()
+    return model
+
+
+def true_size_engine(family: str, devices: SimulatedDevices, *, layers: int | None = None) -> VideoXL:
+    """An engine of a released model's size on a simulated device."""
+    model = move(build(family, layers=layers), devices, torch.bfloat16)
+    model.model.language_model.fuse_projections()
+    return VideoXL(model, StandInTokenizer(), name=family)  # type: ignore[arg-type]
