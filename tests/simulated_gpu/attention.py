@@ -112,7 +112,7 @@ def varlen_attention(
         raise RuntimeError(f"varlen attention knows fp16 and bf16, not {q.dtype}, at {place()}")
     if device.card.capability < (8, 0):
         raise RuntimeError(f"varlen attention needs compute capability 8.0, {device.card.name} has less")
-    (new, heads, width), total = q.shape, k.shape[0]
+    (new, heads, _), total = q.shape, k.shape[0]
     if used is not None and not used.is_meta:
         total = int(used.max())
     pairs = new * total - (new * (new - 1) // 2 if causal else 0)

@@ -115,8 +115,12 @@ def _cuda_patches(devices: SimulatedDevices) -> list[Any]:
         "default_stream": lambda device=None: stream,
     }
     patches = [mock.patch.object(torch.cuda, name, value) for name, value in replaced.items()]
-    generator = torch.Generator
-    return [*patches, mock.patch.object(torch, "Generator", lambda device="cpu": generator("cpu"))]
+
+    class HostGenerator(torch.Generator):
+        def __new__(cls, device: Any = "cpu") -> Any:
+            return super().__new__(cls, "cpu")
+
+    return [*patches, mock.patch.object(torch, "Generator", HostGenerator)]
 
 
 def _attention_patches(devices: SimulatedDevices) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import videoxl
 from tests.simulated_gpu.card import H200, T4, Card
 from tests.simulated_gpu.cuda import move, simulated
 from videoxl.inference.engine import VideoXL
+from videoxl.memory.video_memory import VideoMemory
 
 PREFILLS = {
     "tiny": ("full", "chunked", "chunked:offload=true"),
@@ -27,27 +27,24 @@ def film(frames: int, seed: int) -> list[np.ndarray]:
 
 def everything(engine: VideoXL, name: str, prefill: str, folder: Path) -> dict[str, Any]:
     """Whatever can be done with a memory, by name."""
-    found: dict[str, Any] = {}
 
-    def note(what: str, do: Callable[[], Any]) -> None:
-        found[what] = do()
+    def text(of: VideoMemory, tokens: int = 4, **settings: Any) -> str:
+        return engine.ask(of, "What is shown?", max_new_tokens=tokens, **settings).text
 
     memory = engine.encode(frames=film(28, 0), fps=1, prefill=prefill)
-    for decode in DECODES[name]:
-        note(f"ask {decode}", lambda: engine.ask(memory, "What is shown?", decode=decode, max_new_tokens=8).text)
-    note("sampled", lambda: engine.ask(memory, "What?", max_new_tokens=4, do_sample=True, seed=1).text)
-    note("beams", lambda: engine.ask(memory, "What?", max_new_tokens=4, num_beams=2).text)
-    note("stream", lambda: "".join(p.text for p in engine.stream(memory, "What is shown?", max_new_tokens=4)))
+    found: dict[str, Any] = {decode: text(memory, 8, decode=decode) for decode in DECODES[name]}
+    found["sampled"] = text(memory, do_sample=True, seed=1)
+    found["beams"] = text(memory, num_beams=2)
+    found["stream"] = "".join(piece.text for piece in engine.stream(memory, "What is shown?", max_new_tokens=4))
     chat = engine.chat_session(memory)
-    note("chat", lambda: [chat.ask(question, max_new_tokens=4).text for question in ("A?", "And B?")])
+    found["chat"] = [chat.ask(question, max_new_tokens=4).text for question in ("A?", "And B?")]
     memory.save(folder / "memory.vxl")
-    kept = videoxl.VideoMemory.load(folder / "memory.vxl", engine)
-    note("from file", lambda: engine.ask(kept, "What is shown?", max_new_tokens=4).text)
+    found["from file"] = text(VideoMemory.load(folder / "memory.vxl", engine))
     memory.extend(film(12, 1), fps=1)
-    note("extended", lambda: engine.ask(memory, "What is shown?", max_new_tokens=4).text)
+    found["extended"] = text(memory)
     if name == "tiny" and "offload" not in prefill:
         memory.trim(start=8)
-        note("trimmed", lambda: engine.ask(memory, "What is shown?", max_new_tokens=4).text)
+        found["trimmed"] = text(memory)
     return found
 
 

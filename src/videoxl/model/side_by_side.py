@@ -33,11 +33,7 @@ class SideBySide:
     @classmethod
     def of(cls, *layers: nn.Module) -> SideBySide | None:
         """None where the layers are not plain linear layers of one kind, or their weights are not there."""
-        plain = [
-            layer
-            for layer in layers
-            if type(layer) is nn.Linear and not hasattr(layer.weight.data, "__tensor_flatten__")
-        ]  # torchao quantises the weight, not the layer
+        plain = [layer for layer in layers if type(layer) is nn.Linear and not _is_quantised(layer.weight.data)]
         kinds = {(p.weight.dtype, p.weight.device, p.bias is None) for p in plain}
         if len(plain) < len(layers) or len(kinds) > 1 or plain[0].weight.is_meta:
             return None
@@ -55,3 +51,8 @@ class SideBySide:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., D]`` -> the outputs of all layers, one behind the other."""
         return F.linear(x, self.weight, self.bias)
+
+
+def _is_quantised(weight: torch.Tensor) -> bool:
+    """Whether a weight is a tensor made of others: torchao quantises the weight and keeps the layer."""
+    return hasattr(weight, "__tensor_flatten__")
