@@ -23,7 +23,7 @@ MODULES = sorted(
 )
 LAYERS = (
     ("errors", "_version"),
-    ("settings",),
+    ("settings", "json_lines"),
     ("config_strings",),
     ("config",),
     ("video", "model", "memory"),
@@ -36,7 +36,7 @@ LAYERS = (
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
-LIGHT = {"errors", "settings", "config_strings", "config", "video"}
+LIGHT = {"errors", "settings", "json_lines", "config_strings", "config", "video"}
 """Parts that need neither torch nor transformers."""
 
 

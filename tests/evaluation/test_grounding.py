@@ -73,7 +73,7 @@ def test_timelens_lines(tmp_path, count):
         ('{"a": {"queries": ["."], "spans": [[1, 2]]}}', "no sentence"),
         ('{"a": 3}', "expected a list"),
         ('{"video_path": "a", "events": [3]}', "expected a list under 'span'"),
-        ('{"video_path": "a", "events": []}\n{broken', "line 2 is no JSON"),
+        ('{"video_path": "a", "events": []}\n{broken', "line 2 is damaged"),
     ],
 )
 def test_bad_annotations_say_where(tmp_path, text, complaint):

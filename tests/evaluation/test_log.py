@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.log import SampleLog, differences, how_it_was_run, json_lines, versions, write_json
+from videoxl.evaluation.log import SampleLog, differences, how_it_was_run, versions, write_json
+from videoxl.json_lines import read_json_lines
 
 SETTINGS = {"frames": (512, 2048), "seed": 3}
 
@@ -58,7 +59,9 @@ def test_only_a_line_feed_ends_a_line(tmp_path, break_):
         log.add("a", {"text": f"one{break_}two"})
     with SampleLog(path, SETTINGS, resume=True) as log:
         assert log.done("a") == {"text": f"one{break_}two"}
-    assert [line["record"]["text"] for line in json_lines(path) if "record" in line] == [f"one{break_}two"]
+    assert [line["record"]["text"] for _, line in read_json_lines(path, EvaluationError) if "record" in line] == [
+        f"one{break_}two"
+    ]
 
 
 def test_half_a_last_line_is_dropped_and_the_rest_kept(tmp_path):
@@ -148,3 +151,44 @@ def test_json_files_are_replaced_whole_or_not_at_all(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match="was not written"):
         write_json(tmp_path / "file" / "result.json", {})
+
+
+def test_a_log_says_what_a_killed_writer_left_behind(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with SampleLog(path, SETTINGS) as log:
+        log.add("a", {"n": 1})
+    path.write_bytes(path.read_bytes() + b'{"key": "b", "rec')
+    with (
+        pytest.warns(UserWarning, match="line 3 was cut off while it was written"),
+        SampleLog(path, SETTINGS, resume=True) as log,
+    ):
+        assert list(log.records) == ["a"]
+
+
+@pytest.mark.parametrize("change", ["", "bom", "crlf", "no last line feed"])
+def test_a_log_that_an_editor_saved_is_resumed(tmp_path, change):
+    path = tmp_path / "run.jsonl"
+    with SampleLog(path, SETTINGS) as log:
+        log.add("a", {"n": 1})
+        log.add("b", {"n": 2})
+    content = path.read_bytes()
+    content = {
+        "bom": b"\xef\xbb\xbf" + content,
+        "crlf": content.replace(b"\n", b"\r\n"),
+        "no last line feed": content.removesuffix(b"\n"),
+    }.get(change, content)
+    path.write_bytes(content)
+    for number in range(2):
+        with SampleLog(path, SETTINGS, resume=True) as log:
+            assert [log.done("a"), log.done("b")] == [{"n": 1}, {"n": 2}]
+            log.add(f"more {number}", {"n": 3})
+
+
+def test_half_a_surrogate_pair_can_be_logged(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with SampleLog(path, SETTINGS) as log:
+        log.add("\ud800", {"text": "\udfff"})
+    with SampleLog(path, SETTINGS, resume=True) as log:
+        assert log.records == {"\ud800": {"text": "\udfff"}}
+    write_json(tmp_path / "result.json", {"text": "\ud800"})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"text": "\ud800"}

@@ -117,7 +117,7 @@ def _call(path: Path, function: str) -> object:
 def _list_stages(as_json: bool) -> None:
     from videoxl.training.config.stages import STAGES
 
-    first = {name: str(stage.__doc__).strip().splitlines()[0] for name, stage in STAGES.items()}
+    first = {name: str(stage.__doc__).strip().partition("\n")[0] for name, stage in STAGES.items()}
     if as_json:
         _print_json(first)
         return

@@ -19,6 +19,7 @@ from videoxl.evaluation.metrics import bootstrap_interval
 from videoxl.evaluation.prompts import GROUNDING
 from videoxl.evaluation.samples import AnswerSettings, Sample, Tell, answer_all, make_result
 from videoxl.inference.engine import VideoXL
+from videoxl.json_lines import read_json_lines
 from videoxl.scenarios.time_spans import TimeSpan, iou, parse_spans
 
 THRESHOLDS = (0.3, 0.5, 0.7)
@@ -56,8 +57,8 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
     try:
         found = json.loads(text)
     except (json.JSONDecodeError, RecursionError):  # not one JSON value: one a line
-        return _read_timelens_lines(text, path)
-    return _read_timelens_lines(text, path) if "events" in found else _read_timelens(found, path)
+        return _read_timelens_lines(path)
+    return _read_timelens_lines(path) if "events" in found else _read_timelens(found, path)
 
 
 def evaluate(
@@ -167,21 +168,19 @@ def _read_timelens(found: Json, path: str | os.PathLike[str]) -> list[Event]:
     return events
 
 
-def _read_timelens_lines(text: str, path: str | os.PathLike[str]) -> list[Event]:
+def _read_timelens_lines(path: str | os.PathLike[str]) -> list[Event]:
     events: list[Event] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationError(f"annotations {where} is no JSON: {error}") from None
+    for line, entry in read_json_lines(path, _annotations_error):
+        where = line.place
         video = _field(entry, "video_path", str, where)
         for event in _field(entry, "events", list, where):
             spans = _field(event, "span", list, where)
             events.append(_event(len(events) + 1, video, _field(event, "query", str, where), spans, where))
     return events
+
+
+def _annotations_error(reason: str) -> EvaluationError:
+    return EvaluationError(f"annotations {reason}")
 
 
 def _event(number: int, video: str, query: object, spans: list[list[object]], where: str) -> Event:

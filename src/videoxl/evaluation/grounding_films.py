@@ -46,7 +46,7 @@ def write_films(folder: Path, films: int, groups: tuple[int, int], seed: int) ->
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--films", type=int, default=50)
     parser.add_argument("--groups", default="8,32", help="shortest and longest film, in groups of four frames")

@@ -11,20 +11,19 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videoxl._version import __version__
 from videoxl.errors import EvaluationError, MemoryFileError
+from videoxl.json_lines import JsonObject, Line, dump_line, encode_json, parse_object, split_lines, warn_of_cut
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
 
-Json = dict[str, Any]
-"""A JSON object. What it holds depends on who wrote it; its reader checks that."""
+Json = JsonObject
 
 FORMAT = 1
 """Version of sample logs. Logs of other versions are refused."""
@@ -42,7 +41,8 @@ class SampleLog:
             record = log.done(key) or log.add(key, evaluate(sample))
 
     The first line is the header, with the settings and the versions. A line is on the disk before :meth:`add` returns.
-    If a killed process left half a last line, opening the log drops it. The file is locked while it is open.
+    If a killed process left half a last line, opening the log drops it with a warning. The file is locked while it is
+    open.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, settings: Json, *, resume: bool = False) -> None:
@@ -57,7 +57,7 @@ class SampleLog:
         is being written by another process.
         """
         self.path = Path(path or os.devnull)
-        self.settings = json.loads(_line(settings))
+        self.settings = json.loads(dump_line(settings))
         self.header: Json = {}
         self._records: dict[str, Json] = {}
         try:
@@ -82,7 +82,7 @@ class SampleLog:
         """Write a finished sample and return it as :meth:`done` will. Raises ``ValueError`` for a key that exists."""
         if key in self._records:
             raise ValueError(f"sample {key!r} is in {self.path} already: ask done() before doing a sample")
-        line = _line({"key": key, "record": record})
+        line = dump_line({"key": key, "record": record})
         self._write(line)
         self._records[key] = json.loads(line)["record"]
         return self._records[key]
@@ -122,47 +122,53 @@ class SampleLog:
     def _open(self, resume: bool) -> None:
         self._file.seek(0)
         content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if not whole:  # new, or killed before the header was there
+        lines = split_lines(content, self.path)
+        if not lines.whole:  # new, or killed before the header was there
             if content and not b'{"evaluation_log"'.startswith(content[:17]):
                 raise EvaluationError(f"{self.path} exists and is no log of samples: name another file")
             self._file.truncate(0)
             self.header = {"evaluation_log": FORMAT, "settings": self.settings, "versions": versions()}
-            self._write(_line(self.header))
+            self._write(dump_line(self.header))
             return
-        lines = whole.decode("utf-8", errors="replace").removesuffix("\n").split("\n")
-        self._check_header(lines[0], resume)
-        for number, line in enumerate(lines[1:], 2):
-            self._take(line, number)
-        self._file.truncate(len(whole))
-        self._write(_line({"resumed": versions()}))
+        self._check_header(lines.whole[0].data, resume)
+        for line in lines.whole[1:]:
+            self._take(line)
+        if lines.cut is not None:
+            self._file.truncate(len(content) - len(lines.cut.data))
+            warn_of_cut(lines.cut)
+        elif not content.endswith(b"\n"):
+            self._write(b"\n")
+        self._write(dump_line({"resumed": versions()}))
 
-    def _check_header(self, line: str, resume: bool) -> None:
-        header = _parsed(line)
-        if header.get("evaluation_log") != FORMAT:
+    def _check_header(self, line: bytes, resume: bool) -> None:
+        try:
+            header = parse_object(line)
+        except ValueError:
+            header = {}
+        if header.get("evaluation_log") != FORMAT or not isinstance(header.get("settings"), dict):
             raise EvaluationError(f"{self.path} exists and is no log of samples this version reads: name another file")
         if not resume:
             raise EvaluationError(
                 f"{self.path} exists: resume it (--resume), name another file, or remove it to begin anew"
             )
-        before = {RENAMED_SETTINGS.get(name, name): value for name, value in header.get("settings", {}).items()}
+        before = {RENAMED_SETTINGS.get(name, name): value for name, value in header["settings"].items()}
         if different := differences(before, self.settings):
             raise EvaluationError(
                 f"{self.path} was made with other settings: {'; '.join(different)}. Give the same, or name another file"
             )
         self.header = header
 
-    def _take(self, line: str, number: int) -> None:
-        found = _parsed(line)
+    def _take(self, line: Line) -> None:
+        found = line.parse(EvaluationError)
         if "resumed" in found:
             return
         if not isinstance(found.get("key"), str) or not isinstance(found.get("record"), dict):
-            raise EvaluationError(f"{self.path}, line {number} is damaged: remove that line and resume")
+            raise EvaluationError(f"{line.place} is damaged (it holds no key and record): remove that line and resume")
         self._records[found["key"]] = found["record"]
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: bytes) -> None:
         try:
-            self._file.write(line.encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -239,24 +245,12 @@ def plain(value: object) -> object:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def json_lines(path: str | os.PathLike[str]) -> Iterator[Json]:
-    """Yield the JSON objects of a file that holds one a line.
-
-    Only a line feed ends a line: a text may contain other characters that Python counts as line breaks.
-    """
-    for line in Path(path).read_text(encoding="utf-8").split("\n"):
-        if line.strip():
-            found: Json = json.loads(line)
-            yield found
-
-
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Write ``value`` as JSON. The file is replaced whole or stays as it was.
 
     Raises :class:`EvaluationError` if it cannot be written, ``ValueError`` for a number that is not finite.
     """
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, encode_json(value, indent=1) + b"\n")
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -269,16 +263,3 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             write_at(descriptor, content, 0)
     except (OSError, MemoryFileError) as error:
         raise EvaluationError(f"{path} was not written: {error.__cause__ or error}") from error
-
-
-def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _parsed(line: str) -> Json:
-    """Parse a line; what is no JSON object becomes an empty one."""
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}

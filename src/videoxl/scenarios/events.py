@@ -26,6 +26,7 @@ _DENIAL = re.compile(
     r"it (?:does not|doesn't)|i (?:do not|don't|did not|didn't|cannot|can't|could not|couldn't))\b",
     re.IGNORECASE,
 )
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _FRINGE = " \t\r\n*_`'\"|:;,-–—>])}"
 
 
@@ -68,7 +69,7 @@ def parse_events(answer: str) -> list[Event]:
     events: list[Event] = []
     without_text: list[TimeSpan] = []
     at = 0
-    for line in answer.splitlines(keepends=True):
+    for line in _LINE.findall(answer):
         stop = at + len(line)
         named = _starting_in(spans, at, stop) or _first_if_leading(_starting_in(moments, at, stop), line, at)
         pieces = _pieces(line, [Mention(m.span, m.begin - at, m.stop - at) for m in named])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -16,6 +15,9 @@ from types import FrameType
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from videoxl.json_lines import dump_line
+from videoxl.training.step_lines import keep_until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -83,11 +85,7 @@ class LogFile(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(replacement, self.path)
+        keep_until(state.global_step, self.path)
 
     def on_log(
         self,
@@ -99,8 +97,8 @@ class LogFile(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and logs is not None:
             entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}  # JSON has no NaN
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **entry}) + "\n")
+            with self.path.open("ab") as file:
+                file.write(dump_line({"step": state.global_step, **entry}))
 
 
 class ProgressLine(TrainerCallback):

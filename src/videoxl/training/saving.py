@@ -120,4 +120,4 @@ def full_value(value: torch.Tensor) -> torch.Tensor:
 
 def _first_line(error: BaseException) -> str:
     text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).strip()
-    return (text.splitlines() or [type(error).__name__])[0]
+    return text.partition("\n")[0] or type(error).__name__

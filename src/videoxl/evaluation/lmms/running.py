@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from videoxl.errors import EvaluationError, MissingDependencyError
 from videoxl.evaluation.lmms.presets import PRESETS
 from videoxl.evaluation.lmms.scores import read_logs, scored
-from videoxl.evaluation.log import Json, json_lines, write_json
+from videoxl.evaluation.log import Json, write_json
+from videoxl.json_lines import read_json, read_json_lines
 
 RESULT = "result.json"
 
@@ -98,16 +98,17 @@ def run_lmms(run: Run) -> Json:
 def result_of(run: Run, samples_file: Path) -> Json:
     """Make the result from the files of a run."""
     made, records, failed = read_logs(run.folder / "logs")
-    samples = list(json_lines(samples_file))
+    samples = [sample for _, sample in read_json_lines(samples_file, EvaluationError)]
     scores = scored(samples, records, failed, task=run.task, categories=run.categories)
     aggregated = samples_file.with_name(samples_file.name.replace(f"_samples_{run.task}.jsonl", "_results.json"))
-    own = json.loads(aggregated.read_text(encoding="utf-8"))["results"].get(run.task, {}) if aggregated.exists() else {}
+    results = read_json(aggregated, EvaluationError).get("results") if aggregated.exists() else None
+    own = results.get(run.task) if isinstance(results, dict) else None
     return {
         "benchmark": run.preset or run.task,
         "mode": run.mode,
         "headline": PRESETS[run.preset].headline if run.preset else "micro",
         "scores": scores,
-        "lmms_eval": {name: value for name, value in own.items() if isinstance(value, int | float)},
+        "lmms_eval": {name: value for name, value in (own or {}).items() if isinstance(value, int | float)},
         "run": {**made, "task": run.task, "limit": run.limit},
     }
 

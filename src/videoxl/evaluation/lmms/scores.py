@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.costs import READING_PHASES, costs, reading_seconds
-from videoxl.evaluation.log import Json, json_lines
+from videoxl.evaluation.log import Json
 from videoxl.evaluation.metrics import bootstrap_interval, micro_macro
+from videoxl.json_lines import read_json, read_json_lines
 
 NOT_METRICS = frozenset(
     {"doc_id", "target", "input", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media", "submission"}
@@ -117,17 +117,19 @@ def _costs(records: Sequence[Json]) -> Json:
 def read_logs(folder: Path) -> tuple[Json, Json, Json]:
     """Return how a run was made, its answered samples and its failed ones, of all processes.
 
-    Raises :class:`EvaluationError` for a folder without any.
+    Raises :class:`EvaluationError` for a folder without any, and for files that are damaged.
     """
     records: Json = {}
     failed: Json = {}
     for path in sorted(folder.glob("samples-*.jsonl")):
-        for found in json_lines(path):
+        for line, found in read_json_lines(path, EvaluationError):
             if "key" in found:
+                if not isinstance(found.get("record"), dict):
+                    raise EvaluationError(f"{line.place} holds no record: remove that line and resume")
                 records[found["key"]] = found["record"]
     for path in sorted(folder.glob("samples-*.failed.json")):
-        failed |= json.loads(path.read_text(encoding="utf-8"))
-    made = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("samples-*.run.json"))]
+        failed |= read_json(path, EvaluationError)
+    made = [read_json(path, EvaluationError) for path in sorted(folder.glob("samples-*.run.json"))]
     if not made:
         raise EvaluationError(f"{folder} holds no log of samples: the run ended before its first answer")
     return made[0], records, {key: found for key, found in failed.items() if key not in records}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from videoxl.evaluation.log import Json, json_lines, write_json
+from videoxl.errors import EvaluationError
+from videoxl.evaluation.log import Json, write_json
 from videoxl.evaluation.niah.heatmap import draw_heatmap
 from videoxl.evaluation.niah.settings import GIVEN
+from videoxl.json_lines import read_json_lines
 
 ANSWERS = "answers.jsonl"
 
@@ -34,5 +36,5 @@ def write_results(folder: Path, result: Json, *, heatmap: bool = True) -> None:
 
 def _answers(log: Path) -> list[Json]:
     """Return the answered questions of a log, without those asked without video."""
-    records = [line["record"] for line in json_lines(log) if "record" in line]
+    records = [line["record"] for _, line in read_json_lines(log, EvaluationError) if "record" in line]
     return [record for record in records if "way" in record]

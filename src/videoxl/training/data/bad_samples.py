@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
 from videoxl.errors import TrainingDataError
+from videoxl.json_lines import dump_line
+from videoxl.training.step_lines import keep_until
 
 LEAST = 100
 """The share is judged as if at least this many had been read, so that one among the first does not end a run."""
@@ -53,10 +54,9 @@ class BadSampleLog:
 
     def _append(self, line: dict[str, object]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(line, ensure_ascii=False) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, text.encode())  # in one piece, so that lines of several processes do not mix
+            os.write(descriptor, dump_line(line))  # in one piece, so that lines of several processes do not mix
         finally:
             os.close(descriptor)
 
@@ -71,8 +71,4 @@ class BadSampleLog:
         self.first = list(state.get("first", []))
         if self.rank or not self.path.is_file():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(kept), encoding="utf-8")
-        os.replace(replacement, self.path)
+        keep_until(step, self.path)

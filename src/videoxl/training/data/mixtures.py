@@ -5,7 +5,6 @@ Records stay on disk: of a file only the places of its records are held, and a r
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
@@ -17,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from videoxl.errors import TrainingDataError
+from videoxl.json_lines import BOM, WHITESPACE, parse_object
 
 MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is taken for damage: 64 MiB of JSON are no conversation."""
-_WHITESPACE = b" \t\r\n"
-_BOM = b"\xef\xbb\xbf"
 # a whole string, a quote that opens none, or a bracket
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 _STRATEGY = re.compile(r"(first|end|random):(\d+)(%?)")
@@ -139,21 +137,16 @@ class RecordFile:
 
 def _parse(name: str, data: bytes) -> Mapping[str, object]:
     try:
-        record = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise TrainingDataError(f"{name} is not UTF-8 (byte {error.start} of the record); convert the file") from error
-    except (ValueError, RecursionError) as error:
-        raise TrainingDataError(f"{name} is not valid JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise TrainingDataError(f"{name} must be an object with 'conversations', got {type(record).__name__}")
-    return record
+        return parse_object(data)
+    except ValueError as error:
+        raise TrainingDataError(f"{name} is {error}; a record is an object with 'conversations'") from error
 
 
 def _is_list(path: Path, data: mmap.mmap) -> bool:
     """Whether the file is one list; if not, it must be JSON lines."""
     if path.suffix.lower() == ".jsonl":
         return False
-    head = data[:4096].removeprefix(_BOM).lstrip(_WHITESPACE)
+    head = data[:4096].removeprefix(BOM).lstrip(WHITESPACE)
     if not head.startswith(b"[") and path.suffix.lower() == ".json":
         raise TrainingDataError(f"{path} must be a list of records, [{{...}}, ...]; name a file of JSON lines .jsonl")
     return head.startswith(b"[")
@@ -161,11 +154,11 @@ def _is_list(path: Path, data: mmap.mmap) -> bool:
 
 def _line_places(data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
     """Begin, end and number of every line that is not blank."""
-    begin, number = len(_BOM) if data[: len(_BOM)] == _BOM else 0, 1
+    begin, number = len(BOM) if data[: len(BOM)] == BOM else 0, 1
     while begin < len(data):
         found = data.find(b"\n", begin)
         end = len(data) if found < 0 else found
-        if data[begin : min(end, begin + 4096)].strip(_WHITESPACE) or end - begin > 4096:
+        if data[begin : min(end, begin + 4096)].strip(WHITESPACE) or end - begin > 4096:
             yield begin, end, number
         begin, number = end + 1, number + 1
 
@@ -173,7 +166,7 @@ def _line_places(data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
 def _list_places(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
     """Begin, end and number of every object of a list. Nothing is parsed, so a broken record costs only itself."""
     depth, begin, number, closed = 0, 0, 0, False
-    last = len(_BOM) if data[: len(_BOM)] == _BOM else 0  # end of what is accounted for
+    last = len(BOM) if data[: len(BOM)] == BOM else 0  # end of what is accounted for
     for token in _TOKEN.finditer(data):
         kind, at = token[0][:1], token.start()
         if token[0] == b'"':
@@ -182,7 +175,7 @@ def _list_places(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
             raise _no_list(path, data, at, "something that is no record")
         if depth < 2:
             expected = b"," if number and kind != b"]" else b""
-            if data[last:at].strip(_WHITESPACE) != expected:
+            if data[last:at].strip(WHITESPACE) != expected:
                 raise _no_list(path, data, last, "something that is no record")
             begin, last = at, token.end()
         if kind == b'"':
@@ -192,7 +185,7 @@ def _list_places(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
             number, last = number + 1, token.end()
             yield begin, last, number
         closed = depth == 0
-    if not closed or data[last:].strip(_WHITESPACE):
+    if not closed or data[last:].strip(WHITESPACE):
         raise _no_list(path, data, last, "more behind the list" if closed else "no end of the list")
 
 
