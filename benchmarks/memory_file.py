@@ -125,7 +125,13 @@ def noise_memory(engine: VideoXL, frames: int) -> VideoMemory:
         timestamps=tuple(times),
         prefill="chunked",
         model_fingerprint=engine.fingerprint,
-        usage=ReadStats(visual_tokens=span.visual_tokens),
+        usage=ReadStats(
+            frames=frames,
+            video_seconds=span.groups[-1].end_s - span.groups[0].start_s,
+            visual_tokens=span.visual_tokens,
+            memory_tokens=len(ids),
+            memory_bytes=cache.nbytes,
+        ),
     )
     return VideoMemory(state, engine)
 

@@ -72,6 +72,17 @@ def from_plain(kind: type[T], values: object, where: str = "") -> T:
         raise _as_value_error(error, kind, where) from None
 
 
+def from_json(kind: type[T], text: str | bytes, where: str = "") -> T:
+    """A ``kind`` (a dataclass) from JSON text, as files hold it: types must match, unknown names are ignored.
+
+    ``where`` is put before the name of a value in errors. Raises ``ValueError`` with one line.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _as_value_error(error, kind, where) from None
+
+
 class Must:
     """In ``Annotated[type, ..., Must("be a number above 0")]``: what an error says instead of pydantic's own words.
 
@@ -127,7 +138,13 @@ def _as_value_error(error: ValidationError, kind: object, where: str = "") -> Va
     if first["type"] == "value_error":
         text = str(first["ctx"]["error"])
         return ValueError(text if not path or text.startswith(path) else f"{path}: {text}")
-    return ValueError(f"{path} must {_allowed(first)}, got {first['input']!r}")
+    if first["type"] == "json_invalid":
+        return ValueError(f"{path or _name_of(kind)} is no JSON that can be read: {first['ctx']['error']}")
+    return ValueError(f"{path} must {_allowed(first)}, got {_short(repr(first['input']))}")
+
+
+def _short(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def unknown_setting(name: str, known: Mapping[str, object], what: str) -> str:

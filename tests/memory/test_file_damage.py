@@ -22,6 +22,7 @@ from tests.memory.stored import (
     read_all,
     seconds,
     with_header,
+    with_tensor,
 )
 from tests.model.builders import small_model
 from tests.model.random_tiny import tiny_engine, tiny_tokenizer
@@ -239,9 +240,65 @@ LIES = {
     "no usage": lambda h: replaced(h, "memory", usage=None, prefix_length="14"),
     "not JSON": lambda h: h["__metadata__"].update(memory="{"),
     "deep JSON": lambda h: h["__metadata__"].update(memory="[" * 100_000),
+    "no text before the video": lambda h: replaced(h, "memory", prefix_length=0),
+    "text for an integer": lambda h: replaced(h, "memory", prefix_length="14"),
+    "an unknown prefill": lambda h: replaced(h, "memory", prefill="psychic"),
+    "another family's prefill": lambda h: replaced(h, "memory", prefill="beacon:ratio=4"),
+    "usage without visual tokens": lambda h: used(h, visual_tokens=None),
+    "usage of other frames": lambda h: used(h, frames=39),
+    "usage of other bytes": lambda h: used(h, memory_bytes=10**12),
+    "usage of infinitely many": lambda h: used(h, subtitles=float("inf")),
+    "usage that is text": lambda h: used(h, frames="38"),
+    "still as a number": lambda h: used(h, still=float("inf")),
+    "seconds that are none": lambda h: used(h, seconds={"decode": float("nan")}),
+    "negative seconds": lambda h: used(h, seconds={"decode": -1.0}),
+    "a source that is no text": lambda h: used(h, source={"a": 1}),
+    "warnings that are no list": lambda h: replaced(h, "memory", warnings="all is well"),
+    "warnings that are no text": lambda h: replaced(h, "memory", warnings=[3]),
+    "a lone surrogate": lambda h: replaced(h, "memory", warnings=["\ud800"]),
+    "offloaded by a word": lambda h: replaced(h, "memory", offloaded="yes"),
+    "tokens that stay, below the prefix": lambda h: replaced(h, "memory", settled_tokens=3),
+    "tokens that stay, beyond the end": lambda h: replaced(h, "memory", settled_tokens=10**6),
+    "other tokens that stay": lambda h: replaced(h, "memory", settled_tokens=15),
+    "no tokens that stay": lambda h: replaced(h, "memory", settled_tokens=None),
+    "no frames to read again": lambda h: rid_of(h, "tail_pixels"),
+    "a SigLIP model that saw nothing": lambda h: replaced(h, "memory", siglip={"model": "x", "fingerprint": "y"}),
+    "a fingerprint that is a number": lambda h: replaced(h, "model", fingerprint=-1),
+    "a family that is none": lambda h: replaced(h, "model", family=None),
+    "no layers": lambda h: replaced(h, "model", layers=0),
+    "2.0 layers": lambda h: replaced(h, "model", layers=2.0),
+    "levels of one that has none": lambda h: replaced(h, "model", two_levels=False),
+    "levels that begin later": lambda h: replaced(h, "storage", levels={**levels(h), "dense": levels(h)["dense"][1:]}),
+    "a level without a number": lambda h: replaced(h, "storage", levels={**levels(h), "pooled": [[0, 3]]}),
+    "a level with a huge number": lambda h: replaced(
+        h, "storage", levels={**levels(h), "pooled1" + "0" * 99: [[0, 3]]}
+    ),
+    "a version that is a number": lambda h: h["__metadata__"].update(version=1),
+    "metadata that are no text": lambda h: h["__metadata__"].update(more={"a": 1}),
+    "a shape of floats": lambda h: h["timestamps"].update(shape=[float(n) for n in h["timestamps"]["shape"]]),
+    "a shape of bools": lambda h: h["dense.00000.keys"].update(shape=[True, *h["dense.00000.keys"]["shape"][1:]]),
+    "a very deep shape": lambda h: h["timestamps"].update(shape=[*h["timestamps"]["shape"], *[1] * 100]),
+    "ids in another dtype": lambda h: h["token_ids"].update(dtype="F64"),
+    "ids of another shape": lambda h: h["token_ids"].update(shape=[1, *h["token_ids"]["shape"]]),
+    "times in bytes": lambda h: h["timestamps"].update(dtype="U8", shape=[8 * n for n in h["timestamps"]["shape"]]),
+    "an entry that is none": lambda h: h.update(timestamps=[]),
+    "a checksum that is a number": lambda h: h["__metadata__"].update(
+        checksums=json.dumps({**json.loads(h["__metadata__"]["checksums"]), "timestamps": 3})
+    ),
     "more layers": lambda h: replaced(h, "model", layers=3),
     "no model": lambda h: h["__metadata__"].update(model="{}"),
 }
+
+
+def used(header, **fields) -> None:
+    usage = {**json.loads(header["__metadata__"]["memory"])["usage"], **fields}
+    replaced(header, "memory", usage={name: value for name, value in usage.items() if value is not None})
+
+
+def rid_of(header, name: str) -> None:
+    """Leave a tensor out; its bytes belong to another one, which nobody reads."""
+    header["more"] = header.pop(name)
+    header["__metadata__"]["checksums"] = header["__metadata__"]["checksums"].replace(f'"{name}"', '"more"')
 
 
 def levels(header) -> dict:
@@ -258,6 +315,53 @@ def test_a_header_that_lies_is_refused_before_anything_is_made(tiny, film, tmp_p
     with pytest.raises(MemoryFileError) as found:
         VideoMemory.load(path, tiny)
     assert found.value.code in ("memory_corrupt", "memory_mismatch"), found.value
+
+
+FALSE = {
+    "infinite times": ("timestamps", lambda t: t.index_fill(0, torch.tensor([1]), float("inf"))),
+    "times that are none": ("timestamps", lambda t: t * float("nan")),
+    "times before zero": ("timestamps", lambda t: t - 1),
+    "times that go back": ("timestamps", lambda t: t.flip(0)),
+    "times of the next age": ("timestamps", lambda t: t + 1e300),
+    "other times than the groups'": ("timestamps", lambda t: t + 0.25),
+    "groups before the beginning of time": ("group_seconds", lambda t: t.index_fill(0, torch.tensor([0]), -torch.inf)),
+    "groups that end before they begin": ("group_seconds", lambda t: t.flip(1)),
+    "groups that go back": ("group_seconds", lambda t: t.flip(0)),
+    "groups somewhere": ("group_tokens", lambda t: t + 1),
+    "groups of nothing": ("group_tokens", lambda t: t * 0),
+    "groups of a trillion tokens": ("group_tokens", lambda t: t * 10**12),
+    "groups elsewhere": ("group_tokens", lambda t: t + torch.tensor([0, 1, 0])),
+    "negative ids": ("token_ids", lambda t: -t),
+    "ids beyond the vocabulary": ("token_ids", lambda t: torch.where(torch.arange(len(t)) < 3, 10**6, t)),
+    "ids beyond 32 bits": ("token_ids", lambda t: torch.where(torch.arange(len(t)) < 3, 2**40, t)),
+    "visual tokens before the video": ("token_ids", lambda t: torch.where(torch.arange(len(t)) < 3, t[-1], t)),
+    "no visual tokens": ("token_ids", lambda t: torch.zeros_like(t)),
+}
+
+
+@pytest.mark.parametrize("lie", FALSE)
+def test_small_tensors_that_lie_are_refused(tiny, film, tmp_path, lie):
+    name, change = FALSE[lie]
+    refused(with_tensor(film, tmp_path / "lie.vxl", name, 0, change), tiny)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "int8", "fp8"])
+def test_numbers_that_are_not_finite_are_never_answered_from(tiny, tmp_path, dtype, value):
+    encoded(tiny, 12).save(tmp_path / "film.vxl", dtype=dtype)
+    names = ["keys", "values"] if dtype in ("auto", "bf16") else ["key_offsets", "key_scales", "value_scales"]
+    for name in [*names, *(["keys", "values"] if dtype == "fp8" and value != value else [])]:
+        path = with_tensor(tmp_path / "film.vxl", tmp_path / "nan.vxl", f"dense.00001.{name}", 1, lambda t: t * value)
+        memory = VideoMemory.load(path, tiny)
+        with pytest.raises(MemoryFileError, match=r"dense\.00001\.\w+\[1\] holds numbers that are not finite"):
+            answer(tiny, memory)
+
+
+def test_scales_that_make_codes_infinite(tiny, tmp_path):
+    encoded(tiny, 12).save(tmp_path / "film.vxl", dtype="int8")
+    path = with_tensor(tmp_path / "film.vxl", tmp_path / "big.vxl", "dense.00001.value_scales", 0, lambda t: t + 1e38)
+    with pytest.raises(MemoryFileError, match="not finite"):
+        answer(tiny, VideoMemory.load(path, tiny))
 
 
 def test_every_piece_can_be_checked_without_a_model(film):

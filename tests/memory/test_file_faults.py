@@ -59,7 +59,7 @@ def dying(tmp_path_factory) -> dict:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return {**json.loads(done.stdout), "said": done.stderr}
 
 
 def test_kill_9_at_every_moment_of_a_save(dying):
@@ -77,7 +77,7 @@ def test_kill_9_from_outside(dying):
 
 
 def test_writers_and_readers_of_one_file(dying):
-    assert dying["crowd"] == {"statuses": [0, 0, 0, 0], "files": ["film.vxl"]}
+    assert dying["crowd"] == {"statuses": [0, 0, 0, 0], "files": ["film.vxl"]}, dying["said"]
 
 
 # -------------------------------------------------------------------------------------------------------- a full disk

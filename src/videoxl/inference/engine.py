@@ -33,6 +33,7 @@ from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import open_request
+from videoxl.inference.stored import check_stored
 from videoxl.inference.trim import trim
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache, Rope
@@ -179,6 +180,10 @@ class VideoXL:
         """Return the state of a memory without some groups; see :func:`videoxl.inference.trim.trim`."""
         self._check_made_by_this(state.model_fingerprint)
         return trim(self._read_context, state, start=start, end=end)
+
+    def check_stored(self, state: MemoryState) -> None:
+        """Raise ``ValueError`` for a state that this model never makes; see :mod:`videoxl.inference.stored`."""
+        check_stored(self.config, state)
 
     @property
     def _read_context(self) -> ReadContext:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from videoxl.settings import Count, CountOrZero
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,17 @@ class ModelId:
     """Dtype of its weights."""
     fingerprint: str
     """Fingerprint of its weights."""
-    layers: int
+    layers: Count
     """Layers of its language model."""
-    heads: int
+    heads: Count
     """Key/value heads of its language model."""
-    head_width: int
+    head_width: Count
     """Width of one of these heads."""
-    video_token_id: int
+    video_token_id: CountOrZero
     two_levels: bool
     """Whether its memories have groups of visual tokens that can be averaged."""
+    revision: str | None = field(default=None, compare=False)
+    """Commit or tag of the Hub repository it was loaded from; None: it came from elsewhere, or that is not known."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.family}, {self.dtype}, {self.fingerprint[:12]})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV
+from videoxl.settings import Count, CountOrZero, Seconds, from_json
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,15 @@ class ReadStats:
     A memory file holds it as JSON (:meth:`to_dict`). Every field has a default: older files lack some of them.
     """
 
-    frames: int = 0
-    video_seconds: float = 0.0
-    visual_tokens: int = 0
-    memory_tokens: int = 0
-    memory_bytes: int = 0
-    window_ratios: tuple[int, ...] = ()
+    frames: CountOrZero = 0
+    video_seconds: Seconds = 0.0
+    visual_tokens: CountOrZero = 0
+    memory_tokens: CountOrZero = 0
+    memory_bytes: CountOrZero = 0
+    window_ratios: tuple[Count, ...] = ()
     """Visual tokens per beacon in every window of Video-XL; empty for other models."""
-    peak_gpu_bytes: int | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_gpu_bytes: CountOrZero | None = None
+    seconds: Mapping[str, Seconds] = field(default_factory=dict)
     """Seconds per phase: decode, vision, prefill."""
     sampling: str = ""
     source: str = ""
@@ -39,9 +41,9 @@ class ReadStats:
     reader: str = ""
     still: bool = False
     """Whether the source was a single picture."""
-    subtitles: int | None = None
+    subtitles: CountOrZero | None = None
     """Number of cues read; None: no subtitles were given."""
-    extended: int = 0
+    extended: CountOrZero = 0
     """How often the memory was extended."""
 
     def to_dict(self) -> dict[str, object]:
@@ -55,22 +57,9 @@ class ReadStats:
     def from_dict(cls, data: Mapping[str, object]) -> ReadStats:
         """Read what :meth:`to_dict` wrote. Unknown keys are ignored, missing ones take their defaults.
 
-        Raises ``TypeError`` or ``ValueError`` for something else than such a mapping.
+        Raises ``ValueError`` for something else than such a mapping.
         """
-        if not isinstance(data, Mapping):
-            raise TypeError(f"expected a mapping of statistics, got {type(data).__name__}")
-        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        if "seconds" in known:
-            phases = known["seconds"]
-            if not isinstance(phases, Mapping):
-                raise TypeError(f"seconds must be a mapping of phases, got {type(phases).__name__}")
-            known["seconds"] = {str(phase): float(value) for phase, value in phases.items()}
-        if "window_ratios" in known:
-            ratios = known["window_ratios"]
-            if not isinstance(ratios, (list, tuple)):
-                raise TypeError(f"window_ratios must be a list, got {type(ratios).__name__}")
-            known["window_ratios"] = tuple(int(ratio) for ratio in ratios)
-        return cls(**known)  # type: ignore[arg-type]  # JSON values of our own file
+        return from_json(cls, json.dumps(data))
 
 
 @dataclass(frozen=True)
@@ -157,6 +146,7 @@ class MemoryOwner(Protocol):
         self, state: MemoryState, video: object, *, committed_cache: Callable[[], KVCache], **settings: Any
     ) -> MemoryState: ...
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState: ...
+    def check_stored(self, state: MemoryState) -> None: ...
     @property
     def rope(self) -> Rope: ...
     @property

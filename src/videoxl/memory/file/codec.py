@@ -57,6 +57,9 @@ EIGHT_BITS = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
 """Dtype and its largest number, by name."""
 SAVE_DTYPES = ("auto", "bf16", "int8", "fp8")
 SMALLEST_SCALE = 1e-12
+LARGEST_SCALE = 1e30
+"""Scales and offsets are smaller, so that what they make of codes is finite."""
+NAN_OF_FP8 = 0x7F
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,15 @@ class Codec:
             return states.mul_(parts["value_scales"][:, :, None])
         return states.mul_(parts["key_scales"][:, None]).add_(parts["key_offsets"][:, None])
 
+    def finite(self, which: Which, parts: Parts) -> bool:
+        """Whether keys or values decode to finite numbers."""
+        if self.name in PLAIN:
+            return _finite(parts[which])
+        scales = [parts[name] for name in self.names(which) if name != which]
+        codes = parts[which]
+        whole = codes.dtype == torch.int8 or bool((codes.view(torch.uint8) & 0x7F).max() < NAN_OF_FP8)
+        return whole and all(_finite(part) and float(part.abs().max()) < LARGEST_SCALE for part in scales)
+
     def names(self, which: Which) -> tuple[str, ...]:
         """Name the parts that :meth:`decode` needs."""
         if self.name in PLAIN:
@@ -121,6 +133,12 @@ class Codec:
         dtype, largest = EIGHT_BITS[self.name]
         scaled = states * (largest / scales.clamp_min(SMALLEST_SCALE))
         return (scaled.round() if dtype == torch.int8 else scaled).clamp(-largest, largest).to(dtype)
+
+
+def _finite(part: torch.Tensor) -> bool:
+    """Whether a tensor, which is not empty, holds finite numbers only: its extremes do, as NaN would be both."""
+    low, high = part.aminmax()
+    return bool(low.isfinite() and high.isfinite())
 
 
 def codec_for(dtype: str | None, held: torch.dtype) -> Codec:

@@ -8,7 +8,7 @@ Any safetensors reader opens it. This reader adds:
   the process with SIGBUS; a short read is an error with a message. The open descriptor keeps the old content readable
   when another file takes its name.
 
-The checksums find accidents, not forgeries.
+The checksums find accidents, not forgeries; what a file says is checked by :mod:`videoxl.memory.file.facts`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MAGIC = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
 """First bytes of the header, eight bytes into the file."""
 LARGEST_HEADER = 100_000_000
 """Largest header in bytes; the limit of safetensors."""
+MOST_AXES = 8
 DTYPES = {
     "F64": torch.float64,
     "I64": torch.int64,
@@ -109,8 +110,11 @@ class MemoryFile:
         self.bytes_read = 0
         self._lock = threading.Lock()
         header, self._data = self._read_header()
-        self.metadata: dict[str, str] = header.pop("__metadata__")
         with self.must_hold_together():
+            self.metadata: dict[str, str] = header.pop("__metadata__")
+            if not all(isinstance(value, str) for value in self.metadata.values()):
+                raise ValueError("its metadata are not all text")
+            self._check_version()
             self._places = {name: self._place(name, entry) for name, entry in header.items()}
             self._checksums: dict[str, str] = json.loads(self.metadata["checksums"])
             self._check_coverage()
@@ -152,7 +156,8 @@ class MemoryFile:
         try:
             yield
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-            raise self.corrupt(f"its header does not hold together ({type(error).__name__}: {error})") from None
+            what = " ".join(str(error).split())[:300]
+            raise self.corrupt(f"its header does not hold together ({type(error).__name__}: {what})") from None
 
     # ------------------------------------------------------------------------------------------------------ inside
 
@@ -198,7 +203,6 @@ class MemoryFile:
         if not named:
             raise self._foreign("a safetensors file of something else")
         self._check_digest(whole)
-        self._check_version(metadata)
         return header, 8 + length
 
     def _foreign(self, what: str) -> MemoryFileError:
@@ -212,11 +216,11 @@ class MemoryFile:
         if found is None or found[1] != digest_of(whole):
             raise self.corrupt("its header is not what was written")
 
-    def _check_version(self, metadata: dict[str, str]) -> None:
-        version, writer = metadata.get("version", "?"), metadata.get("videoxl", "unknown")
+    def _check_version(self) -> None:
+        version, writer = self.metadata.get("version", "?"), self.metadata.get("videoxl", "unknown")
         if version == str(VERSION):
             return
-        newer = version.isdecimal() and int(version) > VERSION
+        newer = version.isdecimal() and int(version[:9]) > VERSION
         todo = "update videoxl, or encode the video again" if newer else "encode the video again"
         raise MemoryFileError(
             f"{self.path} has format version {version} (written by videoxl {writer}), this videoxl reads version "
@@ -225,10 +229,12 @@ class MemoryFile:
         )
 
     def _place(self, name: str, entry: dict[str, Any]) -> tuple[TensorSpec, int]:
-        begin, end = (int(at) for at in entry["data_offsets"])
-        shape = tuple(int(n) for n in entry["shape"])
+        begin, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        if not 1 <= len(shape) <= MOST_AXES or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+            raise ValueError(f"{name} has no sizes that can be read")
         spec = TensorSpec(name, DTYPES[entry["dtype"]], shape)
-        if min(shape, default=0) < 0 or not shape or end - begin != spec.nbytes:
+        if end - begin != spec.nbytes:
             raise ValueError(f"{name} has {end - begin} bytes for shape {shape}")
         return spec, self._data + begin
 
@@ -238,7 +244,7 @@ class MemoryFile:
         for name, (spec, begin) in sorted(self._places.items(), key=lambda item: (item[1][1], item[1][0].nbytes)):
             if begin != at:
                 raise ValueError(f"{name} begins at {begin} instead of {at}")
-            if len(self._checksums[name]) != 8 * spec.pieces:
+            if not isinstance(sums := self._checksums[name], str) or len(sums) != 8 * spec.pieces:
                 raise ValueError(f"{name} has no checksum for each of its {spec.pieces} pieces")
             at += spec.nbytes
         if at != self.size:

@@ -76,9 +76,6 @@ class StoredLevel:
         """
         self.file, self.layout, self.length, self.dtype = file, layout, length, dtype
         self.rope = None if layout.codec.rotated else rope
-        for spec in layout.specs():
-            if file.spec(spec.name) != spec:
-                raise file.corrupt(f"{spec.name} has another form than the rest says")
         self._begins = np.array([begin for begin, _ in layout.ranges])
         self._ends = np.array([end for _, end in layout.ranges])
 
@@ -99,7 +96,11 @@ class StoredLevel:
     def _read(self, which: Which, layer: int, block: int) -> Parts:
         """Read one layer of one block, still encoded."""
         names = self.layout.codec.names(which)
-        return {name: self.file.read(part_name(self.layout.name, block, name), layer) for name in names}
+        parts = {name: self.file.read(part_name(self.layout.name, block, name), layer) for name in names}
+        if not self.layout.codec.finite(which, parts):
+            where = f"{part_name(self.layout.name, block, which)}[{layer}]"
+            raise self.file.corrupt(f"{where} holds numbers that are not finite")
+        return parts
 
     def _decode(self, which: Which, block: int, parts: Parts, device: torch.device) -> torch.Tensor:
         """Decode keys or values, ``[K, T, E]``."""

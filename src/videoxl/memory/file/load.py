@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,17 @@ import torch
 
 from videoxl.errors import MemoryFileError
 from videoxl.memory.file.codec import PLAIN, Codec
+from videoxl.memory.file.facts import (
+    MemoryFacts,
+    Siglip,
+    StorageFacts,
+    check_times,
+    check_tokens,
+    check_usage,
+    pending_frames,
+    read_groups,
+    read_small,
+)
 from videoxl.memory.file.format import MemoryFile
 from videoxl.memory.file.layers import DENSE, POOLED, FileLayer, LevelLayout, Ranges, StoredLevel, StoredTensors
 from videoxl.memory.kv_cache import KVCache
@@ -19,9 +30,10 @@ from videoxl.memory.layout import Group, GroupLayout
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV, coarse_kv_of
 from videoxl.memory.types import FrameEmbeddings, MemoryOwner, MemoryState, PendingFrames, ReadStats
+from videoxl.settings import from_json
 
-SMALL = ("token_ids", "timestamps", "group_seconds", "group_tokens", "tail_pixels", "siglip_features")
-"""Tensors that are not keys or values; read when the file is opened."""
+UNIT = 0.02
+"""How far the length of a unit vector may be from 1: features may have been computed in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -57,37 +69,45 @@ class StoredMemory:
 
     @classmethod
     def _from(cls, file: MemoryFile) -> StoredMemory:
-        said, storage, model = (json.loads(file.metadata[name]) for name in ("memory", "storage", "model"))
-        model_id = ModelId(**{name: model[name] for name in ModelId.__dataclass_fields__})
-        layout = partial(LevelLayout.of, model_id, Codec(storage["dtype"]))
-        levels = {str(name): layout(str(name), _ascending(ranges)) for name, ranges in storage["levels"].items()}
-        dense = levels.pop(DENSE)
-        small = {name: file.read(name) for name in SMALL if name in file}
-        token_ids = tuple(int(i) for i in small["token_ids"].tolist())
-        if dense.ranges[-1][1] != len(token_ids) or not 0 <= said["prefix_length"] <= len(token_ids):
-            raise ValueError(f"blocks and ids disagree about the {len(token_ids)} tokens")
-        pixels, features = small.get("tail_pixels"), small.get("siglip_features")
-        timestamps = tuple(small["timestamps"].tolist())
-        if features is not None and len(features) != len(timestamps):
-            raise ValueError(f"SigLIP saw {len(features)} of {len(timestamps)} frames")
-        times, places = small["group_seconds"].tolist(), small["group_tokens"].tolist()
+        model_id = from_json(ModelId, file.metadata["model"], "model")
+        facts = from_json(MemoryFacts, file.metadata["memory"], "memory")
+        storage = from_json(StorageFacts, file.metadata["storage"], "storage")
+        levels = read_levels(file, model_id, storage)
+        dense, coarse = levels.pop(DENSE), {_pool_of(name): level for name, level in levels.items()}
+        small = read_small(file)
+        ids, timestamps = tuple(small["token_ids"].tolist()), small["timestamps"].numpy()
+        groups = read_groups(small["group_seconds"], small["group_tokens"])
+        features, held = small.get("siglip_features"), PLAIN[facts.held_dtype]
+        if dense.ranges[-1][1] != len(ids) or (dense.tokens < len(ids) and not coarse):
+            raise ValueError(f"blocks and ids disagree about the {len(ids)} tokens")
+        check_times(timestamps, "frames are shown")
+        check_tokens(facts, ids, groups, model_id.video_token_id)
+        check_usage(
+            facts.usage,
+            frames=len(timestamps),
+            groups=groups,
+            tokens=len(ids),
+            token_bytes=2 * model_id.layers * model_id.heads * model_id.head_width * held.itemsize,
+        )
+        if len(groups) > len(timestamps):
+            raise ValueError(f"there are {len(groups)} groups of {len(timestamps)} frames")
         return cls(
             file=file,
             model_id=model_id,
-            dtype=storage["dtype"],
-            held_dtype=PLAIN[said["held_dtype"]],
-            offloaded=bool(said["offloaded"]),
+            dtype=storage.dtype,
+            held_dtype=held,
+            offloaded=facts.offloaded,
             dense=dense,
-            coarse={int(name.removeprefix(POOLED)): level for name, level in levels.items()},
-            token_ids=token_ids,
-            prefix_length=said["prefix_length"],
-            timestamps=timestamps,
-            groups=tuple(Group(*time, *place) for time, place in zip(times, places, strict=True)),
-            prefill=str(said["prefill"]),
-            usage=ReadStats.from_dict(said["usage"]),
-            warnings=tuple(said["warnings"]),
-            pending=None if pixels is None else PendingFrames(pixels.numpy(), int(said["settled_tokens"])),
-            embeddings=None if features is None else FrameEmbeddings(features, **said["siglip"]),
+            coarse=coarse,
+            token_ids=ids,
+            prefix_length=facts.prefix_length,
+            timestamps=tuple(timestamps.tolist()),
+            groups=groups,
+            prefill=facts.prefill,
+            usage=facts.usage,
+            warnings=facts.warnings,
+            pending=pending_frames(small.get("tail_pixels"), facts, groups, frames=len(timestamps)),
+            embeddings=embeddings_of(features, facts.siglip, frames=len(timestamps)),
         )
 
     @property
@@ -140,13 +160,48 @@ def load_memory(path: str | os.PathLike[str], model: MemoryOwner) -> MemoryState
             code="memory_mismatch",
         )
     with stored.file.must_hold_together():
-        return stored.state(model)
+        state = stored.state(model)
+        model.check_stored(state)
+    return state
 
 
-def _ascending(ranges: Sequence[Sequence[int]]) -> Ranges:
-    """Check that blocks follow each other; gaps between them are allowed."""
-    found = tuple((int(begin), int(end)) for begin, end in ranges)
-    flat = [place for pair in found for place in pair]
-    if not found or flat[0] < 0 or flat != sorted(flat) or any(begin == end for begin, end in found):
+def read_levels(file: MemoryFile, model_id: ModelId, storage: StorageFacts) -> dict[str, LevelLayout]:
+    """Lay out the levels. Raises ``ValueError`` unless their tensors are in the file and have their shapes."""
+    layout = partial(LevelLayout.of, model_id, Codec(storage.dtype))
+    levels = {name: layout(name, _ascending(ranges)) for name, ranges in storage.levels.items()}
+    if DENSE not in levels or (len(levels) > 1 and not model_id.two_levels):
+        raise ValueError(f"a memory of this model has no levels like {', '.join(levels) or 'none'}")
+    for level in levels.values():
+        for spec in level.specs():
+            if file.spec(spec.name) != spec:
+                raise ValueError(f"{spec.name} has another form than the rest says")
+    return levels
+
+
+def _ascending(ranges: Ranges) -> Ranges:
+    """Check that blocks follow each other from 0 on; gaps between them are allowed."""
+    flat = [place for pair in ranges for place in pair]
+    if not ranges or flat[0] != 0 or flat != sorted(flat) or any(begin == end for begin, end in ranges):
         raise ValueError("blocks are not in order")
-    return found
+    return ranges
+
+
+def _pool_of(name: str) -> int:
+    """Tokens averaged into one, of a level by its name."""
+    found = re.fullmatch(POOLED + "([1-9][0-9]{0,5})", name)
+    if found is None:
+        raise ValueError(f"there is no level {name!r}")
+    return int(found[1])
+
+
+def embeddings_of(features: torch.Tensor | None, siglip: Siglip | None, *, frames: int) -> FrameEmbeddings | None:
+    """What SigLIP saw. Raises ``ValueError`` unless it is a unit vector for each frame, and the model is named."""
+    if (features is None) != (siglip is None):
+        raise ValueError("siglip_features and the SigLIP model do not belong together")
+    if features is None or siglip is None:
+        return None
+    if len(features) != frames:
+        raise ValueError(f"SigLIP saw {len(features)} of {frames} frames")
+    if not (features.norm(dim=1) - 1).abs().max() < UNIT:
+        raise ValueError("siglip_features are no unit vectors")
+    return FrameEmbeddings(features, siglip.model, siglip.fingerprint)
