@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from videoxl.config import Sampling
 from videoxl.video import Resize, VideoSource, open_video
+from videoxl.video.pictures import PAGES
 
 
 def open_for_model(
@@ -61,7 +62,7 @@ def choose_sampling(
     if source.times_F is None:
         return Sampling(**given), 1
     if from_file:
-        return Sampling(**given), frames_per_group
+        return Sampling(**given), 1 if source.info.container == PAGES else frames_per_group
     rest = {name: value for name, value in given.items() if name != "fps"}
     if all(value is None for value in rest.values()) and len(source.times_F) <= Sampling.DEFAULT_MAX_FRAMES:
         return Sampling(indices=tuple(range(len(source.times_F)))), 1

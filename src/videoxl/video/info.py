@@ -33,7 +33,7 @@ class VideoInfo:
     variable_rate: bool = False
     """Whether frames come at uneven times."""
     reader: str = "memory"
-    """Which library decodes: a name in :data:`READERS`, or ``memory``."""
+    """Which library decodes: a name in :data:`READERS`, ``pillow`` for several pictures in a file, or ``memory``."""
     reader_reason: str = "the pictures are already decoded"
     """Why this reader was chosen."""
     warnings: tuple[str, ...] = ()

@@ -27,7 +27,16 @@ _KINDS = (
     (stat.S_ISCHR, "device"),
     (stat.S_ISBLK, "device"),
 )
-_STILL_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_PICTURE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_OTHER_PICTURES = (
+    (rb"(?s)....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "HEIC"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"8BPS", "Photoshop"),
+    (rb"DDS |\x76\x2f\x31\x01|qoif|icns|\x01\xda", "DDS, OpenEXR, QOI, ICNS or SGI"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6|%PDF", "PostScript or PDF"),
+)
+"""Pictures that are not read, by their first bytes."""
 
 
 @dataclass
@@ -50,14 +59,44 @@ class LocalFile:
         """Close the descriptor. May be called more than once; this object does it at its end."""
 
 
-def open_local(path: str | os.PathLike[str]) -> LocalFile:
-    """Open a regular file that is not empty. Raises ``VideoError`` that says what is there instead."""
+class Directory:
+    """An open folder. Its files are opened through its descriptor, so they are those of the folder that was opened."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.close = weakref.finalize(self, os.close, fd)
+        """Close the descriptor. May be called more than once; this object does it at its end."""
+
+    def names(self) -> list[str]:
+        """The names of all entries."""
+        return os.listdir(self._fd)
+
+    def open(self, name: str) -> LocalFile:
+        """Open a file of this folder as :func:`open_local` does."""
+        return open_local(name, self._fd)
+
+
+def open_directory(path: str | os.PathLike[str]) -> Directory:
+    """Open a folder. Raises ``VideoError``."""
+    try:
+        return Directory(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        raise VideoError(f"{path}: no permission to read this folder", code="permission_denied") from None
+    except OSError as error:
+        raise VideoNotFoundError(f"{path}: cannot be opened ({error.strerror}); check the path") from None
+
+
+def open_local(path: str | os.PathLike[str], folder_fd: int | None = None) -> LocalFile:
+    """Open a regular file that is not empty. Raises ``VideoError`` that says what is there instead.
+
+    ``folder_fd``: descriptor of the folder that a relative ``path`` is in; None: the working directory.
+    """
     name = display_name(path)
     text = os.fspath(path)
     if isinstance(text, str) and _URL.match(text):
         raise VideoNotFoundError(f"{name}: is a URL, not a local file; download it first and give the path")
     try:
-        fd = os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder_fd)
     except PermissionError:
         raise VideoError(f"{name}: no permission to read this file", code="permission_denied") from None
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -116,8 +155,9 @@ def _why_not_a_video(head: bytes) -> tuple[VideoErrorCode, str] | None:
         return "unsupported_container", f"a DASH manifest {only_points}"
     if re.match(rb"(webvtt|\d+\r?\n\d+:\d\d:\d\d)", start):
         return "unsupported_container", "a subtitle file holds no pictures; give the video it belongs to"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # a still WebP picture is opened as a picture before this
-        return "unsupported_container", "animated WebP is not supported; convert it to mp4, webm or gif first"
+    for pattern, kind in _OTHER_PICTURES:
+        if re.match(pattern, head):
+            return "unsupported_container", f"{kind} pictures are not read; convert it to JPEG or PNG first"
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")):
         what = "an XML document" if start.startswith(b"<?xml") else "an HTML page"
         return "not_a_video", f"looks like {what}{_first_bytes(head)}; perhaps a download failed, get it again"
@@ -141,11 +181,12 @@ def _is_text(head: bytes) -> bool:
     return all(c.isprintable() or c in "\r\n\t\f" for c in text)
 
 
-def is_still_picture(head: bytes) -> bool:
-    """Whether a file that begins so is a still picture for Pillow (an animated PNG or WebP is a video)."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return not (head[12:16] == b"VP8X" and head[20] & 0x02)
-    return head.startswith(_STILL_MAGIC) and not (head.startswith(b"\x89PNG") and b"acTL" in head)
+def is_picture_file(head: bytes) -> bool:
+    """Whether a file that begins so is one for Pillow; it may hold several pictures, or an animation."""
+    brands = head[8:12] + head[16:40]
+    is_avif = head[4:8] == b"ftyp" and (b"avif" in brands or b"avis" in brands)
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return is_avif or is_webp or re.match(rb"P[1-6]\s", head) is not None or head.startswith(_PICTURE_MAGIC)
 
 
 def mp4_complaint(file: LocalFile) -> str | None:
@@ -154,7 +195,7 @@ def mp4_complaint(file: LocalFile) -> str | None:
         return None
     offset, found = 0, set()
     for _ in range(1000):
-        header = os.pread(file.fd, 16, offset)
+        header = os.pread(file.fd, 16, offset) if offset < file.size else b""
         if len(header) < 8:
             break
         size, kind = struct.unpack(">I4s", header[:8])

@@ -14,8 +14,16 @@ from PIL import Image
 from videoxl.errors import MissingDependencyError
 from videoxl.video.decoder.source import FileSource
 from videoxl.video.info import VideoLimits
-from videoxl.video.local_file import is_still_picture, open_local, refuse_other_kinds
-from videoxl.video.pictures import Tensor, bad_frames, open_array, open_pictures, open_still, pictures_in
+from videoxl.video.local_file import is_picture_file, open_local, refuse_other_kinds
+from videoxl.video.pictures import (
+    Tensor,
+    bad_frames,
+    open_array,
+    open_folder,
+    open_picture_file,
+    open_pictures,
+    open_still,
+)
 from videoxl.video.source import VideoSource
 from videoxl.video.stream import StreamSource
 
@@ -80,7 +88,7 @@ def open_video(
     if isinstance(video, (bytes, bytearray, memoryview)):
         raise bad_frames("bytes are not accepted as a video: give a path, an array or frames")
     if isinstance(video, Image.Image):
-        return open_still(video, limits, "picture")
+        return open_still(video, limits)
     if isinstance(video, np.ndarray | Tensor):
         return open_array(video, fps, timestamps)
     if isinstance(video, Sequence):
@@ -102,15 +110,13 @@ def _open_path(
     strict: bool,
 ) -> VideoSource:
     if _is_folder(path):
-        pictures = pictures_in(Path(path))
-        return open_pictures(pictures, fps, timestamps, limits, str(Path(path)))
-    if fps is not None or timestamps is not None:
-        raise bad_frames("fps and timestamps are for pictures: a video file has its own times (see Sampling.fps)")
+        return open_folder(Path(path), fps, timestamps, limits)
     file = open_local(path)
     try:
-        if is_still_picture(file.head):
-            file.close()
-            return open_still(Path(path), limits, file.name)
+        if is_picture_file(file.head) and (pictures := open_picture_file(file, fps, timestamps, limits)):
+            return pictures
+        if fps is not None or timestamps is not None:
+            raise bad_frames("fps and timestamps are for pictures: a video file has its own times (see Sampling.fps)")
         refuse_other_kinds(file)
         return FileSource(file, stream=stream, reader=choose_reader(reader), limits=limits, strict=strict)
     except BaseException:

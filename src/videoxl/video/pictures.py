@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from videoxl.errors import VideoError
+from videoxl.video.decoder.picture_client import Picture, PictureDecoder
 from videoxl.video.frames import Frames, Pixels, Resize, Selection, TimedPicture, Times
 from videoxl.video.info import VideoInfo, VideoLimits
+from videoxl.video.local_file import Directory, LocalFile, display_name, open_directory, open_local
+from videoxl.video.pillow_image import bad_frames, check_picture_pixels, to_rgb, upright
 from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import Timeline
 from videoxl.video.source import VideoSource, batches, check_batch_frames
@@ -30,7 +34,18 @@ class Tensor(Protocol):
     def numpy(self) -> npt.NDArray[np.generic]: ...
 
 
-PICTURE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"])
+PICTURE_SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif"]
+)
+PAGES = "pages"
+"""Container of a TIFF with several pages: all of them are read, whatever the size of a group."""
+NAMED_FILES = 3
+"""A warning names at most so many files."""
+JPEGS_PER_SECOND = 25.0
+"""Rate of JPEGs one after another in a file, which does not say it: FFmpeg's default."""
+
+Fetch = Callable[[int, Resize | None], Pixels]
+"""Gives a picture by its number, resized where a size is given."""
 
 
 class PictureSource(VideoSource):
@@ -39,19 +54,24 @@ class PictureSource(VideoSource):
     def __init__(
         self,
         name: str,
-        fetch: Callable[[int], Pixels],
+        fetch: Fetch,
         times_F: Times,
         *,
         fps: float | None,
         kind: tuple[str, str],
         is_still: bool = False,
+        reader: str = "memory",
+        reader_reason: str = "the pictures are already decoded",
+        problems: Sequence[str] = (),
+        close: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         self._fetch = fetch
         self.times_F: Times = times_F
         self.is_still = is_still
-        self.warnings = []
-        height, width = fetch(0).shape[:2]
+        self.warnings = list(problems)
+        self._close = close
+        height, width = fetch(0, None).shape[:2]
         timeline = Timeline.from_times(times_F, fps)
         self.info = VideoInfo(
             width=width,
@@ -62,16 +82,21 @@ class PictureSource(VideoSource):
             codec=kind[0],
             container=kind[1],
             variable_rate=timeline.variable_rate,
+            reader=reader,
+            reader_reason=reader_reason,
+            warnings=tuple(problems),
         )
 
     def read(self, selection: Selection, *, resize: Resize | None, batch_frames: int = 32) -> Iterator[Frames]:
         check_batch_frames(batch_frames)
         return batches(self._pictures(selection, resize), batch_frames)
 
+    def close(self) -> None:
+        self._close()
+
     def _pictures(self, selection: Selection, resize: Resize | None) -> Iterator[TimedPicture]:
         for number, seconds in zip(selection.indices_F.tolist(), selection.timestamps_F.tolist()):
-            pixels = self._fetch(number)
-            yield (resize_pixels(pixels, resize) if resize else pixels), seconds, number
+            yield self._fetch(number, resize), seconds, number
 
 
 def open_array(array: object, fps: float | None, timestamps: Sequence[float] | None) -> PictureSource:
@@ -83,34 +108,141 @@ def open_array(array: object, fps: float | None, timestamps: Sequence[float] | N
         frames = frames.transpose(0, 2, 3, 1)
     times = frame_times(len(frames), fps, timestamps)
     shape = f"array {list(frames.shape)}"
-    return PictureSource(shape, lambda i: to_rgb8(frames[i]), times, fps=fps, kind=("raw", "array"))
+    return PictureSource(
+        shape, lambda i, resize: resized(to_rgb8(frames[i]), resize), times, fps=fps, kind=("raw", "array")
+    )
 
 
 def open_pictures(
-    pictures: Sequence[object], fps: float | None, timestamps: Sequence[float] | None, limits: VideoLimits, name: str
+    pictures: Sequence[object],
+    fps: float | None,
+    timestamps: Sequence[float] | None,
+    limits: VideoLimits,
+    name: str,
+    close: Callable[[], object] = lambda: None,
 ) -> PictureSource:
-    """Open paths, Pillow images or arrays [H, W, 3], in order; sizes may differ."""
+    """Open paths, Pillow images or arrays [H, W, 3], in order; sizes may differ. ``close`` is called at the end."""
     if len(pictures) == 0:
         raise bad_frames(f"{name} holds no pictures")
     times = frame_times(len(pictures), fps, timestamps)
-    return PictureSource(name, lambda i: load_picture(pictures[i], limits), times, fps=fps, kind=("pictures", "list"))
+    loader = PictureLoader(limits)
+
+    def close_all() -> None:
+        loader.close()
+        close()
+
+    source = PictureSource(
+        name,
+        lambda i, resize: loader.load(pictures[i], resize),
+        times,
+        fps=fps,
+        kind=("pictures", "list"),
+        close=close_all,
+    )
+    loader.warn_in(source.warnings)
+    return source
 
 
-def open_still(picture: object, limits: VideoLimits, name: str) -> PictureSource:
-    """Open one picture: one frame at 0.0 s."""
-    pixels = load_picture(picture, limits)
-    times = np.zeros(1, np.float64)
-    return PictureSource(name, lambda _: pixels, times, fps=None, kind=("picture", "still"), is_still=True)
+def open_folder(
+    folder: Path, fps: float | None, timestamps: Sequence[float] | None, limits: VideoLimits
+) -> PictureSource:
+    """Open the picture files of a folder in natural order: ``2.jpg`` before ``10.jpg``."""
+    directory = open_directory(folder)
+    try:
+        pictures, others = _pictures_in(directory)
+        source = open_pictures(pictures, fps, timestamps, limits, str(folder), directory.close)
+    except BaseException:
+        directory.close()
+        raise
+    if others:
+        named = ", ".join(display_name(name) for name in others[:NAMED_FILES])
+        more = f" and {len(others) - NAMED_FILES} more" if len(others) > NAMED_FILES else ""
+        source.warnings.append(f"not read, as no pictures by their names: {named}{more}")
+    return source
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder in natural order: ``2.jpg`` before ``10.jpg``."""
-    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
-    return sorted(found, key=_natural)
+def open_picture_file(
+    file: LocalFile, fps: float | None, timestamps: Sequence[float] | None, limits: VideoLimits
+) -> PictureSource | None:
+    """Open a picture file: a still at 0.0 s, or pages with times. None for an animation, which is a video."""
+    decoder = PictureDecoder(limits, file)
+    try:
+        first = decoder.read_own(0)
+        if first.reads_as == "pages":
+            return _open_pages(decoder, first, file, fps, timestamps)
+    except BaseException:
+        decoder.close()
+        raise
+    decoder.close()
+    if first.reads_as == "video":
+        return None
+    file.close()
+    return _still(first.pixels_HWC, file.name, first.problems)
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", path.name)
+def _open_pages(
+    decoder: PictureDecoder, first: Picture, file: LocalFile, fps: float | None, timestamps: Sequence[float] | None
+) -> PictureSource:
+    """The pages of a TIFF, as pictures that are looked at one by one; or JPEGs one after another, as a video."""
+    problems, count = list(first.problems), first.pictures
+    if first.format == "TIFF":
+        problems.append(f"its {count} pages are read as pictures, {1 / (fps or 1):g} s apart")
+    elif fps is None and timestamps is None:
+        fps = JPEGS_PER_SECOND
+        problems.append(f"holds {count} JPEG pictures and no rate: {fps:g} a second are assumed; give fps if it is not")
+
+    def close() -> None:
+        decoder.close()
+        file.close()
+
+    return PictureSource(
+        file.name,
+        lambda i, resize: decoder.read_own(i, resize).pixels_HWC,
+        frame_times(count, fps, timestamps),
+        fps=fps,
+        kind=(first.format.lower(), PAGES if first.format == "TIFF" else "pictures one after another"),
+        reader="pillow",
+        reader_reason="several pictures in one file",
+        problems=problems,
+        close=close,
+    )
+
+
+def open_still(picture: Image.Image, limits: VideoLimits) -> PictureSource:
+    """Open one Pillow image: one frame at 0.0 s."""
+    pixels, problem = _from_pillow(picture, limits)
+    return _still(pixels, "picture", [problem] if problem else [])
+
+
+def _still(pixels: Pixels, name: str, problems: Sequence[str]) -> PictureSource:
+    return PictureSource(
+        name,
+        lambda _, resize: resized(pixels, resize),
+        np.zeros(1, np.float64),
+        fps=None,
+        kind=("picture", "still"),
+        is_still=True,
+        problems=problems,
+    )
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """A file of an open folder."""
+
+    directory: Directory
+    name: str
+
+
+def _pictures_in(directory: Directory) -> tuple[list[FolderEntry], list[str]]:
+    """(the picture files in natural order, the names of the other files that are not hidden)."""
+    names = sorted((name for name in directory.names() if not name.startswith(".")), key=_natural)
+    chosen = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    return [FolderEntry(directory, name) for name in chosen], [name for name in names if name not in set(chosen)]
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
@@ -136,41 +268,94 @@ def frame_times(count: int, fps: float | None, timestamps: Sequence[float] | Non
     return times
 
 
+class PictureLoader:
+    """Loads pictures of any kind. Files are decoded in a process of their own, which starts with the first."""
+
+    def __init__(self, limits: VideoLimits) -> None:
+        self._limits = limits
+        self._decoder = PictureDecoder(limits)
+        self._seen: dict[str, tuple[str, int]] = {}
+        self._warnings: list[str] = []
+
+    def warn_in(self, warnings: list[str]) -> None:
+        """Write what is found wrong to this list, which may be read at any time: once for all files alike."""
+        warnings.extend(self._warnings)
+        self._warnings = warnings
+
+    def close(self) -> None:
+        """End the process."""
+        self._decoder.close()
+
+    def load(self, picture: object, resize: Resize | None = None) -> Pixels:
+        """Load a path, a Pillow image or an array as uint8 [H, W, 3]. Transparent parts become black.
+
+        Raises ``VideoError``.
+        """
+        if isinstance(picture, (str, Path, FolderEntry)):
+            return self._from_file(picture, resize)
+        if isinstance(picture, Image.Image):
+            pixels, problem = _from_pillow(picture, self._limits)
+            if problem:
+                self._note("a Pillow image", problem)
+            return resized(pixels, resize)
+        pixels = _as_numpy(picture)
+        if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[-1]:
+            pixels = pixels.transpose(1, 2, 0)
+        if pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+            raise bad_frames(f"a frame must be shaped [H, W, 3] or [3, H, W], got {list(pixels.shape)}")
+        return resized(to_rgb8(pixels), resize)
+
+    def _from_file(self, path: str | Path | FolderEntry, resize: Resize | None) -> Pixels:
+        file = path.directory.open(path.name) if isinstance(path, FolderEntry) else open_local(path)
+        try:
+            picture = self._decoder.read(file, resize)
+        finally:
+            file.close()
+        for problem in picture.problems:
+            self._note(file.name, problem)
+        return picture.pixels_HWC
+
+    def _note(self, name: str, problem: str) -> None:
+        """Add a warning; where another file had the same problem, change its warning."""
+        first, place = self._seen.setdefault(problem, (name, len(self._warnings)))
+        if place == len(self._warnings):
+            self._warnings.append(f"{name}: {problem}")
+        elif first != name:
+            self._warnings[place] = f"{first} and others: {problem}"
+
+
 def load_picture(picture: object, limits: VideoLimits) -> Pixels:
-    """Load a path, a Pillow image or an array as uint8 [H, W, 3]. Transparent parts become black."""
-    if isinstance(picture, (str, Path)):
-        return _load_file(Path(picture), limits)
-    if isinstance(picture, Image.Image):
-        return _flatten(picture)
-    pixels = _as_numpy(picture)
-    if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[-1]:
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
-        raise bad_frames(f"a frame must be shaped [H, W, 3] or [3, H, W], got {list(pixels.shape)}")
-    return to_rgb8(pixels)
-
-
-def _load_file(path: Path, limits: VideoLimits) -> Pixels:
+    """Load one picture: see :meth:`PictureLoader.load`."""
+    loader = PictureLoader(limits)
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > limits.max_pixels:
-                raise VideoError(
-                    f"{path}: picture size {width}x{height} exceeds {limits.max_pixels / 1e6:.1f} Mpx; "
-                    "raise VideoLimits(max_pixels=...)",
-                    code="limits_pixels",
-                )
-            return _flatten(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
-        raise bad_frames(f"{path}: not a readable picture ({error})") from error
+        return loader.load(picture)
+    finally:
+        loader.close()
 
 
-def _flatten(image: Image.Image) -> Pixels:
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-        return np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+def _from_pillow(image: Image.Image, limits: VideoLimits) -> tuple[Pixels, str | None]:
+    """(pixels, what is wrong if anything) of an image that may not be decoded yet."""
+    if isinstance(image, ImageFile.ImageFile):
+        check_picture_pixels(*image.size, limits)
+        if image.format == "EPS":
+            raise bad_frames("an EPS is a program, not a picture, and is not run; convert it to PNG")
+    try:
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and image.format != "MPO":
+            raise bad_frames(
+                f"a Pillow image holds {count} pictures, not one: give the path of its file, or image.copy() of one"
+            )
+        turned, problem = upright(image)
+        return to_rgb(turned), problem
+    except (VideoError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise anything for damaged data
+        raise bad_frames(f"a Pillow image cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def resized(pixels_HWC: Pixels, resize: Resize | None) -> Pixels:
+    """The picture at the size that is asked for, if any."""
+    return resize_pixels(pixels_HWC, resize) if resize else pixels_HWC
 
 
 def _as_numpy(value: object) -> npt.NDArray[np.generic]:
@@ -192,8 +377,3 @@ def to_rgb8(pixels: npt.NDArray[np.generic]) -> Pixels:
     if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
         raise bad_frames("floating point frames must lie in 0..1: divide by 255, or convert to uint8")
     return np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8))
-
-
-def bad_frames(message: str) -> VideoError:
-    """The error for pictures or times that cannot be used."""
-    return VideoError(message, code="bad_frames")

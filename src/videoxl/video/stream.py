@@ -9,7 +9,7 @@ from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.video.frames import Frames, OpenSelection, Resize, Selection, TimedPicture, no_frames
 from videoxl.video.info import VideoInfo, VideoLimits
-from videoxl.video.pictures import bad_frames, load_picture
+from videoxl.video.pictures import PictureLoader, bad_frames
 from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import ALMOST
 from videoxl.video.source import VideoSource, batches, check_batch_frames
@@ -23,7 +23,8 @@ class StreamSource(VideoSource):
     def __init__(self, pairs: Iterator[tuple[object, float]], limits: VideoLimits) -> None:
         self.name = "frame iterator"
         self.warnings = []
-        self._limits = limits
+        self._pictures = PictureLoader(limits)
+        self._pictures.warn_in(self.warnings)
         self._frames = self._checked(pairs)
         self._first = next(self._frames, None)
         if self._first is None:
@@ -57,6 +58,9 @@ class StreamSource(VideoSource):
         resized = ((resize_pixels(p, resize) if resize else p, t, i) for p, t, i in chosen)
         return batches(_whole_groups(resized, selection.whole_groups_of), batch_frames)
 
+    def close(self) -> None:
+        self._pictures.close()
+
     def _with_first(self, first: TimedPicture) -> Iterator[TimedPicture]:
         yield first
         yield from self._frames
@@ -72,7 +76,7 @@ class StreamSource(VideoSource):
             if not math.isfinite(seconds) or seconds < 0 or seconds <= before:
                 raise bad_frames(f"times must be finite, 0 or more and ascend, but {seconds:g} s follows {before:g} s")
             before = seconds
-            yield load_picture(picture, self._limits), seconds, number
+            yield self._pictures.load(picture), seconds, number
 
     def _at_rate(self, frames: Iterator[TimedPicture], sampling: Sampling) -> Iterator[TimedPicture]:
         """Yield the first frame at or after each tick of a clock that starts with the first frame in the range."""

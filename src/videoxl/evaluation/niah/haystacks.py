@@ -17,7 +17,7 @@ from videoxl.errors import VideoError
 from videoxl.evaluation.niah.needles import PictureNeedle, Question, make_film, questions_about
 from videoxl.evaluation.niah.settings import HaystackPlan, NiahSettings
 from videoxl.video import Frames, Resize, Selection, VideoInfo, VideoLimits, VideoSource
-from videoxl.video.pictures import PictureSource, load_picture
+from videoxl.video.pictures import PictureSource, load_picture, resized
 from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import uniform_indices
 from videoxl.video.source import check_batch_frames
@@ -125,7 +125,11 @@ def world_source(film: Film, frames: int, size: int, name: str) -> PictureSource
     times_F = np.array(film.timestamps[:frames])
     fps = FRAMES_PER_GROUP / film.step
     return PictureSource(
-        name, lambda n: drawn(n // RENDER_BATCH)[n % RENDER_BATCH], times_F, fps=fps, kind=("world", "film")
+        name,
+        lambda n, resize: resized(drawn(n // RENDER_BATCH)[n % RENDER_BATCH], resize),
+        times_F,
+        fps=fps,
+        kind=("world", "film"),
     )
 
 

@@ -22,14 +22,14 @@ class Channel:
     """Receives commands and sends answers, each in a thread of its own. The other end closing ends the process."""
 
     def __init__(self, commands_fd: int, answers_fd: int) -> None:
-        self._commands: queue.Queue[Command] = queue.Queue()
+        self._commands: queue.Queue[tuple[Command, bytearray]] = queue.Queue()
         self._outgoing: queue.Queue[tuple[Answer, bytes | memoryview]] = queue.Queue(maxsize=1)
         self._last_sent = time.monotonic()
         threading.Thread(target=self._receive_all, args=(commands_fd,), daemon=True).start()
         threading.Thread(target=self._send_all, args=(answers_fd,), daemon=True).start()
 
-    def next_command(self) -> Command:
-        """Wait for the next command."""
+    def next_command(self) -> tuple[Command, bytearray]:
+        """Wait for the next command, and its payload."""
         return self._commands.get()
 
     def send(self, answer: Answer, payload: bytes | memoryview = b"") -> None:
@@ -49,7 +49,8 @@ class Channel:
     def _receive_all(self, fd: int) -> None:
         try:
             while True:
-                self._commands.put(parse_command(wire.receive(fd)[0]))
+                text, payload = wire.receive(fd)
+                self._commands.put((parse_command(text), payload))
         except (wire.WireClosedError, wire.WireGarbageError):
             os._exit(0)
 

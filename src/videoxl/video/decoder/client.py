@@ -22,9 +22,7 @@ from videoxl.video.decoder.messages import (
     Answer,
     Command,
     ErrorReport,
-    FrameBatch,
-    ReadReport,
-    VideoFacts,
+    Result,
     parse_answer,
     to_json,
 )
@@ -49,9 +47,11 @@ class DecoderProcess:
     """A decoder process for one file. It ends with :meth:`close`, with this object, or with this program."""
 
     def __init__(self, file_fd: int, name: str, stall_seconds: float) -> None:
-        self._name = name
+        self.name = name
+        """Name of the file in messages."""
         self._stall_seconds = stall_seconds
         commands_read, self._commands = os.pipe()
+        os.set_blocking(self._commands, False)
         self._answers, answers_write = os.pipe()
         with contextlib.suppress(AttributeError, OSError):  # not everywhere; a larger pipe is only a little faster
             fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -81,15 +81,17 @@ class DecoderProcess:
         """Kill the process and release its pipes. May be called more than once."""
         self._stop()
 
-    def request(self, command: Command) -> None:
-        """Send a command. Raises ``VideoError`` ``decoder_died``."""
+    def request(self, command: Command, payload: bytes = b"") -> None:
+        """Send a command. Raises ``VideoError``: ``decoder_died``, or ``decode_timeout`` when it is not taken in."""
         self._check_open()
         try:
-            wire.send(self._commands, to_json(command))
+            wire.send(self._commands, to_json(command), payload, self._stall_seconds)
+        except wire.WireTimeoutError:
+            raise self._stood_still() from None
         except wire.WireClosedError:
             raise self._died() from None
 
-    def receive(self, command: int) -> tuple[VideoFacts | FrameBatch | ReadReport, bytearray]:
+    def receive(self, command: int) -> tuple[Result, bytearray]:
         """The next answer to the command of this number; answers to older commands are dropped.
 
         Raises ``VideoError``: what the process reports, ``decode_timeout`` when nothing comes in, ``decoder_died``
@@ -109,30 +111,33 @@ class DecoderProcess:
             text, payload = wire.receive(self._answers, self._stall_seconds)
             return parse_answer(text), payload
         except wire.WireTimeoutError:
-            self.close()
-            raise VideoError(
-                f"{self._name}: decoding stood still for {self._stall_seconds:g} s and was stopped; "
-                "the file is damaged, or raise VideoLimits(stall_seconds=...)",
-                code="decode_timeout",
-            ) from None
+            raise self._stood_still() from None
         except wire.WireClosedError:
             raise self._died() from None
         except wire.WireGarbageError as error:
             raise self.garbage(error) from None
 
+    def _stood_still(self) -> VideoError:
+        self.close()
+        return VideoError(
+            f"{self.name}: decoding stood still for {self._stall_seconds:g} s and was stopped; "
+            "the file is damaged, or raise VideoLimits(stall_seconds=...)",
+            code="decode_timeout",
+        )
+
     def garbage(self, what: Exception) -> VideoError:
         """The error for an answer that cannot be right. Kills the process, which a hostile file may have taken over."""
         self.close()
-        return VideoError(f"{self._name}: the decoder process sent garbage ({what})", code="decoder_died")
+        return VideoError(f"{self.name}: the decoder process sent garbage ({what})", code="decoder_died")
 
     def _check_open(self) -> None:
         if not self._stop.alive:
-            raise VideoError(f"{self._name}: is closed; open it again", code="decoder_died")
+            raise VideoError(f"{self.name}: is closed; open it again", code="decoder_died")
 
     def _reported(self, report: ErrorReport) -> Exception:
         if report.code == "missing_dependency":
             return MissingDependencyError(report.message)
-        return VideoError(f"{self._name}: {report.message}", code=report.code)
+        return VideoError(f"{self.name}: {report.message}", code=report.code)
 
     def _died(self) -> VideoError:
         pid = self.pid  # comes first on the control socket, then the status
@@ -144,7 +149,7 @@ class DecoderProcess:
     def _dead(self, how: str) -> VideoError:
         self.close()
         return VideoError(
-            f"{self._name}: the decoder process {how}; the file is damaged or needs more memory than there is",
+            f"{self.name}: the decoder process {how}; the file is damaged or needs more memory than there is",
             code="decoder_died",
         )
 

@@ -28,6 +28,8 @@ CODECS = (
     "wmv1,wmv2,wmv3,vc1,theora,svq1,svq3,cinepak,qtrle,rpza,rawvideo,v210,v410,huffyuv,ffvhuff,ffv1,utvideo"
 )
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
 
 class FdReader:
     """A file object over a descriptor, with a position of its own. FFmpeg sees no name and cannot reopen it."""
@@ -93,6 +95,7 @@ def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
         return av.open(
             FdReader(fd),
             mode="r",
+            format="apng" if os.pread(fd, len(PNG), 0) == PNG else None,  # not found behind long texts otherwise
             options=options,
             container_options=container_options,
             metadata_errors="replace",  # otherwise tags that are not UTF-8 make it fail

@@ -2,7 +2,8 @@
 
 :class:`OpenCommand`, once, then any number of :class:`ReadCommand` go to the decoder process. Back come one
 :class:`VideoFacts` for the first, some :class:`FrameBatch` and one :class:`ReadReport` for each of the others, or an
-:class:`ErrorReport`; and :class:`Alive` whenever work takes long. Types are checked on both sides.
+:class:`ErrorReport`; and :class:`Alive` whenever work takes long. A process for pictures gets :class:`PictureCommand`
+instead, each of which is answered by a :class:`PictureAnswer`. Types are checked on both sides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from videoxl.errors import VideoErrorCode
 from videoxl.video.decoder.wire import WireGarbageError
 from videoxl.video.frames import Resize
 from videoxl.video.info import VideoLimits
+
+PictureKind = Literal["still", "pages", "video"]
+"""Whether a picture file holds one picture, several to be read one by one, or an animation that FFmpeg reads."""
 
 
 class _Message(BaseModel):
@@ -39,6 +43,17 @@ class ReadCommand(_Message):
     indices: list[int]
     resize: Resize | None
     batch_frames: int
+
+
+class PictureCommand(_Message):
+    """Read one picture of a picture file. The payload holds the file; without one, it is the process's own file."""
+
+    kind: Literal["picture"] = "picture"
+    id: int
+    number: int = Field(ge=0)
+    """Which picture of the file."""
+    resize: Resize | None
+    limits: VideoLimits
 
 
 class VideoFacts(_Message):
@@ -81,6 +96,21 @@ class ReadReport(_Message):
     """How many frames were decoded only in part."""
 
 
+class PictureAnswer(_Message):
+    """One picture of a picture file. The payload holds its pixels, uint8 of ``shape`` [H, W, 3], upright."""
+
+    kind: Literal["picture"] = "picture"
+    id: int
+    shape: tuple[int, int, int]
+    format: str
+    """Pillow's name of the format."""
+    reads_as: PictureKind
+    pictures: int
+    """Number of pictures in the file."""
+    problems: list[str]
+    """What is unusual, or was not read."""
+
+
 class ErrorReport(_Message):
     """A command failed. The message is one line."""
 
@@ -96,8 +126,10 @@ class Alive(_Message):
     kind: Literal["alive"] = "alive"
 
 
-Command = OpenCommand | ReadCommand
-Answer = VideoFacts | FrameBatch | ReadReport | ErrorReport | Alive
+Command = OpenCommand | ReadCommand | PictureCommand
+Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer
+"""What a command can end with, or bring on its way."""
+Answer = Result | ErrorReport | Alive
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="kind")])
 

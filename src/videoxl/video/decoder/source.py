@@ -8,7 +8,7 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.video.decoder.client import DecoderProcess
-from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, VideoFacts
+from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, Result, VideoFacts
 from videoxl.video.frames import Frames, Resize, Selection, Times
 from videoxl.video.info import VideoInfo, VideoLimits
 from videoxl.video.local_file import LocalFile, file_digest, mp4_complaint
@@ -102,7 +102,7 @@ class FileSource(VideoSource):
             read += len(frames)
             yield frames
 
-    def _next_answer(self, command: int) -> tuple[VideoFacts | FrameBatch | ReadReport, bytearray]:
+    def _next_answer(self, command: int) -> tuple[Result, bytearray]:
         try:
             return self._process.receive(command)
         except VideoError as error:
@@ -110,9 +110,7 @@ class FileSource(VideoSource):
                 raise
             raise VideoError(f"{error} (the file changed while reading)", code=error.code) from None
 
-    def _unpack(
-        self, batch: VideoFacts | FrameBatch, payload: bytearray, resize: Resize | None, batch_frames: int
-    ) -> Frames:
+    def _unpack(self, batch: Result, payload: bytearray, resize: Resize | None, batch_frames: int) -> Frames:
         """Compare an answer with what was asked for: a decoder process that was taken over may send anything."""
         try:
             if not isinstance(batch, FrameBatch):

@@ -30,18 +30,26 @@ class WireTimeoutError(Exception):
     """Nothing came in for the allowed time."""
 
 
-def send(fd: int, text: bytes, payload: bytes | memoryview = b"") -> None:
-    """Write one message, waiting while the pipe is full. Raises ``WireClosedError``."""
+def send(fd: int, text: bytes, payload: bytes | memoryview = b"", timeout_seconds: float | None = None) -> None:
+    """Write one message, waiting while the pipe is full.
+
+    Raises ``WireClosedError``, or ``WireTimeoutError`` when nothing is taken out for that time; the latter needs a
+    descriptor that does not block.
+    """
     try:
-        _write_all(fd, HEADER.pack(MAGIC, len(text), len(payload)) + text)
-        _write_all(fd, payload)
+        _write_all(fd, HEADER.pack(MAGIC, len(text), len(payload)) + text, timeout_seconds)
+        _write_all(fd, payload, timeout_seconds)
     except BrokenPipeError:
         raise WireClosedError from None
 
 
-def _write_all(fd: int, data: bytes | memoryview) -> None:
+def _write_all(fd: int, data: bytes | memoryview, timeout_seconds: float | None) -> None:
     view = memoryview(data)
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
     while len(view):
+        if timeout_seconds is not None and not poller.poll(timeout_seconds * 1000):
+            raise WireTimeoutError
         view = view[os.write(fd, view) :]
 
 

@@ -1,0 +1,219 @@
+"""Inside the decoder process: picture files, read by Pillow.
+
+Only the formats in :data:`FORMATS` are tried, and their size is checked before memory is taken for it. A file that
+holds several pictures is never taken for the first of them: see :class:`PictureFile`.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+    features,
+)
+
+from videoxl.errors import VideoError
+from videoxl.video.decoder.messages import PictureKind
+from videoxl.video.decoder.wire import MAX_PAYLOAD_BYTES
+from videoxl.video.frames import Pixels
+from videoxl.video.info import VideoLimits
+from videoxl.video.pillow_image import bad_frames, check_picture_pixels, to_rgb, upright
+
+PLUGINS = (
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+    GifImagePlugin,
+    BmpImagePlugin,
+    TiffImagePlugin,
+    PpmImagePlugin,
+)
+"""Imported here, since a decoder process opens no files later."""
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]
+if features.check("avif"):  # Pillow 11.3 and later, where it was built with it
+    from PIL import AvifImagePlugin  # noqa: F401
+
+    FORMATS.append("AVIF")
+
+PNG_AFTER_PNG = b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n"
+JPEG_START = b"\xff\xd8\xff"
+JPEG_GAP = 512
+"""Bytes that may lie between two JPEGs of one file: padding, or the header of a network stream's part."""
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_SUBFILE_TYPE = 254
+_THUMBNAIL_OR_MASK = 1 | 4
+
+
+class PictureFile:
+    """An opened picture file. Raises ``VideoError`` for what is none, and for what cannot be read rightly.
+
+    ``kind`` is ``still``, ``pages`` (a TIFF's pages, or JPEGs one after another) or ``video`` (an animation, which
+    FFmpeg reads with its times).
+    """
+
+    def __init__(self, data: bytes | bytearray | mmap.mmap, file: BinaryIO, limits: VideoLimits) -> None:
+        self._data = data
+        self._limits = limits
+        self.problems: list[str] = []
+        self._image = _open(file, limits)
+        self.format = self._image.format or "picture"
+        self._places = self._find_pictures()
+        self.kind: PictureKind = "still" if len(self) == 1 else "pages"
+        if len(self) > 1 and self.format in ("GIF", "PNG", "AVIF"):
+            self.kind = "video"
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._places)
+
+    @classmethod
+    def of_bytes(cls, data: bytearray, limits: VideoLimits) -> PictureFile:
+        """Open a file whose bytes are given."""
+        return cls(data, io.BytesIO(data), limits)
+
+    @classmethod
+    def of_descriptor(cls, fd: int, limits: VideoLimits) -> PictureFile:
+        """Open a file by its descriptor."""
+        return cls(mmap.mmap(fd, 0, access=mmap.ACCESS_READ), os.fdopen(fd, "rb", closefd=False), limits)
+
+    def read(self, number: int) -> Pixels:
+        """uint8 [H, W, 3], upright. Transparent parts are black."""
+        place = self._places[number]
+        if isinstance(place, range):
+            image = _open(io.BytesIO(self._data[place.start : place.stop]), self._limits)
+        else:
+            image = self._image
+            if place:
+                image.seek(place)
+        _check_pixels(image, self._limits)
+        turned, problem = upright(image)
+        if problem and problem not in self.problems:
+            self.problems.append(problem)
+        return to_rgb(turned)
+
+    def _find_pictures(self) -> list[int] | list[range]:
+        """Where the pictures are: the numbers of Pillow's frames, or ranges of bytes."""
+        image = self._image
+        if self.format in ("JPEG", "MPO"):
+            return self._find_jpegs()
+        if self.format == "TIFF":
+            return self._find_pages()
+        if _another_behind(image, self._data):
+            raise bad_frames(f"holds several {self.format} pictures one after another; give each a file of its own")
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and self.format == "WEBP":
+            raise VideoError(
+                "animated WebP is not supported; convert it to mp4, webm or gif first", code="unsupported_container"
+            )
+        return list(range(count))
+
+    def _find_jpegs(self) -> list[int] | list[range]:
+        """All JPEGs. Where the first says that the others belong to it, they are no pictures of their own."""
+        jpegs = []
+        for jpeg in _jpegs(self._data):
+            jpegs.append(jpeg)
+            self._check_count(len(jpegs))
+        if self.format == "MPO":  # phones keep a brightness map or a small copy there, cameras the other eye's view
+            others = getattr(self._image, "n_frames", 1) - 1
+            self.problems.append(f"holds {others} more pictures behind the main one (MPO), which are not read")
+        elif len(jpegs) > 1:
+            return jpegs
+        if jpegs and self._data.find(b"ftyp", jpegs[0].stop) >= 0:
+            self.problems.append("a video is attached to it (a motion photo), which is not read")
+        return [0]
+
+    def _find_pages(self) -> list[int]:
+        """The pages of a TIFF that are pictures of their own, not a small copy or a mask."""
+        image = self._image
+        if not isinstance(image, TiffImagePlugin.TiffImageFile):
+            return [0]
+        pages, number = [], 0
+        while True:
+            try:
+                image.seek(number)
+            except EOFError:
+                break
+            if number == 0 or not int(image.tag_v2.get(_SUBFILE_TYPE, 0)) & _THUMBNAIL_OR_MASK:
+                pages.append(number)
+            number += 1
+            self._check_count(number)
+        if number > len(pages):
+            self.problems.append(f"{number - len(pages)} of its pages are small copies or masks, which are not read")
+        image.seek(0)
+        return pages
+
+    def _check_count(self, count: int) -> None:
+        if count > self._limits.max_frames_walked:
+            raise VideoError(
+                f"holds more than {self._limits.max_frames_walked} pictures; raise VideoLimits(max_frames_walked=...)",
+                code="limits_frames",
+            )
+
+
+def _open(file: BinaryIO, limits: VideoLimits) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise bad_frames(f"is not a picture that can be read (damaged, or none of {', '.join(FORMATS)})") from None
+    _check_pixels(image, limits)
+    return image
+
+
+def _check_pixels(image: Image.Image, limits: VideoLimits) -> None:
+    width, height = image.size
+    check_picture_pixels(width, height, limits)
+    if 3 * width * height > MAX_PAYLOAD_BYTES:
+        raise VideoError(f"picture size {width}x{height} is more than can be read; make it smaller", code="limits_size")
+
+
+def _jpegs(data: bytes | bytearray | mmap.mmap) -> Iterator[range]:
+    """The bytes of each JPEG of a file that begins with one."""
+    start = 0
+    while start >= 0:
+        end = _end_of_jpeg(data, start)
+        yield range(start, end)
+        start = data.find(JPEG_START, end, end + JPEG_GAP + len(JPEG_START))
+
+
+def _end_of_jpeg(data: bytes | bytearray | mmap.mmap, start: int) -> int:
+    """Where a JPEG ends: behind its end marker, at the next one's start marker, or at the end of the file."""
+    at = start + 2
+    while found := _JPEG_MARKER.search(data, at):
+        marker, at = found[1][0], found.end()
+        if marker == 0xD9:
+            return at
+        if marker == 0xD8:
+            return found.start()
+        if marker >= 0xC0:  # a segment that says how long it is
+            at += int.from_bytes(data[at : at + 2], "big")
+    return len(data)
+
+
+def _another_behind(image: Image.Image, data: bytes | bytearray | mmap.mmap) -> bool:
+    """Whether a second PNG, BMP or PPM follows the first, which neither the formats nor Pillow say."""
+    if image.format == "PNG":
+        return data.find(PNG_AFTER_PNG) >= 0
+    if image.format == "BMP":
+        end = int.from_bytes(data[2:6], "little")
+        return data[end : end + 2] == b"BM"
+    if image.format == "PPM" and image.tile and image.tile[0][0] == "raw":
+        row = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands())
+        end = int(image.tile[0][2]) + row * image.height
+        return re.match(rb"\s*P[1-6]\s", data[end : end + 16]) is not None
+    return False
