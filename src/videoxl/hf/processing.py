@@ -6,8 +6,12 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+import contextlib
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -16,15 +20,21 @@ from transformers import (
     AutoTokenizer,
     BaseVideoProcessor,
     BatchFeature,
+    GenerationConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 from transformers.utils import cached_file
 
+from videoxl.config import Sampling
+from videoxl.errors import VideoError
+from videoxl.hf.content import Kind, Media, Message, local_source, read_messages, sampling_settings
 from videoxl.inference.prompt import visual_span
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.vision import normalize_pixels
+from videoxl.video import VideoSource
+from videoxl.video.anyres import cut_crops
 
 CHAT_TEMPLATE = r"""
 {%- if messages[0]['role'] != 'system' -%}
@@ -38,8 +48,12 @@ CHAT_TEMPLATE = r"""
     {%- for part in message['content'] -%}
       {%- if part['type'] in ('video', 'video_url') -%}
         {{- '<|vision_pad|>\n' -}}
+      {%- elif part['type'] in ('image', 'image_url') -%}
+        {{- '<|image_pad|>\n' -}}
       {%- elif part['type'] == 'text' -%}
         {{- part['text'] -}}
+      {%- else -%}
+        {{- raise_exception('unknown type of part: ' + part['type']) -}}
       {%- endif -%}
     {%- endfor -%}
   {%- endif -%}
@@ -51,9 +65,8 @@ CHAT_TEMPLATE = r"""
 """
 """Qwen's chat format. As in released prompts, a video stands before the text of its turn, followed by a line break."""
 
-VIDEO_TOKEN = "<|vision_pad|>"
+VIDEO_TOKEN, IMAGE_TOKEN = "<|vision_pad|>", "<|image_pad|>"
 PROCESSOR_FILE = "processor_config.json"
-SAMPLING_NAMES = ("fps", "max_fps", "max_frames", "num_frames", "start", "end")
 
 
 class VideoXLVideoProcessor(BaseVideoProcessor):
@@ -81,30 +94,71 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
         """See :meth:`preprocess`."""
         return self.preprocess(videos, **kwargs)
 
-    def preprocess(self, videos: object, **kwargs: Any) -> BatchFeature:
-        """Read one video, or a list of them. Also returns ``timestamps``, a list of seconds for each video."""
-        names = {name: kwargs[name] for name in SAMPLING_NAMES if kwargs.get(name) is not None}
-        per_video = [self._read(video, names) for video in _as_list(videos)]
-        pixels = torch.cat([p for p, _ in per_video])
-        counts = torch.tensor([len(t) for _, t in per_video])
-        data = {"pixel_values_videos": pixels, "frames_per_video": counts}
-        feature = BatchFeature(data=data, tensor_type=kwargs.get("return_tensors"))
-        feature["timestamps"] = [t for _, t in per_video]
+    def preprocess(self, videos: object, *, return_tensors: str | None = None, **settings: Any) -> BatchFeature:
+        """Read one video, or a list of them. Also returns ``timestamps``, a list of seconds for each video.
+
+        ``settings``: of sampling. Raises ``ValueError`` for others.
+        """
+        general = sampling_settings(settings, "the video processor")
+        pictures = [self.read(Media("video", video), general) for video in _as_list(videos)]
+        data = {
+            "pixel_values_videos": torch.cat([picture.pixels_NCHW for picture in pictures]),
+            "frames_per_video": torch.tensor([len(picture.pixels_NCHW) for picture in pictures]),
+        }
+        feature = BatchFeature(data=data, tensor_type=return_tensors)
+        feature["timestamps"] = [list(picture.times) for picture in pictures]
         return feature
 
-    def _read(self, video: object, settings: dict[str, Any]) -> tuple[torch.Tensor, list[float]]:
-        with open_for_model(video, fps=settings.get("fps")) as source:
+    def read(self, media: Media, general: Mapping[str, Any], *, crops: CropReader | None = None) -> Picture:
+        """Read a video or an image. ``crops``: what cuts stills, where the model reads them in crops."""
+        settings = media.settings_over(general) if media.kind == "video" else {}
+        least = settings.pop("min_frames", None)
+        with open_for_model(media.source, fps=settings.get("fps")) as source:
+            if media.kind == "image" and not source.is_still:
+                raise ValueError(f"{source.name} is a video and was given as an image: give it as a video")
+            if source.is_still and crops is not None:
+                return crops(source)
             sampling, whole = choose_sampling(source, settings, frames_per_group=self.frames_per_group)
             selection = source.select(sampling, whole_groups_of=whole)
+            if least is not None and len(selection.indices_F) < least:
+                sampling = Sampling(num_frames=least, start=sampling.start, end=sampling.end)
+                selection = source.select(sampling, whole_groups_of=whole)
             resize = picture_size(source, int(self.size["height"]), self.frame_fit)
+            said = len(source.warnings)
             batches = list(source.read(selection, resize=resize))
-        pixels = torch.from_numpy(np.concatenate([b.pixels_FHWC for b in batches]))
-        times = [float(t) for b in batches for t in b.timestamps_F]
-        return normalize_pixels(pixels, self.image_mean, self.image_std), times
+            for text in [selection.note, *source.warnings[said:]]:
+                if text:
+                    warnings.warn(f"{source.name}: {text}", stacklevel=2)
+        if not batches:
+            raise VideoError(f"{source.name}: no frame could be decoded", code="undecodable")
+        pixels = torch.from_numpy(np.concatenate([batch.pixels_FHWC for batch in batches]))
+        times = [float(seconds) for batch in batches for seconds in batch.timestamps_F]
+        return Picture(self.normalized(pixels), tuple(times))
+
+    def normalized(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
+        """uint8 ``[N, H, W, 3]`` -> fp32 ``[N, 3, H, W]``."""
+        return normalize_pixels(pixels_NHWC, self.image_mean, self.image_std)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A video or an image that was read."""
+
+    pixels_NCHW: torch.Tensor
+    """Its frames, or its crops with the whole picture first."""
+    times: tuple[float, ...] = ()
+    """Seconds of its frames; none for crops."""
+
+
+CropReader = Callable[[VideoSource], Picture]
 
 
 class VideoXLProcessor(ProcessorMixin):
-    """Turns text with one ``<|vision_pad|>`` per video into ids with visual tokens and timestamps."""
+    """Turns text with a ``<|vision_pad|>`` per video and an ``<|image_pad|>`` per image into ids and pixels.
+
+    A video becomes visual tokens with timestamps. An image becomes a video of one frame, or crops (Video-XL), as
+    :meth:`VideoXL.encode` reads it.
+    """
 
     def __init__(
         self,
@@ -115,11 +169,16 @@ class VideoXLProcessor(ProcessorMixin):
         video_token: str = VIDEO_TOKEN,
         video_token_id: int | None = None,
         time_format: str = "Time {:.1f}s:",
+        image_token: str = IMAGE_TOKEN,
+        stills: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """``video_token`` stands for a video in text; ``video_token_id`` for one visual token among ids (by default the
-        id of the former, which Video-XL's tokenizer does not know)."""
-        self.video_token = video_token
+        id of the former, which Video-XL's tokenizer does not know). ``stills``: how images are read, see
+        :func:`how_stills_are_read`; without it, images are refused."""
+        if kwargs:
+            raise ValueError(f"the processor does not know {next(iter(kwargs))!r}")
+        self.video_token, self.image_token, self.stills = video_token, image_token, stills
         if video_token_id is None and tokenizer is not None:
             video_token_id = tokenizer.convert_tokens_to_ids(video_token)
         self.video_token_id = video_token_id
@@ -142,54 +201,112 @@ class VideoXLProcessor(ProcessorMixin):
             tokens_per_group=config.tokens_per_group,
             video_token_id=config.video_token_id,
             time_format=config.time_format,
+            stills=how_stills_are_read(config),
         )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> VideoXLProcessor:
         """Load the processor; where a folder has no processor files, make it from the config and the tokenizer.
 
-        Released checkpoints have none.
+        Released checkpoints have none. No code of the folder is run unless ``trust_remote_code=True`` is given.
         """
-        name = pretrained_model_name_or_path
+        name, options = pretrained_model_name_or_path, {"trust_remote_code": False, **kwargs}
+        hub = {key: options[key] for key in HUB_OPTIONS if key in options}
         try:
-            cached_file(name, PROCESSOR_FILE)
+            cached_file(name, PROCESSOR_FILE, **{key: value for key, value in hub.items() if key in FILE_OPTIONS})
         except OSError:  # there is no such file
-            return cls.from_config(AutoConfig.from_pretrained(name), AutoTokenizer.from_pretrained(name))
-        processor: VideoXLProcessor = super().from_pretrained(name, **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+            return cls.from_config(AutoConfig.from_pretrained(name, **hub), tokenizer)
+        processor: VideoXLProcessor = super().from_pretrained(name, **options)
+        if processor.stills is None:  # its files are older than the reading of images
+            with contextlib.suppress(OSError):  # a folder of a processor alone has no config
+                processor.stills = how_stills_are_read(AutoConfig.from_pretrained(name, **hub))
         return processor
 
     def __call__(
         self,
         text: str | Sequence[str] | None = None,
         videos: object = None,
+        images: object = None,
         *,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Make the model's inputs from a prompt, or from a list of them, which are padded on the left.
+        """Make the model's inputs from a prompt, or from a list of them, which are padded.
 
-        Prompts hold one video token per video, in the order of ``videos``. Sampling settings (``fps=1, max_frames=64``
-        ...) go to the video processor. Raises ``ValueError`` when the number of video tokens and of videos differ.
+        Prompts hold one video token per video and one image token per image, in the order of ``videos`` and ``images``.
+        ``padding_side`` is ``left`` (default) or ``right``; sampling settings (``fps=1, max_frames=64`` ...) hold for
+        all videos. Raises ``ValueError`` when the numbers of tokens and of videos or images differ, and for settings
+        that nothing here reads.
         """
-        kwargs |= kwargs.pop("videos_kwargs", {})
+        side, settings = call_settings(kwargs)
         prompts = [text] if isinstance(text, str) else list(text or [])
         if not prompts:
             raise ValueError("text is missing: give a prompt, or use apply_chat_template")
-        counts = [prompt.count(self.video_token) for prompt in prompts]
-        wanted = sum(counts)
-        clips = _flat(videos, counts)
-        if wanted != len(clips):
-            raise ValueError(f"the text has {wanted} video tokens ({self.video_token}) for {len(clips)} videos")
-        data: dict[str, torch.Tensor] = {}
-        spans: list[tuple[int, ...]] = []
-        if clips:
-            seen = self.video_processor(clips, **kwargs)
-            data = {name: seen[name] for name in ("pixel_values_videos", "frames_per_video")}
-            spans = [self._span(times) for times in seen["timestamps"]]
-        remaining = iter(spans)
-        rows = [self._ids(prompt, remaining) for prompt in prompts]
-        padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left")
-        return BatchFeature(data={**padded, **data}, tensor_type=return_tensors)
+        given: dict[Kind, list[Media]] = {
+            "video": self._placed("video", self.video_token, videos, prompts),
+            "image": self._placed("image", self.image_token, images, prompts),
+        }
+        return self.inputs([self._split(prompt, given) for prompt in prompts], settings, side, return_tensors)
+
+    def _placed(self, kind: Kind, token: str, given: object, prompts: Sequence[str]) -> list[Media]:
+        """The videos or images in the order of their tokens: ``given`` for all prompts, or a list for each."""
+        counts = [prompt.count(token) for prompt in prompts]
+        items = [] if given is None else _as_list(given)
+        nested = [item for item in items if isinstance(item, (list, tuple))]
+        found = items
+        if len(nested) == len(items) == len(prompts) and _are_of_prompts(nested, counts):
+            found = [item for of_one in nested for item in of_one]
+            pairs = [*zip(counts, map(len, nested))]
+        else:
+            pairs = [(sum(counts), len(items))]
+        for tokens, number in pairs:
+            if tokens != number:
+                raise ValueError(f"the text has {tokens} {kind} tokens ({token}) for {number} {kind}s")
+        return [item if isinstance(item, Media) else Media(kind, local_source(item, kind)) for item in found]
+
+    def _split(self, prompt: str, given: Mapping[Kind, list[Media]]) -> list[str | Media]:
+        """The pieces of text, and what stands between them, which is taken out of ``given``."""
+        pieces = re.split(f"({re.escape(self.video_token)}|{re.escape(self.image_token)})", prompt)
+        kinds: dict[str, Kind] = {self.video_token: "video", self.image_token: "image"}
+        return [given[kinds[piece]].pop(0) if piece in kinds else piece for piece in pieces]
+
+    def inputs(
+        self,
+        prompts: Sequence[Sequence[str | Media]],
+        settings: Mapping[str, Any],
+        padding_side: str = "left",
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """The model's inputs of prompts that are cut into texts, videos and images."""
+        encoded = [[self.encode(part, settings) for part in parts] for parts in prompts]
+        rows = [[token for ids, _ in parts for token in ids] for parts in encoded]
+        padded = self.tokenizer.pad({"input_ids": rows}, padding_side=padding_side)
+        shown = [picture for parts in encoded for _, picture in parts if picture is not None]
+        return BatchFeature(data={**padded, **pixel_inputs(shown)}, tensor_type=return_tensors)
+
+    def encode(self, part: str | Media, settings: Mapping[str, Any]) -> tuple[list[int], Picture | None]:
+        """The ids of a piece of text, or of a video or image, and its pixels."""
+        if isinstance(part, str):
+            return self.tokenizer.encode(part, add_special_tokens=False), None
+        if part.kind == "image" and self.stills is None:
+            raise ValueError("this processor cannot say how the model reads images: make it with from_config")
+        crops = self._crops if self.stills and self.stills["crops"] else None
+        picture = self.video_processor.read(part, settings, crops=crops)
+        if picture.times:
+            return list(self._span(picture.times)), picture
+        stills = cast(dict[str, Any], self.stills)
+        merged = stills["merge"] == "unires" and len(picture.pixels_NCHW) > 1
+        tokens = (len(picture.pixels_NCHW) - 1) * stills["merged_tokens"] if merged else None
+        count = len(picture.pixels_NCHW) * stills["tokens"] if tokens is None else tokens
+        return [stills["token_id"]] * count, picture
+
+    def _crops(self, source: VideoSource) -> Picture:
+        """A still cut into crops, the whole of it first."""
+        stills = cast(dict[str, Any], self.stills)
+        ((frame,),) = (b.pixels_FHWC for b in source.read(source.select(Sampling(indices=(0,))), resize=None))
+        crops = cut_crops(frame, stills["pinpoints"], int(self.video_processor.size["height"]))
+        return Picture(self.video_processor.normalized(torch.from_numpy(crops)))
 
     def _span(self, timestamps: Sequence[float]) -> tuple[int, ...]:
         if self.video_token_id is None:
@@ -203,22 +320,154 @@ class VideoXLProcessor(ProcessorMixin):
             time_format=self.time_format,
         ).ids
 
-    def _ids(self, prompt: str, spans: Iterator[tuple[int, ...]]) -> list[int]:
-        """Tokenise the pieces of text between videos one by one, as released prompts are."""
-        ids: list[int] = []
-        for number, piece in enumerate(prompt.split(self.video_token)):
-            ids += next(spans) if number else ()
-            ids += self.tokenizer.encode(piece, add_special_tokens=False)
-        return ids
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = None,
+        return_dict: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The prompt of a conversation or of a list of conversations; with ``tokenize``, what ``__call__`` makes of it.
+
+        A part of a message is ``{"type": "text", "text": ...}``, ``{"type": "video", "path": ...}`` or ``{"type":
+        "image", "path": ...}`` (or ``video``, ``image``, ``url`` in the place of ``path``). A video may have sampling
+        settings of its own, ``{"type": "video", "path": "a.mp4", "num_frames": 64, "video_start": 10}``; those in
+        ``processor_kwargs`` hold for all others. Raises ``ValueError`` for parts and settings that are not known.
+        """
+        template_kwargs, settings = _template_kwargs(chat_template, kwargs)
+        settings |= processor_kwargs or {}
+        if unread := [name for name in NOT_READ if template_kwargs.pop(name, None)]:
+            raise ValueError(f"apply_chat_template does not read {unread[0]}: {NOT_READ[unread[0]]}")
+        batched = _is_batch(conversation)
+        conversations = [read_messages(one) for one in (conversation if batched else [conversation])]
+        texts = [
+            super(VideoXLProcessor, self).apply_chat_template(
+                [self._plain(message, chat_template is not None) for message in messages],
+                chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **template_kwargs,
+            )
+            for messages in conversations
+        ]
+        if not tokenize:
+            call_settings(settings)
+            return texts if batched else texts[0]
+        media = [[media for message in messages for media in message.media] for messages in conversations]
+        shown: dict[Kind, list[list[Media]]] = {
+            kind: [[one for one in row if one.kind == kind] for row in media] for kind in ("video", "image")
+        }
+        tensors = None if return_tensors == "auto" else return_tensors
+        inputs = self(texts, shown["video"], shown["image"], **{"return_tensors": tensors, **settings})
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _plain(self, message: Message, own_template: bool) -> dict[str, Any]:
+        """A message for a template: a text, in which tokens stand for videos and images, each before a line break."""
+        if own_template:
+            parts = [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind} for p in message.parts]
+            return {"role": message.role, "content": parts if message.media else "".join(map(str, message.parts))}
+        tokens = {"video": self.video_token, "image": self.image_token}
+        texts = [part if isinstance(part, str) else f"{tokens[part.kind]}\n" for part in message.parts]
+        return {"role": message.role, "content": "".join(texts)}
 
 
-def _flat(videos: object, counts: Sequence[int]) -> list[object]:
-    """The videos in order. ``apply_chat_template`` gives one list of videos per prompt, with ``counts`` videos each."""
-    clips = [] if videos is None else _as_list(videos)
-    nested = [clip for clip in clips if isinstance(clip, (list, tuple))]
-    if len(nested) == len(clips) and [len(of_one_prompt) for of_one_prompt in nested] == list(counts):
-        return [clip for of_one_prompt in nested for clip in of_one_prompt]
-    return clips
+# ---------------------------------------------------------------------------------------------------------- settings
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
+FILE_OPTIONS = HUB_OPTIONS[:-1]
+NOT_READ = {
+    "tools": "the released models were not trained to use tools",
+    "documents": "write their text into a message",
+    "load_audio_from_video": "the models hear no sound",
+    "return_assistant_tokens_mask": "videoxl.hf.collator.VideoXLDataCollator makes labels of assistant turns",
+    "sanitize_control_tokens": "take control tokens out of the texts, or use VideoXL.ask, which reads them as text",
+}
+"""Arguments of ``apply_chat_template`` that the models have no use for, and what to do instead."""
+FIXED: dict[str, tuple[object, ...]] = {
+    "padding": (True, "longest"),
+    "truncation": (False,),
+    "add_special_tokens": (False,),
+    "do_sample_frames": (True,),
+    "return_attention_mask": (True,),
+}
+"""Settings that callers of processors often give, and the values that say what happens here anyway."""
+
+
+def call_settings(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """``padding_side`` and the sampling settings of a call. Raises ``ValueError`` for all that is not read."""
+    flat = {name: value for name, value in given.items() if name not in NESTED}
+    for name in NESTED:
+        flat |= given.get(name) or {}
+    side = flat.pop("padding_side", None) or "left"
+    if side not in ("left", "right"):
+        raise ValueError(f"padding_side must be left or right, got {side!r}")
+    for name, allowed in FIXED.items():
+        value = flat.pop(name, None)
+        if value is not None and value not in allowed:
+            raise ValueError(f"the processor cannot honour {name}={value!r}; it can {name}={allowed[0]!r}")
+    return side, sampling_settings(flat, "the processor")
+
+
+NESTED = ("text_kwargs", "images_kwargs", "videos_kwargs", "common_kwargs")
+
+
+def _template_kwargs(chat_template: str | None, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of the further arguments a template reads, and what the processor is to read."""
+    for_template = {n: v for n, v in given.items() if n in NOT_READ or re.search(rf"\b{n}\b", chat_template or "")}
+    rest = {name: value for name, value in given.items() if name not in for_template}
+    if generating := [name for name in rest if name in GenerationConfig().to_dict()]:
+        warnings.warn(  # pipelines hand them to the processor, and not to generate()
+            f"{generating[0]} is a setting of generate() and does nothing here: give it to a pipeline as "
+            f"generate_kwargs={{'{generating[0]}': ...}}",
+            stacklevel=3,
+        )
+    return for_template, {name: value for name, value in rest.items() if name not in generating}
+
+
+def how_stills_are_read(config: VideoXLConfig) -> dict[str, Any]:
+    """What a processor must know of a model to read images: whether in crops, which, and as how many tokens."""
+    return {
+        "crops": config.traits.vision.stills == "crops",
+        "pinpoints": config.image_grid_pinpoints,
+        "merge": config.patch_merge_type,
+        "tokens": config.token_grid**2,
+        "merged_tokens": (config.token_grid // 2) ** 2,
+        "token_id": config.image_token_id,
+    }
+
+
+def pixel_inputs(pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+    """The model's arguments for pictures in the order of their places: videos, and images in crops."""
+    data: dict[str, torch.Tensor] = {}
+    videos = [picture.pixels_NCHW for picture in pictures if picture.times]
+    images = [picture.pixels_NCHW for picture in pictures if not picture.times]
+    if videos:
+        data["pixel_values_videos"] = torch.cat(videos)
+        data["frames_per_video"] = torch.tensor([len(frames) for frames in videos])
+    if images:
+        data["pixel_values"] = torch.cat(images)
+        data["crops_per_image"] = torch.tensor([len(crops) for crops in images])
+    return data
+
+
+def _is_batch(conversation: object) -> bool:
+    """Whether it is a list of conversations rather than one."""
+    if not isinstance(conversation, (list, tuple)) or not conversation:
+        return False
+    return isinstance(conversation[0], (list, tuple)) or hasattr(conversation[0], "messages")
+
+
+def _are_of_prompts(nested: Sequence[Sequence[object]], counts: Sequence[int]) -> bool:
+    """Whether lists are the videos of prompts, rather than each a video of pictures."""
+    media = [isinstance(item, Media) for of_one in nested for item in of_one]
+    return [len(of_one) for of_one in nested] == list(counts) or all(media)
 
 
 def _as_list(videos: object) -> list[object]:
