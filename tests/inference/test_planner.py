@@ -20,6 +20,7 @@ from videoxl.inference.plan.footprint import kv_bytes
 from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.planner import plan
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.video.info import DecodingWork
 
 GB = 10**9
 
@@ -138,7 +139,7 @@ def test_video_xl_is_planned_by_its_beacons(clip, settings, prefill):
         config,
         engine.chat_format,
         list(memory.timestamps),
-        frames_decoded=0,
+        decoding=DecodingWork(),
         where=KNOWN["h200"],
         weights=0,
         itemsize=4,
@@ -174,7 +175,7 @@ def made(
         spec.config,
         spec.chat_format,
         times,
-        frames_decoded=0,
+        decoding=DecodingWork(),
         where=where,
         weights=weights,
         itemsize=2,
@@ -204,7 +205,7 @@ def test_ways_to_read_all_of_it_are_named():
 
 
 def test_weights_that_leave_no_room_are_told_apart():
-    advice = made(60, planner.Hardware("toy", 8 * GB, 1e12, 100.0)).advice
+    advice = made(60, planner.Hardware("toy", 8 * GB, 1e12, 2)).advice
     assert advice.startswith("the weights leave no room: use a quantised model or a device with ")
 
 

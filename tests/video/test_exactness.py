@@ -11,6 +11,7 @@ import pytest
 from tests import media
 from videoxl.config import Sampling
 from videoxl.video import Resize, open_video
+from videoxl.video.decoder import segments
 
 OPEN_GOP = {"g": "12", "bf": "3", "preset": "veryfast", "x264-params": "open-gop=1:b-adapt=0"}
 VARIABLE = [i / 25 for i in range(50)] + [2 + i for i in range(50)]
@@ -77,6 +78,19 @@ def test_every_selected_frame_equals_a_full_decode(any_video):
             for number, picture in zip(wanted, pixels):
                 np.testing.assert_array_equal(picture, expected[number][1], err_msg=f"frame {number}")
         assert not [w for w in source.warnings if "synthetic" not in w]
+
+
+def test_three_processes_show_what_one_shows(any_video, monkeypatch):
+    """Each segment as small as it can be."""
+    with open_video(any_video, decoder_processes=1) as source:
+        (expected,) = source.read(source.select(Sampling(num_frames=40)), resize=None, batch_frames=40)
+    monkeypatch.setattr(segments, "SEGMENT_WORK", 1e-3)
+    monkeypatch.setattr(segments, "PROCESS_WORK", 1e-3)
+    with open_video(any_video, decoder_processes=3) as source:
+        found = list(source.read(source.select(Sampling(num_frames=40)), resize=None, batch_frames=40))
+    for name in ("indices_F", "timestamps_F", "pixels_FHWC"):
+        joined = np.concatenate([getattr(frames, name) for frames in found])
+        np.testing.assert_array_equal(joined, getattr(expected, name), err_msg=name)
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("raw-h264", "h264-avi", "mpeg4-avi")])

@@ -195,6 +195,7 @@ class OpenOptions:
     """How a video file is opened."""
 
     reader: Reader = "auto"
+    decoder_processes: Annotated[str, typer.Option(help="auto (one for each core), or at most so many.")] = "auto"
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a video that can only be read in part.")] = False
 
 
@@ -218,9 +219,7 @@ def encode(
     from videoxl.inference.video_input import open_for_model
 
     cues = None if subtitles is None else cues_of(subtitles)
-    with open_for_model(
-        video, fps=frames.fps, stream=frames.stream, reader=opening.reader, strict=opening.strict
-    ) as source:
+    with open_for_model(video, fps=frames.fps, stream=frames.stream, **asdict(opening)) as source:
         engine = loading.load()
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -154,11 +154,7 @@ def _find(
                 engine, memory, name, event=event, decode=options.decode, max_new_tokens=options.max_new_tokens
             )
         else:
-            source = stack.enter_context(
-                open_for_model(
-                    video, fps=frames.fps, stream=frames.stream, reader=opening.reader, strict=opening.strict
-                )
-            )
+            source = stack.enter_context(open_for_model(video, fps=frames.fps, stream=frames.stream, **asdict(opening)))
             timeline = run_scenario(
                 loading.load(),
                 source,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
 from videoxl.errors import did_you_mean
+from videoxl.video.host import free_host_bytes, usable_cores
+from videoxl.video.info import DecodingWork
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,22 @@ class Hardware:
     name: str
     free_bytes: int
     flops: float
-    decode_fps: float
-    """1080p frames decoded per second."""
+    cores: int
+    """Cores of the host; they decode the video."""
 
+    def decoding_seconds(self, work: DecodingWork) -> float:
+        """Roughly how long the cores decode. Cores that share memory and clock may add less than one alone."""
+        return work.pictures / (DECODED_PER_CORE * min(self.cores, work.processes))
+
+
+DECODED_PER_CORE = 200.0
+"""1080p pictures (H.264) that one core decodes in a second."""
+HOST_CORES = 16
+"""Cores assumed beside a GPU of :data:`KNOWN`."""
 
 # Datasheet peaks (dense bf16) times 0.6, what large matrix products reach in practice; memory less 1 GB of context.
 KNOWN: dict[str, Hardware] = {
-    name: Hardware(name, int((gigabytes - 1) * 1e9), 0.6 * teraflops * 1e12, 1000.0)
+    name: Hardware(name, int((gigabytes - 1) * 1e9), 0.6 * teraflops * 1e12, HOST_CORES)
     for name, gigabytes, teraflops in (
         ("h200", 141, 989),
         ("h100", 80, 989),
@@ -50,7 +59,7 @@ def hardware(device: str | torch.device = "auto") -> Hardware:
     here = "cuda" if torch.cuda.is_available() else "cpu"
     target = torch_device(here if device == "auto" else device, also=tuple(KNOWN))
     free = torch.cuda.mem_get_info(target)[0] if target.type == "cuda" else free_host_bytes()
-    return Hardware(device_name(target), free, _measured_flops(str(target)), 120.0 * _cores())
+    return Hardware(device_name(target), free, _measured_flops(str(target)), usable_cores())
 
 
 def torch_device(device: str | torch.device, *, also: tuple[str, ...] = ()) -> torch.device:
@@ -81,12 +90,7 @@ def _known(name: str) -> str | None:
 
 def device_name(device: torch.device) -> str:
     """Name a device: a GPU by its own name, otherwise ``CPU, 2 cores``."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {_cores()} cores"
-
-
-def _cores() -> int:
-    """Number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {usable_cores()} cores"
 
 
 @lru_cache(maxsize=4)
@@ -103,36 +107,6 @@ def _measured_flops(device: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begin)
     return 2 * side**3 / best
-
-
-def free_host_bytes() -> int:
-    """Bytes of memory that are available, at most what a container's limit leaves."""
-    free = _meminfo_available()
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        limit, used = _read_number(limit_file), _read_number(used_file)
-        if limit is not None and used is not None:
-            free = min(free, max(limit - used, 0))
-    return free
-
-
-def _meminfo_available() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().split("\n"):
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _read_number(path: str) -> int | None:
-    file = Path(path)
-    if not file.is_file():
-        return None
-    text = file.read_text().strip()
-    return int(text) if text.isdigit() else None
 
 
 def reset_peak(device: torch.device) -> None:

@@ -44,6 +44,16 @@ class VideoInfo:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
+@dataclass(frozen=True)
+class DecodingWork:
+    """What it takes to decode a selection of frames."""
+
+    pictures: float = 0.0
+    """Pictures of 1920x1080 that would cost as much; those that must be decoded for others are counted."""
+    processes: int = 1
+    """Most decoder processes that can share it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoLimits:
     """How much one video may take. Raise a limit when you trust the file."""

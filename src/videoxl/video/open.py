@@ -6,12 +6,14 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from videoxl.errors import MissingDependencyError
+from videoxl.video.decoder.segments import DecoderProcesses, check_processes
 from videoxl.video.decoder.source import FileSource
 from videoxl.video.info import VideoLimits
 from videoxl.video.local_file import is_picture_file, open_local, refuse_other_kinds
@@ -30,6 +32,8 @@ from videoxl.video.stream import StreamSource
 DEFAULT_LIMITS = VideoLimits()
 READER_VARIABLE = "VIDEOXL_VIDEO_READER"
 """Environment variable that names the reader of every file."""
+PROCESSES_VARIABLE = "VIDEOXL_DECODER_PROCESSES"
+"""Environment variable that bounds the number of decoder processes of every file."""
 
 
 def _pyav() -> str:
@@ -61,6 +65,24 @@ def choose_reader(name: str = "auto") -> tuple[str, str]:
     return name, f"{origin}; {READERS[name]()}"
 
 
+def choose_decoder_processes(asked: int | str = "auto") -> DecoderProcesses:
+    """``auto`` is the number in the environment variable ``VIDEOXL_DECODER_PROCESSES``, where it is set."""
+    if asked == "auto":
+        return check_processes(os.environ.get(PROCESSES_VARIABLE, "auto"), PROCESSES_VARIABLE)
+    return check_processes(asked, "decoder_processes")
+
+
+@dataclass(frozen=True)
+class _FileOptions:
+    """How a video file is opened; see :func:`open_video`."""
+
+    stream: int | None
+    reader: str
+    decoder_processes: DecoderProcesses
+    limits: VideoLimits
+    strict: bool
+
+
 def open_video(
     video: object,
     *,
@@ -68,6 +90,7 @@ def open_video(
     timestamps: Sequence[float] | None = None,
     stream: int | None = None,
     reader: str = "auto",
+    decoder_processes: int | str = "auto",
     limits: VideoLimits = DEFAULT_LIMITS,
     strict: bool = False,
 ) -> VideoSource:
@@ -78,13 +101,17 @@ def open_video(
     point in 0..1); or an iterator of (frame, seconds) pairs. URLs are not opened: download them first.
 
     ``fps`` or ``timestamps`` (seconds) give pictures their times; default one a second. Files have times of their own.
-    ``stream`` chooses a video stream of a file by number, ``reader`` what decodes it (see :data:`READERS`). With
-    ``strict`` a video of which a part cannot be read is refused instead of warned about.
+    ``stream`` chooses a video stream of a file by number, ``reader`` what decodes it (see :data:`READERS`).
+    ``decoder_processes``: at most so many processes decode one file; ``auto``: one for each core, unless the
+    environment variable ``VIDEOXL_DECODER_PROCESSES`` holds a number. Fewer are started when the work or the memory is
+    not enough for them. Frames are the same however many there are. torchcodec always decodes in one. With ``strict`` a
+    video of which a part cannot be read is refused instead of warned about.
 
     Raises ``VideoError`` (see its ``code``), ``VideoNotFoundError``, ``MissingDependencyError``.
     """
     if isinstance(video, os.PathLike | str):
-        return _open_path(video, fps, timestamps, stream, reader, limits, strict)
+        file_options = _FileOptions(stream, reader, choose_decoder_processes(decoder_processes), limits, strict)
+        return _open_path(video, fps, timestamps, file_options)
     if isinstance(video, (bytes, bytearray, memoryview)):
         raise bad_frames("bytes are not accepted as a video: give a path, an array or frames")
     if isinstance(video, Image.Image):
@@ -104,21 +131,25 @@ def _open_path(
     path: str | os.PathLike[str],
     fps: float | None,
     timestamps: Sequence[float] | None,
-    stream: int | None,
-    reader: str,
-    limits: VideoLimits,
-    strict: bool,
+    options: _FileOptions,
 ) -> VideoSource:
     if _is_folder(path):
-        return open_folder(Path(path), fps, timestamps, limits)
+        return open_folder(Path(path), fps, timestamps, options.limits)
     file = open_local(path)
     try:
-        if is_picture_file(file.head) and (pictures := open_picture_file(file, fps, timestamps, limits)):
+        if is_picture_file(file.head) and (pictures := open_picture_file(file, fps, timestamps, options.limits)):
             return pictures
         if fps is not None or timestamps is not None:
             raise bad_frames("fps and timestamps are for pictures: a video file has its own times (see Sampling.fps)")
         refuse_other_kinds(file)
-        return FileSource(file, stream=stream, reader=choose_reader(reader), limits=limits, strict=strict)
+        return FileSource(
+            file,
+            stream=options.stream,
+            reader=choose_reader(options.reader),
+            decoder_processes=options.decoder_processes,
+            limits=options.limits,
+            strict=options.strict,
+        )
     except BaseException:
         file.close()
         raise

@@ -13,7 +13,7 @@ import numpy as np
 from videoxl.config import Sampling
 from videoxl.errors import PartialVideoWarning, VideoError
 from videoxl.video.frames import Frames, Resize, Selection, TimedPicture, Times
-from videoxl.video.info import VideoInfo
+from videoxl.video.info import DecodingWork, VideoInfo
 from videoxl.video.sampling import Timeline, select_frames
 
 BATCH_BYTES = 256 * 2**20
@@ -48,6 +48,10 @@ class VideoSource(ABC):
             return select_frames(timeline, sampling, whole_groups_of)
         except VideoError as error:
             raise VideoError(f"{self.name}: {error}", code=error.code) from None
+
+    def decoding_work(self, selection: Selection) -> DecodingWork:
+        """What it takes to decode a selection; nothing where pictures are decoded already."""
+        return DecodingWork()
 
     @abstractmethod
     def read(self, selection: Selection, *, resize: Resize | None, batch_frames: int = 32) -> Iterator[Frames]:

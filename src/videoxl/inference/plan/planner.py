@@ -27,6 +27,7 @@ from videoxl.inference.request import open_request
 from videoxl.inference.subtitles import check_place
 from videoxl.inference.video_input import open_for_model
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.video.info import DecodingWork
 from videoxl.video.subtitles import Cue
 
 
@@ -119,7 +120,7 @@ def make_plan(
     chat_format: ChatFormat,
     timestamps: list[float],
     *,
-    frames_decoded: int,
+    decoding: DecodingWork,
     where: Hardware,
     weights: int,
     itemsize: int,
@@ -148,7 +149,7 @@ def make_plan(
     low_memory = None if needed.device <= free else settings_that_fit(config, sizes, further, itemsize, free)
     flops = model_flops(config, frames, *prefill_work(strategy, config, prefix_tokens, span))
     widths = {"vision": config.vision.hidden_size, "prefill": config.text.hidden_size}
-    seconds = {"decode": frames_decoded / where.decode_fps}
+    seconds = {"decode": where.decoding_seconds(decoding)}
     # matrices narrower than about a thousand do not reach the device's rate, in proportion
     seconds |= {name: value / where.flops / min(1.0, widths[name] / 1024) for name, value in flops.items()}
     return Plan(
@@ -216,13 +217,12 @@ def plan(
             source, settings, spec.config, strategy, frames=frames, sampling=sampling, subtitles=subtitles
         )
         notes, end_s = request.warnings, request.end_s
-        pixels = source.info.width * source.info.height
-        decoded = int(len(source.times_F) * pixels / (1920 * 1080)) if source.info.reader != "memory" else 0
+        decoding = source.decoding_work(request.selection)
     return make_plan(
         spec.config,
         spec.chat_format,
         request.timestamps,
-        frames_decoded=decoded,
+        decoding=decoding,
         where=hardware(device),
         weights=weight_bytes(spec.config, spec.dtype.itemsize),
         itemsize=spec.dtype.itemsize,

@@ -77,6 +77,11 @@ class DecoderProcess:
             raise self._dead("could not be started")
         return self._pid
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither closed nor ended by an error."""
+        return self._stop.alive
+
     def close(self) -> None:
         """Kill the process and release its pipes. May be called more than once."""
         self._stop()

@@ -17,16 +17,15 @@ EARLIER_KEY_FRAMES = (0, 1, 2, 4, 8)
 
 
 class PacketCursor:
-    """Decodes packet by packet. ``wanted``: presentation times; where given, other frames may be skipped."""
+    """Decodes packet by packet, from the first one on."""
 
-    def __init__(
-        self, opener: Opener, index: FrameIndex, heartbeat: Heartbeat, wanted: frozenset[int] | None = None
-    ) -> None:
+    def __init__(self, opener: Opener, index: FrameIndex, heartbeat: Heartbeat) -> None:
         self._opener = opener
         self._heartbeat = heartbeat
         self._index = index
-        self._wanted = wanted
-        self._seekable = True
+        self._wanted: frozenset[int] | None = None
+        self.seekable = True
+        """Whether the container can jump to key frames, as far as that was tried."""
         self.decoded_packets = 0
         self.bad_packets = 0
         self._restart()
@@ -37,6 +36,15 @@ class PacketCursor:
         self._pending: Packet[VideoStream] | None = None
         self._position = 0  # of the next packet, in decoding order
         self._finished = False
+
+    def begin(self, number: int, wanted: frozenset[int]) -> None:
+        """Go to the key frame that frame ``number`` needs, where the container can seek.
+
+        ``wanted``: presentation times; other frames may be skipped from now on.
+        """
+        self._wanted = wanted
+        self.bad_packets = 0
+        self.approach(number)
 
     def step(self) -> list[VideoFrame] | None:
         """Decode one packet and return the frames that came out, in presentation order; None at the end."""
@@ -75,7 +83,7 @@ class PacketCursor:
         Where the container cannot seek, the cursor stays, or starts again from the beginning.
         """
         key = self._index.key_before(number)
-        if key is None or not self._seekable:
+        if key is None or not self.seekable:
             return
         key = max(0, key - keys_back)
         if int(self._index.key_positions_K[key]) > self._position + SEEK_PAYS:
@@ -92,7 +100,7 @@ class PacketCursor:
             for time in (self._index.key_pts_K[start], self._index.key_dts_K[start]):
                 if time != NO_TIME and self._seek(int(time), key):
                     return
-        self._seekable = False
+        self.seekable = False
         self._restart()
 
     def _seek(self, time: int, key: int) -> bool:

@@ -17,7 +17,7 @@ from videoxl.video.decoder.demux import Opener
 from videoxl.video.decoder.index import FrameIndex, Heartbeat
 
 RETRY_PACKETS = 1000
-"""Packets decoded again for missing frames: at most so many more than the stream has."""
+"""Packets decoded again for missing frames of a segment: at most so many more than its share of the stream."""
 
 
 class FrameDecoder:
@@ -29,9 +29,32 @@ class FrameDecoder:
         self._heartbeat = heartbeat
         self.bad_packets = 0
         self.missing: list[int] = []
+        self.begin(1)
+
+    def begin(self, segments: int) -> None:
+        """Begin a reading of so many segments. They share the packets that may be decoded again."""
+        self._cursor: PacketCursor | None = None
+        self._budget = self._index.packets // segments + RETRY_PACKETS
+
+    def can_begin_at(self, number: int) -> bool:
+        """Whether decoding can begin in the middle, for frame ``number``."""
+        return self._begin_at(number, frozenset()).seekable
+
+    def _begin_at(self, number: int, wanted: frozenset[int]) -> PacketCursor:
+        """A cursor that has seen nothing: damaged pictures show parts of those before them.
+
+        Where the container cannot seek, the last one goes on instead.
+        """
+        if self._cursor is None or self._cursor.seekable:
+            self._cursor = PacketCursor(self._opener, self._index, self._heartbeat)
+        self._cursor.begin(number, wanted)
+        return self._cursor
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-        """Yield (number, frame) for the ascending, distinct frame ``numbers``, in order, leaving out missing ones."""
+        """Yield (number, frame) for the ascending, distinct frame ``numbers``, in order, leaving out missing ones.
+
+        Decoding begins at the key frame that the first one needs. Within a reading numbers ascend from call to call.
+        """
         self.bad_packets = 0
         self.missing = []
         if self._index.by_order:
@@ -54,10 +77,8 @@ class FrameDecoder:
     def _by_time(self, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         wanted = deque(numbers)
         pts = self._index.pts_F
-        budget = self._index.packets + RETRY_PACKETS
-        wanted_pts = frozenset(pts[list(numbers)].tolist())
-        cursor = PacketCursor(self._opener, self._index, self._heartbeat, wanted=wanted_pts)
-        cursor.approach(wanted[0])
+        budget = self._budget
+        cursor = self._begin_at(wanted[0], frozenset(pts[list(numbers)].tolist()))
         while wanted and (frames := cursor.step()) is not None:
             before = len(wanted)
             for frame in frames:

@@ -1,9 +1,9 @@
 """What this program and a decoder process say to each other.
 
 :class:`OpenCommand`, once, then any number of :class:`ReadCommand` go to the decoder process. Back come one
-:class:`VideoFacts` for the first, some :class:`FrameBatch` and one :class:`ReadReport` for each of the others, or an
-:class:`ErrorReport`; and :class:`Alive` whenever work takes long. A process for pictures gets :class:`PictureCommand`
-instead, each of which is answered by a :class:`PictureAnswer`. Types are checked on both sides.
+:class:`VideoFacts` for the first, some :class:`FrameBatch` and one :class:`ReadReport` for each segment of the others,
+or an :class:`ErrorReport`; and :class:`Alive` whenever work takes long. A process for pictures gets
+:class:`PictureCommand` instead, each of which is answered by a :class:`PictureAnswer`. Types are checked on both sides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Message(BaseModel):
 
 
 class OpenCommand(_Message):
-    """Open the file."""
+    """Open the file. The payload is the index that the first process of this file has made; empty: make it."""
 
     kind: Literal["open"] = "open"
     id: int
@@ -40,9 +40,14 @@ class ReadCommand(_Message):
 
     kind: Literal["read"] = "read"
     id: int
-    indices: list[int]
+    segments: list[list[int]]
+    """Frame numbers. Each segment is decoded from a key frame on, and answered with batches and a report."""
+    segments_in_all: int
+    """Those that other processes decode are counted."""
     resize: Resize | None
     batch_frames: int
+    finishers: int
+    """Number of threads that convert and resize pictures."""
 
 
 class PictureCommand(_Message):
@@ -57,7 +62,11 @@ class PictureCommand(_Message):
 
 
 class VideoFacts(_Message):
-    """What is known about the video. The payload holds the time of each frame, float64 [F] in seconds."""
+    """What is known about the video.
+
+    From the process that made the index, the payload holds the time of each frame, float64 [``frames``] in seconds;
+    the frames at which decoding can begin, int64 [``starts``]; and the index, which only other processes read.
+    """
 
     kind: Literal["facts"] = "facts"
     id: int
@@ -68,6 +77,8 @@ class VideoFacts(_Message):
     container: str
     rotation: int
     stream: int
+    frames: int
+    starts: int
     problems: list[str]
     """What is unusual, without frames being lost."""
     losses: list[str]
@@ -85,7 +96,7 @@ class FrameBatch(_Message):
 
 
 class ReadReport(_Message):
-    """All frames of a command have been sent; what went wrong on the way."""
+    """All frames of a segment have been sent; what went wrong on the way."""
 
     kind: Literal["done"] = "done"
     id: int

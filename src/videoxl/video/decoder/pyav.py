@@ -82,6 +82,14 @@ class PyAVBackend:
         """Numbers of the frames that could not be decoded during the last ``frames``."""
         return self._decoder.missing
 
+    def begin(self, segments: int) -> None:
+        """Begin a reading of so many segments."""
+        self._decoder.begin(segments)
+
+    def can_begin_at(self, number: int) -> bool:
+        """Whether decoding can begin in the middle, for frame ``number``."""
+        return self._decoder.can_begin_at(number)
+
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Yield (number, frame) for ascending, distinct ``numbers``."""
         self.damaged = 0

@@ -16,16 +16,16 @@ from videoxl.video.decoder.channel import Channel
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open_stream
 from videoxl.video.decoder.duration import missing_end
-from videoxl.video.decoder.index import FrameIndex, build_index
+from videoxl.video.decoder.handover import ONLY_THE_FIRST, pack_index, starts_of, unpack_index
+from videoxl.video.decoder.index import FrameIndex, Heartbeat, build_index
 from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, VideoFacts
 from videoxl.video.decoder.pyav import Orientation, PyAVBackend, orientation_of
 from videoxl.video.frames import Pixels, Resize, TimedPicture
 from videoxl.video.resize import resize_pixels
 from videoxl.video.source import batches
 
-RESIZE_THREADS = 2
-IN_FLIGHT = 2 * RESIZE_THREADS
-"""At most so many decoded pictures wait for conversion and resizing, or are in it."""
+IN_FLIGHT = 2
+"""For each thread that converts and resizes, at most so many decoded pictures wait for it, or are in it."""
 PROBED_FRAMES = 300
 """So many frames are tried first when looking for one that can be decoded."""
 
@@ -47,6 +47,12 @@ class Backend(Protocol[PictureT]):
     def missing(self) -> list[int]:
         """Numbers of the frames that could not be decoded during the last ``frames``."""
 
+    def begin(self, segments: int) -> None:
+        """Begin a reading of so many segments."""
+
+    def can_begin_at(self, number: int) -> bool:
+        """Whether decoding can begin in the middle, for frame ``number``."""
+
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, PictureT]]:
         """Yield (number, picture) for ascending, distinct numbers."""
 
@@ -61,16 +67,30 @@ class DecodeSession(Generic[PictureT]):
     channel: Channel
     index: FrameIndex
     facts: VideoFacts
+    index_was_given: bool
     backend: Backend[PictureT]
-    pool: ThreadPoolExecutor
 
     def describe(self) -> None:
-        """Send what is known about the video, with the times of its frames."""
-        self.channel.send(self.facts, self.index.times_F.data.cast("B"))
+        """Send what is known about the video: its facts and, if it was made here, its index."""
+        if self.index_was_given:
+            self.channel.send(self.facts)
+            return
+        starts_K = starts_of(self.index)
+        if len(starts_K) > 1 and not self.backend.can_begin_at(int(starts_K[len(starts_K) // 2])):
+            starts_K = ONLY_THE_FIRST
+        facts = self.facts.model_copy(update={"starts": len(starts_K)})
+        self.channel.send(facts, self.index.times_F.tobytes() + starts_K.tobytes() + pack_index(self.index))
 
     def read(self, command: ReadCommand) -> None:
-        """Send the frames asked for in batches, then a report of what is missing."""
-        for frames in batches(self._timed(command.indices, command.resize), command.batch_frames):
+        """For each segment send the frames asked for in batches, then a report of what is missing."""
+        self.backend.begin(command.segments_in_all)
+        with ThreadPoolExecutor(command.finishers) as pool:
+            for segment in command.segments:
+                self._read_segment(segment, command, pool)
+
+    def _read_segment(self, segment: list[int], command: ReadCommand, pool: ThreadPoolExecutor) -> None:
+        pictures = _Pictures(self.backend, self.channel.heartbeat, pool, IN_FLIGHT * command.finishers, command.resize)
+        for frames in batches(self._timed(segment, pictures), command.batch_frames):
             batch = FrameBatch(
                 id=command.id,
                 shape=frames.pixels_FHWC.shape,
@@ -84,30 +104,41 @@ class DecodeSession(Generic[PictureT]):
             ReadReport(id=command.id, missing=backend.missing, bad_packets=backend.bad_packets, damaged=backend.damaged)
         )
 
-    def _timed(self, numbers: list[int], resize: Resize | None) -> Iterator[TimedPicture]:
+    def _timed(self, numbers: list[int], pictures: _Pictures[PictureT]) -> Iterator[TimedPicture]:
         """Yield a picture for each of ``numbers``; one that occurs twice is decoded once."""
         repeats: dict[int, int] = {}
         for number in numbers:
             repeats[number] = repeats.get(number, 0) + 1
-        for number, pixels in self._pictures(list(repeats), resize):
+        for number, pixels in pictures.finished(list(repeats)):
             for _ in range(repeats[number]):
                 yield pixels, float(self.index.times_F[number]), number
 
-    def _pictures(self, numbers: list[int], resize: Resize | None) -> Iterator[tuple[int, Pixels]]:
-        """Convert and resize in threads while the next pictures are decoded."""
+
+@dataclass(frozen=True)
+class _Pictures(Generic[PictureT]):
+    """Converts and resizes in threads while the next pictures are decoded."""
+
+    backend: Backend[PictureT]
+    heartbeat: Heartbeat
+    pool: ThreadPoolExecutor
+    in_flight: int
+    resize: Resize | None
+
+    def finished(self, numbers: list[int]) -> Iterator[tuple[int, Pixels]]:
+        """Yield (number, uint8 [H, W, 3]) for ascending, distinct ``numbers``."""
         in_flight: deque[tuple[int, Future[Pixels]]] = deque()
         for number, picture in self.backend.frames(numbers):
-            self.channel.heartbeat()
-            in_flight.append((number, self.pool.submit(self._finish, picture, resize)))
-            if len(in_flight) == IN_FLIGHT:
+            self.heartbeat()
+            in_flight.append((number, self.pool.submit(self._finish, picture)))
+            if len(in_flight) == self.in_flight:
                 oldest, future = in_flight.popleft()
                 yield oldest, future.result()
         for number, future in in_flight:
             yield number, future.result()
 
-    def _finish(self, picture: PictureT, resize: Resize | None) -> Pixels:
+    def _finish(self, picture: PictureT) -> Pixels:
         pixels = self.backend.to_rgb(picture)
-        return resize_pixels(pixels, resize) if resize else pixels
+        return resize_pixels(pixels, self.resize) if self.resize else pixels
 
 
 _LIBC = ctypes.CDLL(None)
@@ -120,15 +151,18 @@ def _return_memory() -> None:
 
 
 def open_session(
-    channel: Channel, fd: int, command: OpenCommand, on_opened: Callable[[], None]
+    channel: Channel, fd: int, command: OpenCommand, index_bytes: bytes, on_opened: Callable[[], None]
 ) -> DecodeSession[VideoFrame] | DecodeSession[Pixels]:
-    """Open, index and try out the video behind ``fd``. ``on_opened`` is called before a picture is decoded."""
+    """Open, index and try out the video behind ``fd``.
+
+    ``index_bytes``: its index, if another process has made it. ``on_opened`` is called before a picture is decoded.
+    """
 
     def opener() -> OpenedStream:
         return open_stream(fd, command.stream, command.limits)
 
     opened = opener()
-    index = build_index(opened, command.limits, channel.heartbeat)
+    index = unpack_index(index_bytes) if index_bytes else build_index(opened, command.limits, channel.heartbeat)
     seconds = float(index.times_F[-1])
     if seconds > command.limits.max_duration:
         raise VideoError(
@@ -139,14 +173,16 @@ def open_session(
     first = _first_picture(opener, index, channel)
     check_pixels(first.width, first.height, command.limits)
     orientation = orientation_of(first)
-    facts = _facts(command.id, opened, index, first, orientation, missing_end(opener, opened, index))
-    pool = ThreadPoolExecutor(RESIZE_THREADS)
+    lost_end = None if index_bytes else missing_end(opener, opened, index)
+    facts = _facts(command.id, opened, index, first, orientation, lost_end)
+    given = bool(index_bytes)
     if command.reader == "torchcodec":
         from videoxl.video.decoder.torchcodec import TorchcodecBackend  # brings torch with it
 
         torchcodec = TorchcodecBackend(fd, opener().stream.index, index, channel.heartbeat)
-        return DecodeSession(channel, index, facts, torchcodec, pool)
-    return DecodeSession(channel, index, facts, PyAVBackend(opener, index, channel.heartbeat, orientation), pool)
+        return DecodeSession(channel, index, facts, given, torchcodec)
+    pyav = PyAVBackend(opener, index, channel.heartbeat, orientation)
+    return DecodeSession(channel, index, facts, given, pyav)
 
 
 def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> VideoFrame:
@@ -186,6 +222,8 @@ def _facts(
         container=opened.container.format.name,
         rotation=90 * orientation.quarter_turns,
         stream=opened.stream.index,
+        frames=len(index.times_F),
+        starts=1,
         problems=problems,
         losses=[*index.losses, *([lost_end] if lost_end else [])],
     )

@@ -1,16 +1,20 @@
-"""Video files, decoded in a process of their own."""
+"""Video files, decoded in processes of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.video.decoder.client import DecoderProcess
-from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, Result, VideoFacts
-from videoxl.video.frames import Frames, Resize, Selection, Times
-from videoxl.video.info import VideoInfo, VideoLimits
+from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadReport, Result, VideoFacts
+from videoxl.video.decoder.pool import DecoderPool
+from videoxl.video.decoder.segments import DecoderProcesses, Segment, choose_processes, cut, useful_processes
+from videoxl.video.frames import Frames, Numbers, Resize, Selection, Times
+from videoxl.video.info import DecodingWork, VideoInfo, VideoLimits
 from videoxl.video.local_file import LocalFile, file_digest, mp4_complaint
 from videoxl.video.sampling import Timeline
 from videoxl.video.source import VideoSource, check_batch_frames
@@ -20,21 +24,49 @@ NAMED_FRAMES = 5
 """A warning names at most so many missing frames."""
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """What one ``read`` asked for, and from whom."""
+
+    command: int
+    segments: list[Segment]
+    processes: list[DecoderProcess]
+    """They take the segments in turn."""
+    resize: Resize | None
+    batch_frames: int
+
+    @property
+    def count(self) -> int:
+        """How many frames were asked for."""
+        return sum(len(segment.numbers) for segment in self.segments)
+
+
 class FileSource(VideoSource):
     """A video file. Opening reads all its packets, so the number and the times of its frames are exact."""
 
     def __init__(
-        self, file: LocalFile, *, stream: int | None, reader: tuple[str, str], limits: VideoLimits, strict: bool
+        self,
+        file: LocalFile,
+        *,
+        stream: int | None,
+        reader: tuple[str, str],
+        limits: VideoLimits,
+        strict: bool,
+        decoder_processes: DecoderProcesses = "auto",
     ) -> None:
         self.name = file.name
         self.warnings = []
         self.digest = file_digest(file.fd)
         self._file = file
         self._strict = strict
+        self._allowed: DecoderProcesses = decoder_processes if reader[0] == "pyav" else 1
         self._command = OPEN_COMMAND
         self._process = DecoderProcess(file.fd, file.name, limits.stall_seconds)
+        self._pool = DecoderPool(self._process, file.fd, file.name)
         try:
-            facts, self.times_F = self._open(stream, reader[0], limits)
+            opening = OpenCommand(id=OPEN_COMMAND, stream=stream, reader=reader[0], limits=limits)
+            facts, self.times_F, self._starts_K, index = self._open(opening)
+            self._pool.share_index(opening, index)
             for text in facts.problems:
                 self._warn(text, partial=False, strict=strict)
             for text in facts.losses:
@@ -47,9 +79,10 @@ class FileSource(VideoSource):
             self.close()
             raise
 
-    def _open(self, stream: int | None, reader: str, limits: VideoLimits) -> tuple[VideoFacts, Times]:
+    def _open(self, opening: OpenCommand) -> tuple[VideoFacts, Times, Numbers, bytes]:
+        """What is known, times, frames at which decoding can begin, and the index as it came."""
         try:
-            self._process.request(OpenCommand(id=OPEN_COMMAND, stream=stream, reader=reader, limits=limits))
+            self._process.request(opening)
             facts, payload = self._process.receive(OPEN_COMMAND)
         except VideoError as error:
             complaint = mp4_complaint(self._file)
@@ -58,7 +91,11 @@ class FileSource(VideoSource):
             raise VideoError(f"{self.name}: is not a playable video; {complaint}", code=error.code) from None
         if not isinstance(facts, VideoFacts):
             raise ValueError(f"{facts.kind} in answer to open")
-        return facts, np.frombuffer(payload, np.float64)
+        times_F = np.frombuffer(payload, np.float64, facts.frames)
+        starts_K = np.frombuffer(payload, np.int64, facts.starts, times_F.nbytes)
+        if not len(starts_K) or starts_K[0] != 0 or (np.diff(starts_K) <= 0).any():
+            raise ValueError("key frames that do not ascend from 0")
+        return facts, times_F, starts_K, bytes(payload[times_F.nbytes + starts_K.nbytes :])
 
     def _explain(self, loss: str) -> str:
         complaint = mp4_complaint(self._file)
@@ -82,51 +119,75 @@ class FileSource(VideoSource):
             warnings=tuple(self.warnings),
         )
 
+    def decoding_work(self, selection: Selection) -> DecodingWork:
+        """What it takes to decode a selection, and how many of the allowed processes can share it."""
+        segments = self._cut(selection.indices_F)
+        most = useful_processes(segments)
+        return DecodingWork(
+            sum(segment.work for segment in segments), most if self._allowed == "auto" else min(most, self._allowed)
+        )
+
+    def _cut(self, numbers_F: Numbers) -> list[Segment]:
+        return cut(numbers_F, self._starts_K, self.info.width * self.info.height)
+
     def read(self, selection: Selection, *, resize: Resize | None, batch_frames: int = 32) -> Iterator[Frames]:
         check_batch_frames(batch_frames)
+        numbers_F = selection.indices_F
+        self._check_numbers(numbers_F)
         self._command += 1
-        indices = selection.indices_F.tolist()
-        self._process.request(ReadCommand(id=self._command, indices=indices, resize=resize, batch_frames=batch_frames))
-        return self._batches(self._command, len(selection), resize, batch_frames)
+        pixels = self.info.width * self.info.height
+        segments = self._cut(numbers_F)
+        processes = choose_processes(
+            segments,
+            self._allowed,
+            pixels=pixels,
+            batch_frames=batch_frames,
+            resized_pixels=resize.width * resize.height if resize else pixels,
+        )
+        with self._errors_of_processes():
+            chosen = self._pool.begin(self._command, segments, processes, resize=resize, batch_frames=batch_frames)
+        return self._batches(_Reading(self._command, segments, chosen, resize, batch_frames))
 
-    def _batches(self, command: int, count: int, resize: Resize | None, batch_frames: int) -> Iterator[Frames]:
+    def _check_numbers(self, numbers_F: Numbers) -> None:
+        assert self.times_F is not None
+        if not len(numbers_F) or (np.diff(numbers_F) < 0).any():
+            raise ValueError("a selection names at least one frame, and frame numbers never descend")
+        if numbers_F[0] < 0 or numbers_F[-1] >= len(self.times_F):
+            raise ValueError(f"frame numbers lie in 0..{len(self.times_F) - 1}, got {numbers_F[0]}..{numbers_F[-1]}")
+
+    def _batches(self, reading: _Reading) -> Iterator[Frames]:
         read = 0
-        while True:
-            if command != self._command:
-                raise RuntimeError(f"{self.name}: another read() of this source has begun; use one at a time")
-            answer, payload = self._next_answer(command)
-            if isinstance(answer, ReadReport):
-                self._report(answer, read, count)
-                return
-            frames = self._unpack(answer, payload, resize, batch_frames)
-            read += len(frames)
-            yield frames
+        reports: list[ReadReport] = []
+        for turn, segment in enumerate(reading.segments):
+            process = reading.processes[turn % len(reading.processes)]
+            while not isinstance(answer := self._next_answer(reading, segment, process), ReadReport):
+                read += len(answer)
+                yield answer
+            reports.append(answer)
+        self._report(reports, read, reading.count)
 
-    def _next_answer(self, command: int) -> tuple[Result, bytearray]:
+    def _next_answer(self, reading: _Reading, segment: Segment, process: DecoderProcess) -> Frames | ReadReport:
+        if reading.command != self._command:
+            raise RuntimeError(f"{self.name}: another read() of this source has begun; use one at a time")
+        with self._errors_of_processes():
+            answer, payload = process.receive(reading.command)
+            try:
+                return answer if isinstance(answer, ReadReport) else _unpack(answer, payload, reading, segment)
+            except (OverflowError, ValueError) as error:
+                raise process.garbage(error) from None
+
+    @contextmanager
+    def _errors_of_processes(self) -> Iterator[None]:
+        """End all processes where one has ended, and say so when the file changed in the meantime."""
         try:
-            return self._process.receive(command)
+            yield
         except VideoError as error:
+            self._pool.close_if_one_ended()
             if not self._file.changed():
                 raise
             raise VideoError(f"{error} (the file changed while reading)", code=error.code) from None
 
-    def _unpack(self, batch: Result, payload: bytearray, resize: Resize | None, batch_frames: int) -> Frames:
-        """Compare an answer with what was asked for: a decoder process that was taken over may send anything."""
-        try:
-            if not isinstance(batch, FrameBatch):
-                raise ValueError(f"{batch.kind} in answer to read")
-            size_fits = resize is None or batch.shape[1:3] == (resize.height, resize.width)
-            if not size_fits or not 0 < batch.shape[0] <= batch_frames:
-                raise ValueError(f"frames of shape {batch.shape}")
-            return Frames(
-                np.frombuffer(payload, np.uint8).reshape(batch.shape),
-                np.array(batch.timestamps, np.float64),
-                np.array(batch.indices, np.int64),
-            )
-        except (OverflowError, ValueError) as error:
-            raise self._process.garbage(error) from None
-
-    def _report(self, report: ReadReport, read: int, count: int) -> None:
+    def _report(self, reports: list[ReadReport], read: int, count: int) -> None:
         """Warn about what is missing or damaged; refuse when nothing could be read."""
         if read == 0:
             raise VideoError(
@@ -134,16 +195,38 @@ class FileSource(VideoSource):
                 code="undecodable",
             )
         changed = "; the file changed while reading" if self._file.changed() else ""
-        if missing := report.missing:
+        missing = [number for report in reports for number in report.missing]
+        damaged, bad_packets = sum(r.damaged for r in reports), sum(r.bad_packets for r in reports)
+        if missing:
             named = ", ".join(map(str, missing[:NAMED_FRAMES])) + ("..." if len(missing) > NAMED_FRAMES else "")
             text = f"{len(missing)} of {count} chosen frames could not be decoded (numbers {named}){changed}"
             self._warn(text, partial=True, strict=self._strict)
-        elif report.damaged or report.bad_packets:
-            text = f"{report.damaged} frames are damaged, {report.bad_packets} packets were unreadable{changed}"
+        elif damaged or bad_packets:
+            text = f"{damaged} frames are damaged, {bad_packets} packets were unreadable{changed}"
             self._warn(text, partial=True, strict=self._strict)
         elif changed:
             self._warn(changed[2:], partial=True, strict=self._strict)
 
     def close(self) -> None:
-        self._process.close()
+        self._pool.close()
         self._file.close()
+
+
+def _unpack(batch: Result, payload: bytearray, reading: _Reading, segment: Segment) -> Frames:
+    """The frames in an answer. Raises ``ValueError`` for others than were asked for, or of another size.
+
+    A decoder process that was taken over may send anything.
+    """
+    if not isinstance(batch, FrameBatch):
+        raise ValueError(f"{batch.kind} in answer to read")
+    resize = reading.resize
+    size_fits = resize is None or batch.shape[1:3] == (resize.height, resize.width)
+    if not size_fits or not 0 < batch.shape[0] <= reading.batch_frames:
+        raise ValueError(f"frames of shape {batch.shape}")
+    if not set(batch.indices) <= set(segment.numbers):
+        raise ValueError("frames that were not asked for")
+    return Frames(
+        np.frombuffer(payload, np.uint8).reshape(batch.shape),
+        np.array(batch.timestamps, np.float64),
+        np.array(batch.indices, np.int64),
+    )

@@ -35,6 +35,13 @@ class TorchcodecBackend:
         self.damaged = 0
         self.missing: list[int] = []
 
+    def begin(self, segments: int) -> None:
+        """Begin a reading of so many segments."""
+
+    def can_begin_at(self, number: int) -> bool:
+        """False: torchcodec reads in one process."""
+        return False
+
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
         """Yield (number, uint8 [H, W, 3]) for ascending, distinct ``numbers``."""
         begin = self._decoder.metadata.begin_stream_seconds or 0.0

@@ -40,7 +40,8 @@ def serve(channel: Channel, file_fd: int) -> None:
                 pictures.read(command, payload)
             elif isinstance(command, OpenCommand):
                 limit_process(command.limits, command.reader)
-                session = open_session(channel, file_fd, command, partial(lift_opening_limit, command.reader))
+                lift = partial(lift_opening_limit, command.reader)
+                session = open_session(channel, file_fd, command, bytes(payload), lift)
                 session.describe()
             elif session is not None:
                 session.read(command)
