@@ -92,12 +92,12 @@ def restored_priority() -> Iterator[None]:
             os.sched_setscheduler(0, policy, parameters)
 
 
-def write_sound(container, stream, seconds: float) -> None:
-    """Encode and mux silence."""
+def write_sound(container, stream, seconds: float, begin: float = 0.0) -> None:
+    """Encode and mux silence from ``begin`` on."""
     rate = stream.codec_context.sample_rate
     for start in range(0, int(seconds * rate), 1024):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, start + round(begin * rate), Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
 

@@ -125,6 +125,45 @@ def test_named_frames_that_do_not_exist(sampling, message):
     assert caught.value.code == "no_frames_selected"
 
 
+LATE = Timeline.from_times(5.0 + np.arange(75) / 25, 25.0)
+
+
+def test_a_late_start_moves_times_but_not_the_choice_of_frames():
+    for sampling in (Sampling(), Sampling(fps=2, max_fps=4, max_frames=8), Sampling(num_frames=7)):
+        late, early = select_frames(LATE, sampling), select_frames(constant(75, 25), sampling)
+        assert late.indices_F.tolist() == early.indices_F.tolist()
+        np.testing.assert_allclose(late.timestamps_F, early.timestamps_F + 5)
+        assert late.note is None
+    assert (LATE.start, LATE.end) == (5.0, pytest.approx(8.0))
+
+
+def test_time_before_the_video_begins_is_refused_or_said():
+    for sampling in (Sampling(times=(1.0, 6.0)), Sampling(end=5.0), Sampling(start=1.0, end=3.0)):
+        with pytest.raises(VideoError, match=r"begins at 5\.00 s") as caught:
+            select_frames(LATE, sampling)
+        assert caught.value.code == "no_frames_selected"
+    selection = select_frames(LATE, Sampling(start=2.0, end=6.0))
+    assert selection.timestamps_F.tolist() == [5.0]
+    assert selection.note == "the video begins at 5.00 s: nothing was read from 2 s on until then"
+    soon = Timeline.from_times(0.08 + np.arange(50) / 25, 25.0)
+    selection = select_frames(soon, Sampling(times=(0.0, 1.0)))
+    assert selection.indices_F.tolist() == [0, 23]
+    assert "begins at 0.08 s" in str(selection.note)
+
+
+def test_a_last_frame_that_stays_is_read_like_any_other():
+    timeline = Timeline.from_times(np.arange(20) / 10, 10.0, end=59.9)
+    assert timeline.variable_rate
+    assert timeline.fps == pytest.approx(20 / 59.9)
+    assert select_frames(timeline, Sampling()).indices_F.tolist() == [0, 10, 19]
+    assert select_frames(timeline, Sampling(times=(1.95, 45.0, 59.0))).indices_F.tolist() == [19, 19, 19]
+    with pytest.raises(VideoError, match=r"ends at 59\.90 s"):
+        select_frames(timeline, Sampling(times=(60.5,)))
+    for end in (1.98, 2.0, 2.05, 2.1):  # one frame more or less is rounding
+        ordinary = Timeline.from_times(np.arange(20) / 10, 10.0, end=end)
+        assert (ordinary.variable_rate, ordinary.fps) == (False, 10.0)
+
+
 def test_named_frames_are_not_dropped_silently():
     selection = select_frames(constant(100, 25), Sampling(num_frames=6), whole_groups_of=4)
     assert len(selection) == 4

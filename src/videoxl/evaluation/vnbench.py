@@ -85,8 +85,9 @@ def first_questions(tries: Sequence[Try], limit: int | None) -> list[Try]:
 
 
 def whole_seconds(source: VideoSource) -> Sampling:
-    """Choose the frame on screen at each whole second: the 1 fps of the released evaluation."""
-    return Sampling(times=tuple(float(second) for second in range(max(1, int(source.info.duration or 0)))))
+    """Choose the frame on screen at each whole second of the video: the 1 fps of the released evaluation."""
+    seconds = range(max(1, int(source.info.duration or 0)))
+    return Sampling(times=tuple(source.info.start + second for second in seconds))
 
 
 def answer_settings(

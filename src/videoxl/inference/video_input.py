@@ -76,12 +76,12 @@ def end_of(source: VideoSource, sampling: Sampling) -> float | None:
 
     None: it is not known, or the frames were named one by one, so that nothing after the last one was asked for.
     """
-    duration, times_F = source.info.duration, source.times_F
-    if duration is None or times_F is None:
+    end, times_F = source.info.end, source.times_F
+    if end is None or times_F is None:
         return None
     if sampling.times is not None or (sampling.indices is not None and sampling.indices[-1] != len(times_F) - 1):
         return None
-    return duration if sampling.end is None else min(float(sampling.end), duration)
+    return end if sampling.end is None else min(float(sampling.end), end)
 
 
 def picture_size(source: VideoSource, side: int, fit: Literal["crop", "stretch"] = "stretch") -> Resize:

@@ -198,8 +198,8 @@ def read_answer(
 def passes_of(source: VideoSource, sampling: SamplingSettings, overlap: float, frames_per_group: int = 1) -> list[Pass]:
     """Return the passes over an opened video. There is one if its length is unknown or ``num_frames`` is given."""
     chosen = Sampling(**sampling)
-    whole = source.info.duration or 0.0
-    begin = chosen.start or 0.0
+    whole = source.info.end or 0.0
+    begin = max(chosen.start or 0.0, source.info.start)
     end = min(whole, chosen.end or whole)
     if chosen.num_frames is not None or not end > begin:
         return [Pass(begin, max(begin, end))]

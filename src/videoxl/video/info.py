@@ -18,6 +18,8 @@ class VideoInfo:
     """Pixels, after rotation."""
     duration: float | None
     """Seconds that can be shown: from the first frame to the end of the last."""
+    start: float = 0.0
+    """Seconds from the start of the file (of its earliest stream, which may be sound) to the first frame."""
     fps: float | None
     """Frames per second; the mean rate when ``variable_rate``."""
     frames: int | None
@@ -38,6 +40,11 @@ class VideoInfo:
     """Why this reader was chosen."""
     warnings: tuple[str, ...] = ()
     """What was found wrong or unusual when the video was opened."""
+
+    @property
+    def end(self) -> float | None:
+        """Seconds from the start of the file to the end of the last frame."""
+        return None if self.duration is None else self.start + self.duration
 
     def to_dict(self) -> dict[str, object]:
         """All fields as JSON-ready values."""

@@ -76,7 +76,8 @@ class PictureSource(VideoSource):
         self.info = VideoInfo(
             width=width,
             height=height,
-            duration=None if is_still else timeline.end,
+            start=timeline.start,
+            duration=None if is_still else timeline.end - timeline.start,
             fps=None if is_still else timeline.fps,
             frames=len(times_F),
             codec=kind[0],

@@ -14,6 +14,8 @@ from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.video.frames import Numbers, Selection, Times
 
+LONGEST_WAIT = 1.0
+"""A frame asked for at most so many seconds before the video begins is the first frame; earlier there is none."""
 ALMOST = 1e-6
 """Share of a tick by which a time may miss it: times in files are rounded."""
 
@@ -31,19 +33,33 @@ class Timeline:
     variable_rate: bool
     """Whether frames come at uneven times, so that ``frame number / fps`` is not a frame's time."""
 
+    @property
+    def start(self) -> float:
+        """Seconds when the first frame comes to the screen."""
+        return float(self.times_F[0])
+
     @classmethod
-    def from_times(cls, times_F: Times, declared_fps: float | None = None) -> Timeline:
-        """Measure the rate. A declared rate is kept, for its digits, if it fits the times within 1 %."""
-        if len(times_F) < 2 or times_F[-1] <= times_F[0]:
+    def from_times(cls, times_F: Times, declared_fps: float | None = None, end: float | None = None) -> Timeline:
+        """Measure the rate. A declared rate is kept, for its digits, if it fits the times within 1 %.
+
+        ``end``: when the last frame leaves the screen; if it is not known, it is shown as long as those before it.
+        """
+        last = float(times_F[-1])
+        if len(times_F) < 2 or last <= times_F[0]:
             fps = declared_fps or 1.0
-            return cls(times_F, float(times_F[-1]) + 1 / fps, fps, False)
-        measured = (len(times_F) - 1) / float(times_F[-1] - times_F[0])
+            return cls(times_F, end or last + 1 / fps, fps, False)
+        measured = (len(times_F) - 1) / (last - float(times_F[0]))
         fits = declared_fps is not None and abs(declared_fps / measured - 1) < 0.01
         fps = declared_fps if fits and declared_fps else measured
         straight = np.linspace(times_F[0], times_F[-1], len(times_F))
-        variable = bool(np.abs(times_F - straight).max() > 1 / measured + 0.002)
-        last_gap = float(np.median(np.diff(times_F)[-5:])) if variable else 1 / fps
-        return cls(times_F, float(times_F[-1]) + last_gap, fps, variable)
+        slack = 1 / measured + 0.002
+        variable = bool(np.abs(times_F - straight).max() > slack)
+        if end is None:
+            last_gap = float(np.median(np.diff(times_F)[-5:])) if variable else 1 / fps
+            return cls(times_F, last + last_gap, fps, variable)
+        if end - last > 1 / measured + slack:  # the last frame stays, as slides and screen recordings do
+            return cls(times_F, end, len(times_F) / (end - float(times_F[0])), True)
+        return cls(times_F, end, fps, variable)
 
 
 def select_frames(timeline: Timeline, sampling: Sampling, whole_groups_of: int = 1) -> Selection:
@@ -56,9 +72,12 @@ def select_frames(timeline: Timeline, sampling: Sampling, whole_groups_of: int =
     if sampling.indices is not None:
         indices = _named_numbers(timeline, sampling.indices)
     elif sampling.times is not None:
-        indices = _named_times(timeline, sampling.times)
+        indices, note = _named_times(timeline, sampling.times)
+        notes += [note] if note else []
     else:
         first, last = _range(timeline, sampling)
+        late = _late(timeline, sampling.start)
+        notes += [late] if late else []
         if sampling.num_frames is not None:
             indices = uniform_indices(last - first, sampling.num_frames) + first
         else:
@@ -76,36 +95,45 @@ def select_frames(timeline: Timeline, sampling: Sampling, whole_groups_of: int =
 def _named_numbers(timeline: Timeline, numbers: tuple[int, ...]) -> Numbers:
     count = len(timeline.times_F)
     if numbers[-1] >= count:
-        raise VideoError(
-            f"frame {numbers[-1]} was asked for, but the video has {count} frames: give numbers from 0 to {count - 1}",
-            code="no_frames_selected",
+        raise _none(
+            f"frame {numbers[-1]} was asked for, but the video has {count} frames: give numbers from 0 to {count - 1}"
         )
     return np.array(numbers, np.int64)
 
 
-def _named_times(timeline: Timeline, times: tuple[float, ...]) -> Numbers:
+def _named_times(timeline: Timeline, times: tuple[float, ...]) -> tuple[Numbers, str | None]:
     if times[-1] > timeline.end:
-        raise VideoError(
-            f"the frame at {times[-1]:g} s was asked for, but the video ends at {timeline.end:.2f} s",
-            code="no_frames_selected",
-        )
-    return frames_at(timeline.times_F, np.array(times, np.float64))
+        raise _none(f"the frame at {times[-1]:g} s was asked for, but the video ends at {timeline.end:.2f} s")
+    if times[0] < timeline.start - LONGEST_WAIT:
+        raise _none(f"the frame at {times[0]:g} s was asked for, but the video begins at {timeline.start:.2f} s")
+    return frames_at(timeline.times_F, np.array(times, np.float64)), _late(timeline, times[0])
+
+
+def _late(timeline: Timeline, asked: float | None) -> str | None:
+    """A note when the video begins clearly after the moment that was asked for."""
+    if asked is None or asked + 1 / timeline.fps > timeline.start:
+        return None
+    return f"the video begins at {timeline.start:.2f} s: nothing was read from {asked:g} s on until then"
 
 
 def _range(timeline: Timeline, sampling: Sampling) -> tuple[int, int]:
     """Frame numbers [first, last) of ``start``..``end``; where no frame begins in there, the one on screen then."""
     start = sampling.start or 0.0
     if start >= timeline.end:
-        raise VideoError(
-            f"start={start:g} s lies after the end of the video, which lasts {timeline.end:.2f} s",
-            code="no_frames_selected",
-        )
+        lasts = f"from {timeline.start:.2f} s to {timeline.end:.2f} s" if timeline.start else f"{timeline.end:.2f} s"
+        raise _none(f"start={start:g} s lies after the end of the video, which lasts {lasts}")
+    if sampling.end is not None and sampling.end <= timeline.start:
+        raise _none(f"end={sampling.end:g} s lies before the video, which begins at {timeline.start:.2f} s")
     first = int(np.searchsorted(timeline.times_F, start))
     last = len(timeline.times_F) if sampling.end is None else int(np.searchsorted(timeline.times_F, sampling.end))
     if first < last:
         return first, last
     on_screen = int(frames_at(timeline.times_F, np.array([start]))[0])
     return on_screen, on_screen + 1
+
+
+def _none(message: str) -> VideoError:
+    return VideoError(message, code="no_frames_selected")
 
 
 def _at_rate(timeline: Timeline, sampling: Sampling, first: int, last: int) -> tuple[Numbers, str | None]:

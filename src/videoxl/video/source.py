@@ -31,7 +31,7 @@ class VideoSource(ABC):
     info: VideoInfo
     """What is known about it."""
     times_F: Times | None
-    """float64 [F]: when each frame is shown, in seconds from the first frame. None when not known beforehand."""
+    """float64 [F]: when each frame is shown, in seconds from the start of the file. None when not known beforehand."""
     is_still: bool = False
     """Whether this is a single still picture."""
     digest: str | None = None
@@ -43,7 +43,7 @@ class VideoSource(ABC):
         """Choose frames. Raises ``VideoError`` ``no_frames_selected`` when there is none in the range."""
         if self.times_F is None:
             raise NotImplementedError(f"{type(self).__name__} has no frame times and must choose frames itself")
-        timeline = Timeline.from_times(self.times_F, self.info.fps)
+        timeline = Timeline.from_times(self.times_F, self.info.fps, self.info.end)
         try:
             return select_frames(timeline, sampling, whole_groups_of)
         except VideoError as error:

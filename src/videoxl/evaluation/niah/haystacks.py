@@ -56,7 +56,8 @@ class PlantedSource(VideoSource):
         self.info = VideoInfo(
             width=base.info.width,
             height=base.info.height,
-            duration=base.info.duration,
+            start=float(self.times_F[0]),
+            duration=None if base.info.end is None else base.info.end - float(self.times_F[0]),
             fps=None,
             frames=len(chosen_F),
             codec=base.info.codec,

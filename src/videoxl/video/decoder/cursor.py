@@ -8,7 +8,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videoxl.video.decoder.demux import OpenedStream, Opener
-from videoxl.video.decoder.index import NO_TIME, FrameIndex, Heartbeat, real_packets
+from videoxl.video.decoder.index import FrameIndex
+from videoxl.video.decoder.packets import NO_TIME, Heartbeat, real_packets
 
 SEEK_PAYS = 8
 """A jump must skip more packets than this: it costs about as much as decoding so many pictures."""
@@ -57,6 +58,7 @@ class PacketCursor:
             self._position += 1
             self.decoded_packets += 1
             needed = self._wanted is None or packet.pts is None or packet.pts in self._wanted
+            needed = needed or not self._index.one_packet_each
             context.skip_frame = "DEFAULT" if needed else "NONREF"
         try:
             return packet.decode() if packet is not None else context.decode(None)

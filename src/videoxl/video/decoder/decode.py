@@ -14,7 +14,8 @@ from av.video.frame import VideoFrame
 from videoxl.errors import VideoError
 from videoxl.video.decoder.cursor import PacketCursor
 from videoxl.video.decoder.demux import Opener
-from videoxl.video.decoder.index import FrameIndex, Heartbeat
+from videoxl.video.decoder.index import FrameIndex
+from videoxl.video.decoder.packets import Heartbeat
 
 RETRY_PACKETS = 1000
 """Packets decoded again for missing frames of a segment: at most so many more than its share of the stream."""

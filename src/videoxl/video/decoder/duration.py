@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 import av.error
 
+from videoxl.video.decoder.clock import stream_end
 from videoxl.video.decoder.demux import OpenedStream, Opener
 from videoxl.video.decoder.index import FrameIndex
 
-LONGEST_LAST_FRAME = 10.0
-"""Seconds. A last frame is not taken to be shown longer, however low the rate."""
 TOLERANCE_SECONDS = 1.0
 TOLERANCE_SHARE = 0.02
 """A video may end this share of its declared duration too early, or :data:`TOLERANCE_SECONDS` if that is more."""
+CLOCK_OF_THE_CONTAINER = ("mov", "matroska")
+"""Formats whose header says when the file ends, not how long it lasts."""
 
 
 def missing_end(opener: Opener, opened: OpenedStream, index: FrameIndex) -> str | None:
@@ -21,36 +20,33 @@ def missing_end(opener: Opener, opened: OpenedStream, index: FrameIndex) -> str 
 
     Compares times, not numbers of frames: edit lists, uneven rates and gaps make the numbers differ in intact files.
     """
-    declared, of_stream = _declared_duration(opened)
+    declared, of_stream = _declared_end(opened, index)
     if declared is None:
         return None
     rate = opened.stream.average_rate
-    last_frame = min(1 / float(rate), LONGEST_LAST_FRAME) if rate else 0.0
-    end = float(index.times_F[-1]) + last_frame
     if rate and 1 / float(rate) > 2 * max(declared, 1.0):
         return (
             f"its clock is wrong ({1 / float(rate):.0f} s a frame in {declared:.1f} s of video), frames cannot be found"
         )
     tolerance = max(TOLERANCE_SECONDS, TOLERANCE_SHARE * declared)
-    if end >= declared - tolerance:
+    if index.end >= declared - tolerance:
         return None
     if not of_stream and _duration_of_all_streams(opener()) >= declared - tolerance:
         return None  # the declared end is that of a longer sound track, which is all there
-    return f"readable up to {end:.1f} s of {declared:.1f} s"
+    return f"readable up to {index.end:.1f} s of {declared:.1f} s"
 
 
-def _declared_duration(opened: OpenedStream) -> tuple[float | None, bool]:
-    """(seconds, whether that is the duration of this stream rather than of the whole file)."""
-    stream, container = opened.stream, opened.container
+def _declared_end(opened: OpenedStream, index: FrameIndex) -> tuple[float | None, bool]:
+    """(seconds on the file's clock, whether that is the end of this stream rather than of the whole file)."""
+    container = opened.container
     whole = container.duration / 1e6 if container.duration else None
-    own: float | None = None
-    if stream.duration and stream.time_base:
-        own = float(stream.duration * stream.time_base)
-    elif tag := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
-        own = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    if whole and container.format.name.startswith(CLOCK_OF_THE_CONTAINER):
+        whole -= max(index.zero, 0.0)
+    own = stream_end(opened)
     if own is None:
         return whole, False
-    return (min(own, whole) if whole else own), True
+    end = float(own) - index.zero
+    return (min(end, whole) if whole else end), True
 
 
 def _duration_of_all_streams(opened: OpenedStream) -> float:

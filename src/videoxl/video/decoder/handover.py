@@ -63,7 +63,7 @@ def _values(data: bytes) -> dict[str, Any]:
 
 def _check(index: FrameIndex) -> None:
     """Raise ``ValueError`` when arrays do not belong together."""
-    frames = {len(index.times_F), len(index.pts_F)}
+    frames = {len(index.times_F), len(index.pts_F), len(index.positions_F)}
     keys = {len(index.key_pts_K), len(index.key_dts_K), len(index.key_positions_K)}
     if len(frames) != 1 or len(keys) != 1 or 0 in frames:
         raise ValueError("arrays of different lengths")

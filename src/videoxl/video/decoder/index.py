@@ -1,46 +1,51 @@
-"""Inside the decoder process: the list of all frames of a stream, from its packets, without decoding one."""
+"""Inside the decoder process: the list of all pictures of a stream, from its packets, without decoding one."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import av.error
 import numpy as np
-import numpy.typing as npt
-from av.container import InputContainer
-from av.packet import Packet
-from av.video.stream import VideoStream
 
 from videoxl.errors import VideoError
+from videoxl.video.decoder.clock import file_start, last_end, stream_end, time_unit
 from videoxl.video.decoder.demux import OpenedStream
+from videoxl.video.decoder.packets import NO_TIME, Flags, Heartbeat, PacketTable, read_packets
 from videoxl.video.frames import Numbers, Times
 from videoxl.video.info import VideoLimits
 
-NO_TIME = -(2**63)
-"""Stands for a time that a packet does not have."""
 SAME_TIME_SHARE = 0.1
 """When more than this share of frames have another frame's time, times are not trusted."""
 DEFAULT_FPS = 25.0
 """Frames per second of a stream that does not say."""
-
-Heartbeat = Callable[[], None]
-"""Called often during long work: says that the process is alive, and raises when the work is no longer wanted."""
-Flags = npt.NDArray[np.bool_]
+WITHOUT_TIMES = ("h264", "hevc", "m4v", "mjpeg", "obu")
+"""Formats of FFmpeg that hold no times: it makes them up."""
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """All frames that a stream can show, in presentation order, and where decoding can start."""
+    """All frames that a stream can show, in presentation order, and where decoding can start.
+
+    A frame is a whole picture, whether its two fields came in one packet or in two.
+    """
 
     times_F: Times
-    """float64 [F], seconds from the first frame."""
+    """float64 [F], seconds from the start of the file, which is that of its earliest stream."""
+    end: float
+    """Seconds when the last frame leaves the screen, on the same clock."""
+    zero: float
+    """Seconds of the container's own clock at which the file starts."""
+    rate: float | None
+    """Frames per second according to the header, or from which the times were made up."""
     pts_F: Numbers
     """int64 [F], presentation times in the stream's unit; decoded frames are recognised by them."""
+    positions_F: Numbers
+    """int64 [F], how many packets come before each frame's first one."""
     by_order: bool
     """Whether times cannot tell frames apart. Then frame i is the i-th one that comes out of the decoder."""
+    one_packet_each: bool
+    """Whether every frame has one packet, with its time. Otherwise no packet may be skipped."""
     key_pts_K: Numbers
     """int64 [K], presentation times of the key frames, in decoding order."""
     key_dts_K: Numbers
@@ -56,112 +61,111 @@ class FrameIndex:
 
     def key_before(self, number: int) -> int | None:
         """The last key frame from which frame ``number`` can be decoded; None without any."""
-        found = np.flatnonzero(self.key_pts_K <= self.pts_F[number])
+        earlier = self.key_positions_K <= self.positions_F[number]
+        found = np.flatnonzero(earlier & (self.key_pts_K <= self.pts_F[number]))
         return int(found[-1]) if len(found) else None
-
-
-@dataclass
-class PacketTable:
-    """One row for each packet of a stream, in decoding order."""
-
-    pts: Numbers
-    dts: Numbers
-    key: Flags
-    shown: Flags
-    failed: bool
-    """Whether reading failed before the end of the file."""
 
 
 def build_index(opened: OpenedStream, limits: VideoLimits, heartbeat: Heartbeat) -> FrameIndex:
     """Read all packets of the stream. Raises ``VideoError`` when there are none, or more than allowed."""
-    packets = _read_packets(opened, limits, heartbeat)
-    unit = opened.stream.time_base or Fraction(1, 90_000)
-    keys = np.flatnonzero(packets.key & (packets.pts != NO_TIME))
+    packets = read_packets(opened, limits, heartbeat)
+    keys = np.flatnonzero(packets.key & ~packets.second_field & (packets.pts != NO_TIME))
     losses = ["reading stopped before the end of the file"] if packets.failed else []
-    undecodable = _before_first_key_frame(packets, keys)
+    begins = packets.shown & ~packets.second_field
+    undecodable = _before_first_key_frame(packets, begins, keys)
     if undecodable.any():
         losses.append(f"the first {int(undecodable.sum())} frames need a key frame that is not in the file")
-    pts = packets.pts[packets.shown & ~undecodable]
-    if not len(pts):
+    chosen = np.flatnonzero(begins & ~undecodable)
+    if not len(chosen):
         raise VideoError("holds no frames that can be decoded (0 frames); get the file again", code="undecodable")
-    trusted = _times_are_usable(pts, packets.dts, round(1 / unit))
-    problems = []
-    if trusted:
-        pts = np.sort(pts)
-        times = (pts - pts[0]) * float(unit)
-    else:
-        times = np.arange(len(pts), dtype=np.float64) / _rate(opened.stream)
-        problems.append("its timestamps are missing or contradictory; timestamps are synthetic (frame number / rate)")
-    return FrameIndex(
-        times_F=times,
-        pts_F=pts,
-        by_order=not trusted or bool((np.diff(pts) == 0).any()) or _times_are_in_decoding_order(opened, packets),
+    index = FrameIndex(
+        times_F=np.empty(0),
+        end=0.0,
+        zero=0.0,
+        rate=_as_rate(opened.stream.average_rate),
+        pts_F=packets.pts[chosen],
+        positions_F=chosen,
+        by_order=False,
+        one_packet_each=not packets.second_field.any(),
         key_pts_K=packets.pts[keys],
         key_dts_K=packets.dts[keys],
         key_positions_K=keys,
         packets=len(packets.pts),
-        problems=tuple(problems),
+        problems=(),
         losses=tuple(losses),
     )
+    if opened.container.format.name in WITHOUT_TIMES or not _times_are_usable(packets, chosen, opened):
+        return with_synthetic_times(index, opened)
+    known = packets.pts[begins & (packets.pts != NO_TIME)]
+    return _with_times(index, packets, opened, int(known.min()))
 
 
-def _read_packets(opened: OpenedStream, limits: VideoLimits, heartbeat: Heartbeat) -> PacketTable:
-    pts, dts, key, shown = array("q"), array("q"), bytearray(), bytearray()
-    is_vp8 = opened.stream.codec_context.codec.name in ("vp8", "libvpx")
-    failed = False
-    packets = real_packets(opened.container, opened.stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.error.FFmpegError, IndexError):  # IndexError: the list of streams changed while reading
-            failed = True
-            break
-        if packet is None:
-            break
-        pts.append(NO_TIME if packet.pts is None else packet.pts)
-        dts.append(NO_TIME if packet.dts is None else packet.dts)
-        key.append(packet.is_keyframe)
-        shown.append(not packet.is_discard and not (is_vp8 and _is_hidden_vp8(packet)))
-        if len(pts) > limits.max_frames_walked:
-            raise VideoError(
-                f"holds more than {limits.max_frames_walked} frames; raise VideoLimits(max_frames_walked=...)",
-                code="limits_frames",
-            )
-        heartbeat()
-    return PacketTable(
-        pts=np.array(pts, np.int64),
-        dts=np.array(dts, np.int64),
-        key=np.frombuffer(bytes(key), np.bool_),
-        shown=np.frombuffer(bytes(shown), np.bool_),
-        failed=failed,
+def with_synthetic_times(index: FrameIndex, opened: OpenedStream) -> FrameIndex:
+    """Number the frames in the order in which the decoder gives them, at the rate that the stream names."""
+    stream = opened.stream
+    named = _as_rate(stream.guessed_rate) or _as_rate(stream.average_rate)
+    rate = named or DEFAULT_FPS
+    is_raw = opened.container.format.name in WITHOUT_TIMES
+    assumed = named is None or (is_raw and stream.codec_context.framerate is None)
+    reason = "holds no timestamps" if is_raw else "its timestamps are missing or contradictory"
+    origin = "assumed: the file names no rate" if assumed else "the file's own rate"
+    problem = f"{reason}; timestamps are synthetic, at {rate:.6g} frames a second ({origin})"
+    return replace(
+        index,
+        times_F=np.arange(len(index.pts_F), dtype=np.float64) / rate,
+        end=len(index.pts_F) / rate,
+        rate=rate,
+        by_order=True,
+        problems=(*index.problems, problem),
     )
 
 
-def real_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The packets of a stream, without the empty one that PyAV adds at the end."""
-    return (packet for packet in container.demux(stream) if packet.size)
+def _with_times(index: FrameIndex, packets: PacketTable, opened: OpenedStream, first_pts: int) -> FrameIndex:
+    """Sort the frames by their times. ``first_pts``: the first picture of the stream, whether it can be decoded."""
+    order = np.argsort(index.pts_F, kind="stable")
+    pts, positions, unit = index.pts_F[order], index.positions_F[order], time_unit(opened)
+    zero = file_start(opened, first_pts)
+    declared = stream_end(opened)
+    end = last_end(pts, _ends(packets, positions), None if declared is None else math.floor(declared / unit))
+    times = (pts - pts[0]) * float(unit) + float(pts[0] * unit - zero)
+    last = 1 / (index.rate or 1.0) if end is None else float((end - int(pts[-1])) * unit)
+    return replace(
+        index,
+        times_F=times,
+        end=float(times[-1]) + last,
+        zero=float(zero),
+        pts_F=pts,
+        positions_F=positions,
+        by_order=bool((np.diff(pts) == 0).any()) or _times_are_in_decoding_order(opened, packets),
+    )
 
 
-def _is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
-    """Whether a VP8 packet is a reference picture that is never shown: bit 4 of its first byte is 0."""
-    return not bytes(memoryview(packet)[:1])[0] >> 4 & 1
+def _ends(packets: PacketTable, positions: Numbers) -> Numbers:
+    """Until when the pictures that begin at these packets are shown: the durations of two fields are added."""
+    ends = packets.pts[positions] + packets.duration[positions]
+    following = np.minimum(positions + 1, len(packets.pts) - 1)
+    second = packets.second_field[following] & (following > positions)
+    ends[second] += packets.duration[following[second]]
+    return ends
 
 
-def _before_first_key_frame(packets: PacketTable, keys: Numbers) -> Flags:
-    """Which shown packets cannot be decoded, since the key frame they need is not in the file."""
+def _before_first_key_frame(packets: PacketTable, begins: Flags, keys: Numbers) -> Flags:
+    """Which pictures cannot be decoded, since the key frame they need is not in the file."""
     found = np.zeros(len(packets.pts), np.bool_)
     if len(keys):
-        found[: keys[0]] = packets.shown[: keys[0]]
-        found |= packets.shown & (packets.pts < packets.pts[keys[0]]) & (packets.pts != NO_TIME)
+        found[: keys[0]] = begins[: keys[0]]
+        found |= begins & (packets.pts < packets.pts[keys[0]]) & (packets.pts != NO_TIME)
     return found
 
 
-def _times_are_usable(pts: Numbers, dts: Numbers, second: int) -> bool:
+def _times_are_usable(packets: PacketTable, chosen: Numbers, opened: OpenedStream) -> bool:
+    """Judge the pictures that are shown; those that are not may have any times."""
+    pts, dts = packets.pts[chosen], packets.dts[chosen]
     if (pts == NO_TIME).any():
         return False
     if len(pts) - len(np.unique(pts)) > SAME_TIME_SHARE * (len(pts) - 1):
         return False
-    known = dts[dts != NO_TIME]
+    known, second = dts[dts != NO_TIME], round(1 / time_unit(opened))
     return not (np.diff(known) < -second).any()  # decoding times ascend, unless a clock was set back on the way
 
 
@@ -172,6 +176,5 @@ def _times_are_in_decoding_order(opened: OpenedStream, packets: PacketTable) -> 
     return len(np.unique(packets.pts - packets.dts)) == 1
 
 
-def _rate(stream: VideoStream) -> float:
-    rate = stream.average_rate or stream.guessed_rate
-    return float(rate) if rate and 0 < rate <= 1000 else DEFAULT_FPS
+def _as_rate(rate: Fraction | None) -> float | None:
+    return float(rate) if rate is not None and 0 < rate <= 1000 else None

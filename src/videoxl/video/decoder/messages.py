@@ -73,6 +73,8 @@ class VideoFacts(_Message):
     width: int
     height: int
     fps: float | None
+    end: float
+    """Seconds when the last frame leaves the screen."""
     codec: str
     container: str
     rotation: int

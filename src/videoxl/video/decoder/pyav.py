@@ -12,7 +12,8 @@ from av.video.frame import VideoFrame
 
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import Opener
-from videoxl.video.decoder.index import FrameIndex, Heartbeat
+from videoxl.video.decoder.index import FrameIndex
+from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.decoder.rgb import RgbConverter
 from videoxl.video.frames import Pixels
 

@@ -17,8 +17,9 @@ from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open_stream
 from videoxl.video.decoder.duration import missing_end
 from videoxl.video.decoder.handover import ONLY_THE_FIRST, pack_index, starts_of, unpack_index
-from videoxl.video.decoder.index import FrameIndex, Heartbeat, build_index
+from videoxl.video.decoder.index import FrameIndex, build_index
 from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, VideoFacts
+from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.decoder.pyav import Orientation, PyAVBackend, orientation_of
 from videoxl.video.frames import Pixels, Resize, TimedPicture
 from videoxl.video.resize import resize_pixels
@@ -163,7 +164,7 @@ def open_session(
 
     opened = opener()
     index = unpack_index(index_bytes) if index_bytes else build_index(opened, command.limits, channel.heartbeat)
-    seconds = float(index.times_F[-1])
+    seconds = index.end - float(index.times_F[0])
     if seconds > command.limits.max_duration:
         raise VideoError(
             f"lasts {seconds:.0f} s, more than {command.limits.max_duration:g} s; raise VideoLimits(max_duration=...)",
@@ -212,12 +213,12 @@ def _facts(
     if opened.others:
         others = ", ".join(map(str, opened.others))
         problems.append(f"holds several video streams: stream {opened.stream.index} is read, not {others}")
-    rate = opened.stream.average_rate
     return VideoFacts(
         id=command,
         width=first.height if turned else first.width,
         height=first.width if turned else first.height,
-        fps=float(rate) if rate else None,
+        fps=index.rate,
+        end=index.end,
         codec=opened.stream.codec_context.codec.canonical_name,
         container=opened.container.format.name,
         rotation=90 * orientation.quarter_turns,

@@ -102,11 +102,12 @@ class FileSource(VideoSource):
         return f"{loss}; {complaint}" if complaint else loss
 
     def _describe(self, facts: VideoFacts, times_F: Times, reader: tuple[str, str]) -> VideoInfo:
-        timeline = Timeline.from_times(times_F, facts.fps)
+        timeline = Timeline.from_times(times_F, facts.fps, facts.end)
         return VideoInfo(
             width=facts.width,
             height=facts.height,
-            duration=timeline.end,
+            start=timeline.start,
+            duration=timeline.end - timeline.start,
             fps=timeline.fps,
             frames=len(times_F),
             codec=facts.codec,

@@ -8,7 +8,8 @@ import numpy as np
 
 from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.video.decoder.demux import FdReader
-from videoxl.video.decoder.index import FrameIndex, Heartbeat
+from videoxl.video.decoder.index import FrameIndex
+from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.frames import Pixels
 
 FRAMES_AT_ONCE = 8
@@ -45,7 +46,7 @@ class TorchcodecBackend:
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
         """Yield (number, uint8 [H, W, 3]) for ascending, distinct ``numbers``."""
         begin = self._decoder.metadata.begin_stream_seconds or 0.0
-        times_F = self._index.times_F
+        times_F = self._index.times_F - self._index.times_F[0]
         gaps = np.diff(times_F)
         tolerance = float(gaps.min()) / 2 if len(gaps) else 1.0
         for at in range(0, len(numbers), FRAMES_AT_ONCE):

@@ -1,0 +1,75 @@
+"""Times count from the start of the file, and the last frame stays as long as the file says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests import media
+from tests.video.timed import write_timed
+from videoxl.config import Sampling
+from videoxl.errors import VideoError
+from videoxl.video import open_video
+
+TENTHS = [i / 10 for i in range(20)]
+LATE = [5 + i / 25 for i in range(75)]
+PRIMING = 1024 / 8000
+"""Seconds by which the encoder of the sound begins early; MPEG-TS and FLV cannot say that they are silent."""
+
+
+@pytest.mark.parametrize("bf", [0, 2])
+@pytest.mark.parametrize(("ending", "early"), [("mp4", 0), ("mov", 0), ("mkv", 0), ("ts", PRIMING), ("flv", PRIMING)])
+def test_late_video_begins_late(folder, ending, early, bf):
+    path = write_timed(folder / f"late{bf}.{ending}", LATE, sound=(0.0, 8.0), bf=bf)
+    with open_video(path, strict=True) as source:
+        assert source.warnings == []
+        np.testing.assert_allclose(source.times_F, np.array(LATE) + early, atol=0.001)
+        assert source.info.start == pytest.approx(5.0 + early, abs=0.001)
+        assert source.info.duration == pytest.approx(3.0, abs=0.005)
+        selection = source.select(Sampling(times=(5.5 + early, 7.0 + early)))
+        assert media.numbers_of(source.read(selection, resize=None)) == [12, 50]
+        with pytest.raises(VideoError, match="begins at 5"):
+            source.select(Sampling(times=(1.0,)))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_video_that_begins_before_its_sound_begins_at_zero(folder, ending):
+    path = write_timed(folder / f"early.{ending}", [100 + i / 25 for i in range(50)], sound=(101.0, 1.0))
+    with open_video(path, strict=True) as source:
+        assert source.times_F[0] == 0
+        assert source.info.duration == pytest.approx(2.0, abs=0.005)
+        assert source.warnings == []
+
+
+@pytest.mark.parametrize("bf", [0, 2])
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+def test_the_last_frame_stays_as_long_as_the_file_says(folder, ending, bf):
+    path = write_timed(folder / f"static{bf}.{ending}", TENTHS, last=58.0, bf=bf)
+    with open_video(path, strict=True) as source:
+        assert source.info.duration == pytest.approx(59.9)
+        assert source.warnings == []
+        selection = source.select(Sampling(times=(1.85, 1.95, 45.0, 59.8)))
+        assert media.numbers_of(source.read(selection, resize=None)) == [18, 19, 19, 19]
+        assert source.select(Sampling()).indices_F.tolist() == [0, 10, 19]
+
+
+@pytest.mark.parametrize(
+    ("ending", "settings"),
+    [("gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+     ("png", {"codec": "apng", "pix_fmt": "rgb24", "container_format": "apng",
+              "container_options": {"final_delay": "5"}})],
+)  # fmt: skip
+def test_the_last_delay_of_an_animation_counts(folder, ending, settings):
+    path = write_timed(folder / f"delay.{ending}", TENTHS, last=5.0, **settings)
+    with open_video(path, strict=True) as source:
+        assert source.info.duration == pytest.approx(6.9, abs=0.02)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_slides_and_slow_timelapses_are_complete(folder, ending):
+    path = write_timed(folder / f"slides.{ending}", [30.0 * i for i in range(5)], last=30.0)
+    with open_video(path, strict=True) as source:
+        assert source.info.duration == pytest.approx(150.0)
+        assert source.info.fps == pytest.approx(1 / 30)
+        assert source.select(Sampling()).timestamps_F.tolist() == [0, 30, 60, 90, 120]
+        assert source.warnings == []
