@@ -19,14 +19,13 @@ from videoxl.model.attention import TokenCache
 from videoxl.model.beacon import IGNORED, GradientCache, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import LanguageModel
+from videoxl.model.generation import CACHE, PICTURE_INPUTS, check_ids, generate, one_cache
 from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.vision import patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
-
-PICTURE_INPUTS = ("pixel_values_videos", "frames_per_video", "pixel_values", "crops_per_image", "video_features")
 
 
 class VideoXLModel(VideoXLPreTrainedModel):
@@ -191,10 +190,27 @@ class VideoXLModel(VideoXLPreTrainedModel):
         """Write the visual tokens of videos over the placeholders in ``input_ids`` ``[B, L]``, in order."""
         return self._place(embeds_BLD, input_ids, self.config.video_token_id, tokens_PD, "videos")
 
+    def embed_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Text embeddings ``[B, L, D]``. Placeholders beyond the table get some row, which visual tokens replace.
+
+        Raises ``ValueError`` for other ids that the table does not have.
+        """
+        placeholder = (input_ids == self.config.video_token_id) | (input_ids == self.config.image_token_id)
+        within = input_ids.masked_fill(placeholder & (input_ids >= self.vocabulary_rows), 0)
+        if within.numel():
+            check_ids((int(within.min()), int(within.max())), self.vocabulary_rows)
+        embeds: torch.Tensor = self.get_input_embeddings()(within)
+        return embeds
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Rows of the embedding table; the ids of placeholders may lie beyond."""
+        return len(cast(torch.Tensor, self.get_input_embeddings().weight))
+
     def embed_span(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> torch.Tensor:
         """Embeddings ``[1, L, D]`` of ids with the visual tokens in the places of their placeholders."""
         ids_BL = torch.tensor([list(ids)], device=self.text_device)
-        return self.place_video(self.get_input_embeddings()(ids_BL), ids_BL, tokens_PD)
+        return self.place_video(self.embed_ids(ids_BL), ids_BL, tokens_PD)
 
     def embed(
         self,
@@ -213,7 +229,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
         nothing. Anywhere else, placeholders without their pictures raise ``ValueError``.
         """
         config = self.config
-        embeds = self.get_input_embeddings()(input_ids)
+        embeds = self.embed_ids(input_ids)
         videos = pixel_values_videos is not None or video_features is not None
         if pixel_values is not None and videos and config.image_token_id == config.video_token_id:
             raise ValueError("this model has one placeholder id for both: give images or videos in a prompt, not both")
@@ -278,10 +294,6 @@ class VideoXLModel(VideoXLPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
 
-CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""What transformers calls the cache in outputs and arguments: ``past_key_values`` before version 5.24."""
-
-
 def _require_pictures(input_ids: torch.Tensor, token_ids: Sequence[int]) -> None:
     """Raise ``ValueError`` if one of ``token_ids`` stands in a prompt: placeholders of pictures that were not given."""
     for token_id in token_ids:
@@ -291,13 +303,6 @@ def _require_pictures(input_ids: torch.Tensor, token_ids: Sequence[int]) -> None
                 "frames_per_video (videos), pixel_values and crops_per_image (images), as the processor and "
                 "videoxl.hf.collator.VideoXLDataCollator make them"
             )
-
-
-def one_cache(cache: TokenCache | None, past_key_values: TokenCache | None) -> TokenCache | None:
-    """The cache under whichever of its two names it was given. Raises ``ValueError`` for two."""
-    if cache is not None and past_key_values is not None:
-        raise ValueError("cache and past_key_values are two names of one thing: give one of them")
-    return past_key_values if cache is None else cache
 
 
 def refuse_unknown(given: Mapping[str, object]) -> None:
@@ -453,27 +458,9 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """As in transformers. Pictures for a Video-XL model are compressed first, as the config says; what is returned
-        still begins with the ids that were given."""
-        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        given = {n: kwargs.pop(n, None) for n in PICTURE_INPUTS} if self.config.has_beacons else {}
-        if input_ids is None or all(value is None for value in given.values()):
-            return super().generate(inputs, **kwargs)
-        if len(input_ids) > 1:
-            raise ValueError(f"Video-XL answers one prompt at a time, got a batch of {len(input_ids)}")
-        kwargs.pop("input_ids", None)
-        kwargs.pop("attention_mask", None)
-        _, end = visual_range(input_ids[0], self.config.video_token_id)
-        head_ids, cache = input_ids[:, :end], DynamicCache()
-        self.forward_windows(head_ids, self.model.embed(head_ids, **given), cache=cache)
-        compact = torch.cat([input_ids[:, : cache.get_seq_length()], input_ids[:, end:]], dim=1)
-        out = super().generate(input_ids=compact, attention_mask=torch.ones_like(compact), **{CACHE: cache}, **kwargs)
-        sequences = out if isinstance(out, torch.Tensor) else out.sequences
-        whole = torch.cat([input_ids.expand(len(sequences), -1), sequences[:, compact.shape[1] :]], dim=1)
-        if isinstance(out, torch.Tensor):
-            return whole
-        out.sequences = whole
-        return out
+        """As in transformers. Pictures are read once, before beams and sequences part; Video-XL compresses them as its
+        config says. What is returned begins with the ids that were given."""
+        return generate(self, inputs, kwargs)
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As in transformers. The pictures are left out once a cache holds them; without one, every step needs them."""

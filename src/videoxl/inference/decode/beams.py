@@ -11,6 +11,7 @@ from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
 from videoxl.memory.generation_cache import GenerationCache
 from videoxl.memory.kv_cache import KVCache
+from videoxl.model.generation import within_vocabulary
 from videoxl.model.videoxl import CACHE, VideoXLForConditionalGeneration
 
 
@@ -27,7 +28,9 @@ def beam_search(
 
     Raises :class:`DoesNotFitError` when the GPU's memory is full.
     """
-    input_ids = torch.tensor([list(ids)], device=model.model.text_device)
+    input_ids = within_vocabulary(
+        torch.tensor([list(ids)], device=model.model.text_device), model.model.vocabulary_rows
+    )
     stored = model.generation_config
     how = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,

@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
 from videoxl.memory.kv_cache import KVCache
+from videoxl.model.generation import check_ids
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 FinishReason = Literal["stop", "length"]
@@ -58,8 +59,9 @@ def decode_tokens(
     """
     if len(cache) >= len(ids):
         raise ValueError(f"the cache holds {len(cache):,} tokens and the prompt {len(ids):,}: nothing is left to read")
-    device, ends = model.model.text_device, frozenset(end_ids)
-    choose = TokenChoice(settings, ids, device)
+    device, ends, rows = model.model.text_device, frozenset(end_ids), model.model.vocabulary_rows
+    check_ids(ids[len(cache) :], rows)
+    choose = TokenChoice(settings, [token_id for token_id in ids if token_id < rows], device)
     new_ids: list[int] = []
     feed = torch.tensor([ids[len(cache) :]], device=device)
     while len(new_ids) < settings.max_new_tokens:
