@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
@@ -40,15 +42,28 @@ def check_picture_pixels(width: int, height: int, limits: VideoLimits) -> None:
 def upright(image: Image.Image) -> tuple[Image.Image, str | None]:
     """(the image, turned as its EXIF orientation asks; what is wrong with that, if anything)."""
     image.load()
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001  (Pillow's EXIF reader raises anything for damaged data)
+    orientation = _orientation(image)
+    if orientation is None:
         return image, "its EXIF data is damaged, so which way up it stands is not known"
     if orientation in _TURNS:
         return image.transpose(_TURNS[orientation]), None
     if orientation not in (0, 1):  # 0 is written for "not known"
         return image, f"asks for orientation {orientation!r:.20}, which there is not; it is not turned"
     return image, None
+
+
+def _orientation(image: Image.Image) -> object:
+    """EXIF orientation; 1 where there is none, None where that cannot be known since the data is damaged."""
+    raw = image.info.get("exif") or b""
+    try:
+        orientation: object = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation is None:
+            with warnings.catch_warnings(action="error"):  # Pillow only warns of damage, and only the first time
+                Image.Exif().load(raw)
+    except Exception:  # noqa: BLE001  (Pillow's EXIF reader raises anything for damaged data)
+        return None
+    is_whole = raw.removeprefix(b"Exif\0\0")[:4] in (b"", b"II*\0", b"MM\0*")
+    return orientation if orientation is not None or not is_whole else 1
 
 
 def to_rgb(image: Image.Image) -> Pixels:

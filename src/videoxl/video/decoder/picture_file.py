@@ -51,7 +51,8 @@ if features.check("avif"):  # Pillow 11.3 and later, where it was built with it
 
     FORMATS.append("AVIF")
 
-PNG_AFTER_PNG = b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n"
+ANOTHER_BEGINS = {"PNG": b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n", "GIF": b"\0;GIF8", "AVIF": b"ftypavif"}
+"""Format -> bytes that occur where a file's first picture ends and another begins."""
 JPEG_START = b"\xff\xd8\xff"
 JPEG_GAP = 512
 """Bytes that may lie between two JPEGs of one file: padding, or the header of a network stream's part."""
@@ -206,12 +207,15 @@ def _end_of_jpeg(data: bytes | bytearray | mmap.mmap, start: int) -> int:
 
 
 def _another_behind(image: Image.Image, data: bytes | bytearray | mmap.mmap) -> bool:
-    """Whether a second PNG, BMP or PPM follows the first, which neither the formats nor Pillow say."""
-    if image.format == "PNG":
-        return data.find(PNG_AFTER_PNG) >= 0
+    """Whether a second picture file follows the first, which neither the formats nor Pillow say."""
+    if image.format in ANOTHER_BEGINS:
+        return data.find(ANOTHER_BEGINS[image.format], 12) >= 0
     if image.format == "BMP":
         end = int.from_bytes(data[2:6], "little")
         return data[end : end + 2] == b"BM"
+    if image.format == "WEBP":
+        end = 8 + int.from_bytes(data[4:8], "little")
+        return data[end : end + 4] == b"RIFF"
     if image.format == "PPM" and image.tile and image.tile[0][0] == "raw":
         row = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands())
         end = int(image.tile[0][2]) + row * image.height
