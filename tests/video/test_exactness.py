@@ -84,7 +84,8 @@ def test_three_processes_show_what_one_shows(any_video, monkeypatch):
     """Each segment as small as it can be."""
     with open_video(any_video, decoder_processes=1) as source:
         (expected,) = source.read(source.select(Sampling(num_frames=40)), resize=None, batch_frames=40)
-    monkeypatch.setattr(segments, "SEGMENT_WORK", 1e-3)
+    monkeypatch.setattr(segments, "LEAST_SEGMENT", 1e-3)
+    monkeypatch.setattr(segments, "MOST_SEGMENT", 1e-3)
     monkeypatch.setattr(segments, "PROCESS_WORK", 1e-3)
     with open_video(any_video, decoder_processes=3) as source:
         found = list(source.read(source.select(Sampling(num_frames=40)), resize=None, batch_frames=40))

@@ -18,9 +18,13 @@ EARLIER_KEY_FRAMES = (0, 1, 2, 4, 8)
 
 
 class PacketCursor:
-    """Decodes packet by packet, from the first one on."""
+    """Decodes packet by packet, from the first one on.
 
-    def __init__(self, opener: Opener, index: FrameIndex, heartbeat: Heartbeat) -> None:
+    ``threads``: whether slices of a picture may be decoded in several threads.
+    """
+
+    def __init__(self, opener: Opener, index: FrameIndex, heartbeat: Heartbeat, *, threads: bool) -> None:
+        self._threads = threads
         self._opener = opener
         self._heartbeat = heartbeat
         self._index = index
@@ -33,6 +37,9 @@ class PacketCursor:
 
     def _restart(self) -> None:
         self._opened: OpenedStream = self._opener()
+        context = self._opened.stream.codec_context
+        if not self._threads and context.codec.name != "libdav1d":  # whose threads always give the same pictures
+            context.thread_count = 1
         self._packets = real_packets(self._opened.container, self._opened.stream)
         self._pending: Packet[VideoStream] | None = None
         self._position = 0  # of the next packet, in decoding order

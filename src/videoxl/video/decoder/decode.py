@@ -33,7 +33,12 @@ class FrameDecoder:
         self.begin(1)
 
     def begin(self, segments: int) -> None:
-        """Begin a reading of so many segments. They share the packets that may be decoded again."""
+        """Begin a reading of so many segments. They share the packets that may be decoded again.
+
+        With slice threads, damaged pictures differ from run to run. Only a reading that is not cut has them; others
+        have several processes instead, and are the same however many.
+        """
+        self._threads = segments == 1
         self._cursor: PacketCursor | None = None
         self._budget = self._index.packets // segments + RETRY_PACKETS
 
@@ -41,13 +46,16 @@ class FrameDecoder:
         """Whether decoding can begin in the middle, for frame ``number``."""
         return self._begin_at(number, frozenset()).seekable
 
+    def _new_cursor(self) -> PacketCursor:
+        return PacketCursor(self._opener, self._index, self._heartbeat, threads=self._threads)
+
     def _begin_at(self, number: int, wanted: frozenset[int]) -> PacketCursor:
         """A cursor that has seen nothing: damaged pictures show parts of those before them.
 
         Where the container cannot seek, the last one goes on instead.
         """
         if self._cursor is None or self._cursor.seekable:
-            self._cursor = PacketCursor(self._opener, self._index, self._heartbeat)
+            self._cursor = self._new_cursor()
         self._cursor.begin(number, wanted)
         return self._cursor
 
@@ -65,7 +73,7 @@ class FrameDecoder:
 
     def _by_order(self, numbers: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         wanted = deque(numbers)
-        cursor = PacketCursor(self._opener, self._index, self._heartbeat)
+        cursor = self._new_cursor()
         count = 0
         while wanted and (frames := cursor.step()) is not None:
             for frame in frames:
@@ -104,7 +112,7 @@ class FrameDecoder:
             if spent >= budget:
                 break
             try:
-                cursor = PacketCursor(self._opener, self._index, self._heartbeat)
+                cursor = self._new_cursor()
                 if keys_back is not None:
                     cursor.approach(number, keys_back=keys_back)
             except VideoError:  # it could be opened before, so the file has changed; the caller warns about that

@@ -154,10 +154,8 @@ def _prepare(stream: VideoStream, limits: VideoLimits) -> None:
             "raise VideoLimits(max_frames_walked=...)",
             code="limits_frames",
         )
-    # Frame threads can hang on damaged input. With slice threads, damaged pictures differ from run to run. dav1d's
-    # threads do neither; otherwise files are decoded by several processes instead.
-    stream.thread_type = "SLICE"
-    context.thread_count = min(2, os.cpu_count() or 1) if context.codec.name == "libdav1d" else 1
+    stream.thread_type = "SLICE"  # frame threads can hang on damaged input
+    context.thread_count = min(2, os.cpu_count() or 1)
     context.options = {"max_pixels": str(limits.max_pixels), "codec_whitelist": CODECS}
 
 

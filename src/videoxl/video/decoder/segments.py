@@ -21,10 +21,12 @@ from videoxl.video.source import BATCH_BYTES
 DecoderProcesses = int | Literal["auto"]
 """At most so many decoder processes for one file; ``auto``: one for each core."""
 PICTURE_PIXELS = 1920 * 1080
-SEGMENT_WORK = 400.0
-"""A segment is about so much work: beginning one, with a new decoder, costs as much as four to eight pictures."""
-PROCESS_WORK = 250.0
-"""A further process must take over at least so much work: starting it costs about a fifth of a second."""
+SEGMENTS = 32
+"""A reading is cut into about so many segments, if they are not too small or too large for that."""
+LEAST_SEGMENT, MOST_SEGMENT = 100.0, 400.0
+"""Work of a segment. Beginning one, with a new decoder, costs as much as four to eight pictures."""
+PROCESS_WORK = 100.0
+"""Each process must have at least so much work: starting it costs as much as twenty to forty pictures."""
 FINISHING = 4
 """Converting and resizing a picture costs about as much as decoding so many."""
 SMALLEST_SHARE = 0.05
@@ -48,7 +50,7 @@ class Segment:
 
 
 def cut(numbers_F: Numbers, starts_K: Numbers, pixels: int) -> list[Segment]:
-    """Cut frame numbers (never descending) at key frames into segments of about :data:`SEGMENT_WORK`.
+    """Cut frame numbers (never descending) at key frames into segments of similar work.
 
     ``starts_K``: ascending; the frames at which decoding can begin, the first of them 0. ``pixels``: of a picture.
     """
@@ -58,7 +60,8 @@ def cut(numbers_F: Numbers, starts_K: Numbers, pixels: int) -> list[Segment]:
     last_S = np.append(first_S[1:], len(numbers_F)) - 1
     decoded_S = numbers_F[last_S] - starts_K[span_F[first_S]] + 1
     work_S = share * (decoded_S + FINISHING * (last_S - first_S + 1))
-    segment_S = ((np.cumsum(work_S) - work_S) // SEGMENT_WORK).astype(np.int64)
+    each = min(max(float(work_S.sum()) / SEGMENTS, LEAST_SEGMENT), MOST_SEGMENT)
+    segment_S = ((np.cumsum(work_S) - work_S) // each).astype(np.int64)
     borders = [*first_S[np.flatnonzero(np.diff(segment_S, prepend=-1))].tolist(), len(numbers_F)]
     works = np.bincount(segment_S, weights=work_S)
     numbers = numbers_F.tolist()
