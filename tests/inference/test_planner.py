@@ -14,12 +14,13 @@ from tests.model.random_tiny import tiny_tokenizer
 from videoxl import CheckpointError, DoesNotFitError, Sampling
 from videoxl.config import prefill_from_string
 from videoxl.inference.engine import VideoXL
-from videoxl.inference.hardware import KNOWN, free_host_bytes, hardware
+from videoxl.inference.hardware import KNOWN, hardware
 from videoxl.inference.plan import fit, planner
 from videoxl.inference.plan.footprint import kv_bytes
 from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.planner import plan
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.video.host import free_host_bytes
 from videoxl.video.info import DecodingWork
 
 GB = 10**9

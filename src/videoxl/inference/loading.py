@@ -19,9 +19,10 @@ from transformers.utils import logging
 
 from videoxl.config import EMBEDDED, MODELS
 from videoxl.errors import CheckpointError, MissingDependencyError, did_you_mean
-from videoxl.inference.hardware import free_host_bytes, torch_device
+from videoxl.inference.hardware import torch_device
 from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.video.host import free_host_bytes
 
 DeviceMap = str | torch.device | Mapping[str, object]
 """A torch device or its name, ``auto``, or an accelerate device map."""

@@ -6,9 +6,9 @@ import torch
 
 from videoxl.config import BiLevelDecode, ChunkedPrefill, DecodeStrategy, DenseDecode, PrefillStrategy
 from videoxl.errors import DoesNotFitError
-from videoxl.inference.hardware import free_host_bytes
 from videoxl.inference.plan.footprint import Sizes, footprint, frames_that_fit, settings_that_fit
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.video.host import free_host_bytes
 
 
 def describe_settings(settings: tuple[PrefillStrategy, DecodeStrategy] | None) -> str | None:

@@ -40,7 +40,7 @@ def pack_index(index: FrameIndex) -> bytes:
 def unpack_index(data: bytes) -> FrameIndex:
     """The index in ``data``. Raises ``VideoError``: the process that made it may have been taken over by the file."""
     try:
-        index = FrameIndex(**_values(data), **dict.fromkeys(SENTENCES, ()))
+        index = FrameIndex(**_values(data) | dict.fromkeys(SENTENCES, ()))
         _check(index)
     except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise VideoError(f"its index is garbage ({error})", code="decoder_died") from None
