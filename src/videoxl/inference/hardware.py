@@ -29,8 +29,9 @@ class Hardware:
         return work.pictures / (DECODED_PER_CORE * min(self.cores, work.processes))
 
 
-DECODED_PER_CORE = 200.0
-"""1080p pictures (H.264) that one core decodes in a second."""
+DECODED_PER_CORE = 285.0
+"""1080p pictures (H.264) that one core decodes in a second, measured at 2.8 GHz with ``benchmarks/decode.py``. One of
+640x360 or 3840x2160 took up to 1.7 times its share of the pixels. HEVC and AV1 take longer."""
 HOST_CORES = 16
 """Cores assumed beside a GPU of :data:`KNOWN`."""
 

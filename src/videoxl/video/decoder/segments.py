@@ -27,7 +27,7 @@ LEAST_SEGMENT, MOST_SEGMENT = 100.0, 400.0
 """Work of a segment. Beginning one, with a new decoder, costs as much as four to eight pictures."""
 PROCESS_WORK = 100.0
 """Each process must have at least so much work: starting it costs as much as twenty to forty pictures."""
-FINISHING = 4
+FINISHING = 5
 """Converting and resizing a picture costs about as much as decoding so many."""
 SMALLEST_SHARE = 0.05
 """However small a picture is, it costs this share of a large one."""
