@@ -19,10 +19,14 @@ class NewerCommandError(Exception):
 
 
 class Channel:
-    """Receives commands and sends answers, each in a thread of its own. The other end closing ends the process."""
+    """Receives commands and sends answers, each in a thread of its own. The other end closing ends the process.
 
-    def __init__(self, commands_fd: int, answers_fd: int) -> None:
+    ``first``: a command, with its payload, that was read before there were threads.
+    """
+
+    def __init__(self, commands_fd: int, answers_fd: int, first: tuple[Command, bytearray]) -> None:
         self._commands: queue.Queue[tuple[Command, bytearray]] = queue.Queue()
+        self._commands.put(first)
         self._outgoing: queue.Queue[tuple[Answer, bytes | memoryview]] = queue.Queue(maxsize=1)
         self._last_sent = time.monotonic()
         threading.Thread(target=self._receive_all, args=(commands_fd,), daemon=True).start()

@@ -40,6 +40,8 @@ sys.modules["videoxl"] = package
 from videoxl.video.decoder.fork_server import main
 main()
 """
+_KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+"""Environment variables that a decoder process sees: how file names are encoded, and where libraries lie."""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -186,7 +188,7 @@ class _Server:
     def __init__(self) -> None:
         self._requests, server_end = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
-        search = json.dumps([p for p in sys.path if p])
+        search = json.dumps([os.path.abspath(p) for p in sys.path if p])
         with server_end:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _BOOT, search, package, str(server_end.fileno())],
@@ -194,7 +196,8 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
+                cwd="/",
+                env=_environment(),
                 start_new_session=True,
             )
         weakref.finalize(self, _stop_server, process, self._requests, os.getpid())
@@ -212,6 +215,11 @@ class _Server:
             our_end.close()
             raise
         return our_end
+
+
+def _environment() -> dict[str, str]:
+    """Only what loading modules needs: no token, no home folder, no search path of programs."""
+    return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict.fromkeys(_ONE_THREAD, "1")
 
 
 def _stop_server(process: subprocess.Popen[bytes], requests: socket.socket, owner: int) -> None:

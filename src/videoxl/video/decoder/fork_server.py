@@ -16,7 +16,7 @@ import struct
 import sys
 from collections.abc import Callable
 
-from videoxl.video.decoder.channel import Channel
+from videoxl.video.decoder import sandbox
 from videoxl.video.decoder.worker import serve
 
 NUMBER = struct.Struct("<i")
@@ -77,7 +77,7 @@ class ForkServer:
             self._selector.close()
             for end in (self._requests, self._woken, self._wake, *self._controls.values()):
                 end.close()
-            serve(Channel(commands_fd, answers_fd), file_fd)
+            serve(file_fd, commands_fd, answers_fd)
         finally:
             os._exit(1)
 
@@ -109,4 +109,5 @@ def _send_number(control: socket.socket, number: int) -> None:
 
 def main() -> None:
     """Serve the descriptor in the last of ``sys.argv``, from which requests come."""
+    sandbox.hide()
     ForkServer(socket.socket(fileno=int(sys.argv[-1]))).run()

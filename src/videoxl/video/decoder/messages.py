@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from videoxl.errors import VideoErrorCode
+from videoxl.video.decoder.sandbox import Measure
 from videoxl.video.decoder.wire import WireGarbageError
 from videoxl.video.frames import Resize
 from videoxl.video.info import VideoLimits
@@ -31,6 +32,15 @@ class OpenCommand(_Message):
     kind: Literal["open"] = "open"
     id: int
     stream: int | None
+    reader: str
+    limits: VideoLimits
+
+
+class InspectCommand(_Message):
+    """Say how the decoder process is confined. No file is read."""
+
+    kind: Literal["inspect"] = "inspect"
+    id: int
     reader: str
     limits: VideoLimits
 
@@ -124,6 +134,14 @@ class PictureAnswer(_Message):
     """What is unusual, or was not read."""
 
 
+class Confinement(_Message):
+    """How the decoder process is confined."""
+
+    kind: Literal["confinement"] = "confinement"
+    id: int
+    measures: list[Measure]
+
+
 class ErrorReport(_Message):
     """A command failed. The message is one line."""
 
@@ -139,8 +157,10 @@ class Alive(_Message):
     kind: Literal["alive"] = "alive"
 
 
-Command = OpenCommand | ReadCommand | PictureCommand
-Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer
+FirstCommand = OpenCommand | PictureCommand | InspectCommand
+"""A decoder process reads the first command before it gives up its rights: the command says how many."""
+Command = FirstCommand | ReadCommand
+Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer | Confinement
 """What a command can end with, or bring on its way."""
 Answer = Result | ErrorReport | Alive
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])

@@ -84,14 +84,10 @@ class PictureFile:
         return len(self._places)
 
     @classmethod
-    def of_bytes(cls, data: bytearray, limits: VideoLimits) -> PictureFile:
-        """Open a file whose bytes are given."""
-        return cls(data, io.BytesIO(data), limits)
-
-    @classmethod
-    def of_descriptor(cls, fd: int, limits: VideoLimits) -> PictureFile:
-        """Open a file by its descriptor."""
-        return cls(mmap.mmap(fd, 0, access=mmap.ACCESS_READ), os.fdopen(fd, "rb", closefd=False), limits)
+    def of_bytes(cls, data: bytes | bytearray | mmap.mmap, limits: VideoLimits) -> PictureFile:
+        """Open a file whose bytes are given, or mapped."""
+        mapped = isinstance(data, mmap.mmap)
+        return cls(data, io.BufferedReader(_MappedFile(data)) if mapped else io.BytesIO(data), limits)
 
     def read(self, number: int) -> Pixels:
         """uint8 [H, W, 3], upright. Transparent parts are black."""
@@ -165,6 +161,30 @@ class PictureFile:
                 f"holds more than {self._limits.max_frames_walked} pictures; raise VideoLimits(max_frames_walked=...)",
                 code="limits_frames",
             )
+
+
+class _MappedFile(io.RawIOBase):
+    """A file in memory as a file object, without a copy."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, into: memoryview) -> int:  # type: ignore[override]
+        some = self._data[self._at : self._at + len(into)]
+        into[: len(some)] = some
+        self._at += len(some)
+        return len(some)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._data)}[whence]
+        return self._at
 
 
 def _open(file: BinaryIO, limits: VideoLimits) -> Image.Image:

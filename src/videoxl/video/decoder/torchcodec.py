@@ -15,18 +15,24 @@ from videoxl.video.frames import Pixels
 FRAMES_AT_ONCE = 8
 
 
+def load_torchcodec() -> None:
+    """Load torchcodec and torch. Raises ``MissingDependencyError``."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MissingDependencyError(
+            f"torchcodec cannot be loaded ({first_line[:200]}): pip install 'videoxl[torchcodec]' and install the "
+            "FFmpeg libraries, or use reader='pyav'"
+        ) from error
+
+
 class TorchcodecBackend:
     """Decodes with torchcodec, and checks each picture's time against that of its frame number in the index."""
 
     def __init__(self, fd: int, stream: int, index: FrameIndex, heartbeat: Heartbeat) -> None:
-        try:
-            from torchcodec.decoders import VideoDecoder
-        except (ImportError, OSError, RuntimeError) as error:
-            first_line = (str(error).strip() or type(error).__name__).partition("\n")[0]
-            raise MissingDependencyError(
-                f"torchcodec cannot be loaded ({first_line[:200]}): pip install 'videoxl[torchcodec]' and install the "
-                "FFmpeg libraries, or use reader='pyav'"
-            ) from error
+        from torchcodec.decoders import VideoDecoder
+
         if index.by_order:
             raise VideoError("has no usable timestamps, which torchcodec needs; use reader='pyav'", code="undecodable")
         self._index = index

@@ -1,23 +1,44 @@
-"""The decoder process: one file, one descriptor, hard limits, no torch.
+"""The decoder process: one file, one descriptor, hard limits, a sandbox, no torch.
 
 It is forked by :mod:`videoxl.video.decoder.fork_server` and gets three descriptors: the file, commands, answers.
 A process for pictures may get any number of files besides, as bytes with a command.
-Damaged and hostile files can hang, crash or swell a decoder; here that ends a process, not the program.
+Damaged and hostile files can hang, crash or swell a decoder; here that ends a process, not the program. A file that
+takes it over finds it without rights (:mod:`videoxl.video.decoder.sandbox`).
+
+Whatever is imported here after that must be loaded already: a sandboxed process cannot open the file of a module.
 """
 
 from __future__ import annotations
 
+import importlib
+import mmap
+import os
+import pkgutil
 import resource
+import stat
 from functools import partial
+from typing import Never
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
 
 from videoxl.errors import MissingDependencyError, VideoError
+from videoxl.video.decoder import sandbox, wire
 from videoxl.video.decoder.channel import Channel, NewerCommandError
-from videoxl.video.decoder.messages import ErrorReport, OpenCommand, PictureAnswer, PictureCommand
+from videoxl.video.decoder.messages import (
+    Confinement,
+    ErrorReport,
+    FirstCommand,
+    InspectCommand,
+    OpenCommand,
+    PictureAnswer,
+    PictureCommand,
+    parse_command,
+)
 from videoxl.video.decoder.picture_file import PictureFile
+from videoxl.video.decoder.sandbox import Measure
 from videoxl.video.decoder.session import DecodeSession, open_session
 from videoxl.video.frames import Pixels
 from videoxl.video.info import LEAST_MEMORY, VideoLimits
@@ -27,19 +48,67 @@ OPENING_MEMORY = LEAST_MEMORY
 """Address space, in bytes, until the container is open: an index that needs more is an attack."""
 
 
-def serve(channel: Channel, file_fd: int) -> None:
-    """Answer commands until the program goes away. A newer command ends the one at work."""
+def load_late_modules() -> None:
+    """Load what numpy and PyAV load when they first need it: in the sandbox that would be too late."""
+    parts = [module.name for module in pkgutil.walk_packages(av.__path__, "av.")]
+    for name in ("numpy.ma", *parts):
+        if name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(name)
+
+
+load_late_modules()
+
+
+def serve(file_fd: int, commands_fd: int, answers_fd: int) -> Never:
+    """Read the first command, give up all rights, and answer commands until the program goes away."""
+    try:
+        text, payload = wire.receive(commands_fd)
+    except wire.WireClosedError:
+        os._exit(0)
+    first = parse_command(text)
+    if not isinstance(first, FirstCommand):
+        raise TypeError(f"{first.kind!r} must not be the first command")
+    reader = "pyav" if isinstance(first, PictureCommand) else first.reader
+    mapped, failure = None, None
+    try:
+        mapped = _map_pictures(file_fd) if isinstance(first, PictureCommand) else _load(reader)
+    except (MissingDependencyError, OSError) as error:
+        failure = error
+    measures = [*limit_process(first.limits, reader), *sandbox.enter()]
+    _answer_all(Channel(commands_fd, answers_fd, (first, payload)), file_fd, mapped, measures, failure)
+
+
+def _load(reader: str) -> None:
+    """Load what a reader needs, as long as its files can be opened. Raises ``MissingDependencyError``."""
+    if reader == "torchcodec":
+        from videoxl.video.decoder.torchcodec import load_torchcodec
+
+        load_torchcodec()
+
+
+def _map_pictures(file_fd: int) -> mmap.mmap | None:
+    """The file, if there is one, as memory: mapping takes a descriptor for a moment."""
+    status = os.fstat(file_fd)
+    return mmap.mmap(file_fd, 0, access=mmap.ACCESS_READ) if stat.S_ISREG(status.st_mode) and status.st_size else None
+
+
+def _answer_all(
+    channel: Channel, file_fd: int, mapped: mmap.mmap | None, measures: list[Measure], failure: Exception | None
+) -> Never:
+    """Answer commands. A newer command ends the one at work."""
     session: DecodeSession[VideoFrame] | DecodeSession[Pixels] | None = None
-    pictures = PictureDesk(channel, file_fd)
+    pictures = PictureDesk(channel, mapped)
     while True:
         command, payload = channel.next_command()
         try:
-            if isinstance(command, PictureCommand):
-                limit_process(command.limits, "pyav")
+            if isinstance(command, InspectCommand):
+                channel.send(Confinement(id=command.id, measures=measures))
+            elif failure is not None:
+                raise failure
+            elif isinstance(command, PictureCommand):
                 lift_opening_limit("pyav")
                 pictures.read(command, payload)
             elif isinstance(command, OpenCommand):
-                limit_process(command.limits, command.reader)
                 lift = partial(lift_opening_limit, command.reader)
                 session = open_session(channel, file_fd, command, bytes(payload), lift)
                 session.describe()
@@ -54,9 +123,9 @@ def serve(channel: Channel, file_fd: int) -> None:
 class PictureDesk:
     """Reads pictures one by one. The process's own file stays open; a file that came as bytes does not."""
 
-    def __init__(self, channel: Channel, file_fd: int) -> None:
+    def __init__(self, channel: Channel, mapped: mmap.mmap | None) -> None:
         self._channel = channel
-        self._file_fd = file_fd
+        self._mapped = mapped
         self._own: PictureFile | None = None
         Image.MAX_IMAGE_PIXELS = None  # our own limit comes first, with its own message
 
@@ -86,24 +155,34 @@ class PictureDesk:
         if payload:
             return PictureFile.of_bytes(payload, limits)
         if self._own is None:
-            self._own = PictureFile.of_descriptor(self._file_fd, limits)
+            self._own = PictureFile.of_bytes(self._mapped or b"", limits)
         return self._own
 
 
-def limit_process(limits: VideoLimits, reader: str) -> None:
-    """Forbid core dumps and bound processor time; where torch is not needed, forbid files and bound memory as well."""
+def limit_process(limits: VideoLimits, reader: str) -> list[Measure]:
+    """Forbid core dumps and writing, bound processor time and, where torch is not needed, memory."""
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
-    if reader == "pyav":
-        _limit(resource.RLIMIT_FSIZE, 0)
-        _limit(resource.RLIMIT_AS, limits.memory_bytes)
-        resource.setrlimit(resource.RLIMIT_AS, (OPENING_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    _limit(resource.RLIMIT_FSIZE, 0)
+    seconds = _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
+    measures = [
+        Measure("files_written", True, "none; no core dump either"),
+        Measure("processor_time", True, f"{seconds:,} s"),
+    ]
+    if reader != "pyav":
+        return [*measures, Measure("memory", False, f"not limited for {reader}, which brings torch")]
+    most = _limit(resource.RLIMIT_AS, limits.memory_bytes)
+    resource.setrlimit(resource.RLIMIT_AS, (OPENING_MEMORY, most))
+    return [
+        *measures,
+        Measure("memory", True, f"{most / 2**30:.1f} GiB; {OPENING_MEMORY / 2**30:.1f} GiB while opening"),
+    ]
 
 
-def _limit(what: int, most: int) -> None:
+def _limit(what: int, most: int) -> int:
     hard = resource.getrlimit(what)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (most, most))
+    return most
 
 
 def lift_opening_limit(reader: str) -> None:
