@@ -20,6 +20,7 @@ from videoxl.inference.engine import VideoXL
 from videoxl.inference.prompt import time_text
 from videoxl.inference.subtitles import PlacedSubtitles, cues_of
 from videoxl.memory.layout import GroupLayout
+from videoxl.video import open_video
 from videoxl.video.subtitles import Cue
 
 TOLERANCE = 1e-5
@@ -254,7 +255,7 @@ def test_a_plan_counts_what_is_said(clip, tmp_path, strategy):
 
 def test_cues_may_come_from_a_file(tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
-    assert cues_of(str(tmp_path / "a.srt")) == (Cue(1.0, 2.0, "Hello"),)
+    assert cues_of(str(tmp_path / "a.srt"), open_video(PIXELS)) == (Cue(1.0, 2.0, "Hello"),)
 
 
 def test_the_command_line(clip, tmp_path, capsys):

@@ -25,7 +25,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, gpu (cuda), cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
 Subtitles = Annotated[
-    str | None, typer.Option(help="A .srt or .vtt file: what is said is read with the frames it is said over.")
+    str | None,
+    typer.Option(
+        help="A file (.srt, .vtt, .ass, .ssa, .sub, .sbv, .ttml, .smi), or auto: the video's own track (auto:3, "
+        "auto:eng choose one). What is said is read with the frames it is said over."
+    ),
 ]
 Relevance = Annotated[
     str | None,
@@ -218,8 +222,8 @@ def encode(
     from videoxl.inference.subtitles import cues_of
     from videoxl.inference.video_input import open_for_model
 
-    cues = None if subtitles is None else cues_of(subtitles)
     with open_for_model(video, fps=frames.fps, stream=frames.stream, **asdict(opening)) as source:
+        cues = None if subtitles is None else cues_of(subtitles, source)
         engine = loading.load()
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:
@@ -232,6 +236,9 @@ def encode(
             siglip=_siglip(siglip),
             progress=progress,
         )
+        for text in memory.warnings:
+            if text not in source.losses:
+                tell("warning", text)
         return engine, memory
 
 

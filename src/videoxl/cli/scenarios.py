@@ -144,7 +144,6 @@ def _find(
         check_question(event)
     if options.report and (Path(options.report).is_dir() or not Path(options.report).absolute().parent.is_dir()):
         raise ValueError(f"--report {options.report}: give a file in a folder that exists")
-    cues = None if options.subtitles is None else cues_of(options.subtitles)
     tell = None if options.quiet else _tell
     with contextlib.ExitStack() as stack:
         source: VideoSource | None = None
@@ -155,6 +154,7 @@ def _find(
             )
         else:
             source = stack.enter_context(open_for_model(video, fps=frames.fps, stream=frames.stream, **asdict(opening)))
+            cues = None if options.subtitles is None else cues_of(options.subtitles, source)
             timeline = run_scenario(
                 loading.load(),
                 source,

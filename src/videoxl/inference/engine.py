@@ -121,8 +121,10 @@ class VideoXL:
             prefill: a strategy or its name. Default: :class:`BeaconPrefill` for Video-XL, as its config says, and
                 :class:`FullPrefill` for Video-XL-2, :class:`SelectivePrefill` for Video-XL-Pro.
             system: the system prompt in front of the video.
-            subtitles: a ``.srt`` or ``.vtt`` file, or a list of :class:`~videoxl.video.subtitles.Cue`: each cue
-                is read after the timestamp of the frames it begins in. Not for Video-XL, which has no timestamps.
+            subtitles: a subtitle file (``.srt``, ``.vtt``, ``.ass`` ...), a list of
+                :class:`~videoxl.video.subtitles.Cue`, or ``auto``: the video's own subtitle track (``auto:3``: that of
+                stream 3; ``auto:eng``: that in English). Each cue is read after the timestamp of the frames it begins
+                in. Not for Video-XL, which has no timestamps.
             siglip: also embed every frame with a SigLIP model, for questions with ``relevance="siglip"``: a folder, a
                 Hub id, a :class:`SiglipRelevance`, or True for the one that the vision tower was taken from.
             stream: index of the video stream in a file that has several.

@@ -69,5 +69,5 @@ def open_request(
         source, given, frames=frames, sampling=sampling, frames_per_group=multiple
     )
     selection = source.select(wanted, whole_groups_of=whole_groups_of)
-    cues = None if subtitles is None else cues_of(subtitles)
+    cues = None if subtitles is None else cues_of(subtitles, source)
     return EncodeRequest(source, selection, wanted, strategy, system, cues)

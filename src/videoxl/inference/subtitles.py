@@ -15,21 +15,31 @@ from itertools import chain, pairwise
 
 from videoxl.inference.prompt import Tokenize, time_text
 from videoxl.memory.layout import Group
-from videoxl.video.subtitles import Cue, read_subtitles
+from videoxl.video import VideoSource
+from videoxl.video.subtitles import SURROGATES, Cue, read_subtitles
 
 Ids = tuple[int, ...]
 
 
-def cues_of(subtitles: object) -> tuple[Cue, ...]:
-    """Read a subtitle file, or sort cues by time.
+AUTO = "auto"
+"""In the place of a subtitle file: the video's own subtitle track. ``auto:3`` and ``auto:eng`` choose one."""
 
-    Raises ``ValueError`` for anything else and ``VideoError`` for a bad file.
+
+def cues_of(subtitles: object, source: VideoSource) -> tuple[Cue, ...]:
+    """Read a subtitle file or a track of the opened video itself, or sort cues by time.
+
+    What a user should know about it is added to the warnings of ``source``. Raises ``ValueError`` for anything else
+    and ``VideoError`` for a bad file or track.
     """
+    if isinstance(subtitles, str) and subtitles.partition(":")[0] == AUTO and not os.path.exists(subtitles):
+        return source.subtitle_track(subtitles.partition(":")[2])
     if isinstance(subtitles, (str, os.PathLike)):
-        return read_subtitles(subtitles)
+        return read_subtitles(subtitles, source.info.fps, source.note)
     if isinstance(subtitles, Sequence) and all(isinstance(cue, Cue) for cue in subtitles):
-        return tuple(sorted(subtitles, key=_begin))
-    raise ValueError(f"subtitles must be a .srt or .vtt file or a list of Cue, got {type(subtitles).__name__}")
+        cleaned = (replace(cue, text=SURROGATES.sub("\ufffd", cue.text)) for cue in subtitles)
+        return tuple(sorted(cleaned, key=_begin))
+    kind = type(subtitles).__name__
+    raise ValueError(f"subtitles must be a subtitle file such as .srt or .vtt, 'auto', or a list of Cue, got {kind}")
 
 
 def _begin(cue: Cue) -> float:

@@ -158,7 +158,7 @@ def run_scenario(
             sampling=_pass_sampling(sampling or {}, scenario.max_frames if timed else UNTIMED_FRAMES),
             prefill=prefill,
             decode=decode,
-            cues=None if subtitles is None else cues_of(subtitles),
+            cues=None if subtitles is None else cues_of(subtitles, video),
             overlap=overlap,
             max_new_tokens=tokens,
             progress=progress,

@@ -19,13 +19,13 @@ from videoxl.video.info import VideoLimits
 from videoxl.video.local_file import is_picture_file, open_local, refuse_other_kinds
 from videoxl.video.pictures import (
     Tensor,
-    bad_frames,
     open_array,
     open_folder,
     open_picture_file,
     open_pictures,
     open_still,
 )
+from videoxl.video.pillow_image import bad_frames
 from videoxl.video.source import VideoSource
 from videoxl.video.stream import StreamSource
 

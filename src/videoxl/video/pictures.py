@@ -299,12 +299,12 @@ class PictureLoader:
             if problem:
                 self._note("a Pillow image", problem)
             return resized(pixels, resize)
-        pixels = _as_numpy(picture)
-        if pixels.ndim == 3 and pixels.shape[0] == 3 != pixels.shape[-1]:
-            pixels = pixels.transpose(1, 2, 0)
-        if pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
-            raise bad_frames(f"a frame must be shaped [H, W, 3] or [3, H, W], got {list(pixels.shape)}")
-        return resized(to_rgb8(pixels), resize)
+        array = _as_numpy(picture)
+        if array.ndim == 3 and array.shape[0] == 3 != array.shape[-1]:
+            array = array.transpose(1, 2, 0)
+        if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+            raise bad_frames(f"a frame must be shaped [H, W, 3] or [3, H, W], got {list(array.shape)}")
+        return resized(to_rgb8(array), resize)
 
     def _from_file(self, path: str | Path | FolderEntry, resize: Resize | None) -> Pixels:
         file = path.directory.open(path.name) if isinstance(path, FolderEntry) else open_local(path)

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from videoxl.errors import PartialVideoWarning, VideoError
 from videoxl.video.frames import Frames, Resize, Selection, TimedPicture, Times
 from videoxl.video.info import DecodingWork, VideoInfo
 from videoxl.video.sampling import Timeline, select_frames
+
+if TYPE_CHECKING:  # it would bring a library into the decoder processes
+    from videoxl.video.subtitles import Cue
 
 BATCH_BYTES = 256 * 2**20
 """A batch holds no more bytes than this, whatever ``batch_frames`` is."""
@@ -38,6 +41,8 @@ class VideoSource(ABC):
     """sha256 over the size and the first and last MiB of the file. None where there is no file."""
     warnings: list[str]
     """What was found wrong so far, while opening and reading."""
+    losses: tuple[str, ...] = ()
+    """Those of ``warnings`` of which the caller was warned by Python's ``warnings`` as well."""
 
     def select(self, sampling: Sampling, *, whole_groups_of: int = 1) -> Selection:
         """Choose frames. Raises ``VideoError`` ``no_frames_selected`` when there is none in the range."""
@@ -60,6 +65,17 @@ class VideoSource(ABC):
         Frames that cannot be decoded are left out and named in ``warnings``. A second ``read`` ends the first one.
         """
 
+    def subtitle_track(self, which: str = "") -> tuple[Cue, ...]:
+        """Read a subtitle track of the file: ``which`` is the number of a stream, or a language.
+
+        Without it, the one that is meant for everybody; then a file that has none gives no cue and says so in
+        ``warnings``. Raises ``VideoError`` ``bad_subtitles`` for a track that is not there or holds no text.
+        """
+        if which:
+            raise VideoError(f"{self.name}: has no subtitle tracks, only video files have", code="bad_subtitles")
+        self.note("no subtitles are read with it: only video files have tracks of them")
+        return ()
+
     def close(self) -> None:  # noqa: B027  (most inputs hold nothing)
         """Release what the source holds. May be called more than once."""
 
@@ -74,12 +90,18 @@ class VideoSource(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.info.width}x{self.info.height}, {self.info.frames} frames)"
 
+    def note(self, text: str) -> None:
+        """Add a sentence to ``warnings``, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def _warn(self, text: str, *, partial: bool, strict: bool) -> None:
         """Keep ``text``; when part of the video is missing also warn the caller, or refuse if ``strict``."""
         if partial and strict:
             raise VideoError(f"{self.name}: {text}", code="partial")
         self.warnings.append(text)
         if partial:
+            self.losses = (*self.losses, text)
             warnings.warn(f"{self.name}: {text}", PartialVideoWarning, stacklevel=4)
 
 

@@ -9,7 +9,8 @@ from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.video.frames import Frames, OpenSelection, Resize, Selection, TimedPicture, no_frames
 from videoxl.video.info import VideoInfo, VideoLimits
-from videoxl.video.pictures import PictureLoader, bad_frames
+from videoxl.video.pictures import PictureLoader
+from videoxl.video.pillow_image import bad_frames
 from videoxl.video.resize import resize_pixels
 from videoxl.video.sampling import ALMOST
 from videoxl.video.source import VideoSource, batches, check_batch_frames

@@ -2,7 +2,8 @@
 
 SubRip (``.srt``) and WebVTT (``.vtt``) are read here by one set of rules, whatever the name of the file: many files
 break their own format, and no library reads all of them. A line with ``-->`` between two times begins a cue, a blank
-line ends it, and everything else is left out. All other formats are read by pysubs2.
+line ends it, and everything else is left out. SubViewer and YouTube's ``.sbv`` are alike, with a comma for the arrow.
+All other formats are read by pysubs2.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 import pysubs2
@@ -39,8 +42,17 @@ _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,6}))?"
 TIME = re.compile(_TIME, re.ASCII)
 ARROW = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?$", re.ASCII)
 TAG = re.compile(r"</?(?:[bius]|c|v|lang|ruby|rt|font|\d[\d:.]*)(?:[\s.][^<>]*)?>", re.IGNORECASE)
+SPAN = re.compile(rf"^\s*{_TIME}\s*,\s*{_TIME}\s*$", re.ASCII)
+"""Two times and a comma: how SubViewer and YouTube's .sbv begin a cue."""
+LONG_NUMBER = re.compile(r"&#(?:\d{8,}|x[0-9a-f]{7,});?", re.IGNORECASE)
+"""A character by a number that none has; Python refuses to read thousands of digits."""
 STYLE_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
-INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+TimedText = tuple[float, float, str]
+"""(begin, end, text), in seconds."""
+SURROGATES = re.compile(r"[\ud800-\udfff]")
+"""Halves of characters, which no text can be made of."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,18 @@ class Cue:
             raise ValueError(f"a cue needs 0 <= start <= end in seconds, got {self.start_s} to {self.end_s}")
 
 
-def read_subtitles(path: str | os.PathLike[str], fps: float | None = None) -> tuple[Cue, ...]:
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def read_subtitles(
+    path: str | os.PathLike[str], fps: float | None = None, tell: Callable[[str], None] = _warn
+) -> tuple[Cue, ...]:
     """The cues of a subtitle file in the order in which they begin. Cues may overlap.
 
     ``fps``: frames per second, for MicroDVD files that count frames and do not say at what rate. The encoding is found
-    by a byte order mark or by where the zeros are; what is not UTF-8, -16 or -32 is read as Windows-1252.
+    by a byte order mark or by where the zeros are; what is not UTF-8, -16 or -32 is read as Windows-1252, and ``tell``
+    is called with a sentence that says so.
 
     Raises ``VideoNotFoundError``, or ``VideoError`` (code ``bad_subtitles``) for what is not a subtitle file.
     """
@@ -72,14 +91,17 @@ def read_subtitles(path: str | os.PathLike[str], fps: float | None = None) -> tu
     except (OSError, ValueError) as error:
         raise _bad(f"{name} cannot be read: {error}") from None
     try:
-        cues = parse_subtitles(decode(data), fps)
+        text, encoding = decode(data)
+        cues = parse_subtitles(text, fps)
     except VideoError as error:
         raise _bad(f"{name} {error}") from None
     if not cues:
         raise _bad(
             f"{name} holds no cue: give a .srt or .vtt file, with lines like 00:00:01,000 --> 00:00:02,500, or a .ass, "
-            ".ssa, .sub (MicroDVD), .ttml or .smi file"
+            ".ssa, .sub (MicroDVD, SubViewer), .sbv, .ttml or .smi file"
         )
+    if encoding == "cp1252":
+        tell(f"{name} is in no form of Unicode and was read as Windows-1252; if letters are wrong, save it as UTF-8")
     return cues
 
 
@@ -93,18 +115,19 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def decode(data: bytes) -> str:
-    """The text of bytes in an unknown encoding; never fails."""
+def decode(data: bytes) -> tuple[str, str]:
+    """(text, name of its encoding) of bytes in an unknown encoding; never fails."""
     for mark, encoding in BYTE_ORDER_MARKS:
         if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, errors="replace")
+            return data[len(mark) :].decode(encoding, errors="replace"), encoding
     head = data[:4096]
     if head.count(0) > len(head) // 4:  # Latin text in UTF-16 has a zero in every other byte
-        return data.decode("utf-16-be" if head[0::2].count(0) > head[1::2].count(0) else "utf-16-le", errors="replace")
+        encoding = "utf-16-be" if head[0::2].count(0) > head[1::2].count(0) else "utf-16-le"
+        return data.decode(encoding, errors="replace"), encoding
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
+        return data.decode("cp1252", errors="replace"), "cp1252"
 
 
 def parse_subtitles(text: str, fps: float | None = None) -> tuple[Cue, ...]:
@@ -117,37 +140,47 @@ def parse_subtitles(text: str, fps: float | None = None) -> tuple[Cue, ...]:
     return _joined(_arrow_cues(lines)) or _joined(_other_cues("\n".join(lines), fps))
 
 
-def _joined(cues: Iterable[Cue]) -> tuple[Cue, ...]:
-    """Sort cues by begin, and join those that repeat the one before."""
-    joined: list[Cue] = []
-    for cue in sorted(cues, key=lambda cue: cue.start_s):
-        before = joined[-1] if joined else None
-        if before and cue.text == before.text and cue.start_s <= before.end_s:
-            joined[-1] = Cue(before.start_s, max(before.end_s, cue.end_s), cue.text)
+def cues_from(texts: Iterable[TimedText]) -> tuple[Cue, ...]:
+    """Cues of texts with markup, as :func:`parse_subtitles` gives them. Raises ``ValueError`` for impossible times."""
+    return _joined((begin, end, shown) for begin, end, text in texts if (shown := plain_text(text)))
+
+
+def _joined(texts: Iterable[TimedText]) -> tuple[Cue, ...]:
+    """Cues in the order in which they begin; those that repeat the one before, without a pause, are joined to it."""
+    joined: list[TimedText] = []
+    for start_s, end_s, text in sorted(texts, key=itemgetter(0)):
+        if joined and text == joined[-1][2] and start_s <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end_s), text)
         else:
-            joined.append(cue)
-    return tuple(joined)
+            joined.append((start_s, end_s, text))
+    return tuple(Cue(*text) for text in joined)
 
 
-def _arrow_cues(lines: Sequence[str]) -> Iterator[Cue]:
-    """The cues of SubRip and WebVTT."""
+def _arrow_cues(lines: Sequence[str]) -> Iterator[TimedText]:
+    """The texts of SubRip, WebVTT, SubViewer and .sbv."""
     times: tuple[float, float] | None = None
     texts: list[str] = []
     for line in [*lines, ""]:
-        arrow = ARROW.match(line) if "-->" in line else None
-        if arrow is None and line.strip():
+        begun = _times_in(line) if ":" in line else None
+        if begun is None and line.strip():
             texts.append(line)
             continue
-        if arrow and texts and texts[-1].strip().isdecimal():  # the next cue's number
+        if begun and texts and texts[-1].strip().isdecimal():  # the next cue's number
             texts.pop()
         if times and times[0] <= times[1] and (shown := plain_text(" ".join(texts))):
-            yield Cue(*times, shown)
-        times = (seconds_of(arrow.groups()[:4]), seconds_of(arrow.groups()[4:])) if arrow else None
-        texts = []
+            yield *times, shown
+        times, texts = begun, []
 
 
-def _other_cues(text: str, fps: float | None) -> Iterator[Cue]:
-    """The cues of any other format, which pysubs2 finds out."""
+@lru_cache(maxsize=64)
+def _times_in(line: str) -> tuple[float, float] | None:
+    """Begin and end, in seconds, where a line holds these; else None."""
+    found = ARROW.match(line) if "-->" in line else SPAN.match(line)
+    return (seconds_of(found.groups()[:4]), seconds_of(found.groups()[4:])) if found else None
+
+
+def _other_cues(text: str, fps: float | None) -> Iterator[TimedText]:
+    """The texts of any other format, which pysubs2 finds out."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about single bad lines
             subtitles = pysubs2.SSAFile.from_string(text, fps=fps)
@@ -162,7 +195,7 @@ def _other_cues(text: str, fps: float | None) -> Iterator[Cue]:
         if not event.is_text or not 0 <= start_s <= end_s < math.inf:
             continue
         if shown := plain_text(event.plaintext):
-            yield Cue(start_s, end_s, shown)
+            yield start_s, end_s, shown
 
 
 def seconds_of(parts: Sequence[str | None]) -> float:
@@ -171,9 +204,17 @@ def seconds_of(parts: Sequence[str | None]) -> float:
     return 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(whole or 0) + float(f"0.{decimals or 0}")
 
 
+@lru_cache(maxsize=64)
 def plain_text(text: str) -> str:
     """What a viewer reads: no markup, no control characters, one space between words, of bounded length."""
-    text = html.unescape(STYLE_OVERRIDE.sub("", TAG.sub("", text)))
+    if "[" in text:
+        text = text.replace("[br]", " ")  # SubViewer's line break
+    if "<" in text:
+        text = TAG.sub("", text)
+    if "{" in text:
+        text = STYLE_OVERRIDE.sub("", text)
+    if "&" in text:
+        text = html.unescape(LONG_NUMBER.sub("\ufffd", text))
     return " ".join(INVISIBLE.sub("", text).split())[:MAX_CUE_CHARACTERS].strip()
 
 

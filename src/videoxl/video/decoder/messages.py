@@ -71,6 +71,15 @@ class PictureCommand(_Message):
     limits: VideoLimits
 
 
+class SubtitleCommand(_Message):
+    """Read a subtitle track of the opened file."""
+
+    kind: Literal["subtitles"] = "subtitles"
+    id: int
+    which: str
+    """Number of a stream, or a language; empty: the one that is meant for everybody."""
+
+
 class VideoFacts(_Message):
     """What is known about the video.
 
@@ -142,6 +151,17 @@ class Confinement(_Message):
     measures: list[Measure]
 
 
+class SubtitleAnswer(_Message):
+    """The texts of a subtitle track, with the markup of its format."""
+
+    kind: Literal["subtitles"] = "subtitles"
+    id: int
+    texts: list[tuple[float, float, str]]
+    """(begin, end, text), in seconds from the start of the file."""
+    notes: list[str]
+    """Which track was read, and what was not."""
+
+
 class ErrorReport(_Message):
     """A command failed. The message is one line."""
 
@@ -159,8 +179,8 @@ class Alive(_Message):
 
 FirstCommand = OpenCommand | PictureCommand | InspectCommand
 """A decoder process reads the first command before it gives up its rights: the command says how many."""
-Command = FirstCommand | ReadCommand
-Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer | Confinement
+Command = FirstCommand | ReadCommand | SubtitleCommand
+Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer | SubtitleAnswer | Confinement
 """What a command can end with, or bring on its way."""
 Answer = Result | ErrorReport | Alive
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])

@@ -236,7 +236,7 @@ def _another_behind(image: Image.Image, data: bytes | bytearray | mmap.mmap) -> 
     if image.format == "WEBP":
         end = 8 + int.from_bytes(data[4:8], "little")
         return data[end : end + 4] == b"RIFF"
-    if image.format == "PPM" and image.tile and image.tile[0][0] == "raw":
+    if isinstance(image, PpmImagePlugin.PpmImageFile) and image.tile and image.tile[0][0] == "raw":
         row = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands())
         end = int(image.tile[0][2]) + row * image.height
         return re.match(rb"\s*P[1-6]\s", data[end : end + 16]) is not None

@@ -18,9 +18,18 @@ from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open
 from videoxl.video.decoder.duration import missing_end
 from videoxl.video.decoder.handover import ONLY_THE_FIRST, pack_index, starts_of, unpack_index
 from videoxl.video.decoder.index import FrameIndex, build_index
-from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadCommand, ReadReport, VideoFacts
+from videoxl.video.decoder.messages import (
+    FrameBatch,
+    OpenCommand,
+    ReadCommand,
+    ReadReport,
+    SubtitleAnswer,
+    SubtitleCommand,
+    VideoFacts,
+)
 from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.decoder.pyav import Orientation, PyAVBackend, orientation_of
+from videoxl.video.decoder.subtitle_tracks import read_track
 from videoxl.video.frames import Pixels, Resize, TimedPicture
 from videoxl.video.resize import resize_pixels
 from videoxl.video.source import batches
@@ -70,6 +79,8 @@ class DecodeSession(Generic[PictureT]):
     facts: VideoFacts
     index_was_given: bool
     backend: Backend[PictureT]
+    opener: Opener
+    """Opens the file once more."""
 
     def describe(self) -> None:
         """Send what is known about the video: its facts and, if it was made here, its index."""
@@ -88,6 +99,11 @@ class DecodeSession(Generic[PictureT]):
         with ThreadPoolExecutor(command.finishers) as pool:
             for segment in command.segments:
                 self._read_segment(segment, command, pool)
+
+    def read_subtitles(self, command: SubtitleCommand) -> None:
+        """Send the texts of a subtitle track."""
+        texts, notes = read_track(self.opener, self.index.zero, command.which, self.channel.heartbeat)
+        self.channel.send(SubtitleAnswer(id=command.id, texts=texts, notes=notes))
 
     def _read_segment(self, segment: list[int], command: ReadCommand, pool: ThreadPoolExecutor) -> None:
         pictures = _Pictures(self.backend, self.channel.heartbeat, pool, IN_FLIGHT * command.finishers, command.resize)
@@ -181,9 +197,9 @@ def open_session(
         from videoxl.video.decoder.torchcodec import TorchcodecBackend  # brings torch with it
 
         torchcodec = TorchcodecBackend(fd, opener().stream.index, index, channel.heartbeat)
-        return DecodeSession(channel, index, facts, given, torchcodec)
+        return DecodeSession(channel, index, facts, given, torchcodec, opener)
     pyav = PyAVBackend(opener, index, channel.heartbeat, orientation)
-    return DecodeSession(channel, index, facts, given, pyav)
+    return DecodeSession(channel, index, facts, given, pyav, opener)
 
 
 def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> VideoFrame:

@@ -10,7 +10,15 @@ import numpy as np
 
 from videoxl.errors import VideoError
 from videoxl.video.decoder.client import DecoderProcess
-from videoxl.video.decoder.messages import FrameBatch, OpenCommand, ReadReport, Result, VideoFacts
+from videoxl.video.decoder.messages import (
+    FrameBatch,
+    OpenCommand,
+    ReadReport,
+    Result,
+    SubtitleAnswer,
+    SubtitleCommand,
+    VideoFacts,
+)
 from videoxl.video.decoder.pool import DecoderPool
 from videoxl.video.decoder.segments import DecoderProcesses, Segment, choose_processes, cut, useful_processes
 from videoxl.video.frames import Frames, Numbers, Resize, Selection, Times
@@ -18,6 +26,7 @@ from videoxl.video.info import DecodingWork, VideoInfo, VideoLimits
 from videoxl.video.local_file import LocalFile, file_digest, mp4_complaint
 from videoxl.video.sampling import Timeline
 from videoxl.video.source import VideoSource, check_batch_frames
+from videoxl.video.subtitles import Cue, cues_from
 
 OPEN_COMMAND = 0
 NAMED_FRAMES = 5
@@ -119,6 +128,20 @@ class FileSource(VideoSource):
             reader_reason=reader[1],
             warnings=tuple(self.warnings),
         )
+
+    def subtitle_track(self, which: str = "") -> tuple[Cue, ...]:
+        self._command += 1
+        self._process.request(SubtitleCommand(id=self._command, which=which))
+        answer, _ = self._process.receive(self._command)
+        try:
+            if not isinstance(answer, SubtitleAnswer):
+                raise ValueError(f"{answer.kind} in answer to subtitles")
+            cues = cues_from(answer.texts)
+        except ValueError as error:
+            raise self._process.garbage(error) from None
+        for note in answer.notes:
+            self.note(note)
+        return cues
 
     def decoding_work(self, selection: Selection) -> DecodingWork:
         """What it takes to decode a selection, and how many of the allowed processes can share it."""

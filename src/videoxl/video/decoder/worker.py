@@ -35,6 +35,8 @@ from videoxl.video.decoder.messages import (
     OpenCommand,
     PictureAnswer,
     PictureCommand,
+    ReadCommand,
+    SubtitleCommand,
     parse_command,
 )
 from videoxl.video.decoder.picture_file import PictureFile
@@ -112,7 +114,9 @@ def _answer_all(
                 lift = partial(lift_opening_limit, command.reader)
                 session = open_session(channel, file_fd, command, bytes(payload), lift)
                 session.describe()
-            elif session is not None:
+            elif session is not None and isinstance(command, SubtitleCommand):
+                session.read_subtitles(command)
+            elif session is not None and isinstance(command, ReadCommand):
                 session.read(command)
         except NewerCommandError:
             continue
