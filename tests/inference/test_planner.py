@@ -268,3 +268,13 @@ def test_known_hardware_and_this_machine():
     assert here.flops > 1e8
     assert 0 < here.free_bytes <= free_host_bytes() * 1.5
     assert str(Sampling()) == "fps=1.0,max_frames=2048"
+
+
+def test_seconds_of_decoding_follow_the_cores_that_can_share_it(plan_tiny, clip):
+    host = planner.Hardware("toy", 8 * GB, 1e12, 16)
+    alone = host.decoding_seconds(DecodingWork(28_500, 1))
+    assert alone == pytest.approx(100)
+    assert host.decoding_seconds(DecodingWork(28_500, 4)) == pytest.approx(alone / 4)
+    assert host.decoding_seconds(DecodingWork(28_500, 100)) == pytest.approx(alone / 16)
+    few, many = (plan_tiny(clip, num_frames=count).seconds["decode"] for count in (2, 40))
+    assert 0 < few < many
