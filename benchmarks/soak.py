@@ -216,6 +216,7 @@ class Worker:
                 self.together(subject)
         except Exception:  # noqa: BLE001 - noted: any error but the interrupt is a finding
             self.found.errors.append(f"{subject.case}\n{traceback.format_exc()}")
+            print(self.found.errors[-1], file=sys.stderr, flush=True)
 
     def own(self, subject: Subject) -> None:
         """Read, ask, extend, ask ..., now and then from a file.

@@ -22,7 +22,7 @@ MODULES = sorted(
     if path.name != "__main__.py"
 )
 LAYERS = (
-    ("errors", "_version"),
+    ("errors", "text", "_version"),
     ("settings", "json_lines"),
     ("config_strings",),
     ("config",),
@@ -36,7 +36,7 @@ LAYERS = (
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
-LIGHT = {"errors", "settings", "json_lines", "config_strings", "config", "video"}
+LIGHT = {"errors", "text", "settings", "json_lines", "config_strings", "config", "video"}
 """Parts that need neither torch nor transformers."""
 
 

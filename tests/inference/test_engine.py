@@ -15,6 +15,7 @@ import videoxl
 from videoxl import Answer, Generation, VideoError, VideoMemory
 from videoxl.inference.decode.loop import SeededSampler
 from videoxl.parity.runs import generated
+from videoxl.video.subtitles import Cue
 
 QUESTION = "What happens at 3 seconds?"
 SHORT = Generation(max_new_tokens=12)
@@ -449,3 +450,36 @@ def test_an_error_in_an_iterator_of_frames_comes_through(tiny):
 
     with pytest.raises(ConnectionError, match="unplugged"):
         tiny.encode(camera())
+
+
+def test_a_question_longer_than_the_model_reads_is_refused(tiny, monkeypatch):
+    memory = tiny.encode(frames=np.zeros((4, 40, 50, 3), np.uint8))
+    monkeypatch.setattr(tiny.config.text, "max_position_embeddings", 100)
+    chat = tiny.chat_session(memory)
+    chat.ask("y" * 60, max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"turns before it have \d+ tokens, and the model was made for 100"):
+        chat.ask("y" * 60, max_new_tokens=2)
+    for ask in (tiny.ask, lambda m, q: list(tiny.stream(m, q))):
+        with pytest.raises(ValueError, match=r"the question .* and the model was made for 100: ask a shorter one"):
+            ask(memory, "y" * 200)
+
+
+@pytest.mark.parametrize("half", ["\ud800", "a\udcff?"])
+def test_half_characters_are_refused_wherever_text_comes_in(tiny, half):
+    memory = tiny.encode(frames=np.zeros((4, 40, 50, 3), np.uint8))
+    before = memory.token_ids
+    ways = (
+        lambda: tiny.ask(memory, half),
+        lambda: tiny.stream(memory, half),
+        lambda: tiny.chat_session(memory).ask(half),
+        lambda: tiny.answer(np.zeros((4, 40, 50, 3), np.uint8), half),
+        lambda: tiny.continue_conversation(memory, [(half, "yes")], "So?", Generation()),
+        lambda: tiny.continue_conversation(memory, [("Why?", half)], "So?", Generation()),
+        lambda: tiny.encode(frames=np.zeros((4, 40, 50, 3), np.uint8), system=half),
+        lambda: tiny.encode(frames=np.zeros((4, 40, 50, 3), np.uint8), fps=1, subtitles=[Cue(0.0, 1.0, half)]),
+        lambda: tiny.chat_format.user_turn(half),
+    )
+    for way in ways:
+        with pytest.raises(ValueError, match=r"holds half a character \(U\+D[8C]"):
+            way()
+    assert memory.token_ids == before

@@ -42,6 +42,11 @@ def usage_line(error: UsageError) -> str | None:
     return f"{message.rstrip('.')}; see {command} --help"
 
 
+def is_bug(error: BaseException) -> bool:
+    """Whether an error is a fault of this package: a failed assertion that is not torch's about a device."""
+    return isinstance(error, AssertionError) and not _is_device(error)
+
+
 def exit_status(error: BaseException) -> int:
     """2 for what the user can mend: input, settings, paths, devices. 1 for a machine or a library that failed."""
     if isinstance(error, EXPECTED):
@@ -52,6 +57,8 @@ def exit_status(error: BaseException) -> int:
 def error_line(error: BaseException) -> str:
     """What an error says, in one line, with advice where the error itself gives none."""
     text = " ".join(str(error).split())
+    if isinstance(error, UnicodeError):
+        return f"there is text that cannot be read or written ({_short(text)}): save it as UTF-8"
     if isinstance(error, EXPECTED):
         return text
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate" in text.lower():

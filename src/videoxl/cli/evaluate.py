@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ import typer
 
 from videoxl.cli.evaluate_files import grounding, vnbench
 from videoxl.cli.evaluate_lmms import lmms, report
-from videoxl.cli.options import Json, LoadOptions, Quiet, grouped, print_json
+from videoxl.cli.options import Json, LoadOptions, Quiet, grouped
+from videoxl.cli.output import print_json, tell_text
+from videoxl.cli.output import say as print_text
 
 if TYPE_CHECKING:
     from videoxl.evaluation.niah.settings import NiahSettings
@@ -164,7 +165,7 @@ def niah(loading: LoadOptions, grid: GridOptions, compared: SelectorOptions, out
     )
     if out.folder:
         write_results(out.folder, result, heatmap=out.heatmap)
-    print_json(result) if out.as_json else print(text(result))
+    print_json(result) if out.as_json else print_text(text(result))
     if result["failed"]:
         raise typer.Exit(1)
 
@@ -185,4 +186,4 @@ def numbers(name: str, text: str, kind: Callable[[str], Number]) -> tuple[Number
 
 def say(line: str) -> None:
     """Print progress on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    tell_text(line)

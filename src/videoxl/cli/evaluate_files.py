@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from videoxl.cli.options import Json, LoadOptions, Quiet, grouped, print_json
+from videoxl.cli.options import Json, LoadOptions, Quiet, grouped
+from videoxl.cli.output import print_json, say, tell_text
 
 if TYPE_CHECKING:
     from videoxl.evaluation.log import Json as JsonObject
@@ -53,7 +53,7 @@ class RunOptions:
     @property
     def tell(self) -> Callable[[str], None] | None:
         """Print progress on stderr, or nothing."""
-        return None if self.quiet else lambda line: print(line, file=sys.stderr, flush=True)
+        return None if self.quiet else tell_text
 
     def check(self, prompt: str, prompts: Mapping[str, object]) -> None:
         """Raise ``ValueError`` for wrong settings, before a model is loaded."""
@@ -133,6 +133,6 @@ def _run(running: RunOptions, header: JsonObject, evaluate: Callable[[SampleLog]
         result = evaluate(answers)
     write_json(folder / f"{name}.json", result)
     shown = {name: value for name, value in result.items() if name != "samples"}
-    print_json(shown) if running.as_json else print(text(result))
+    print_json(shown) if running.as_json else say(text(result))
     if result["failed"]:
         raise typer.Exit(1)

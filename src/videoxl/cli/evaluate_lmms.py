@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from videoxl.cli.options import Json, LoadOptions, grouped, print_json
+from videoxl.cli.options import Json, LoadOptions, grouped
+from videoxl.cli.output import print_json, say
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def lmms(loading: LoadOptions, benchmark: TaskOptions, reading: ReadingOptions, 
         resume=out.resume,
     )
     result = run_lmms(run)
-    print_json(result) if out.as_json else print(text(result))
+    print_json(result) if out.as_json else say(text(result))
     if result["scores"]["failed"]:
         raise typer.Exit(1)
 
@@ -135,4 +136,4 @@ def report(
     if as_json:
         print_json({"report": output, "rows": rows})
     else:
-        print((Path(output) / "report.md").read_text(encoding="utf-8"))
+        say((Path(output) / "report.md").read_text(encoding="utf-8"))

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Literal, cast
 
 import typer
 
 from videoxl._version import __version__
-from videoxl.cli.errors import EXPECTED, LAST_RESORT, USAGE_ERROR, UsageError, error_line, exit_status, usage_line
+from videoxl.cli.errors import (
+    EXPECTED,
+    LAST_RESORT,
+    USAGE_ERROR,
+    UsageError,
+    error_line,
+    exit_status,
+    is_bug,
+    usage_line,
+)
 from videoxl.cli.evaluate import app as evaluations
 from videoxl.cli.options import (
     Device,
@@ -34,11 +46,19 @@ from videoxl.cli.options import (
     decode_with,
     encode_or_load,
     grouped,
-    print_facts,
-    print_json,
-    tell,
 )
 from videoxl.cli.options import encode as encode_video
+from videoxl.cli.output import (
+    OutputError,
+    finish,
+    forget_stdout,
+    hold_standard_streams,
+    print_facts,
+    print_json,
+    say,
+    tell,
+    tell_text,
+)
 from videoxl.cli.scenarios import add_scenarios
 from videoxl.cli.train import train
 from videoxl.config import DEFAULT_MODEL, TINY
@@ -64,7 +84,7 @@ VideoOrMemory = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"videoxl {__version__}")
+        say(f"videoxl {__version__}")
         raise typer.Exit
 
 
@@ -129,7 +149,7 @@ def ask(
         print_json(results[0] if len(results) == 1 else results)
     else:
         for answer in answers:
-            print(answer.text)
+            say(answer.text)
 
 
 @app.command()
@@ -163,7 +183,7 @@ def encode(
     if as_json:
         print_json({"memory": output, "file_bytes": size, **memory.usage.to_dict()})
     else:
-        print(f"{output}: {memory}, {size / 1e6:,.1f} MB on disk")
+        say(f"{output}: {memory}, {size / 1e6:,.1f} MB on disk")
 
 
 @app.command()
@@ -182,17 +202,19 @@ def chat(
     """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
     frames.check()
     decode = decode_with(decode, relevance)
-    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles, siglip=siglip)
-    print(memory, file=sys.stderr)
-    session = engine.chat_session(memory, decode=decode)
+    if sys.stdin is None:
+        raise ValueError("chat reads questions from standard input, which is closed: use ask, or leave it open")
     prompt = "> " if sys.stdin.isatty() else ""
+    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles, siglip=siglip)
+    tell_text(str(memory))
+    session = engine.chat_session(memory, decode=decode)
     while True:
         if prompt:
-            print(prompt, end="", file=sys.stderr, flush=True)
+            tell_text(prompt, end="")
         line = sys.stdin.readline()
         if not line.strip():
             return
-        print(session.ask(line.strip(), max_new_tokens=max_new_tokens).text, flush=True)
+        say(session.ask(line.strip(), max_new_tokens=max_new_tokens).text, flush=True)
 
 
 @app.command()
@@ -212,7 +234,7 @@ def info(
     timeline = None if as_json else cast("list[dict[str, float]] | None", facts.pop("timeline", None))
     print_facts(facts, as_json)
     if timeline:
-        print(draw_timeline(timeline))
+        say(draw_timeline(timeline))
 
 
 @app.command()
@@ -249,7 +271,7 @@ def plan(
     if as_json:
         print_json(made.to_dict())
     else:
-        print(made)
+        say(made)
     if not made.fits:
         raise typer.Exit(2)
 
@@ -285,12 +307,12 @@ def parity(
     for result in run_parity(Path(golden), chosen):
         results.append(result)
         if not as_json:
-            print(result, flush=True)
+            say(result, flush=True)
     passed = sum(result.passed for result in results)
     if as_json:
         print_json({"passed": passed, "total": len(results), "cases": [asdict(result) for result in results]})
     else:
-        print(f"{passed} of {len(results)} cases agree")
+        say(f"{passed} of {len(results)} cases agree")
     if passed < len(results) or not results:
         raise typer.Exit(1)
 
@@ -305,7 +327,7 @@ def demo(
     """Make a short film, read it, ask about it, and print what each step took and which answers are right."""
     from videoxl.cli.demo import run_demo
 
-    result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else print)
+    result = run_demo(model, device, keep=Path(keep) if keep else None, say=None if as_json else say)
     if as_json:
         print_json(result)
 
@@ -313,6 +335,13 @@ def demo(
 app.command()(train)
 app.add_typer(evaluations)
 add_scenarios(app)
+
+
+def _show_bug(debug: bool, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show where an error came from that no one expected: a fault of this package, which should be reported."""
+    tell_text("".join(traceback.format_exception(kind, error, trace)), end="")
+    if not debug and kind is not KeyboardInterrupt:
+        tell("videoxl", f"this is a fault of videoxl {__version__}: please report it, with what you ran")
 
 
 def _show_warning(message: Warning | str, *rest: object, **more: object) -> None:
@@ -325,15 +354,18 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    hold_standard_streams()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             # what typer.Exit was raised with, else what the command returned: nothing
-            sys.exit(app(given, prog_name="videoxl", standalone_mode=False) or 0)
+            status = app(given, prog_name="videoxl", standalone_mode=False) or 0
+        finish()
+        sys.exit(status)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         sys.exit(1)
     except USAGE_ERROR as error:
         usage = cast(UsageError, error)
@@ -343,10 +375,14 @@ def main(arguments: list[str] | None = None) -> None:
             usage.show()
         sys.exit(usage.exit_code)
     except (*EXPECTED, *LAST_RESORT) as error:
-        if debug:
+        if isinstance(error, OutputError):
+            forget_stdout()
+        if debug or is_bug(error):
             raise
         tell("videoxl", error_line(error))
         sys.exit(exit_status(error))
+    finally:
+        sys.excepthook = partial(_show_bug, debug)  # now, because typer sets its own when it is called
 
 
 if __name__ == "__main__":

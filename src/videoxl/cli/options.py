@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-import math
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from videoxl.cli.output import tell
 from videoxl.config import DEFAULT_MODEL, TINY
 from videoxl.errors import CheckpointError
 
@@ -45,37 +43,6 @@ Siglip = Annotated[
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-
-
-def print_json(value: object) -> None:
-    """Print JSON on stdout."""
-    print(json.dumps(finite(value), indent=1, allow_nan=False))
-
-
-def print_facts(facts: Mapping[str, object], as_json: bool) -> None:
-    """Print named values on stdout, as JSON or a line for each."""
-    if as_json:
-        print_json(facts)
-        return
-    width = max(len(key) for key in facts)
-    for key, value in facts.items():
-        if isinstance(value, (list, tuple)):
-            value = "; ".join(str(item) for item in value) or "none"
-        print(f"{key:<{width}}  {'unknown' if value is None else value}")
-
-
-def tell(kind: str, message: object) -> None:
-    """Print a line on stderr: ``note: ...``, ``warning: ...``."""
-    print(f"{kind}: {message}", file=sys.stderr)
-
-
-def finite(value: object) -> object:
-    """``value`` for JSON, which has no infinity and no NaN: such numbers become null."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def decode_with(decode: str, relevance: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,8 +19,8 @@ from videoxl.cli.options import (
     Subtitles,
     encode_or_load,
     grouped,
-    print_json,
 )
+from videoxl.cli.output import print_json, say, tell_text
 
 if TYPE_CHECKING:
     from videoxl.scenarios.run import SamplingSettings, Timeline
@@ -144,7 +143,7 @@ def _find(
         check_question(event)
     if options.report and (Path(options.report).is_dir() or not Path(options.report).absolute().parent.is_dir()):
         raise ValueError(f"--report {options.report}: give a file in a folder that exists")
-    tell = None if options.quiet else _tell
+    tell = None if options.quiet else tell_text
     with contextlib.ExitStack() as stack:
         source: VideoSource | None = None
         if is_memory_file(video):
@@ -172,13 +171,13 @@ def _find(
         if options.report:
             _write_page(options.report, timeline, source)
     for warning in timeline.warnings:
-        _tell(f"warning: {warning}")
+        tell_text(f"warning: {warning}")
     if not timeline.events and not options.quiet:
-        _tell(f"the model said: {' / '.join(reply.text for reply in timeline.replies)[:500]!r}")
+        tell_text(f"the model said: {' / '.join(reply.text for reply in timeline.replies)[:500]!r}")
     if options.as_json:
         print_json(timeline.to_list())
     else:
-        print(draw(timeline, width=min(120, shutil.get_terminal_size((100, 24)).columns)))
+        say(draw(timeline, width=min(120, shutil.get_terminal_size((100, 24)).columns)))
 
 
 def _write_page(path: str, timeline: Timeline, source: VideoSource | None) -> None:
@@ -189,7 +188,3 @@ def _write_page(path: str, timeline: Timeline, source: VideoSource | None) -> No
     write_bytes(
         path, page(timeline, thumbnails(timeline, source) if source is not None else {}).encode(errors="replace")
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

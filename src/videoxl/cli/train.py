@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from videoxl.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from videoxl.training.config.training import TrainingConfig
@@ -43,7 +44,7 @@ def train(
         from videoxl.training.estimate import estimate as make_estimate
 
         made = make_estimate(config, device=device, processes=processes)
-        _print_json(made.to_dict()) if as_json else print(made)
+        print_json(made.to_dict()) if as_json else say(made)
         return
     from videoxl.training.run import run
 
@@ -57,9 +58,9 @@ def train(
             "bad_samples": result.bad_samples,
         }
         if as_json:
-            _print_json({**facts, "config": plain(config)})
+            print_json({**facts, "config": plain(config)})
         else:
-            print(facts["model"])
+            say(facts["model"])
 
 
 def load_config(what: str) -> TrainingConfig:
@@ -119,11 +120,7 @@ def _list_stages(as_json: bool) -> None:
 
     first = {name: str(stage.__doc__).strip().partition("\n")[0] for name, stage in STAGES.items()}
     if as_json:
-        _print_json(first)
+        print_json(first)
         return
     for name, line in first.items():
-        print(f"{name:<26}{line}")
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1))
+        say(f"{name:<26}{line}")

@@ -41,6 +41,7 @@ from videoxl.memory.model_id import ModelId
 from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.text import require_characters
 from videoxl.video import VideoLimits
 
 DEFAULT_GENERATION = Generation()
@@ -275,6 +276,11 @@ class VideoXL:
         own: int | None = None,
     ) -> Start:
         """What an answer starts from. ``tail``: the ids after the video, the last ``own`` of which are the question."""
+        if len(tail) > (most := self.config.text.max_position_embeddings):
+            raise ValueError(
+                f"the question and the turns before it have {len(tail):,} tokens, and the model was made for {most:,}: "
+                "ask a shorter one"
+            )
         asked = Question(question, tail, own or len(tail))
         decode = from_memory(self, memory, decode)
         return start_from(self.model, memory, decode, asked, reserve=len(tail) + generation.max_new_tokens)
@@ -476,6 +482,7 @@ def check_question(question: Any) -> None:
     """Raise ``ValueError`` unless ``question`` is text with something in it."""
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"a question must be text with something in it, got {question!r}")
+    require_characters(question, "the question")
 
 
 def _generation(generation: Generation | None, settings: dict[str, Any]) -> Generation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.memory.layout import Group
+from videoxl.text import require_characters
 
 IMAGE_TOKEN_INDEX = -200
 """Id that stands for a whole picture or video in released prompts (`<image>`)."""
@@ -133,13 +135,15 @@ class ChatFormat:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         """Wrap a transformers tokenizer. The result can be pickled if the tokenizer can.
 
-        What a user typed goes through a copy. ``split_special_tokens`` is a state of the tokenizer that every call
-        sets anew, so calls in two threads on one tokenizer change each other's result: template tokens came out as
-        text, and a user's text could have come out as template tokens.
+        Template and text of users go through a copy each. ``split_special_tokens``, truncation and padding are a
+        state of the tokenizer that every call sets anew, so calls in two threads on one tokenizer change each other's
+        result: a user's ``<|im_end|>`` came out as the control token.
         """
-        template = partial(tokenizer.encode, add_special_tokens=False, split_special_tokens=False)
-        typed = partial(copy.deepcopy(tokenizer).encode, add_special_tokens=False, split_special_tokens=True)
-        return cls(template, typed)
+        own, users = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+        users.model_max_length = sys.maxsize  # how much the model reads is checked elsewhere
+        template = partial(own.encode, add_special_tokens=False, split_special_tokens=False)
+        typed = partial(users.encode, add_special_tokens=False, split_special_tokens=True)
+        return cls(template, partial(_tokenize_typed, typed))
 
     def prefix(self, system: str = DEFAULT_SYSTEM_PROMPT) -> list[int]:
         """Encode everything before the visual span: system turn and head of the user's turn (14 ids by default)."""
@@ -180,6 +184,12 @@ class ChatFormat:
     def assistant_turn(self, answer: str) -> list[int]:
         """Encode an answer and the ``<|im_end|>`` that closes it."""
         return self.tokenize_user(answer) + self.tokenize(IM_END)
+
+
+def _tokenize_typed(tokenize: Tokenize, text: str) -> list[int]:
+    """Raise ``ValueError`` for text that holds lone surrogates, which tokenizers answer with a TypeError."""
+    require_characters(text, "the text")
+    return tokenize(text)
 
 
 def expand_placeholder(

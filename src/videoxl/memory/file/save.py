@@ -29,6 +29,7 @@ from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV, make_coarse_kv
 from videoxl.memory.split_cache import is_offloaded
 from videoxl.memory.types import MemoryOwner, MemoryState
+from videoxl.text import without_surrogates
 
 BLOCK_GROUPS = BiLevelDecode().block_size
 """Groups per block of the dense level: what a bi-level question reads in one piece."""
@@ -191,10 +192,15 @@ def _metadata(memory: MemoryState, model: ModelId, codec: Codec, parts: Sequence
     levels = {part.layout.name: part.layout.ranges for part in parts}
     return {
         "videoxl": _version(),
-        "model": json.dumps(asdict(model)),
-        "memory": json.dumps(fields, default=str),
+        "model": _json(asdict(model)),
+        "memory": _json(fields),
         "storage": json.dumps({"dtype": codec.name, "levels": levels}),
     }
+
+
+def _json(value: object) -> str:
+    """Write JSON that any reader takes: names of files may hold lone surrogates, which become U+FFFD."""
+    return without_surrogates(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def _version() -> str:

@@ -1,0 +1,38 @@
+"""Text from outside: what is no character is refused, what a terminal would obey is shown instead.
+
+A lone surrogate is half of a character, which no encoding can write and no tokenizer reads. They come from JSON
+(``"\\ud800"``) and, on Linux, from file names and arguments that are not UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys, or what changes the order in which the rest is shown: control characters but for tab and line
+feed, separators of lines, embeddings, overrides and isolates of direction; and lone surrogates."""
+
+
+def require_characters(text: str, what: str) -> None:
+    """Raise ``ValueError`` for lone surrogates in ``what``, a question, say."""
+    if found := SURROGATE.search(text):
+        raise ValueError(
+            f"{what} holds half a character (U+{ord(found[0]):04X}, at place {found.start() + 1:,}), which comes from "
+            'bytes that are not UTF-8 or from JSON like "\\ud800": write the text anew'
+        )
+
+
+def without_surrogates(text: str) -> str:
+    """Put U+FFFD in the place of lone surrogates: for names that only describe."""
+    return SURROGATE.sub("\ufffd", text)
+
+
+def visible(text: str, *, lines: bool = True) -> str:
+    """``text`` for a terminal: what it would obey is written as ``\\x1b``. ``lines``: line feeds and tabs stay."""
+    shown = OBEYED.sub(_escaped, text.replace("\r\n", "\n"))
+    return shown if lines else shown.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
