@@ -70,7 +70,7 @@ def read(family: str, prefill: str, frames: int) -> dict[str, Any]:
         picture = np.zeros((side, side, 3), np.uint8)
         begin = time.perf_counter()
         with devices.counting() as counts:
-            engine.encode(frames=[picture] * frames, fps=1, prefill=prefill)
+            engine.encode(frames=[picture] * frames, fps=1, max_frames=frames, prefill=prefill)
         return {**summary(counts, devices), "host_seconds_simulating": round(time.perf_counter() - begin, 1)}
 
 

@@ -120,7 +120,18 @@ def _cuda_patches(devices: SimulatedDevices) -> list[Any]:
         def __new__(cls, device: Any = "cpu") -> Any:
             return super().__new__(cls, "cpu")
 
-    return [*patches, mock.patch.object(torch, "Generator", HostGenerator)]
+    def pin_memory(tensor: torch.Tensor, device: Any = None) -> torch.Tensor:
+        pinned = tensor.clone()
+        pinned._is_pinned_here = True  # type: ignore[attr-defined]
+        devices.pinned_host_tensors += 1
+        return pinned
+
+    return [
+        *patches,
+        mock.patch.object(torch, "Generator", HostGenerator),
+        mock.patch.object(torch.Tensor, "pin_memory", pin_memory),
+        mock.patch.object(torch.Tensor, "is_pinned", lambda tensor, device=None: hasattr(tensor, "_is_pinned_here")),
+    ]
 
 
 def _attention_patches(devices: SimulatedDevices) -> list[Any]:

@@ -262,7 +262,7 @@ class SimulatedDevices(TorchDispatchMode):
         known: dict[int, DeviceTensor] = {}
         with without_dispatch():
             valued = self.real or all(not t.held.is_meta for t in flat if isinstance(t, DeviceTensor))
-            arguments = [self._payload(a, valued, known) for a in flat]
+            arguments = [self._payload(a, valued, known, func in INDEXING) for a in flat]
             args, kwargs = tree_unflatten(arguments, spec)
             if func in INDEXING and any(_is_mask(i) for i in args[1]):
                 self.wait("boolean index")
@@ -287,10 +287,10 @@ class SimulatedDevices(TorchDispatchMode):
             wrapped = [self._wrap(r, known, index) if isinstance(r, torch.Tensor) else r for r in results]
             return tree_unflatten(wrapped, result_spec)
 
-    def _payload(self, argument: Any, valued: bool, known: dict[int, DeviceTensor]) -> Any:
+    def _payload(self, argument: Any, valued: bool, known: dict[int, DeviceTensor], indexes: bool) -> Any:
         if isinstance(argument, DeviceTensor):
             held = argument.held
-            if not valued and not held.is_meta and not _is_mask(held):
+            if not valued and not held.is_meta and not (indexes and _is_mask(held)):
                 held = held.to("meta")
             known[id(held)] = argument
             return held

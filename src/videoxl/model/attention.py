@@ -17,14 +17,19 @@ from typing import Protocol
 
 import torch
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import CausalBias, causal_lower_right
 from transformers import AttentionInterface
+
+from videoxl.model.flash import HALF, flash_attention, is_flash
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[B, K, S, E]``, or cosines and sines ``[B, L, E]``."""
 Mask = torch.Tensor | CausalBias | None
 """``[B or 1, 1, L, S]`` or ``[L, S]``: bool (True: seen), or added to the scores; ``[B, S]`` for flash kernels."""
 
+GPU_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels of ``scaled_dot_product_attention`` that may run: cuDNN's plans every new length anew, and a cache grows."""
 ROWS_ON_CPU = 256
 """Queries that attend together on a CPU."""
 
@@ -129,6 +134,8 @@ def causal_attention(
     On a CPU a few rows at a time, over the keys they see: the kernel there computes what a mask hides, too.
     """
     length, total = q_BNLE.shape[2], k_BKSE.shape[2]
+    if layer.kernel == "sdpa" and not layer.dropout and is_flash(q_BNLE, k_BKSE):
+        return flash_attention(q_BNLE, k_BKSE, v_BKSE, scale=layer.scaling, causal=True)
     if length == 1:
         return masked_attention(layer, q_BNLE, k_BKSE, v_BKSE, None)
     if q_BNLE.device.type != "cpu" or length <= ROWS_ON_CPU:
@@ -185,9 +192,12 @@ def masked_attention(
         is_causal=causal,
         scale=layer.scaling,
     )
-    if q_BNLE.is_cuda and not isinstance(mask, torch.Tensor):  # the flash kernel reads every key once
-        return attend(q_BNLE, k_BKSE, v_BKSE, enable_gqa=True)
-    return grouped_attention(attend, q_BNLE, k_BKSE, v_BKSE)
+    if not q_BNLE.is_cuda:
+        return grouped_attention(attend, q_BNLE, k_BKSE, v_BKSE)
+    with sdpa_kernel(GPU_KERNELS):
+        if q_BNLE.dtype in HALF and not isinstance(mask, torch.Tensor):  # the flash kernel reads every key once
+            return attend(q_BNLE, k_BKSE, v_BKSE, enable_gqa=True)
+        return grouped_attention(attend, q_BNLE, k_BKSE, v_BKSE)
 
 
 def grouped_attention(

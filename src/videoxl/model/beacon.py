@@ -17,6 +17,7 @@ from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
 from videoxl.model.attention import AttentionLayer, Pair, TokenCache, causal_attention
 from videoxl.model.decoder import LanguageModel
+from videoxl.model.upload import to_device
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
 IGNORED = -100
@@ -72,7 +73,7 @@ class BeaconPlan:
     ) -> None:
         self.language_model, self.cache, self.step = language_model, cache, step
         self.positions_L = torch.arange(step.past, step.past + step.tokens, device=device)
-        self.slots = torch.tensor(step.beacon_slots, dtype=torch.long, device=device)
+        self.slots = to_device(torch.tensor(step.beacon_slots, dtype=torch.long), device)
 
     @property
     def beacon_slots(self) -> torch.Tensor | None:

@@ -22,6 +22,7 @@ from videoxl.errors import CheckpointError
 from videoxl.model.attention import AttentionPlan, CausalPlan, Mask, Pair, TokenCache, padding_mask, rotate
 from videoxl.model.private import attention_kernel
 from videoxl.model.side_by_side import SideBySide
+from videoxl.model.upload import to_device
 
 Projection = Literal["q", "k", "v"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
@@ -119,7 +120,7 @@ class RotaryEmbedding(nn.Module):
         if frequencies is None:
             with torch.inference_mode(False):  # they outlive the call, and training may use them next
                 frequencies = self._frequencies[device] = self.rope.frequencies().to(device)
-        positions = positions.to(device)
+        positions = to_device(positions, device)
         if self.rope.sections:
             each = positions.float().movedim(0, -1)[..., self.rope.axes().to(device)]
         else:

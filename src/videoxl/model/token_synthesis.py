@@ -110,8 +110,8 @@ class TemporalConv(nn.Module):
     def forward(self, x_GTPC: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         G, T, _, C = x_GTPC.shape
         height, width = grid
-        reads = [[max(2 * out + tap - 1, 0) for tap in range(3)] for out in range(T // 2)]
-        x_GOPKC = x_GTPC[:, reads].transpose(2, 3)  # [G, T/2, P, 3 taps, C]
+        front_GTPC = torch.cat([x_GTPC[:, :1], x_GTPC], dim=1)  # output o reads the frames 2o - 1, 2o, 2o + 1
+        x_GOPKC = front_GTPC.unfold(1, 3, 2).transpose(3, 4)  # [G, T/2, P, 3 taps, C]
         x_NCHW = x_GOPKC.reshape(G * (T // 2), height, width, 3 * C).permute(0, 3, 1, 2)
         padded = F.pad(x_NCHW, (1, 1, 1, 1), mode="replicate")
         weight = self.conv.weight.transpose(1, 2).flatten(1, 2)  # [C, taps C, 3, 3]

@@ -24,6 +24,7 @@ from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
+from videoxl.model.upload import to_device
 from videoxl.model.vision import patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
 
@@ -177,12 +178,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
     ) -> torch.Tensor:
         """Write visual tokens over their placeholders, in order."""
         mask_BL = input_ids == token_id
-        expected = int(mask_BL.sum())
-        if expected != len(tokens_PD):
-            raise ValueError(
-                f"the prompt has {expected} placeholders (id {token_id}) for {len(tokens_PD)} visual tokens of the "
-                f"{what}: build it with the processor, or give as many placeholders as there are tokens"
-            )
+        require_as_many(int(mask_BL.sum()), len(tokens_PD), token_id, what)
         tokens = tokens_PD.to(embeds_BLD.device, embeds_BLD.dtype)
         return embeds_BLD.masked_scatter(mask_BL.unsqueeze(-1), tokens)
 
@@ -193,13 +189,13 @@ class VideoXLModel(VideoXLPreTrainedModel):
     def embed_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Text embeddings ``[B, L, D]``. Placeholders beyond the table get some row, which visual tokens replace.
 
-        Raises ``ValueError`` for other ids that the table does not have.
+        Ids on the host are checked there; those on a GPU make the host wait. Raises ``ValueError`` for other ids that the table does not have.
         """
         placeholder = (input_ids == self.config.video_token_id) | (input_ids == self.config.image_token_id)
         within = input_ids.masked_fill(placeholder & (input_ids >= self.vocabulary_rows), 0)
         if within.numel():
             check_ids((int(within.min()), int(within.max())), self.vocabulary_rows)
-        embeds: torch.Tensor = self.get_input_embeddings()(within)
+        embeds: torch.Tensor = self.get_input_embeddings()(to_device(within, self.text_device))
         return embeds
 
     @property
@@ -209,8 +205,12 @@ class VideoXLModel(VideoXLPreTrainedModel):
 
     def embed_span(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> torch.Tensor:
         """Embeddings ``[1, L, D]`` of ids with the visual tokens in the places of their placeholders."""
-        ids_BL = torch.tensor([list(ids)], device=self.text_device)
-        return self.place_video(self.embed_ids(ids_BL), ids_BL, tokens_PD)
+        host_ids = torch.tensor(list(ids), dtype=torch.long)
+        places = (host_ids == self.config.video_token_id).nonzero().squeeze(1)  # known on the host: nothing waits
+        require_as_many(len(places), len(tokens_PD), self.config.video_token_id, "videos")
+        embeds_BLD = self.embed_ids(host_ids[None])
+        tokens = tokens_PD.to(embeds_BLD.device, embeds_BLD.dtype)
+        return embeds_BLD.index_copy(1, to_device(places, embeds_BLD.device), tokens[None])
 
     def embed(
         self,
@@ -292,6 +292,15 @@ class VideoXLModel(VideoXLPreTrainedModel):
         found = {"last_hidden_state": out.last_hidden_state, CACHE: out.cache, "hidden_states": out.hidden_states}
         output = BaseModelOutputWithPast(**found)
         return output.to_tuple() if return_dict is False else output
+
+
+def require_as_many(places: int, tokens: int, token_id: int, what: str) -> None:
+    """Raise ``ValueError`` unless there are as many placeholders as visual tokens."""
+    if places != tokens:
+        raise ValueError(
+            f"the prompt has {places} placeholders (id {token_id}) for {tokens} visual tokens of the {what}: build it "
+            "with the processor, or give as many placeholders as there are tokens"
+        )
 
 
 def _require_pictures(input_ids: torch.Tensor, token_ids: Sequence[int]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from videoxl.model.upload import to_device
+
 
 def normalize_pixels(
     pixels_FHWC: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
@@ -17,8 +19,8 @@ def normalize_pixels(
         raise ValueError(f"pixels must be uint8, got {pixels_FHWC.dtype}")
     x = pixels_FHWC.permute(0, 3, 1, 2).float() / 255
     shape = (1, 3, 1, 1)
-    x = (x - x.new_tensor(list(mean)).view(shape)) / x.new_tensor(list(std)).view(shape)
-    return x.to(dtype)
+    shift, scale = to_device(torch.tensor([list(mean), list(std)]), x.device).view(2, *shape)
+    return ((x - shift) / scale).to(dtype)
 
 
 def patch_features(tower: Any, pixels_FCHW: torch.Tensor, select_layer: int = -1) -> torch.Tensor:

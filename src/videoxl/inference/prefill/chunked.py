@@ -29,7 +29,9 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout, RowRun, TilePlan, TilePlanner, allowed_mask
 from videoxl.model.attention import AttentionLayer, causal_attention, masked_attention
 from videoxl.model.decoder import LanguageModel
+from videoxl.model.flash import flash_with_sums, is_flash, masked_with_sums, merge
 from videoxl.model.private import attention_kernel
+from videoxl.model.upload import to_device
 
 LEAST_ROWS = 64
 """Timestamp rows that attend at once, at least: every piece reads all keys."""
@@ -100,9 +102,11 @@ class TileAttention:
     ) -> torch.Tensor:
         """Un-rotated queries, keys and values of the tile; they join the store, rotated."""
         number, plan, apply_rope = layer.layer_idx, self.plan, self.language_model.apply_rope
-        positions = self._once("positions", keys_BKLE.device, torch.arange(plan.begin, plan.end).to)
+        positions = self._once("positions", keys_BKLE.device, lambda on: torch.arange(plan.begin, plan.end, device=on))
         keys_BKLE = apply_rope(keys_BKLE, positions)
-        global_tokens = self._once("global tokens", keys_BKLE.device, torch.from_numpy(plan.global_tokens).to)
+        global_tokens = self._once(
+            "global tokens", keys_BKLE.device, partial(to_device, torch.from_numpy(plan.global_tokens))
+        )
         self.store.append(number, keys_BKLE, values_BKLE, global_tokens)
         if number == self.last_layer:  # what comes out of it is read by nobody
             return torch.zeros_like(queries_BNLE)
@@ -120,6 +124,9 @@ class TileAttention:
         """Replace the rows of timestamps in ``out``: they see everything before them."""
         begin, end = self.plan.begin, self.plan.timestamps[-1][1]
         k, v = self.store.everything(layer.layer_idx, end)
+        if layer.kernel == "sdpa" and is_flash(q_BNLE, k):
+            self._timestamps_in_two(layer, q_BNLE, k, v, out_BNLE)
+            return
         if "flash" in layer.kernel:  # takes no mask, but causal pieces
             for first, stop in self.plan.timestamps:
                 rows = slice(first - begin, stop - begin)
@@ -129,10 +136,26 @@ class TileAttention:
             rows, mask = self._once(("rows", number), q_BNLE.device, partial(rows_and_mask, positions, end))
             out_BNLE[:, :, rows - begin] = masked_attention(layer, q_BNLE[:, :, rows - begin], k, v, mask)
 
+    def _timestamps_in_two(
+        self, layer: AttentionLayer, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        """Over all before the tile without a mask, in the flash kernel; over the tile itself written out; merged."""
+        begin, end = self.plan.begin, self.plan.timestamps[-1][1]
+        own = partial(rows_and_mask, self._all_timestamp_rows() - begin, end - begin)
+        rows, mask = self._once("own rows", q_BNLE.device, own)
+        q = q_BNLE.index_select(2, rows)
+        parts = [masked_with_sums(q, k_BKSE[:, :, begin:], v_BKSE[:, :, begin:], mask, scale=layer.scaling)]
+        if begin:
+            before = (q, k_BKSE[:, :, :begin], v_BKSE[:, :, :begin])
+            parts.append(flash_with_sums(*before, scale=layer.scaling, causal=False))
+        out.index_copy_(2, rows, merge(parts))
+
+    def _all_timestamp_rows(self) -> torch.Tensor:
+        return torch.cat([torch.arange(*bounds) for bounds in self.plan.timestamps])
+
     def _timestamp_rows(self, keys: int, device: torch.device) -> Sequence[torch.Tensor]:
         """Positions of the rows to be done again, in pieces of few enough for a mask over ``keys`` tokens."""
-        rows = torch.cat([torch.arange(*bounds) for bounds in self.plan.timestamps])
-        pieces: Sequence[torch.Tensor] = rows.split(
+        pieces: Sequence[torch.Tensor] = self._all_timestamp_rows().split(
             max(LEAST_ROWS, MASK_ELEMENTS.get(device.type, MASK_ELEMENTS["cuda"]) // keys)
         )
         return pieces
@@ -147,7 +170,7 @@ class TileAttention:
 
 def rows_and_mask(rows_L: torch.Tensor, keys: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of a sequence, and which of its first ``keys`` tokens each sees: those up to itself, ``[L, keys]``."""
-    rows_L = rows_L.to(device)
+    rows_L = to_device(rows_L, device)
     return rows_L, torch.arange(keys, device=device) <= rows_L[:, None]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -61,13 +62,20 @@ class TiledPrefiller(WholeGroups, ABC):
         while starts:
             count = min(self.tile_groups or len(starts), len(starts))
             end = starts[count] if count < len(starts) else len(ids)
-            try:
-                self.read(ids[starts[0] : end], tokens_PD[: count * per_group])
-            except torch.OutOfMemoryError:
+            if self._fits(ids[starts[0] : end], tokens_PD[: count * per_group]):
+                starts, tokens_PD = starts[count:], tokens_PD[count * per_group :]
+            else:
                 self.rollback()
                 self._shrink(count)
-                continue
-            starts, tokens_PD = starts[count:], tokens_PD[count * per_group :]
+
+    def _fits(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> bool:
+        """Read, and say whether memory sufficed. What a failed attempt had made is let go of."""
+        try:
+            self.read(ids, tokens_PD)
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
+            return False
+        return True
 
     def _shrink(self, groups: int) -> None:
         """Go on with tiles half the size. Raises :class:`DoesNotFitError` when they are as small as can be."""

@@ -7,13 +7,16 @@ which makes a run repeatable bit for bit.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from videoxl.errors import DoesNotFitError
+from videoxl.inference.prefill.ahead import read_ahead
+from videoxl.inference.prefill.clock import PhaseClock
 from videoxl.inference.prefill.full import FullPrefiller
 from videoxl.inference.prefill.prefiller import Prefiller
 from videoxl.inference.prefill.tiles import Tile
@@ -24,26 +27,9 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group
 from videoxl.memory.types import PendingFrames
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
-
-
-@dataclass
-class PhaseClock:
-    """Seconds spent per phase. On a GPU every measurement waits for the work that was queued."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def measure(self, phase: str, begin: float) -> None:
-        """Add the time since ``begin`` to a phase."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - begin
-
-    def rounded(self) -> dict[str, float]:
-        """Seconds per phase, to the microsecond."""
-        return {phase: round(value, 6) for phase, value in self.seconds.items()}
 
 
 @dataclass(frozen=True)
@@ -117,26 +103,23 @@ class PrefillRunner:
         prefiller = prefiller or FullPrefiller(self.model, prefix_ids, reserve=expected_tokens)
         config, times, still = self.model.config, list(before), None
         recent = _RecentFrames(prefiller.most_pending_frames)
-        begin = time.perf_counter()
-        for tile in stream:
-            self.clock.measure("decode", begin)
-            last = times[-1] if times else None
-            times += tile.timestamps
-            self.progress("decode", len(times), expected_frames)
-            begin = time.perf_counter()
-            tokens = self._image_tokens(tile.pixels) if tile.still else self._visual_tokens(tile.pixels)
-            still = still_span(config, len(tokens)) if tile.still else None
-            self.clock.measure("vision", begin)
-            self.progress("vision", len(times), expected_frames)
-            begin = time.perf_counter()
-            prefiller.add(still or self.span_of(tile.timestamps, before=last), tokens)
-            recent.add(tile.pixels)
-            self.clock.measure("prefill", begin)
-            self.progress("prefill", len(times), expected_frames)
-            begin = time.perf_counter()
-        begin = time.perf_counter()
-        prefiller.finish()
-        self.clock.measure("prefill", begin)
+        if self.vision_device.type == "cuda":
+            stream = read_ahead(stream, self.vision_device)
+        with closing_of(stream) as tiles:
+            for tile in self.clock.waiting("decode", tiles):
+                last = times[-1] if times else None
+                times += tile.timestamps
+                self.progress("decode", len(times), expected_frames)
+                with self.clock.phase("vision"):
+                    tokens = self._tokens(tile)
+                still = still_span(config, len(tokens)) if tile.still else None
+                self.progress("vision", len(times), expected_frames)
+                with self.clock.phase("prefill"):
+                    prefiller.add(still or self.span_of(tile.timestamps, before=last), tokens)
+                recent.add(tile.pixels)
+                self.progress("prefill", len(times), expected_frames)
+        with self.clock.phase("prefill"):
+            prefiller.finish()
         span = still or self.span_of(times, end_s)
         return Prefilled(
             cache=prefiller.cache,
@@ -144,38 +127,57 @@ class PrefillRunner:
             prefix_length=len(prefix_ids),
             timestamps=tuple(times),
             span=span,
-            seconds=self.clock.rounded(),
+            seconds=self.clock.seconds(),
             pending=None if still else _pending(prefiller, recent, len(times), span),
             warnings=(*self.warnings, *prefiller.warnings),
             window_ratios=prefiller.window_ratios,
         )
 
+    def _tokens(self, tile: Tile) -> torch.Tensor:
+        pixels = tile.pixels if tile.on_device is None else tile.on_device
+        return self._image_tokens(pixels) if tile.still else self._visual_tokens(pixels)
+
     def _visual_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode whole groups of frames; in halves when the GPU's memory does not suffice, which changes no number."""
+        while True:
+            most = self.vision_frames or len(pixels)
+            try:
+                parts = [self.model.model.encode_frames(self._normalised(part)) for part in pixels.split(most)]
+                return torch.cat(parts).flatten(0, 1)
+            except torch.OutOfMemoryError as error:
+                traceback.clear_frames(error.__traceback__)  # they hold what the failed attempt had made
+            self._fewer_frames(min(most, len(pixels)))
+
+    def _fewer_frames(self, most: int) -> None:
+        """Go on with half of ``most`` frames at a time. Raises :class:`DoesNotFitError` when that is not a group."""
         group = self.model.config.frames_per_group
-        most = self.vision_frames or len(pixels)
-        try:
-            parts = [self.model.model.encode_frames(self._normalised(part)) for part in pixels.split(most)]
-        except torch.OutOfMemoryError:
-            if most <= group:
-                raise DoesNotFitError(
-                    f"the GPU ran out of memory on {most} frames at once: use a smaller or quantised model"
-                ) from None
-            self.vision_frames = max(group, min(most, len(pixels)) // 2 // group * group)
-            self.warnings.append(f"the GPU ran out of memory; went on with {self.vision_frames} frames at a time")
-            torch.cuda.empty_cache()
-            return self._visual_tokens(pixels)
-        return torch.cat(parts).flatten(0, 1)
+        if most <= group:
+            raise DoesNotFitError(
+                f"the GPU ran out of memory on {most} frames at once: use a smaller or quantised model"
+            )
+        self.vision_frames = max(group, most // 2 // group * group)
+        self.warnings.append(f"the GPU ran out of memory; went on with {self.vision_frames} frames at a time")
+        torch.cuda.empty_cache()
 
     def _image_tokens(self, crops: torch.Tensor) -> torch.Tensor:
         return self.model.model.encode_image(self._normalised(crops))
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise to ``[F, 3, H, W]``, on the device and in the dtype of the vision tower."""
-        config, pixels = self.model.config, pixels.to(self.vision_device)
+        config, pixels = self.model.config, to_device(pixels, self.vision_device)
         if pixels.dtype == torch.uint8:
             return normalize_pixels(pixels, config.image_mean, config.image_std, self.vision_dtype)
         return pixels.to(self.vision_dtype)
+
+
+@contextmanager
+def closing_of(stream: Iterator[Tile]) -> Iterator[Iterator[Tile]]:
+    """End a generator with the block, whatever happens in it: its thread, or its decoder, is not left behind."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 class _RecentFrames:

@@ -23,6 +23,10 @@ class Tile:
     timestamps: tuple[float, ...]
     still: bool = False
     """Whether these are the crops of one still picture, the whole of it first."""
+    on_device: torch.Tensor | None = None
+    """``pixels`` where the vision tower is, once they are there or on their way."""
+    arrived: torch.cuda.Event | None = None
+    """Happens when the copy to the device is complete."""
 
 
 class FrameBatch(Protocol):
