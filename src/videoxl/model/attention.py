@@ -21,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import CausalBias, causal_lower_right
 from transformers import AttentionInterface
 
-from videoxl.model.flash import HALF, flash_attention, is_flash
+from videoxl.model.attention_parts import Part, plain_with_sums
+from videoxl.model.flash import HALF, flash_attention, flash_with_sums, is_flash
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[B, K, S, E]``, or cosines and sines ``[B, L, E]``."""
@@ -126,6 +127,11 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return states * cos + states.roll(states.shape[-1] // 2, -1) * sin
 
 
+def rotate_wide(states: torch.Tensor, tables: Pair) -> torch.Tensor:
+    """:func:`rotate` with tables in float32: computed in float32 and rounded once, to the dtype of ``states``."""
+    return rotate(states, *tables).to(states.dtype)
+
+
 def causal_attention(
     layer: AttentionLayer, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor
 ) -> torch.Tensor:
@@ -165,6 +171,18 @@ def _end_aligned_mask(kernel: str, new: int, total: int, device: torch.device) -
     if kernel != "eager" and device.type == "cuda":
         return causal_lower_right(new, total)
     return torch.ones(new, total, dtype=torch.bool, device=device).tril_(total - new)
+
+
+def attention_with_sums(
+    layer: AttentionLayer, q_BNLE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, mask: torch.Tensor | None
+) -> Part:
+    """Attention over one set of keys, to be merged with that over others (:mod:`videoxl.model.attention_parts`).
+
+    ``mask``: bool, broadcast to ``[B, 1, L, S]``; None: every row sees all keys. Dropout is not applied.
+    """
+    if mask is None and is_flash(q_BNLE, k_BKSE):
+        return flash_with_sums(q_BNLE, k_BKSE, v_BKSE, scale=layer.scaling, causal=False)
+    return plain_with_sums(q_BNLE, k_BKSE, v_BKSE, mask, scale=layer.scaling)
 
 
 def masked_attention(

@@ -8,14 +8,14 @@ tokens kept before it. So each key is rotated once, for the place it will keep, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
-from videoxl.model.attention import AttentionLayer, Pair, TokenCache, causal_attention
+from videoxl.model.attention import AttentionLayer, Pair, TokenCache, causal_attention, rotate_wide
 from videoxl.model.decoder import LanguageModel
 from videoxl.model.upload import to_device
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
@@ -61,6 +61,17 @@ class GradientCache:
             self.layers[layer] = (keys[:, :, :length], values[:, :, :length])
 
 
+class _Rows(NamedTuple):
+    """What every layer on one device needs of a step."""
+
+    slots: torch.Tensor
+    """Places of the beacons among its tokens."""
+    tables: Pair
+    """Cosines and sines of its tokens."""
+    kept_tables: Pair
+    """Cosines and sines of the beacons, at the positions they keep."""
+
+
 class BeaconPlan:
     """Attention of one step of the window loop on a cache (an :class:`~videoxl.model.attention.AttentionPlan`).
 
@@ -72,7 +83,7 @@ class BeaconPlan:
         self, language_model: LanguageModel, cache: WindowCache, step: WindowStep, *, device: torch.device
     ) -> None:
         self.language_model, self.cache, self.step = language_model, cache, step
-        self.positions_L = torch.arange(step.past, step.past + step.tokens, device=device)
+        self._rows: dict[torch.device, _Rows] = {}
         self.slots = to_device(torch.tensor(step.beacon_slots, dtype=torch.long), device)
 
     @property
@@ -83,24 +94,30 @@ class BeaconPlan:
         self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
         """Causal over everything in the cache and the step: ``[B, N, L, E]``."""
-        number, apply_rope = layer.layer_idx, self.language_model.apply_rope
-        positions = self.positions_L.to(keys_BKLE.device)
+        number, rows = layer.layer_idx, self._rows_on(keys_BKLE.device)
         self.cache.truncate_layer(number, self.step.past)
-        keys, values = self.cache.update(apply_rope(keys_BKLE, positions), values_BKLE, number)
-        out = causal_attention(layer, apply_rope(queries_BNLE, positions), keys, values)
+        keys, values = self.cache.update(rotate_wide(keys_BKLE, rows.tables), values_BKLE, number)
+        out = causal_attention(layer, rotate_wide(queries_BNLE, rows.tables), keys, values)
         if self.step.full and self.step.kind == "window":
-            self._compress(number, keys_BKLE, values_BKLE)
+            self._compress(number, keys_BKLE, values_BKLE, rows)
         return out
 
-    def _compress(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> None:
+    def _rows_on(self, device: torch.device) -> _Rows:
+        """What all layers on a device share, made once."""
+        if device not in self._rows:
+            prefix, beacons, _ = self.step.kept
+            kept = torch.arange(prefix + beacons - len(self.slots), prefix + beacons, device=device)
+            own = torch.arange(self.step.past, self.step.past + self.step.tokens, device=device)
+            tables = self.language_model.rope_tables
+            self._rows[device] = _Rows(self.slots.to(device), tables(own, device), tables(kept, device))
+        return self._rows[device]
+
+    def _compress(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, rows: _Rows) -> None:
         """Leave only the beacons, at the positions they keep from now on."""
-        slots = self.slots.to(keys_BKLE.device)
         prefix, beacons, _ = self.step.kept
-        first = prefix + beacons - len(slots)
-        self.cache.truncate_layer(layer, first)
-        places = torch.arange(first, prefix + beacons, device=keys_BKLE.device)
-        kept = self.language_model.apply_rope(keys_BKLE.index_select(2, slots), places)
-        self.cache.update(kept, values_BKLE.index_select(2, slots), layer)
+        self.cache.truncate_layer(layer, prefix + beacons - len(rows.slots))
+        kept = rotate_wide(keys_BKLE.index_select(2, rows.slots), rows.kept_tables)
+        self.cache.update(kept, values_BKLE.index_select(2, rows.slots), layer)
 
 
 def step_embeddings(

@@ -2,14 +2,14 @@
 
 Why not ``scaled_dot_product_attention``: it picks a kernel by itself. On compute capability 9.0 that is cuDNN's, which
 plans every new pair of lengths anew, and the cache of a language model has a new length at every token. It also knows
-neither a mask aligned at the end with grouped heads for every kernel, nor the log-sum-exp that :func:`merge` needs.
+neither a mask aligned at the end with grouped heads for every kernel, nor the log-sum-exp that merging needs
+(:mod:`videoxl.model.attention_parts`).
 
 Shapes: ``N`` query heads, ``K`` key/value heads, ``L`` new tokens, ``S`` all tokens, ``E`` head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -50,7 +50,7 @@ def flash_attention(
 def flash_with_sums(
     q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, *, scale: float, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`flash_attention`, with the log-sum-exp of every row's scores ``[N, L]`` in fp32."""
+    """As :func:`flash_attention`, with the log-sum-exp of every row's scores ``[1, N, L]`` in fp32."""
     new, total = q_1NLE.shape[2], k_1KSE.shape[2]
     out_LNE, sums_NL = varlen_attn(
         q_1NLE[0].transpose(0, 1),
@@ -65,40 +65,10 @@ def flash_with_sums(
         window_size=CAUSAL if causal and new > 1 else WHOLE,
         enable_gqa=True,
     )
-    return out_LNE.transpose(0, 1)[None], sums_NL
+    return out_LNE.transpose(0, 1)[None], sums_NL[None]
 
 
 @lru_cache(maxsize=256)
 def _bounds(length: int, device: torch.device) -> torch.Tensor:
     """Where the one sequence begins and ends; made on the device, since an upload would wait for it."""
     return torch.arange(0, length + 1, length, dtype=torch.int32, device=device)
-
-
-def merge(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Attention over several sets of keys from the attention over each: ``[1, N, L, E]``, in fp32 and rounded once.
-
-    ``parts``: outputs ``[1, N, L, E]`` and log-sum-exps ``[N, L]``: ``-inf`` where a row sees nothing of a set.
-    Every row must see something of one of them.
-    """
-    sums_PNL = torch.stack([sums for _, sums in parts])
-    weights_PNL = sums_PNL.softmax(0)
-    merged = sum(out.float() * weight[None, ..., None] for (out, _), weight in zip(parts, weights_PNL))
-    assert isinstance(merged, torch.Tensor)
-    return merged.to(parts[0][0].dtype)
-
-
-def masked_with_sums(
-    q_1NLE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, mask_LS: torch.Tensor, *, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out under a bool mask, with log-sum-exps ``[N, L]``; in fp32, for few keys.
-
-    A row that sees nothing gives zeros, and ``-inf``.
-    """
-    _, heads, new, _ = q_1NLE.shape
-    rows = q_1NLE[0].unflatten(0, (k_1KSE.shape[1], -1)).flatten(1, 2).float()  # [K, N / K * L, E]
-    scores = (rows @ k_1KSE[0].float().transpose(-1, -2)).unflatten(1, (-1, new)) * scale
-    scores = scores.masked_fill(~mask_LS, -torch.inf)
-    sums = scores.logsumexp(-1, keepdim=True)
-    weights = (scores - sums).exp().nan_to_num(0.0)
-    out_KRE = weights.flatten(1, 2) @ v_1KSE[0].float()
-    return out_KRE.view(1, heads, new, -1).to(q_1NLE.dtype), sums.view(heads, new)

@@ -189,7 +189,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
     def embed_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Text embeddings ``[B, L, D]``. Placeholders beyond the table get some row, which visual tokens replace.
 
-        Ids on the host are checked there; those on a GPU make the host wait. Raises ``ValueError`` for other ids that the table does not have.
+        Ids on the host are checked there; those on a GPU make the host wait. Raises ``ValueError`` for other ids that
+        the table does not have.
         """
         placeholder = (input_ids == self.config.video_token_id) | (input_ids == self.config.image_token_id)
         within = input_ids.masked_fill(placeholder & (input_ids >= self.vocabulary_rows), 0)

@@ -6,7 +6,7 @@ stops it. Beams alone go through transformers' ``generate`` (:mod:`videoxl.infer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,6 +17,7 @@ from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.generation import check_ids
+from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 FinishReason = Literal["stop", "length"]
@@ -61,9 +62,9 @@ def decode_tokens(
         raise ValueError(f"the cache holds {len(cache):,} tokens and the prompt {len(ids):,}: nothing is left to read")
     device, ends, rows = model.model.text_device, frozenset(end_ids), model.model.vocabulary_rows
     check_ids(ids[len(cache) :], rows)
-    choose = TokenChoice(settings, [token_id for token_id in ids if token_id < rows], device)
+    choose = TokenChoice(settings, ids, device, rows)
     new_ids: list[int] = []
-    feed = torch.tensor([ids[len(cache) :]], device=device)
+    feed = to_device(torch.tensor([ids[len(cache) :]]), device)
     while len(new_ids) < settings.max_new_tokens:
         try:
             logits_BV = model.next_logits(feed, cache)
@@ -84,14 +85,21 @@ def decode_tokens(
 class TokenChoice:
     """The next token: the likeliest one, or one drawn with a private generator."""
 
-    def __init__(self, settings: Generation, prompt_ids: Sequence[int], device: torch.device) -> None:
+    def __init__(self, settings: Generation, prompt_ids: Sequence[int], device: torch.device, vocabulary: int) -> None:
+        """``vocabulary``: how many ids there are scores for; placeholders may lie beyond."""
         self.sampler = SeededSampler(settings, device) if settings.do_sample else None
         penalty = settings.repetition_penalty or 1.0
-        self.penalty = RepetitionPenalty(penalty, prompt_ids, device) if penalty != 1.0 else None
+        known = (token_id for token_id in prompt_ids if token_id < vocabulary)
+        self.penalty = RepetitionPenalty(penalty, known, device) if penalty != 1.0 else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the likeliest token, whatever came before."""
+        return self.sampler is None and self.penalty is None
 
     def __call__(self, logits_BV: torch.Tensor) -> torch.Tensor:
         """``[B, V] -> [B]``."""
-        if self.sampler is None and self.penalty is None:
+        if self.is_plain:
             return logits_BV.argmax(-1)
         scores = logits_BV.float()
         if self.penalty is not None:
@@ -105,7 +113,7 @@ class TokenChoice:
 class RepetitionPenalty:
     """Makes tokens that stand in prompt or answer less likely: positive scores are divided, others multiplied."""
 
-    def __init__(self, penalty: float, prompt_ids: Sequence[int], device: torch.device) -> None:
+    def __init__(self, penalty: float, prompt_ids: Iterable[int], device: torch.device) -> None:
         self.penalty = penalty
         self.seen = torch.tensor(sorted(set(prompt_ids)), device=device)
 

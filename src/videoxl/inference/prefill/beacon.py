@@ -13,6 +13,7 @@ from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import ratio_chooser, require_beacons, run_window
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
 
@@ -142,7 +143,7 @@ class BeaconPrefiller:
         step = self.loop.next(self.length)
         base = self.model.model
         if step.kind == "prefix":
-            ids_BL = torch.tensor([self.prefix_ids], device=base.text_device)
+            ids_BL = to_device(torch.tensor([self.prefix_ids]), base.text_device)
             raw_BLD = base.get_input_embeddings()(ids_BL)
         else:
             self._count(step)

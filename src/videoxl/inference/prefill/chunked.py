@@ -27,9 +27,10 @@ from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.host_cache import DeviceStore, HostStore
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout, RowRun, TilePlan, TilePlanner, allowed_mask
-from videoxl.model.attention import AttentionLayer, causal_attention, masked_attention
+from videoxl.model.attention import AttentionLayer, Pair, causal_attention, masked_attention, rotate_wide
+from videoxl.model.attention_parts import merge, plain_with_sums
 from videoxl.model.decoder import LanguageModel
-from videoxl.model.flash import flash_with_sums, is_flash, masked_with_sums, merge
+from videoxl.model.flash import flash_with_sums, is_flash
 from videoxl.model.private import attention_kernel
 from videoxl.model.upload import to_device
 
@@ -101,21 +102,25 @@ class TileAttention:
         self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
         """Un-rotated queries, keys and values of the tile; they join the store, rotated."""
-        number, plan, apply_rope = layer.layer_idx, self.plan, self.language_model.apply_rope
-        positions = self._once("positions", keys_BKLE.device, lambda on: torch.arange(plan.begin, plan.end, device=on))
-        keys_BKLE = apply_rope(keys_BKLE, positions)
+        number, plan = layer.layer_idx, self.plan
+        tables = self._once("tables", keys_BKLE.device, self._tables)
+        keys_BKLE = rotate_wide(keys_BKLE, tables)
         global_tokens = self._once(
             "global tokens", keys_BKLE.device, partial(to_device, torch.from_numpy(plan.global_tokens))
         )
         self.store.append(number, keys_BKLE, values_BKLE, global_tokens)
         if number == self.last_layer:  # what comes out of it is read by nobody
             return torch.zeros_like(queries_BNLE)
-        q = apply_rope(queries_BNLE, positions)
+        q = rotate_wide(queries_BNLE, tables)
         parts = [self._run(layer, run, q[:, :, run.begin - plan.begin : run.end - plan.begin]) for run in plan.runs]
         out_BNLE = torch.cat(parts, dim=2)
         if plan.timestamps:
             self._timestamps(layer, q, out_BNLE)
         return out_BNLE
+
+    def _tables(self, device: torch.device) -> Pair:
+        positions = torch.arange(self.plan.begin, self.plan.end, device=device)
+        return self.language_model.rope_tables(positions, device)
 
     def _run(self, layer: AttentionLayer, run: RowRun, q_BNLE: torch.Tensor) -> torch.Tensor:
         return causal_attention(layer, q_BNLE, *self.store.read(layer.layer_idx, run))
@@ -144,7 +149,7 @@ class TileAttention:
         own = partial(rows_and_mask, self._all_timestamp_rows() - begin, end - begin)
         rows, mask = self._once("own rows", q_BNLE.device, own)
         q = q_BNLE.index_select(2, rows)
-        parts = [masked_with_sums(q, k_BKSE[:, :, begin:], v_BKSE[:, :, begin:], mask, scale=layer.scaling)]
+        parts = [plain_with_sums(q, k_BKSE[:, :, begin:], v_BKSE[:, :, begin:], mask, scale=layer.scaling)]
         if begin:
             before = (q, k_BKSE[:, :, :begin], v_BKSE[:, :, :begin])
             parts.append(flash_with_sums(*before, scale=layer.scaling, causal=False))
