@@ -23,6 +23,10 @@ WITHOUT_TIMES = ("h264", "hevc", "m4v", "mjpeg", "obu")
 """Formats of FFmpeg that hold no times: it makes them up."""
 
 
+TINY_BYTES = 20
+"""An MPEG-4 packet smaller than this may say that nothing changes, or hold the place of a picture sent before."""
+
+
 @dataclass(frozen=True)
 class FrameIndex:
     """All frames that a stream can show, in presentation order, and where decoding can start.
@@ -46,6 +50,8 @@ class FrameIndex:
     """Whether times cannot tell frames apart. Then frame i is the i-th one that comes out of the decoder."""
     one_packet_each: bool
     """Whether every frame has one packet, with its time. Otherwise no packet may be skipped."""
+    may_hide: bool
+    """Whether packets are so small that they may show no picture of their own."""
     key_pts_K: Numbers
     """int64 [K], presentation times of the key frames, in decoding order."""
     key_dts_K: Numbers
@@ -68,7 +74,12 @@ class FrameIndex:
 
 def build_index(opened: OpenedStream, limits: VideoLimits, heartbeat: Heartbeat) -> FrameIndex:
     """Read all packets of the stream. Raises ``VideoError`` when there are none, or more than allowed."""
-    packets = read_packets(opened, limits, heartbeat)
+    return index_of(read_packets(opened, limits, heartbeat), opened)
+
+
+def index_of(packets: PacketTable, opened: OpenedStream) -> FrameIndex:
+    """The index of the pictures in these packets. Raises ``VideoError`` when there are none."""
+    codec = opened.stream.codec_context.codec.canonical_name
     keys = np.flatnonzero(packets.key & ~packets.second_field & (packets.pts != NO_TIME))
     losses = ["reading stopped before the end of the file"] if packets.failed else []
     begins = packets.shown & ~packets.second_field
@@ -87,6 +98,7 @@ def build_index(opened: OpenedStream, limits: VideoLimits, heartbeat: Heartbeat)
         positions_F=chosen,
         by_order=False,
         one_packet_each=not packets.second_field.any(),
+        may_hide=codec == "mpeg4" and bool((packets.size < TINY_BYTES).any()),
         key_pts_K=packets.pts[keys],
         key_dts_K=packets.dts[keys],
         key_positions_K=keys,

@@ -53,6 +53,7 @@ def read_packets(opened: OpenedStream, limits: VideoLimits, heartbeat: Heartbeat
     codec = opened.stream.codec_context.codec.canonical_name
     pairs = FieldPairs(opened.stream.codec_context.extradata) if codec == "h264" else None
     is_hidden = {"vp8": _is_hidden_vp8, "vp9": _is_hidden_vp9}.get(codec)
+    counts_frames = opened.container.format.name == "avi"  # what it calls a decoding time is the number of a frame
     failed = False
     packets = real_packets(opened.container, opened.stream)
     while True:
@@ -63,7 +64,8 @@ def read_packets(opened: OpenedStream, limits: VideoLimits, heartbeat: Heartbeat
             break
         if packet is None:
             break
-        pts.append(NO_TIME if packet.pts is None else packet.pts)
+        time = packet.dts if packet.pts is None and counts_frames else packet.pts
+        pts.append(NO_TIME if time is None else time)
         dts.append(NO_TIME if packet.dts is None else packet.dts)
         duration.append(packet.duration or 0)
         size.append(packet.size)

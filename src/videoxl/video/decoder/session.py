@@ -30,6 +30,7 @@ from videoxl.video.decoder.messages import (
 from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.decoder.pyav import Orientation, PyAVBackend, orientation_of
 from videoxl.video.decoder.subtitle_tracks import read_track
+from videoxl.video.decoder.trial import confirm_index
 from videoxl.video.frames import Pixels, Resize, TimedPicture
 from videoxl.video.resize import resize_pixels
 from videoxl.video.source import batches
@@ -187,6 +188,8 @@ def open_session(
             code="limits_duration",
         )
     on_opened()
+    if not index_bytes:
+        index = confirm_index(opener, index, command.limits, channel.heartbeat)
     first = _first_picture(opener, index, channel)
     check_pixels(first.width, first.height, command.limits)
     orientation = orientation_of(first)
