@@ -13,6 +13,7 @@ from av.video.frame import VideoFrame
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import Opener
 from videoxl.video.decoder.index import FrameIndex
+from videoxl.video.decoder.interlaced import deinterlaced
 from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.decoder.rgb import RgbConverter
 from videoxl.video.frames import Pixels
@@ -67,8 +68,17 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 class PyAVBackend:
     """Decodes frames and converts them to RGB. ``to_rgb`` may be called from several threads."""
 
-    def __init__(self, opener: Opener, index: FrameIndex, heartbeat: Heartbeat, orientation: Orientation) -> None:
+    def __init__(
+        self,
+        opener: Opener,
+        index: FrameIndex,
+        heartbeat: Heartbeat,
+        orientation: Orientation,
+        hdr_transfer: int | None = None,
+    ) -> None:
+        """``hdr_transfer``: see :class:`RgbConverter`."""
         self._orientation = orientation
+        self._hdr_transfer = hdr_transfer
         self._decoder = FrameDecoder(opener, index, heartbeat)
         self._local = threading.local()
         self.damaged = 0
@@ -101,5 +111,9 @@ class PyAVBackend:
     def to_rgb(self, frame: VideoFrame) -> Pixels:
         """uint8 [H, W, 3], upright. Every thread has a converter of its own."""
         if not hasattr(self._local, "converter"):
-            self._local.converter = RgbConverter()
-        return self._orientation.apply(self._local.converter.convert(frame))
+            self._local.converter = RgbConverter(self._hdr_transfer)
+        convert = self._local.converter.convert
+        pixels_HWC = convert(frame)
+        if frame.interlaced_frame:
+            pixels_HWC = deinterlaced(frame, pixels_HWC, convert)
+        return self._orientation.apply(pixels_HWC)

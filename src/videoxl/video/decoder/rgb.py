@@ -17,9 +17,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from videoxl.errors import VideoError
+from videoxl.video.decoder.hdr import ToneMapper
 from videoxl.video.frames import Pixels
 
-RGB = "rgb24"
+RGB, RGB_16 = "rgb24", "rgb48le"
 BT601 = 5  # in FFmpeg's list of matrices and in the scaler's, which otherwise differ
 BT2020, BT2020_CONSTANT = 9, 10
 SCALER_MATRIX = {1: 1, 4: 4, 5: BT601, 6: BT601, 7: 7, BT2020: BT2020, BT2020_CONSTANT: BT2020}
@@ -41,32 +42,33 @@ FIRST_TO_BLEND_CHROMA = 9
 class RgbConverter:
     """Converts pictures to RGB. Not for several threads at once. One a picture would hold on to memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, hdr_transfer: int | None = None) -> None:
+        """``hdr_transfer``: number of the pictures' transfer if they are HDR, see :mod:`videoxl.video.decoder.hdr`."""
         self._to_rgb = VideoReformatter()
         self._to_more_chroma = VideoReformatter()
+        self._tone_mapper = None if hdr_transfer is None else ToneMapper(hdr_transfer)
 
     def convert(self, frame: VideoFrame) -> Pixels:
         """uint8 [H, W, 3]. Raises ``VideoError`` ``undecodable`` for a matrix that FFmpeg cannot convert."""
+        if self._tone_mapper is not None:
+            return self._tone_mapper.apply(np.asarray(self._reformatted(frame, RGB_16).to_ndarray(), np.uint16))
+        return np.asarray(self._reformatted(frame, RGB).to_ndarray(), np.uint8)
+
+    def _reformatted(self, frame: VideoFrame, rgb: str) -> VideoFrame:
         if not _has_matrix(frame.format.name):
-            return _pixels(self._to_rgb.reformat(frame, format=RGB))
+            return self._to_rgb.reformat(frame, format=rgb)
         matrix, full = _matrix(frame), _is_full_range(frame)
         if av.library_versions["libswscale"][0] < FIRST_TO_BLEND_CHROMA and _blends_chroma(frame):
             full = full and not frame.format.name.startswith("yuvj")  # those are brought to limited range here
             frame = self._to_more_chroma.reformat(frame, format="yuv422p14le", interpolation="AREA")
-        return _pixels(
-            self._to_rgb.reformat(
-                frame,
-                format=RGB,
-                src_colorspace=matrix,
-                dst_colorspace=BT601,  # has no effect on RGB, but PyAV 15 looks at the source only if this is given
-                src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-                dst_color_range=ColorRange.UNSPECIFIED,
-            )
+        return self._to_rgb.reformat(
+            frame,
+            format=rgb,
+            src_colorspace=matrix,
+            dst_colorspace=BT601,  # has no effect on RGB, but PyAV 15 looks at the source only if this is given
+            src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+            dst_color_range=ColorRange.UNSPECIFIED,
         )
-
-
-def _pixels(rgb: VideoFrame) -> Pixels:
-    return np.asarray(rgb.to_ndarray(), np.uint8)
 
 
 @lru_cache

@@ -17,6 +17,7 @@ from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open_stream
 from videoxl.video.decoder.duration import missing_end
 from videoxl.video.decoder.handover import ONLY_THE_FIRST, pack_index, starts_of, unpack_index
+from videoxl.video.decoder.hdr import NAMES, transfer_of
 from videoxl.video.decoder.index import FrameIndex, build_index
 from videoxl.video.decoder.messages import (
     FrameBatch,
@@ -193,15 +194,16 @@ def open_session(
     first = _first_picture(opener, index, channel)
     check_pixels(first.width, first.height, command.limits)
     orientation = orientation_of(first)
+    hdr = transfer_of(first, opened.stream.codec_context.color_trc)
     lost_end = None if index_bytes else missing_end(opener, opened, index)
-    facts = _facts(command.id, opened, index, first, orientation, lost_end)
+    facts = _facts(command, opened, index, first, orientation, lost_end, hdr)
     given = bool(index_bytes)
     if command.reader == "torchcodec":
         from videoxl.video.decoder.torchcodec import TorchcodecBackend  # brings torch with it
 
         torchcodec = TorchcodecBackend(fd, opener().stream.index, index, channel.heartbeat)
         return DecodeSession(channel, index, facts, given, torchcodec, opener)
-    pyav = PyAVBackend(opener, index, channel.heartbeat, orientation)
+    pyav = PyAVBackend(opener, index, channel.heartbeat, orientation, hdr)
     return DecodeSession(channel, index, facts, given, pyav, opener)
 
 
@@ -217,23 +219,37 @@ def _first_picture(opener: Opener, index: FrameIndex, channel: Channel) -> Video
     )
 
 
+def _conversions(first: VideoFrame, hdr: int | None, reader: str) -> list[str]:
+    """How pictures differ from what is stored, or what they lack."""
+    said = []
+    if hdr is not None:
+        done = "its brightness and colours are brought to those of SDR"
+        left = f"reader={reader!r} leaves its colours pale; use reader='pyav'"
+        said.append(f"is HDR ({NAMES[hdr]}): {done if reader == 'pyav' else left}")
+    if first.interlaced_frame and reader != "pyav":
+        said.append(f"is flagged as interlaced: reader={reader!r} leaves combs where things move; use reader='pyav'")
+    return said
+
+
 def _facts(
-    command: int,
+    command: OpenCommand,
     opened: OpenedStream,
     index: FrameIndex,
     first: VideoFrame,
     orientation: Orientation,
     lost_end: str | None,
+    hdr: int | None,
 ) -> VideoFacts:
     turned = orientation.quarter_turns % 2
     problems = list(index.problems)
     if orientation.problem:
         problems.append(orientation.problem)
+    problems += _conversions(first, hdr, command.reader)
     if opened.others:
         others = ", ".join(map(str, opened.others))
         problems.append(f"holds several video streams: stream {opened.stream.index} is read, not {others}")
     return VideoFacts(
-        id=command,
+        id=command.id,
         width=first.height if turned else first.width,
         height=first.width if turned else first.height,
         fps=index.rate,
