@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -66,6 +66,7 @@ from videoxl.training.data.mixtures import Source
 from videoxl.training.objectives.synthesis import SynthesisPretraining
 from videoxl.training.run import run
 from videoxl.training.setup import TrainingData, TrainingModel
+from videoxl.world import Thing
 
 WHOLE = {"vision_tower": 0.1, "token_synthesis": 1.0, "projector": 1.0, "language_model": 1.0}
 """Shares of the rate where everything learns. The tower, which sees well by then, moves slowly."""
@@ -201,16 +202,18 @@ class Recipe:
     def bank(self, model: Any) -> FeatureBank:
         """What ``model`` sees of many groups; looked at once for every tower."""
         weights = torch.cat([weight.detach().flatten() for weight in model.model.vision_tower.parameters()])
-        path = self.output / f"seen-{hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]}.pt"
+        path = self.output / f"groups-{hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]}.pt"
         if not path.is_file():
             self.notify("  looking at groups of the generated world ...")
             share = min(1.0, self.scale)
             copies, scenery = max(2, round(COPIES * share)), max(20, round(SCENERY * share))
             bank = make_bank(model, copies=copies, scenery=scenery, seed=self.seed)
             part = path.with_suffix(f".{os.getpid()}.part")  # those that share a step all look
-            torch.save(bank.groups, part)
+            plain = [(None if thing is None else astuple(thing), group) for thing, group in bank.groups.items()]
+            torch.save(plain, part)
             part.replace(path)
-        return FeatureBank(torch.load(path, weights_only=False))
+        stored = torch.load(path, weights_only=True)
+        return FeatureBank({None if thing is None else Thing(*thing): group for thing, group in stored})
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,7 @@ def learn_pictures(recipe: Recipe, folder: Path) -> None:
 
 def learn_pictures_again(recipe: Recipe, folder: Path) -> None:
     """The SigLIP goes on, until it tells digits apart."""
-    pictures = SiglipModel.from_pretrained(recipe.output / "pictures" / "model")
+    pictures = SiglipModel.from_pretrained(recipe.output / "pictures" / "model", trust_remote_code=False)
     recipe.train_pictures(pictures, make_tokenizer(), PICTURES_AGAIN, folder, round_=1)
     save_pictures(pictures, folder / "model")
 
@@ -307,7 +310,8 @@ def stage_1(recipe: Recipe, folder: Path) -> None:
     """Token synthesis, by reconstruction of the features of a frozen tower."""
     words = make_tokenizer()
     model = fresh_model(model_config(words), words, seed=recipe.seed)
-    take_tower(model, SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model"))
+    pictures = SiglipModel.from_pretrained(recipe.output / "pictures-again" / "model", trust_remote_code=False)
+    take_tower(model, pictures)
     bank = recipe.bank(model)
     steps = recipe.steps(SYNTHESIS.steps)
     config = TrainingConfig(
@@ -396,7 +400,8 @@ TINY_STEPS: Steps = {
 
 
 def _clip(recipe: Recipe) -> ClipPictures:
-    return ClipPictures(SiglipModel.from_pretrained(recipe.tiny / "siglip", dtype=torch.float32))
+    pictures = SiglipModel.from_pretrained(recipe.tiny / "siglip", dtype=torch.float32, trust_remote_code=False)
+    return ClipPictures(pictures)
 
 
 def learn_clip(recipe: Recipe, folder: Path) -> None:

@@ -154,6 +154,9 @@ def test_what_was_seen_stays_with_a_memory_in_a_file(engine, folder, pictures, t
     engine.siglip = None  # as in another process
     loaded = videoxl.VideoMemory.load(tmp_path / "a.vxl", engine)
     assert torch.equal(loaded.embeddings.features_FD, memory.embeddings.features_FD)
+    with pytest.raises(ValueError, match=r"not loaded on a file's word: give .*SiglipRelevance\(\.\.\.\), or --siglip"):
+        engine.ask(loaded, "What?", decode=NAMED, generation=SHORT)
+    engine.siglip = videoxl.SiglipRelevance(folder)
     assert engine.ask(loaded, "What?", decode=NAMED, generation=SHORT).spans == want.spans
     assert engine.siglip.name == folder
 
@@ -193,7 +196,7 @@ def test_another_siglip_than_the_one_that_looked_is_refused(engine, siglip, fold
     memory = engine.encode(pictures, fps=2, siglip=siglip)
     memory.keep_embeddings(replace(memory.embeddings, model=folder))
     engine.siglip = None
-    with pytest.raises(ValueError, match="is not the SigLIP model that looked at this memory's frames"):
+    with pytest.raises(ValueError, match=r"looked at by the SigLIP model .*, which is not loaded on a file's word"):
         engine.ask(memory, "What?", decode=NAMED)
 
 
@@ -227,7 +230,9 @@ def test_the_command_line(folder, clip, tmp_path, capsys):
 
     assert run("encode", str(clip), "-o", film, "--fps", "2", "--siglip", folder, *quick)[0] == 0
     assert json.loads(run("info", film, "--json")[1])["siglip"] == f"kept, of {folder}"
-    code, out, _ = run("ask", film, "What is shown?", *asked)
+    code, _, said = run("ask", film, "What is shown?", *asked)
+    assert (code, "is not loaded on a file's word: give" in said) == (2, True)
+    code, out, _ = run("ask", film, "What is shown?", "--siglip", folder, *asked)
     assert (code, json.loads(out)["usage"]["decode"]) == (0, "bilevel:top_k=1,block_size=1,relevance=siglip")
     code, also, _ = run("ask", str(clip), "What is shown?", "--fps", "2", "--siglip", folder, "--model", "tiny", *asked)
     assert (code, json.loads(also)["spans"]) == (0, json.loads(out)["spans"])

@@ -141,6 +141,20 @@ def whole_numbers(folder):
     rewrite(folder, lambda tensors: tensors.update({Q_PROJ: tensors[Q_PROJ].to(torch.int8)}))
 
 
+def both(folder):
+    save_file({Q_PROJ: torch.zeros(48, 48)}, folder / "model.safetensors")
+
+
+def twice(folder):
+    other = folder / json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]["lm_head.weight"]
+    save_file({**load_file(other), Q_PROJ: torch.zeros(48, 48)}, other)
+
+
+def not_safetensors(folder):
+    (folder / "model.bin").write_bytes(b"x")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.bin"}}')
+
+
 def only_pickle(folder):
     for path in folder.glob("*.safetensors*"):
         path.unlink()
@@ -176,9 +190,12 @@ FAULTS = {
     not_a_number: r"1 weights hold NaN or infinity: .*layers\.0\.self_attn\.q_proj\.weight",
     infinity: r"1 weights hold NaN or infinity: .*layers\.0\.self_attn\.q_proj\.weight",
     whole_numbers: r"1 tensors that are not floating point \(model\.layers\.0\.self_attn\.q_proj\.weight: I8\)",
+    both: r"has both model\.safetensors and model\.safetensors\.index\.json",
+    twice: r"model-0000\d-of-00004\.safetensors holds weights that another file holds too: .*q_proj",
+    not_safetensors: r"names files that are not safetensors: model\.bin",
     only_pickle: r"only pickled weights",
     no_weights: r"has no model\.safetensors",
-    no_tensors: r"weights missing: .*and \d+ more",
+    no_tensors: r"its files hold no tensors",
 }
 CONFIG_FAULTS = {
     "one layer too few": (lambda f: set_config(f, num_hidden_layers=1), r"unknown to the model: .*layers\.1\."),

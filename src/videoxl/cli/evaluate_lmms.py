@@ -94,7 +94,8 @@ def lmms(loading: LoadOptions, benchmark: TaskOptions, reading: ReadingOptions, 
     given = reading.given()
     preset = PRESETS[benchmark.preset] if benchmark.preset else None
     published = preset.model_args(benchmark.mode) if preset else {}
-    loaded = {"pretrained": loading.model or "tiny", "device": loading.device, "dtype": loading.dtype}
+    at = f"@{loading.revision}" if loading.revision else ""
+    loaded = {"pretrained": (loading.model or "tiny") + at, "device": loading.device, "dtype": loading.dtype}
     require_lmms_eval()
     run = Run(
         task=preset.task if preset else str(benchmark.task),

@@ -21,12 +21,13 @@ def describe(target: str, *, stream: int | None = None, reader: str = "auto", ve
     Raises ``VideoError``, ``MemoryFileError`` or ``CheckpointError`` for what can be neither read nor loaded.
     """
     from videoxl.memory.file.format import is_memory_file
+    from videoxl.model.wrong_folder import looks_like_model
 
     if target in EMBEDDED and not Path(target).exists():
         from videoxl.inference.loading import embedded_folder
 
         return _describe_model(embedded_folder(target), verify)
-    if (Path(target) / "config.json").is_file():
+    if looks_like_model(Path(target)):
         return _describe_model(Path(target), verify)
     if is_memory_file(target):
         return _describe_memory(target, verify)
@@ -55,6 +56,7 @@ def _describe_memory(target: str, verify: bool) -> Facts:
         "kind": "memory",
         "model": stored.model_id.name,
         "family": stored.model_id.family,
+        **({} if stored.model_id.revision is None else {"revision": stored.model_id.revision}),
         "fingerprint": stored.model_id.fingerprint,
         "source": usage.source,
         "digest": usage.digest,
@@ -103,25 +105,20 @@ def draw_timeline(columns: Sequence[dict[str, float]]) -> str:
 
 
 def _describe_model(folder: Path, verify: bool) -> Facts:
-    from transformers import AutoConfig
+    from videoxl.inference.loading import snapshot_revision
+    from videoxl.model.checkpoint import checkpoint_bytes, shard_files, verify_manifest
+    from videoxl.model.folder import ModelFolder
 
-    from videoxl.model.checkpoint import (
-        checkpoint_bytes,
-        layout_of,
-        read_config,
-        shard_files,
-        tensors,
-        verify_manifest,
-    )
-
-    config, names = AutoConfig.from_pretrained(folder), tensors(folder)
+    found = ModelFolder.open(folder)
+    revision = snapshot_revision(folder)
     return {
         "kind": "model",
-        "family": config.family,
-        "why": _why(config, read_config(folder), names),
-        "layout": layout_of(folder),
-        **_sizes(config),
-        "tensors": len(names),
+        "family": found.config.family,
+        "why": _why(found.config, found.said, found.weights),
+        "layout": found.layout,
+        **({} if revision is None else {"revision": revision}),
+        **_sizes(found.config),
+        "tensors": len(found.weights),
         "files": len(shard_files(folder)),
         "weight_bytes": checkpoint_bytes(folder),
         "verified": f"{verify_manifest(folder)} files agree with manifest.json" if verify else "not asked (--verify)",

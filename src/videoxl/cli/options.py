@@ -16,6 +16,7 @@ from videoxl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
+    from videoxl.memory.model_id import ModelId
     from videoxl.memory.video_memory import VideoMemory
 
 Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
@@ -96,28 +97,54 @@ class LoadOptions:
     device: Device = "auto"
     dtype: Dtype = "auto"
     quantization: Annotated[str | None, typer.Option(help="int8 or nf4 (needs bitsandbytes).")] = None
+    revision: Annotated[
+        str | None, typer.Option(help="With a Hub id: the commit, branch or tag. Default: the newest.")
+    ] = None
 
-    def load(self, *, model: str | None = None, dtype: str = "auto") -> VideoXL:
-        """The engine. ``model`` and ``dtype`` stand in for what nobody gave; without a model there is a default."""
+    def load(self) -> VideoXL:
+        """The engine of the model that was given, or of the default."""
         from videoxl.inference.engine import load
 
-        name = self.model or model or _default_model()
-        chosen = dtype if self.dtype == "auto" else self.dtype
+        name = self.model or _default_model(self.revision)
         try:
-            return load(name, device=self.device, dtype=chosen, quantization=self.quantization)
+            return load(
+                name, device=self.device, dtype=self.dtype, quantization=self.quantization, revision=self.revision
+            )
         except CheckpointError as error:
-            if self.model or model:
+            if self.model:
                 raise
             raise CheckpointError(f"{error}; or use --model {TINY}, which is embedded") from error
 
+    def load_for(self, made_by: ModelId, source: str) -> VideoXL:
+        """The engine for a memory: of the model that was given, or of the one that made it, if that may be trusted."""
+        from videoxl.inference.engine import load
+        from videoxl.inference.named import model_named_by
 
-def _default_model() -> str:
+        chosen = made_by.dtype if self.dtype == "auto" else self.dtype
+        if self.model is not None:
+            name, revision = self.model, self.revision
+        else:
+            if self.revision is not None:
+                raise ValueError(f"--revision is for a --model; {source} states its own")
+            name, revision = model_named_by(made_by, source)
+            tell("note", f"{source} was made by {name} in {made_by.dtype}")
+        return load(
+            name,
+            device=self.device,
+            dtype=chosen,
+            quantization=self.quantization,
+            revision=revision,
+            local_files_only=self.model is None,
+        )
+
+
+def _default_model(revision: str | None) -> str:
     """The released model, or the embedded one where the Hub must not be asked. Says which on stderr."""
     from huggingface_hub import is_offline_mode
 
     from videoxl.inference.loading import is_cached
 
-    if is_offline_mode() and not is_cached(DEFAULT_MODEL):
+    if revision is None and is_offline_mode() and not is_cached(DEFAULT_MODEL):
         name, why = TINY, f"embedded and small, because {DEFAULT_MODEL} is not in the cache and the Hub is off"
         other = "choose another by --model"
     else:
@@ -247,9 +274,7 @@ def encode_or_load(
     if changed:
         raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
     made_by = StoredMemory.open(video).model_id
-    if loading.model is None:
-        tell("note", f"{video} was made by {made_by.name} in {made_by.dtype}")
-    engine = loading.load(model=made_by.name, dtype=made_by.dtype)
+    engine = loading.load_for(made_by, video)
     if wanted := _siglip(siglip):
         siglip_for(engine, wanted)
     return engine, VideoMemory.load(video, engine)

@@ -11,13 +11,12 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     BaseVideoProcessor,
     BatchFeature,
     GenerationConfig,
@@ -27,11 +26,13 @@ from transformers import (
 from transformers.utils import cached_file
 
 from videoxl.config import Sampling
-from videoxl.errors import VideoError
+from videoxl.errors import CheckpointError, VideoError
 from videoxl.hf.content import Kind, Media, Message, local_source, read_messages, sampling_settings
+from videoxl.inference.loading import check_processor_files, load_tokenizer, resolve, tokenizer_of
 from videoxl.inference.prompt import visual_span
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.foreign import reading
 from videoxl.model.vision import normalize_pixels
 from videoxl.video import VideoSource
 from videoxl.video.anyres import cut_crops
@@ -208,19 +209,23 @@ class VideoXLProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> VideoXLProcessor:
         """Load the processor; where a folder has no processor files, make it from the config and the tokenizer.
 
-        Released checkpoints have none. No code of the folder is run unless ``trust_remote_code=True`` is given.
+        Released checkpoints have none. No code of the folder is run.
         """
-        name, options = pretrained_model_name_or_path, {"trust_remote_code": False, **kwargs}
+        name, options = pretrained_model_name_or_path, {**kwargs, "trust_remote_code": False}
         hub = {key: options[key] for key in HUB_OPTIONS if key in options}
+        if Path(name).is_dir():
+            check_processor_files(Path(name))
         try:
             cached_file(name, PROCESSOR_FILE, **{key: value for key, value in hub.items() if key in FILE_OPTIONS})
         except OSError:  # there is no such file
-            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-            return cls.from_config(AutoConfig.from_pretrained(name, **hub), tokenizer)
-        processor: VideoXLProcessor = super().from_pretrained(name, **options)
+            folder = Path(name)
+            words = load_tokenizer(folder) if folder.is_dir() else tokenizer_of(resolve(name, kwargs.get("revision")))
+            return cls.from_config(VideoXLConfig.from_pretrained(name, **hub), words)
+        with reading(f"the processor of {Path(name).name}"):
+            processor: VideoXLProcessor = super().from_pretrained(name, **options)
         if processor.stills is None:  # its files are older than the reading of images
-            with contextlib.suppress(OSError):  # a folder of a processor alone has no config
-                processor.stills = how_stills_are_read(AutoConfig.from_pretrained(name, **hub))
+            with contextlib.suppress(OSError, CheckpointError):  # a folder of a processor alone has no config
+                processor.stills = how_stills_are_read(VideoXLConfig.from_pretrained(name, **hub))
         return processor
 
     def __call__(

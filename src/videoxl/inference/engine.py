@@ -28,7 +28,7 @@ from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
 from videoxl.inference.extend import extend
 from videoxl.inference.hardware import peak_bytes
-from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint
+from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint, split_revision
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
@@ -51,12 +51,17 @@ class VideoXL:
     """A model ready to read videos and to answer questions. Videos are kept in memories, not here."""
 
     def __init__(
-        self, model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, *, name: str = "model"
+        self,
+        model: VideoXLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "model",
+        revision: str | None = None,
     ) -> None:
-        """``name``: what it was loaded by."""
+        """``name``: what it was loaded by; ``revision``: the commit of the Hub, where it came from there."""
         self.model = model
         self.tokenizer = tokenizer
-        self.name = name
+        self.name, self.revision = name, revision
         self.config = model.config
         self.fingerprint = model_fingerprint(model)
         self.chat_format = ChatFormat.of(tokenizer)
@@ -211,6 +216,7 @@ class VideoXL:
             head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
             video_token_id=self.config.video_token_id,
             two_levels=self.config.traits.two_levels,
+            revision=self.revision,
         )
 
     @property
@@ -502,6 +508,8 @@ def load(
     dtype: str | torch.dtype = "auto",
     attention: str = "auto",
     quantization: Any = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
 ) -> VideoXL:
     """Load a model by Hub id, by folder (released or our layout), or by the name of an embedded one.
 
@@ -513,9 +521,22 @@ def load(
         attention: ``auto`` (sdpa) or any ``attn_implementation`` of transformers.
         quantization: ``None``, ``"int8"`` or ``"nf4"`` (bitsandbytes, vision parts left alone), or a transformers
             quantisation config, handed through.
+        revision: with a Hub id, the commit, branch or tag to load; ``"owner/name@revision"`` says the same.
+        local_files_only: with a Hub id, load from the local cache and fetch nothing.
+
+    No code that comes with a model is run, and its weights are read from safetensors files only.
 
     Raises:
         CheckpointError: the folder is incomplete, damaged, or of an unknown family.
     """
-    loaded: LoadedModel = load_model(name, device=device, dtype=dtype, attention=attention, quantization=quantization)
-    return VideoXL(loaded.model, loaded.tokenizer, name=name)
+    loaded: LoadedModel = load_model(
+        name,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        quantization=quantization,
+        revision=revision,
+        local_files_only=local_files_only,
+    )
+    plain = name if os.path.isdir(name) else split_revision(name)[0]
+    return VideoXL(loaded.model, loaded.tokenizer, name=plain, revision=loaded.revision)

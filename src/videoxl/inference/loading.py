@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,11 @@ from videoxl.config import EMBEDDED, MODELS
 from videoxl.errors import CheckpointError, MissingDependencyError, did_you_mean
 from videoxl.inference.hardware import torch_device
 from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
+from videoxl.model.config_values import OF_PROCESSOR, check_values
+from videoxl.model.folder import ModelFolder
+from videoxl.model.foreign import one_line, open_regular, read_json_object, reading
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.model.wrong_folder import not_a_folder
 from videoxl.video.host import free_host_bytes
 
 DeviceMap = str | torch.device | Mapping[str, object]
@@ -31,6 +36,19 @@ Dtype = str | torch.dtype
 _EITHER = " or ".join(map(repr, EMBEDDED))
 QUICK_BYTES = 100_000_000
 """Weights of fewer bytes load without a progress bar."""
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+TEXT_FILES = (".json", ".txt", ".jinja", ".model")
+"""Endings of the files that a tokenizer may be read from."""
+SPARE_IDS = 64
+"""Tokens that a tokenizer may have beyond the model's embeddings: markers that prompts never hold."""
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
 NOT_QUANTIZED = (
@@ -48,6 +66,8 @@ class LoadedModel:
 
     model: VideoXLForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
+    revision: str | None = None
+    """Commit of the Hub it was loaded from."""
 
 
 @contextlib.contextmanager
@@ -63,9 +83,19 @@ def progress_where_it_takes_long(folder: Path) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(name: str, *, device: DeviceMap, dtype: Dtype, attention: str, quantization: object) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    device: DeviceMap,
+    dtype: Dtype,
+    attention: str,
+    quantization: object,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> LoadedModel:
     """See :func:`videoxl.load`."""
-    target, folder = pick_device(device), resolve(name)
+    target, folder = pick_device(device), resolve(name, revision, local_files_only=local_files_only)
+    ModelFolder.open(folder)  # says what is wrong with it before anything else is looked at
     with progress_where_it_takes_long(folder):
         model = VideoXLForConditionalGeneration.from_pretrained(
             folder,
@@ -73,11 +103,13 @@ def load_model(name: str, *, device: DeviceMap, dtype: Dtype, attention: str, qu
             device_map=target,
             attn_implementation="sdpa" if attention == "auto" else attention,
             quantization_config=quantization_config(quantization),
+            trust_remote_code=False,
         )
     tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, model.config.vocab_size, folder)
     set_end_tokens(model, tokenizer)
     model.model.language_model.fuse_projections()
-    return LoadedModel(model.eval(), tokenizer)
+    return LoadedModel(model.eval(), tokenizer, snapshot_revision(folder))
 
 
 def embedded_folder(name: str) -> Path:
@@ -87,59 +119,162 @@ def embedded_folder(name: str) -> Path:
     return Path(str(files("videoxl") / "embedded" / name))
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
     """Find the folder behind a name: an embedded model's, the folder itself, or the snapshot of a Hub id.
 
-    A snapshot is fetched when needed: weights and configurations, no code.
+    A snapshot is fetched when needed: weights and configurations, no code. ``revision``: a commit, branch or tag of the
+    Hub; ``owner/name@revision`` says the same. Raises :class:`CheckpointError` where there is no such model, and for a
+    revision of anything but a Hub id.
     """
     if name in EMBEDDED:
+        _no_revision(name, revision)
         return embedded_folder(name)
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if _exists(path):
+        _no_revision(name, revision)
+        if path.is_dir():
+            return path
+        raise CheckpointError(not_a_folder(path))
+    hub_id, at = split_revision(name, revision)
+    if not HUB_ID.fullmatch(hub_id) or ".." in hub_id or "--" in hub_id:
         raise CheckpointError(
-            f"{name}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}{_meant(name)}"
+            f"{one_line(name)}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}{_meant(name)}"
         )
     try:
-        return _snapshot(name)
+        return _snapshot(hub_id, at, local_files_only=local_files_only)
     except Exception as error:
+        which = hub_id if at is None else f"{hub_id} at revision {one_line(at)}"
+        if local_files_only:
+            raise CheckpointError(f"{which} is not in the local cache of the Hub; fetch it first") from error
         raise CheckpointError(
-            f"{name} is not a folder here and could not be fetched from the Hub ({type(error).__name__}); check the "
+            f"{which} is not a folder here and could not be fetched from the Hub ({type(error).__name__}); check the "
             f"name and the network, or download it and give the folder{_meant(name)}"
         ) from error
+
+
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """``owner/name@revision`` -> Hub id and revision. Raises ``ValueError`` where two revisions are given."""
+    hub_id, _, at = name.partition("@")
+    if at and revision is not None and revision != at:
+        raise ValueError(f"{one_line(name)} names a revision and revision={revision!r} another: give one of them")
+    if revision is not None and not revision.strip():
+        raise ValueError("revision must be a commit, a branch or a tag of the Hub, got an empty text")
+    return hub_id, at or revision
+
+
+def snapshot_revision(folder: Path) -> str | None:
+    """The commit that a folder of the Hub's cache is the snapshot of; None for any other folder."""
+    is_snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.name if is_snapshot else None
+
+
+def _no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} is for a Hub id; {one_line(name)} is not one: leave it out")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or with a zero byte
+        return False
 
 
 def _meant(name: str) -> str:
     return "" if name in MODELS else did_you_mean(name, MODELS)
 
 
-def is_cached(name: str) -> bool:
+def is_cached(name: str, revision: str | None = None) -> bool:
     """Whether a Hub id can be loaded without the network: its weights are in the local cache, all of them."""
     try:
-        return bool(shard_files(_snapshot(name, local_files_only=True)))
+        return bool(shard_files(_snapshot(*split_revision(name, revision), local_files_only=True)))
     except (FileNotFoundError, CheckpointError):
         return False
 
 
-def _snapshot(name: str, *, local_files_only: bool = False) -> Path:
+def _snapshot(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
     return Path(
         huggingface_hub.snapshot_download(
-            name, allow_patterns=list(CHECKPOINT_FILES), local_files_only=local_files_only
+            name, revision=revision, allow_patterns=list(CHECKPOINT_FILES), local_files_only=local_files_only
         )
     )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the checkpoint's tokenizer. Raises :class:`CheckpointError` when it lacks the chat format's tokens."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.name} has no usable tokenizer ({error}); fetch the checkpoint again") from error
+    tokenizer = tokenizer_of(folder)
     for token in ("<|im_start|>", "<|im_end|>"):
         if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
             raise CheckpointError(f"the tokenizer of {folder.name} does not know {token}: it belongs to another model")
     return tokenizer
+
+
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of any folder, of which no code runs. Raises :class:`CheckpointError` naming the file at fault."""
+    if not any((folder / name).exists() for name in TOKENIZER_FILES) and not any(folder.glob("*.model")):
+        raise CheckpointError(f"{folder.name} has no usable tokenizer: it lacks tokenizer.json; fetch it again")
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            said = read_json_object(folder / name)
+            if name == "tokenizer_config.json":
+                _check_tokenizer_config(said, folder)
+    for path in folder.iterdir():
+        if path.suffix in TEXT_FILES:
+            os.close(open_regular(path))  # a pipe would block whoever reads it
+    with reading(f"the tokenizer of {folder.name}"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        check_tokenizer(tokenizer)
+        return tokenizer
+
+
+def check_processor_files(folder: Path) -> None:
+    """Raise :class:`CheckpointError` for files of a processor that say what no picture can be made with."""
+    for name in PROCESSOR_FILES:
+        if not (folder / name).exists():
+            continue
+        said = read_json_object(folder / name)
+        try:
+            for where, values in _mappings(said):
+                check_values(values, OF_PROCESSOR, where)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name} of {folder.name}: {error}") from None
+
+
+def _mappings(said: Mapping[str, object], where: str = "") -> Iterator[tuple[str, Mapping[str, object]]]:
+    """A mapping and those inside it, each with the names that lead to it."""
+    yield where, said
+    for key, value in said.items():
+        if isinstance(value, dict):
+            yield from _mappings(value, f"{where}{key}.")
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Use a tokenizer as the package will: some of what files say wrongly shows only then."""
+    ids = tokenizer.encode("<|im_start|>user\nWhat, at 12.5s?<|im_end|>\n", add_special_tokens=False)
+    tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _check_tokenizer_config(said: Mapping[str, object], folder: Path) -> None:
+    """Refuse a ``tokenizer_config.json`` that names files elsewhere: some versions of transformers would open them."""
+    for key, value in said.items():
+        elsewhere = isinstance(value, str) and (os.path.isabs(value) or ".." in Path(value).parts)
+        if key.endswith("_file") and elsewhere and os.path.exists(str(value)):
+            raise CheckpointError(
+                f"tokenizer_config.json of {folder.name} names a file outside of the folder: {key} is "
+                f"{one_line(str(value), 80)}; remove that line"
+            )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
+    """Raise :class:`CheckpointError` for a tokenizer that makes ids the model has no embedding for."""
+    special = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<|im_start|>", "<|im_end|>")}
+    size = len(tokenizer)
+    over = {name: number for name, number in special.items() if number >= rows}
+    if over or size > rows + SPARE_IDS:
+        which = ", ".join(f"{name} is {number}" for name, number in over.items()) or f"it has {size:,} tokens"
+        raise CheckpointError(
+            f"the tokenizer of {folder.name} belongs to another model: {which}, the model has {rows:,} embeddings"
+        )
 
 
 def end_tokens(model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -211,15 +346,18 @@ def quantization_config(quantization: object) -> object:
 
 def model_fingerprint(model: nn.Module) -> str:
     """Tell models apart by a sha256 over the name, shape, dtype and first values of every weight."""
+    return fingerprint_of(
+        (name, tuple(parameter.shape), parameter.dtype, None if parameter.is_meta else plain_values(parameter))
+        for name, parameter in model.named_parameters()
+    )
+
+
+def fingerprint_of(weights: Iterable[tuple[str, tuple[int, ...], torch.dtype, torch.Tensor | None]]) -> str:
+    """The fingerprint from name, shape, dtype and values of every weight; of the values the first 16 count."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name}|{tuple(parameter.shape)}|{parameter.dtype}|".encode())
-        if not parameter.is_meta:
-            head = plain_values(parameter).flatten()[:16].contiguous().view(torch.uint8)
+    for name, shape, dtype, values in weights:
+        digest.update(f"{name}|{shape}|{dtype}|".encode())
+        if values is not None:
+            head = values.flatten()[:16].contiguous().view(torch.uint8)
             digest.update(head.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def is_model_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder with a ``config.json``."""
-    return (Path(path) / "config.json").is_file()

@@ -7,16 +7,46 @@ by :mod:`videoxl.model.released_config` (SPEC 5.1, 5.2).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
-from videoxl.model.checkpoint import is_released
+from videoxl.model.checkpoint import is_released, read_config
+from videoxl.model.config_values import (
+    OF_TEXT,
+    OF_VIDEO_XL,
+    OF_VISION,
+    Rule,
+    check_heads,
+    check_rope,
+    check_values,
+    stated,
+)
 from videoxl.model.families import get_family
 from videoxl.model.families.family import QWEN2_IMAGE_PAD, QWEN2_VISION_PAD, Family, JsonObject
 from videoxl.model.families.video_xl_2 import VIDEO_XL_2
+from videoxl.model.foreign import reading
 from videoxl.model.released_config import native_config_dict
+
+OF_THE_HUB = (
+    "cache_dir",
+    "code_revision",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+    "_commit_hash",
+    "_from_auto",
+    "_from_pipeline",
+)
+"""Arguments of transformers' ``from_pretrained`` that say how something is fetched."""
 
 
 class TextSizes(Protocol):
@@ -102,9 +132,10 @@ class VideoXLConfig(PreTrainedConfig):
     """How still images are prepared: ``anyres``, ``pad`` or None (released key)."""
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_values({name: getattr(self, name) for name in OF_VIDEO_XL}, OF_VIDEO_XL)
         # done here, not by the base class, whose way of doing it differs between the versions we support
-        self.vision_config = _sub_config(self.vision_config, self.traits.vision.tower)
-        self.text_config = _sub_config(self.text_config, "qwen2")
+        self.vision_config = _sub_config(self.vision_config, self.traits.vision.tower, OF_VISION, "vision_config.")
+        self.text_config = _sub_config(self.text_config, "qwen2", OF_TEXT, "text_config.")
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         self._check_sizes()
@@ -115,6 +146,10 @@ class VideoXLConfig(PreTrainedConfig):
             raise CheckpointError(f"frames_per_group must be a power of two, got {self.frames_per_group}")
         if self.pool_mode not in ("average", "max"):
             raise CheckpointError(f"pool_mode must be 'average' or 'max', got {self.pool_mode!r}")
+        if self.pool_stride > self.token_grid:
+            raise CheckpointError(f"pool_stride={self.pool_stride} is larger than token_grid={self.token_grid}")
+        if self.vision.patch_size > self.image_size:
+            raise CheckpointError(f"patch_size={self.vision.patch_size} is larger than image_size={self.image_size}")
         if not self.traits.token_synthesis:
             if self.token_grid != (side := self.image_size // self.vision.patch_size):
                 raise CheckpointError(f"token_grid must be the {side} patches of a side, got {self.token_grid}")
@@ -132,6 +167,11 @@ class VideoXLConfig(PreTrainedConfig):
             raise CheckpointError(f"beacon_param may hold q, k and v, got {', '.join(sorted(unknown))}")
         if self.beacon_embed_init not in ("eos", "bos"):
             raise CheckpointError(f"beacon_embed_init must be 'eos' or 'bos', got {self.beacon_embed_init!r}")
+        if self.has_beacons:
+            try:
+                BeaconPrefill.from_released(list(self.beacon_ratio), self.beacon_ratio_mix)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from None
 
     @classmethod
     def for_family(cls, family: Family, *, tower_patches: int, **fields: Any) -> VideoXLConfig:
@@ -172,11 +212,30 @@ class VideoXLConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As in transformers; a released flat ``config.json`` is translated."""
-        found, unused = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if is_released(found):
-            return LlavaQwenConfig.from_dict(found, **{**unused, "name_or_path": pretrained_model_name_or_path})
-        return cls.from_dict(found, **unused)
+        """As in transformers; a released flat ``config.json`` is translated, and that of a folder is read here."""
+        name = pretrained_model_name_or_path
+        if name is not None and Path(name).is_dir() and not kwargs.get("subfolder"):
+            found, unused = read_config(Path(name)), {k: v for k, v in kwargs.items() if k not in OF_THE_HUB}
+        else:
+            found, unused = PreTrainedConfig.get_config_dict(name, **kwargs)
+        kind = LlavaQwenConfig if is_released(found) else cls
+        if kind is LlavaQwenConfig:
+            unused["revision"] = kwargs.get("revision")
+        return kind.from_dict(found, **{**unused, "name_or_path": str(name)})
+
+    @classmethod
+    def from_dict(cls, config_dict: JsonObject, **kwargs: Any) -> Any:
+        """As in transformers, but a file only states values: it names no code, kernel or file that would be used.
+
+        Raises :class:`CheckpointError` for values that no configuration can be made of.
+        """
+        folder = kwargs.get("name_or_path")
+        what = "config.json" if folder is None else f"config.json of {Path(str(folder)).name}"
+        with reading(what):
+            try:
+                return super().from_dict(stated(cls, config_dict), **kwargs)
+            except CheckpointError as error:
+                raise CheckpointError(f"{what}: {error}") from None
 
     @property
     def tokens_per_group(self) -> int:
@@ -204,13 +263,22 @@ class VideoXLConfig(PreTrainedConfig):
         return self.vision.image_size
 
 
-def _sub_config(given: JsonObject | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
+def _sub_config(
+    given: JsonObject | PreTrainedConfig | None, default_type: str, rules: Mapping[str, Rule], where: str
+) -> PreTrainedConfig:
     if isinstance(given, PreTrainedConfig):
         return given
+    if not isinstance(given, dict | None):
+        raise CheckpointError(f"{where.rstrip('.')} must be a mapping, got a {type(given).__name__}")
     fields = dict(given or {})
     if default_type == "siglip_vision_model":
         fields.setdefault("vision_use_head", False)
-    return AutoConfig.for_model(fields.pop("model_type", default_type), **fields)
+    check_values(fields, rules, where)
+    check_heads(fields, where)
+    for name in ("rope_parameters", "rope_scaling"):
+        check_rope(fields.get(name), f"{where}{name}.")
+    kind: type[PreTrainedConfig] = type(AutoConfig.for_model(fields.pop("model_type", default_type)))
+    return kind(**stated(kind, fields))
 
 
 class LlavaQwenConfig(PreTrainedConfig):
@@ -226,5 +294,7 @@ class LlavaQwenConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: JsonObject, **kwargs: Any) -> Any:
-        folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
-        return VideoXLConfig.from_dict(native_config_dict(config_dict, folder), **kwargs)
+        folder, revision = kwargs.get("name_or_path"), kwargs.pop("revision", None)
+        with reading("config.json" if folder is None else f"config.json of {Path(str(folder)).name}"):
+            native = native_config_dict(config_dict, folder, revision)
+        return VideoXLConfig.from_dict(native, **kwargs)

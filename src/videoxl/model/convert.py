@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from videoxl.errors import CheckpointError
 from videoxl.model.checkpoint import (
     INDEX_FILE,
     MANIFEST,
     Layout,
-    check_checkpoint_files,
-    is_released,
-    read_config,
     shard_files,
-    tensors,
+    some,
     to_native,
     to_released,
-    unused_weights,
     write_manifest,
 )
-from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.folder import ModelFolder
+from videoxl.model.foreign import is_inside
 from videoxl.model.released_config import released_config_dict
 
 # With trust_remote_code=True transformers runs this file of a released-layout folder, so that scripts written for the
@@ -54,37 +55,57 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], to: 
     Tokenizer and generation files are copied, a sha256 manifest is added, and ``target`` appears only when complete.
     Raises :class:`CheckpointError` for a damaged source, ``FileExistsError`` when ``target`` exists.
     """
-    source, target = Path(source), Path(target)
+    target = Path(target)
     if target.exists():
         raise FileExistsError(f"{target} exists; give a new folder")
-    check_checkpoint_files(source)
-    found = read_config(source)
-    config_class = LlavaQwenConfig if is_released(found) else VideoXLConfig
-    config: VideoXLConfig = config_class.from_dict(found, name_or_path=str(source))
+    folder = ModelFolder.open(source)
+    copied = _copied(folder.path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+    with _named_errors(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         work = Path(scratch) / "out"
         work.mkdir()
-        for path in sorted(source.iterdir()):
-            if path.is_file() and path.suffix in COPIED and path.name not in REWRITTEN:
-                shutil.copyfile(path, work / path.name)
-        weight_map = _convert_weights(source, work, to)
+        for path in copied:
+            shutil.copyfile(path, work / path.name)
+        weight_map = _convert_weights(folder, work, to)
         if to == "videoxl":
-            config.architectures = ["VideoXLForConditionalGeneration"]
-            config.save_pretrained(work)
+            folder.config.architectures = ["VideoXLForConditionalGeneration"]
+            folder.config.save_pretrained(work)
         else:
-            _write_released_config(config, work)
+            _write_released_config(folder.config, work)
         write_manifest(work)
         work.rename(target)
-    return {"layout": to, "shards": len(shard_files(source)), "tensors": len(weight_map)}
+    return {"layout": to, "shards": len(shard_files(folder.path)), "tensors": len(weight_map)}
 
 
-def _convert_weights(source: Path, target: Path, to: Layout) -> dict[str, str]:
+def _copied(source: Path) -> list[Path]:
+    """The files that go along as they are. Raises :class:`CheckpointError` for one that lies somewhere else."""
+    found = [p for p in sorted(source.iterdir()) if p.suffix in COPIED and p.name not in REWRITTEN and p.is_file()]
+    if outside := [path.name for path in found if not is_inside(source, path)]:
+        raise CheckpointError(
+            f"{source.name} has links to files outside of the folder, which are not copied: {some(outside)}; remove "
+            "them, or put the files in their place"
+        )
+    return found
+
+
+@contextmanager
+def _named_errors(target: Path) -> Iterator[None]:
+    """Turn what safetensors says of the system, such as a full disk, into the ``OSError`` that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(target)) from error
+
+
+def _convert_weights(folder: ModelFolder, target: Path, to: Layout) -> dict[str, str]:
     """Write all shards, and where there are several their index. Returns weight -> file."""
-    unused, shards = unused_weights(tensors(source)), shard_files(source)
+    used, shards = folder.used, shard_files(folder.path)
     weight_map: dict[str, str] = {}
     for shard in shards:
-        weight_map |= _convert_shard(shard, target / shard.name, to, unused)
+        weight_map |= _convert_shard(shard, target / shard.name, to, used)
     if len(shards) > 1:
         size = sum(path.stat().st_size for path in target.glob("*.safetensors"))
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
@@ -92,10 +113,10 @@ def _convert_weights(source: Path, target: Path, to: Layout) -> dict[str, str]:
     return weight_map
 
 
-def _convert_shard(source: Path, target: Path, to: Layout, unused: Container[str]) -> dict[str, str]:
+def _convert_shard(source: Path, target: Path, to: Layout, used: Container[str]) -> dict[str, str]:
     rename = to_native if to == "videoxl" else to_released
     with safe_open(source, "pt") as file:
-        kept = [name for name in file.keys() if name not in unused]  # noqa: SIM118
+        kept = [name for name in file.keys() if name in used]  # noqa: SIM118
         converted = {rename(name): file.get_tensor(name) for name in kept}
     save_file(converted, target, metadata={"format": "pt"})
     os.chmod(target, 0o666 & ~_umask())  # safetensors leaves its temporary file's 0600

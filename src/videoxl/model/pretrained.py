@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from typing import Any
@@ -13,8 +14,9 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from videoxl.model.beacon import initialise_beacons
-from videoxl.model.checkpoint import RENAMES, check_checkpoint_files, check_weights, write_manifest
+from videoxl.model.checkpoint import RENAMES, check_weights, write_manifest
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.folder import ModelFolder, built_without_memory
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis
 
 # How transformers finds our weights in a released file
@@ -61,11 +63,12 @@ class VideoXLPreTrainedModel(PreTrainedModel):
 
         Raises :class:`CheckpointError` listing the names. ``strict=False`` gives transformers' tolerance back.
         """
+        kwargs["trust_remote_code"] = False  # scripts for the released code say True; none of that code is needed
         strict = kwargs.pop("strict", True)
         want_info = kwargs.pop("output_loading_info", False)
         if strict:
-            check_checkpoint_files(pretrained_model_name_or_path)
             kwargs.setdefault("use_safetensors", True)
+            cls._check_folder(pretrained_model_name_or_path, kwargs.get("config"))
             kwargs["ignore_mismatched_sizes"] = True  # so that every misshapen tensor is named, not just the first
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
@@ -82,6 +85,18 @@ class VideoXLPreTrainedModel(PreTrainedModel):
         if strict:
             check_weights(model, info, str(pretrained_model_name_or_path))
         return (model, info) if want_info else model
+
+    @classmethod
+    def _check_folder(cls, name_or_path: Any, config: VideoXLConfig | None) -> None:
+        """Compare a folder's weights with its configuration, or with ``config``, before anything is allocated.
+
+        Hub ids pass: transformers fetches them.
+        """
+        if name_or_path is None or not os.path.isdir(name_or_path):
+            return
+        folder = ModelFolder.open(name_or_path)
+        planned = built_without_memory(cls, config or folder.config, f"config.json of {folder.path.name}")
+        folder.check_structure(planned, whole=cls.base_model_prefix in dict(planned.named_children()))
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write our own layout (``save_original_format=True`` keeps that of the file loaded) and a sha256 manifest."""

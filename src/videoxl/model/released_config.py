@@ -5,7 +5,6 @@ What differs between families stands in the family's own file (:class:`ReleasedF
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from videoxl.errors import CheckpointError
 from videoxl.model.checkpoint import INDEX_FILE, tensors
+from videoxl.model.config_values import OF_RELEASED, OF_VISION, check_values
 from videoxl.model.families import FAMILIES, get_family, recognise
 from videoxl.model.families.family import SIZE_KEYS, Family, JsonObject, ReleasedFormat
+from videoxl.model.foreign import is_inside, one_line, read_json_object
 
 # Architectures behind the `mm_vision_tower` names found in released configs. The files often name a folder of the
 # authors' machines, so only the last path component is looked at.
@@ -78,25 +79,43 @@ HUB_CONFIGS: dict[str, JsonObject] = {
 """Hub id of a released model -> what its ``config.json`` states about sizes."""
 
 
-def _vision_config(tower: str, folder: str | Path | None) -> JsonObject:
-    """Architecture of the vision tower a released config names: a folder beside the checkpoint, or a known name."""
-    candidates = [Path(tower)]
-    if folder is not None:
-        candidates += [Path(folder) / tower, Path(folder) / Path(tower).name]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            found: JsonObject = json.loads((candidate / "config.json").read_text(encoding="utf-8"))
-            return dict(found.get("vision_config", found))
+def _vision_config(tower: object, folder: str | Path | None) -> JsonObject:
+    """Architecture of the vision tower a released config names: a folder inside the checkpoint, or a known name."""
+    if not isinstance(tower, str) or not tower or len(tower) > 1000:
+        raise CheckpointError(
+            f"config.json has mm_vision_tower={one_line(repr(tower), 60)}; it must name a vision tower"
+        )
     name = Path(tower).name
+    if (own := tower_folder(tower, folder)) is not None:
+        found = read_json_object(own / "config.json", f"config.json of {name}")
+        vision = found.get("vision_config", found)
+        if not isinstance(vision, dict):
+            raise CheckpointError(f"config.json of {name} must hold a mapping as vision_config")
+        return dict(vision)
     if name in KNOWN_VISION_TOWERS:
         return dict(KNOWN_VISION_TOWERS[name])
     raise CheckpointError(
-        f"config.json names the vision tower {tower!r}, which is neither a folder with a config.json nor one of the "
-        f"known towers ({', '.join(KNOWN_VISION_TOWERS)}); put the tower's config.json into <checkpoint>/{name}/"
+        f"config.json names the vision tower {one_line(repr(tower))}, which is neither a folder inside the checkpoint "
+        f"with a config.json nor one of the known towers ({', '.join(KNOWN_VISION_TOWERS)}); put the tower's "
+        f"config.json into <checkpoint>/{one_line(name)}/"
     )
 
 
-def native_config_dict(released: JsonObject, folder: str | Path | None) -> JsonObject:
+def tower_folder(tower: str, folder: str | Path | None) -> Path | None:
+    """The folder inside a checkpoint that holds the files of its vision tower, if there is one.
+
+    Files often name a folder of the authors' machines. Nothing outside of the checkpoint is read on their word.
+    """
+    if folder is None or "\0" in tower:
+        return None
+    for place in (Path(folder) / tower, Path(folder) / Path(tower).name):
+        file = place / "config.json"
+        if file.exists() and is_inside(Path(folder), file):
+            return place
+    return None
+
+
+def native_config_dict(released: JsonObject, folder: str | Path | None, revision: str | None = None) -> JsonObject:
     """Translate a released flat ``config.json`` into the fields of :class:`VideoXLConfig`.
 
     The family shows in the vision tower and, between the two with a SigLIP, in the checkpoint's weights. Raises
@@ -104,10 +123,13 @@ def native_config_dict(released: JsonObject, folder: str | Path | None) -> JsonO
     """
     vision = _vision_config(released.get("mm_vision_tower", "siglip-so400m-patch14-384"), folder)
     vision.setdefault("model_type", "siglip_vision_model")
+    sizes = {name: value for name, value in vision.items() if name != "model_type"}
+    check_values(sizes, OF_VISION, f"vision tower {Path(str(released.get('mm_vision_tower'))).name}: ")
+    check_values(released, OF_RELEASED)
     if "family" in released:
         family = get_family(released["family"])
     else:
-        family = recognise(vision["model_type"], lambda: _weight_names(folder))
+        family = recognise(vision["model_type"], lambda: _weight_names(folder, revision))
     text = {key: released[key] for key in TEXT_KEYS if key in released}
     native = {
         **family.config_defaults(_patches(vision)),
@@ -125,6 +147,8 @@ def native_config_dict(released: JsonObject, folder: str | Path | None) -> JsonO
 
 
 def _patches(vision: Mapping[str, int]) -> int:
+    if missing := [name for name in ("image_size", "patch_size", "num_hidden_layers") if name not in vision]:
+        raise CheckpointError(f"the vision tower's config.json gives no {' and no '.join(missing)}")
     return vision["image_size"] // vision["patch_size"]
 
 
@@ -134,7 +158,7 @@ def _released_format(family: Family) -> ReleasedFormat:
     return family.released
 
 
-def _weight_names(name: str | Path | None) -> set[str]:
+def _weight_names(name: str | Path | None, revision: str | None) -> set[str]:
     """Names of the weights of a checkpoint folder or of a Hub id; empty where they cannot be told."""
     if name is None:
         return set()
@@ -142,10 +166,11 @@ def _weight_names(name: str | Path | None) -> set[str]:
         return set(tensors(Path(name))) if any(Path(name).glob("*.safetensors")) else set()
     # its config.json has just been fetched, so the list of its weights is to be had the same way, or not at all
     try:
-        index = huggingface_hub.hf_hub_download(str(name), INDEX_FILE)
+        index = huggingface_hub.hf_hub_download(str(name), INDEX_FILE, revision=revision)
     except (OSError, EntryNotFoundError, HFValidationError):
         return set()
-    return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+    listed = read_json_object(Path(index)).get("weight_map")
+    return set(listed) if isinstance(listed, dict) else set()
 
 
 def released_config_dict(native: JsonObject) -> tuple[JsonObject, JsonObject]:

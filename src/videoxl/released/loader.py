@@ -12,6 +12,8 @@ from videoxl.inference.loading import load_tokenizer, pick_device, quantization_
 from videoxl.model.checkpoint import is_released, read_config
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.families import require
+from videoxl.model.foreign import read_json_object, reading
+from videoxl.model.released_config import tower_folder
 from videoxl.released.clip_processor import CLIPImageProcessorPil
 from videoxl.released.generate_v1 import VideoXLBeaconForCausalLM
 
@@ -87,10 +89,11 @@ def image_processor(config: VideoXLConfig, folder: Path) -> CLIPImageProcessorPi
 
     It works with Pillow. Torchvision rounds resized pixels differently from those the model was trained on.
     """
-    tower = Path(read_config(folder).get("mm_vision_tower", "vision_tower"))
-    for place in (tower, folder / tower.name):
-        if (place / PREPROCESSOR).is_file():
-            processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_pretrained(place)
+    place = tower_folder(str(read_config(folder).get("mm_vision_tower", "vision_tower")), folder)
+    if place is not None and (place / PREPROCESSOR).is_file():
+        said = read_json_object(place / PREPROCESSOR)
+        with reading(f"{PREPROCESSOR} of {place.name}"):
+            processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_dict(said)
             return processor
     side = config.image_size
     return CLIPImageProcessorPil(

@@ -10,10 +10,11 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, PreTrainedConfig, SiglipVisionModel
+from transformers import CLIPVisionModel, PreTrainedConfig, Qwen2ForCausalLM, SiglipVisionModel
 
 from videoxl.errors import CheckpointError
 from videoxl.inference.loading import load_tokenizer, resolve, set_end_tokens
+from videoxl.inference.parts import config_of_part, load_part
 from videoxl.model.beacon import initialise_beacons
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families import recognise
@@ -32,14 +33,14 @@ def assemble(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXL
     """
     language_folder, vision_folder = resolve(language), resolve(vision)
     tower = _vision_config(vision_folder)
-    text = AutoConfig.from_pretrained(language_folder)
+    text = config_of_part(language_folder)
     if text.model_type != "qwen2":
         raise CheckpointError(f"{language} is a {text.model_type!r}; the language model must be a Qwen2 or Qwen2.5")
     model = VideoXLForConditionalGeneration(assembled_config(text, tower)).to(dtype)
-    speaking = AutoModelForCausalLM.from_pretrained(language_folder, dtype=dtype)
+    speaking = load_part(Qwen2ForCausalLM, language_folder, dtype=dtype)
     model.model.language_model.load_state_dict(speaking.model.state_dict())
     model.lm_head.load_state_dict(speaking.lm_head.state_dict())
-    seeing = _TOWERS[tower.model_type].from_pretrained(vision_folder, dtype=dtype)
+    seeing = load_part(_TOWERS[tower.model_type], vision_folder, dtype=dtype)
     _take_tower(model.model.vision_tower, seeing.state_dict())
     tokenizer = load_tokenizer(language_folder)
     set_end_tokens(model, tokenizer)
@@ -61,7 +62,7 @@ def assembled_config(text: PreTrainedConfig, tower: PreTrainedConfig) -> VideoXL
 
 
 def _vision_config(folder: Path) -> PreTrainedConfig:
-    found = AutoConfig.from_pretrained(folder)
+    found = config_of_part(folder)
     found = getattr(found, "vision_config", found)
     if found.model_type not in _TOWERS:
         raise CheckpointError(f"{folder} is a {found.model_type!r}; the vision tower must be a CLIP or a SigLIP")

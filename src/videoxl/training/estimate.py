@@ -17,6 +17,7 @@ from transformers import AutoConfig, PreTrainedConfig, Qwen2Config
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, BeaconPrefill, Sampling
 from videoxl.errors import CheckpointError, TrainingDataError
 from videoxl.inference.hardware import Hardware, hardware
+from videoxl.inference.parts import config_of_part
 from videoxl.inference.plan.model_spec import ModelSpec, model_spec
 from videoxl.inference.plan.work import model_flops, prefill_work
 from videoxl.inference.prefill.choose import memory_tokens
@@ -165,7 +166,7 @@ def trained_model_spec(config: TrainingConfig) -> ModelSpec:
 
 def _language_config(name: str) -> PreTrainedConfig:
     if Path(name).is_dir():
-        return AutoConfig.from_pretrained(name)
+        return config_of_part(Path(name))
     if Path(name).name in ("Qwen2-7B-Instruct", "Qwen2.5-7B-Instruct", "Qwen2-7B", "Qwen2.5-7B"):
         known = HUB_CONFIGS["BAAI/Video-XL-2"]
         return Qwen2Config(**{key: known[key] for key in TEXT_KEYS if key in known})
@@ -174,7 +175,7 @@ def _language_config(name: str) -> PreTrainedConfig:
 
 def _tower_config(name: str) -> PreTrainedConfig:
     if Path(name).is_dir():
-        found = AutoConfig.from_pretrained(name)
+        found = config_of_part(Path(name))
         return getattr(found, "vision_config", found)
     if Path(name).name in KNOWN_VISION_TOWERS:
         sizes = dict(KNOWN_VISION_TOWERS[Path(name).name])

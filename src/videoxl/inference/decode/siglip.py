@@ -9,7 +9,6 @@ siglip=True)``), and what it saw stays with the memory, also in a file; or it lo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +18,15 @@ import torch
 
 from videoxl.config import BiLevelDecode, DecodeStrategy, Sampling
 from videoxl.errors import CheckpointError, MissingDependencyError
-from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long
+from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long, resolve, tokenizer_of
+from videoxl.inference.named import cached_model, fingerprint_of_files
+from videoxl.inference.parts import config_of_part, load_part
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.types import FrameEmbeddings
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.families.video_xl_2 import SIGLIP
+from videoxl.model.folder import built_without_memory
+from videoxl.model.foreign import one_line
 from videoxl.model.released_config import KNOWN_VISION_TOWERS
 from videoxl.model.vision import normalize_pixels
 from videoxl.video import Resize
@@ -90,20 +93,20 @@ class SiglipRelevance:
         return _unit(self.model.text_model(input_ids=ids["input_ids"].to(self.device)).pooler_output)[0].float().cpu()
 
 
-def _load(name: str, tokenizer: Any) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer, SiglipModel
+def _load(name: str, tokenizer: Any, *, local_files_only: bool = False) -> tuple[Any, Any]:
+    from transformers import SiglipModel
 
     try:
-        with progress_where_it_takes_long(Path(name)) if Path(name).is_dir() else nullcontext():
-            return SiglipModel.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"SigLIP's tokenizer needs more packages: pip install sentencepiece protobuf ({error})"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
+        folder = resolve(name, local_files_only=local_files_only)
+        with progress_where_it_takes_long(folder):
+            return load_part(SiglipModel, folder), tokenizer or tokenizer_of(folder)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise MissingDependencyError(
+                f"SigLIP's tokenizer needs more packages: pip install sentencepiece protobuf ({error.__cause__})"
+            ) from None
         raise CheckpointError(
-            f"no SigLIP model could be loaded from {name}: {reason}; give a folder or Hub id"
+            f"no SigLIP model could be loaded from {name}: {error}; give a folder or Hub id"
         ) from None
 
 
@@ -199,20 +202,42 @@ def from_memory(engine: SiglipHolder, memory: VideoMemory, decode: DecodeStrateg
 
 
 def who_saw(engine: SiglipHolder, seen: FrameEmbeddings) -> SiglipRelevance:
-    """The SigLIP model that looked at a memory's frames: the engine's, or loaded by its name.
+    """The SigLIP model that looked at a memory's frames: the engine's, its model's own, or one of the Hub's cache.
 
-    Raises ``ValueError`` where it is another one by now.
+    A memory may come from a stranger. What it names is loaded only if it is in the cache already, and the same weights.
+    Raises ``ValueError`` where it is not at hand.
     """
     if engine.siglip is None or engine.siglip.fingerprint != seen.fingerprint:
-        name = seen.model or own_siglip(engine)
-        found = SiglipRelevance(name)
-        if found.fingerprint != seen.fingerprint:
-            raise ValueError(
-                f"{name} is not the SigLIP model that looked at this memory's frames: give that one, "
-                "model.siglip = SiglipRelevance(...), or --siglip"
-            )
-        engine.siglip = found
+        engine.siglip = _trusted(engine, seen)
     return engine.siglip
+
+
+def _trusted(engine: SiglipHolder, seen: FrameEmbeddings) -> SiglipRelevance:
+    advice = "give the one that did: model.siglip = SiglipRelevance(...), or --siglip"
+    if not seen.model:
+        found = SiglipRelevance(own_siglip(engine))
+        if found.fingerprint == seen.fingerprint:
+            return found
+        raise ValueError(
+            f"the SigLIP model of {engine.name} is not the one that looked at this memory's frames: {advice}"
+        )
+    named = cached_model(seen.model, None, seen.fingerprint, siglip_fingerprint)
+    if named is None:
+        raise ValueError(
+            f"this memory's frames were looked at by the SigLIP model {one_line(seen.model, 80)}, which is not loaded "
+            f"on a file's word: {advice}"
+        )
+    found = SiglipRelevance(str(named))
+    found.name = seen.model
+    return found
+
+
+def siglip_fingerprint(folder: Path) -> str:
+    """The fingerprint that a SigLIP model in a folder would have once it is loaded."""
+    from transformers import SiglipModel
+
+    planned = built_without_memory(SiglipModel, config_of_part(folder), f"config.json of {folder.name}")
+    return fingerprint_of_files(planned, folder, None)
 
 
 def watching(decode: DecodeStrategy, memory: VideoMemory, video: Any, given: Mapping[str, Any]) -> DecodeStrategy:

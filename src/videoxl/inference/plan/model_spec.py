@@ -10,10 +10,10 @@ import torch
 
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import Dtype, embedded_folder, is_model_folder, load_tokenizer, parse_dtype, pick_dtype
+from videoxl.inference.loading import Dtype, embedded_folder, load_tokenizer, parse_dtype, pick_dtype, split_revision
 from videoxl.inference.prompt import ChatFormat
-from videoxl.model.checkpoint import read_config
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.folder import ModelFolder
 from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 
 
@@ -29,12 +29,12 @@ class ModelSpec:
 
 def model_spec(model: str, dtype: Dtype = "auto", *, on_cpu: bool = False) -> ModelSpec:
     """Look up an embedded model, a model folder, or a released Hub id. Raises :class:`CheckpointError` for others."""
-    if model in EMBEDDED or is_model_folder(model):
+    if model in EMBEDDED or Path(model).is_dir():
         folder = embedded_folder(model) if model in EMBEDDED else Path(model)
-        read_config(folder)  # names what is wrong with it
-        config = VideoXLConfig.from_pretrained(folder)
+        config = ModelFolder.open(folder).config
         target = torch.device("cpu") if on_cpu or not torch.cuda.is_available() else torch.device("cuda")
         return ModelSpec(config, ChatFormat.of(load_tokenizer(folder)), pick_dtype(dtype, folder, target))
+    model, _ = split_revision(model)
     if model in HUB_CONFIGS:
         config = VideoXLConfig.from_dict(native_config_dict(HUB_CONFIGS[model], None))
         note = "sizes of the released model; tokens of questions and subtitles are estimated, four characters each"
