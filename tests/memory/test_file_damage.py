@@ -251,6 +251,7 @@ LIES = {
     "usage that is text": lambda h: used(h, frames="38"),
     "still as a number": lambda h: used(h, still=float("inf")),
     "seconds that are none": lambda h: used(h, seconds={"decode": float("nan")}),
+    "seconds without end": lambda h: used(h, seconds={"decode": 10**400}),
     "negative seconds": lambda h: used(h, seconds={"decode": -1.0}),
     "a source that is no text": lambda h: used(h, source={"a": 1}),
     "warnings that are no list": lambda h: replaced(h, "memory", warnings="all is well"),

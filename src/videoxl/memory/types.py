@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 
 from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV
-from videoxl.settings import Count, CountOrZero, Seconds, from_json
+from videoxl.settings import Count, CountOrZero, from_json
+
+Cost = Annotated[float, Ge(0), Le(1e12)]
+"""Seconds that something took or lasts."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,14 @@ class ReadStats:
     """
 
     frames: CountOrZero = 0
-    video_seconds: Seconds = 0.0
+    video_seconds: Cost = 0.0
     visual_tokens: CountOrZero = 0
     memory_tokens: CountOrZero = 0
     memory_bytes: CountOrZero = 0
     window_ratios: tuple[Count, ...] = ()
     """Visual tokens per beacon in every window of Video-XL; empty for other models."""
     peak_gpu_bytes: CountOrZero | None = None
-    seconds: Mapping[str, Seconds] = field(default_factory=dict)
+    seconds: Mapping[str, Cost] = field(default_factory=dict)
     """Seconds per phase: decode, vision, prefill."""
     sampling: str = ""
     source: str = ""
