@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import media
-from tests.video.timed import write_timed
+from tests.video.timed import edited, write_timed
 from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.video import open_video
@@ -73,3 +73,42 @@ def test_slides_and_slow_timelapses_are_complete(folder, ending):
         assert source.info.fps == pytest.approx(1 / 30)
         assert source.select(Sampling()).timestamps_F.tolist() == [0, 30, 60, 90, 120]
         assert source.warnings == []
+
+
+@pytest.fixture(scope="module")
+def recorded(folder):
+    """100 frames, 25 a second, with the index at the end."""
+    return media.write_video(folder / "recorded.mp4", frames=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "edits", "numbers"),
+    [("middle", [(1.0, 1.0, 1)], list(range(25, 50))),
+     ("two", [(1.0, 0.52, 1), (1.0, 3.0, 1)], [*range(13, 38), *range(75, 100)]),
+     ("reversed", [(1.0, 2.52, 1), (1.0, 0.32, 1)], [*range(63, 88), *range(8, 33)]),
+     ("repeated", [(1.0, 1.0, 1), (1.0, 1.0, 1)], [*range(25, 50), *range(25, 50)]),
+     ("delayed", [(3.0, None, 1), (4.0, 0.0, 1)], list(range(100)))],
+)  # fmt: skip
+def test_edit_lists_say_which_frames_are_shown(folder, recorded, name, edits, numbers):
+    with open_video(edited(recorded, folder / f"{name}.mp4", edits), strict=True) as source:
+        selection = source.select(Sampling(indices=tuple(range(source.info.frames))))
+        assert media.numbers_of(source.read(selection, resize=None)) == numbers
+        assert source.info.duration == pytest.approx(len(numbers) / 25, abs=0.1)  # FFmpeg is two frames off in between
+        assert source.warnings == []
+
+
+def test_an_edit_list_that_is_longer_than_its_pictures_holds_the_last(folder, recorded):
+    with open_video(edited(recorded, folder / "longer.mp4", [(60.0, 0.0, 1)]), strict=True) as source:
+        assert source.info.duration == pytest.approx(60.0)
+        assert source.select(Sampling(times=(3.9, 59.0))).indices_F.tolist() == [97, 99]
+
+
+@pytest.mark.parametrize(
+    "edits", [[(1.0, 0.0, 1), (5.0, None, 1), (1.0, 2.0, 1)], [(2.0, 0.0, 1), (10.0, 2.0, 0)], [(2.0, 0.0, 2)]]
+)
+def test_edit_lists_that_cannot_be_applied_are_named(folder, recorded, edits):
+    """A pause between edits, a picture that is held, a recording that is played faster."""
+    with open_video(edited(recorded, folder / "not-plain.mp4", edits)) as source:
+        assert source.info.frames == 100
+        assert source.info.duration == pytest.approx(4.0)
+        assert "edit list" in source.warnings[0]

@@ -51,3 +51,33 @@ def write_timed(
         if silence and sound:
             media.write_sound(container, silence, sound[1], begin=sound[0])
     return path
+
+
+def edited(source: Path, target: Path, edits: Sequence[tuple[float, float | None, int]]) -> Path:
+    """Copy an MP4 with another edit list: (seconds, seconds into the recording or None for a pause, speed)."""
+    data = bytearray(source.read_bytes())
+    start, end = media.find_box(bytes(data), b"elst")
+    first = int.from_bytes(data[start + 20 : start + 24], "big")
+    scale_at = data.index(b"mdhd") + 16
+    scale = int.from_bytes(data[scale_at : scale_at + 4], "big")
+    content = [bytes(4), len(edits).to_bytes(4, "big")]
+    for seconds, begin, speed in edits:
+        time = -1 if begin is None else first + round(begin * scale)
+        content += [
+            round(seconds * 1000).to_bytes(4, "big"),
+            time.to_bytes(4, "big", signed=True),
+            speed.to_bytes(2, "big"),
+            bytes(2),
+        ]
+    new = media.box(b"elst", *content)
+    for kind in (b"moov", b"trak", b"edts"):
+        at, _ = media.find_box(bytes(data), kind)
+        size = int.from_bytes(data[at : at + 4], "big") + len(new) - (end - start)
+        data[at : at + 4] = size.to_bytes(4, "big")
+    data[start:end] = new
+    total = round(1000 * sum(seconds for seconds, _, _ in edits)).to_bytes(4, "big")
+    for kind, offset in ((b"mvhd", 20), (b"tkhd", 24)):
+        at = data.index(kind) + offset
+        data[at : at + 4] = total
+    target.write_bytes(data)
+    return target

@@ -16,6 +16,8 @@ from videoxl.video.frames import Numbers, Selection, Times
 
 LONGEST_WAIT = 1.0
 """A frame asked for at most so many seconds before the video begins is the first frame; earlier there is none."""
+LONGEST_EXTRA = 1.0
+"""A last frame may stay so many seconds longer than the others, and the frames still come at even times."""
 ALMOST = 1e-6
 """Share of a tick by which a time may miss it: times in files are rounded."""
 
@@ -57,7 +59,9 @@ class Timeline:
         if end is None:
             last_gap = float(np.median(np.diff(times_F)[-5:])) if variable else 1 / fps
             return cls(times_F, last + last_gap, fps, variable)
-        if end - last > 1 / measured + slack:  # the last frame stays, as slides and screen recordings do
+        if end - last > 1 / measured + max(
+            slack, LONGEST_EXTRA
+        ):  # the last frame stays, as slides and screen recordings do
             return cls(times_F, end, len(times_F) / (end - float(times_F[0])), True)
         return cls(times_F, end, fps, variable)
 

@@ -15,6 +15,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from videoxl.errors import VideoError
+from videoxl.video.decoder.edits import EditList, read_edits
 from videoxl.video.info import VideoLimits
 
 # To FFmpeg, playlists, scripts, patterns of file names, text screens and devices are formats too. Only containers that
@@ -61,6 +62,8 @@ class OpenedStream:
     stream: VideoStream
     others: tuple[int, ...]
     """Numbers of the video streams that were not chosen."""
+    edits: EditList | None = None
+    """The edit list of the stream, in MP4 and MOV."""
 
 
 Opener = Callable[[], OpenedStream]
@@ -68,7 +71,8 @@ Opener = Callable[[], OpenedStream]
 
 def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenedStream:
     """Open the container behind ``fd`` and choose a stream. Raises ``VideoError``."""
-    container = _open_container(fd, limits)
+    edits = read_edits(fd)
+    container = _open_container(fd, limits, all(track.is_plain for track in edits.values()))
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not pictures:
         kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing"
@@ -79,10 +83,11 @@ def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenedStrea
         )
     stream = _choose(container, pictures, wanted)
     _prepare(stream, limits)
-    return OpenedStream(container, stream, tuple(s.index for s in pictures if s.index != stream.index))
+    others = tuple(s.index for s in pictures if s.index != stream.index)
+    return OpenedStream(container, stream, others, edits.get(stream.id))
 
 
-def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
+def _open_container(fd: int, limits: VideoLimits, apply_edits: bool) -> InputContainer:
     container_options = {
         "format_whitelist": FORMATS,
         "protocol_whitelist": "",
@@ -90,6 +95,8 @@ def _open_container(fd: int, limits: VideoLimits) -> InputContainer:
         "probesize": "10000000",
         "analyzeduration": "10000000",
     }
+    if not apply_edits:
+        container_options["ignore_editlist"] = "1"
     # The probing decoder's. Older versions crash with it on formats that announce streams late.
     options = {"max_pixels": str(limits.max_pixels)} if int(av.__version__.split(".")[0]) >= 18 else None
     try:

@@ -23,6 +23,10 @@ WITHOUT_TIMES = ("h264", "hevc", "m4v", "mjpeg", "obu")
 """Formats of FFmpeg that hold no times: it makes them up."""
 
 
+EDITS_NOT_APPLIED = (
+    "its edit list holds pauses, held pictures or other speeds, which is not applied: all recorded pictures are read, "
+    "at the times at which they were recorded"
+)
 TINY_BYTES = 20
 """An MPEG-4 packet smaller than this may say that nothing changes, or hold the place of a picture sent before."""
 
@@ -103,7 +107,7 @@ def index_of(packets: PacketTable, opened: OpenedStream) -> FrameIndex:
         key_dts_K=packets.dts[keys],
         key_positions_K=keys,
         packets=len(packets.pts),
-        problems=(),
+        problems=(EDITS_NOT_APPLIED,) if opened.edits and not opened.edits.is_plain else (),
         losses=tuple(losses),
     )
     if opened.container.format.name in WITHOUT_TIMES or not _times_are_usable(packets, chosen, opened):
@@ -141,10 +145,14 @@ def _with_times(index: FrameIndex, packets: PacketTable, opened: OpenedStream, f
     end = last_end(pts, _ends(packets, positions), None if declared is None else math.floor(declared / unit))
     times = (pts - pts[0]) * float(unit) + float(pts[0] * unit - zero)
     last = 1 / (index.rate or 1.0) if end is None else float((end - int(pts[-1])) * unit)
+    shown_until = float(times[-1]) + last
+    edits = opened.edits
+    if edits is not None and edits.is_plain and declared is not None and shown_until >= float(declared - zero) - last:
+        shown_until = max(shown_until, edits.end - float(zero))  # all is there: the last picture stays
     return replace(
         index,
         times_F=times,
-        end=float(times[-1]) + last,
+        end=shown_until,
         zero=float(zero),
         pts_F=pts,
         positions_F=positions,
