@@ -14,6 +14,7 @@ import videoxl
 from tests.inference.test_engine import cache_of, same
 from tests.model.builders import difference, pro_model, small_model
 from tests.model.random_tiny import tiny_tokenizer
+from tests.video.timed import write_timed
 from videoxl import BiLevelDecode, ChunkedPrefill, FullPrefill, SelectivePrefill
 from videoxl.cli.main import main
 from videoxl.inference.engine import VideoXL
@@ -54,6 +55,24 @@ def text_of(engine, memory, group: int) -> str:
     """What stands before the frames of a group."""
     span = memory.token_ids[memory.prefix_length :]
     return engine.tokenizer.decode(span[memory.groups[group].token_start : memory.groups[group].visual_start])
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_subtitles_and_video_that_begins_late_share_a_clock(engine, tmp_path, ending):
+    """Sound from 0 s, video from 5 s on: a cue of 5.5 s is read with the frames that are on screen then."""
+    video = write_timed(tmp_path / f"late.{ending}", [5 + i / 25 for i in range(75)], sound=(0.0, 8.0))
+    subtitles = tmp_path / "late.srt"
+    subtitles.write_text(
+        "1\n00:00:01,000 --> 00:00:02,000\nonly sound\n\n2\n00:00:05,500 --> 00:00:06,000\nthe king\n\n"
+        "3\n00:00:07,200 --> 00:00:07,900\nthe end\n"
+    )
+    memory = encode(engine, subtitles, pixels=video, fps=4.0)
+    assert memory.timestamps[0] == pytest.approx(5.0)
+    assert memory.usage.subtitles == 2
+    assert text_of(engine, memory, 0).startswith("Time 5.0s:")
+    for group, text in ((0, "the king"), (2, "the end")):
+        assert text in text_of(engine, memory, group)
+    assert memory.groups[-1].end_s == pytest.approx(8.0, abs=0.01)
 
 
 def test_a_cue_stands_behind_the_timestamp_of_the_group_it_begins_in(engine):

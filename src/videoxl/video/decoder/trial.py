@@ -16,7 +16,7 @@ from videoxl.video.decoder.index import FrameIndex, index_of, with_synthetic_tim
 from videoxl.video.decoder.packets import Heartbeat, read_packets, real_packets
 from videoxl.video.info import VideoLimits
 
-TRIED_PACKETS = 16
+TRIED_PACKETS = 8
 
 
 @dataclass(frozen=True)
