@@ -30,7 +30,7 @@ LAYERS = (
     ("world",),
     ("inference",),
     ("released",),
-    ("hf", "parity", "mm_utils", "constants"),
+    ("hf", "parity", "mm_utils", "constants", "conversation", "demo_utils", "utils"),
     ("scenarios", "_on_import"),
     ("evaluation", "training"),
     ("cli",),
@@ -195,7 +195,7 @@ def test_importing_the_package_imports_no_framework():
 FIRST = (
     "model.configuration",
     "model.videoxl",
-    "released.chat_v2",
+    "released.chat",
     "hf.processing",
     "parity",
     "model.builder",

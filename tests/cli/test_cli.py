@@ -229,6 +229,13 @@ def test_the_default_is_the_released_model_and_tiny_without_the_hub(
             ["ask", "film.mp4", "-5 degrees, why?"],
             "put -- before a text that begins with '-': videoxl ask film.mp4 --",
         ),
+        (["ask", "film.mp4", "-mother, who is she?"], "Missing argument 'question'; put -- before a text that begins"),
+        (["ask", "film.mp4", "--what is it?"], "put -- before a text that begins with '-': videoxl ask film.mp4 --"),
+        (
+            ["ground", "film.mp4", "- a ball falls"],
+            "put -- before a text that begins with '-': videoxl ground film.mp4",
+        ),
+        (["find-ads", "film.mp4", "-brand"], "put -- before a text that begins with '-': videoxl find-ads film.mp4"),
         (["ask", "film.mp4", "What?", "--fps", "many"], "'--fps'"),
         (["aks", "film.mp4", "What?"], "No such command 'aks'. Did you mean 'ask'?"),
         (["plan", "film.mp4", "--model", "who/knows"], "who/knows"),

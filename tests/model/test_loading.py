@@ -18,8 +18,8 @@ import videoxl
 from tests.conftest import require
 from tests.model.builders import noise, released_tensors, small_model, write_released, write_shards
 from videoxl.errors import CheckpointError
-from videoxl.model.videoxl import VideoXLForConditionalGeneration, VideoXLModel
-from videoxl.released.chat_v2 import VideoXLForCausalLM
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.released.model import VideoXLForCausalLM
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
@@ -280,14 +280,14 @@ RELEASED_KEYWORDS = {
     [
         (AutoModelForCausalLM, VideoXLForCausalLM),
         (AutoModelForImageTextToText, VideoXLForConditionalGeneration),
-        (AutoModel, VideoXLModel),
+        (AutoModel, VideoXLForCausalLM),
     ],
 )
 def test_auto_classes_take_the_released_keywords(whole, model, auto, klass):
     loaded = auto.from_pretrained(whole, **RELEASED_KEYWORDS)
     assert type(loaded) is klass
     assert {p.dtype for p in loaded.parameters()} == {torch.float16}
-    base, wanted = loaded if klass is VideoXLModel else loaded.model, model.model
+    base, wanted = loaded.model, model.model
     assert torch.equal(base.token_synthesis.encoder[1].qkv.weight, wanted.token_synthesis.encoder[1].qkv.weight.half())
     assert torch.equal(base.language_model.norm.weight, wanted.language_model.norm.weight.half())
 

@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 
 from videoxl.model.vision import normalize_pixels
-from videoxl.released.clip_processor import CLIPImageProcessorPil
+from videoxl.released.image_processors import CLIPImageProcessorPil
 from videoxl.video import Resize
 from videoxl.video.resize import resize_pixels
 

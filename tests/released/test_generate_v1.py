@@ -26,7 +26,6 @@ from videoxl.parity.golden import GoldenFolder
 from videoxl.parity.golden import noise as golden_noise
 from videoxl.parity.golden import write_checkpoint as write_golden
 from videoxl.released.constants import IMAGE_TOKEN_INDEX, TOKEN_PERFRAME
-from videoxl.released.generate_v1 import VideoXLBeaconForCausalLM
 from videoxl.released.loader import load_pretrained_model
 from videoxl.released.mm_utils import (
     KeywordsStoppingCriteria,
@@ -34,6 +33,7 @@ from videoxl.released.mm_utils import (
     tokenizer_image_token,
     transform_input_id,
 )
+from videoxl.released.model import VideoXLForCausalLM
 
 ROOT = Path(__file__).parents[2]
 
@@ -348,7 +348,7 @@ def test_generate_gives_the_recorded_tokens_of_the_released_one(tmp_path, spec):
     case, run = RECORDED.case(spec), spec["runs"][0]
     write_golden(tmp_path / "model", case.needs_model(), spec.get("config_overrides", {}))
     drop_weights(tmp_path / "model", spec.get("dropped_params", ()))
-    model = VideoXLBeaconForCausalLM.from_pretrained(tmp_path / "model").eval()
+    model = VideoXLForCausalLM.from_pretrained(tmp_path / "model").eval()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     name = "run0/{}" if len(spec["runs"]) > 1 else "{}"
     prompt, expected = (case.expected(name.format(array)).tolist() for array in ("prompt_ids", "generated"))
@@ -421,7 +421,8 @@ def test_a_prompt_with_a_placeholder_needs_images(loaded):
         ({"images": [pixels(1).byte()]}, r"floating point; got torch\.uint8"),
         ({"attention_mask": torch.tensor([[0, 1]])}, "attention_mask hides parts of the prompt"),
         ({"temperature": 0, "do_sample": True}, "temperature must be a finite number above 0"),
-        ({"max_length": 5}, "unknown generation setting max_length"),
+        ({"max_length": 5}, "max_length=5 counts the prompt, which has 341 tokens, visual tokens included"),
+        ({"maximum": 5}, "unknown generation setting maximum"),
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number"),
     ],
 )

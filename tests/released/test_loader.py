@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -76,7 +78,9 @@ def test_a_base_model_is_refused(folder):
 
 def test_a_checkpoint_of_another_system_is_refused(tmp_path):
     folder = write_released(tmp_path / "Video-XL-2", small_model())
-    with pytest.raises(CheckpointError, match="needs a model of video-xl, got video-xl-2"):
+    tower = json.loads((folder / "vision_tower" / "config.json").read_text())
+    (folder / "vision_tower" / "config.json").write_text(json.dumps({**tower, "model_type": "blip_vision_model"}))
+    with pytest.raises(CheckpointError, match="the vision tower is a 'blip_vision_model'; known are"):
         load(folder)
 
 

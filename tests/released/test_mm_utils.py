@@ -12,7 +12,7 @@ from PIL import Image
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.model.vision import normalize_pixels
 from videoxl.released import constants
-from videoxl.released.clip_processor import CLIPImageProcessorPil
+from videoxl.released.image_processors import CLIPImageProcessorPil
 from videoxl.released.mm_utils import (
     KeywordsStoppingCriteria,
     get_model_name_from_path,

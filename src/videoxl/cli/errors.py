@@ -27,6 +27,8 @@ class UsageError(Protocol):
     def show(self) -> None: ...
 
 
+TEXTS = ("question", "event")
+"""Arguments that hold what somebody wrote."""
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__base__)
 
 
@@ -34,12 +36,22 @@ def usage_line(error: UsageError) -> str | None:
     """What a usage error says, in one line; None for the one that is raised to show the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return None
-    message = " ".join(error.format_message().split())
-    option = getattr(error, "option_name", "")
-    if option and not option.startswith("--"):
-        message += "; put -- before a text that begins with '-': videoxl ask film.mp4 -- '-5 degrees, why?'"
+    message = " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "videoxl"
-    return f"{message.rstrip('.')}; see {command} --help"
+    if _may_be_text(error):
+        example = command if command.partition(" ")[2] else "videoxl ask"
+        message += f"; put -- before a text that begins with '-': {example} film.mp4 -- '-5 degrees, why?'"
+    return f"{message}; see {command} --help"
+
+
+def _may_be_text(error: UsageError) -> bool:
+    """Whether a text that begins with a dash may have been read as options: no option has one dash or a space.
+
+    ``-mother?`` is read as ``-m other?``, and then the text is missing.
+    """
+    option = getattr(error, "option_name", "")
+    missing = type(error).__name__ == "MissingParameter" and getattr(getattr(error, "param", None), "name", "") in TEXTS
+    return missing or bool(option and (not option.startswith("--") or " " in option))
 
 
 def is_bug(error: BaseException) -> bool:

@@ -13,16 +13,16 @@ from transformers import (
 
 from videoxl.hf.processing import VideoXLProcessor, VideoXLVideoProcessor
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
-from videoxl.model.videoxl import VideoXLForConditionalGeneration, VideoXLModel
-from videoxl.released.chat_v2 import VideoXLForCausalLM
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.released.model import VideoXLForCausalLM
 
 
 def register() -> None:
     """Register configurations, models and processors. May be called again."""
     for config in (VideoXLConfig, LlavaQwenConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModel.register(VideoXLConfig, VideoXLModel, exist_ok=True)
-    AutoModelForCausalLM.register(VideoXLConfig, VideoXLForCausalLM, exist_ok=True)
+    for auto in (AutoModel, AutoModelForCausalLM):  # the released AutoModel chats too
+        auto.register(VideoXLConfig, VideoXLForCausalLM, exist_ok=True)
     AutoModelForImageTextToText.register(VideoXLConfig, VideoXLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(VideoXLConfig, VideoXLProcessor, exist_ok=True)
     AutoVideoProcessor.register(VideoXLConfig, VideoXLVideoProcessor, exist_ok=True)

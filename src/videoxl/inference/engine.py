@@ -433,13 +433,31 @@ class VideoXL:
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
         memory = memory.fork()
-        tail: list[int] = []
-        for number, (asked, answered) in enumerate(history):
-            tail += self.chat_format.closed_turn(asked, answered, first=number == 0)
-        own = self.chat_format.next_turn(question, answer_closed=True) if history else self.chat_format.suffix(question)
-        tail += own
+        tail, own = self._conversation_ids(history, question)
         start = self._start(memory, strategy, question, tail, generation, len(own))
         return self._answer(memory, start, tail, generation, strategy)[0]
+
+    def prompt_of_conversation(
+        self,
+        memory: VideoMemory,
+        history: list[tuple[str, str]],
+        question: str,
+        decode: DecodeStrategy | str | None = None,
+    ) -> tuple[list[int], KVCache]:
+        """What :meth:`continue_conversation` answers from: all ids, and a cache of the first of them."""
+        strategy = choose_decode(decode, self.config)
+        self._check(memory, question)
+        tail, own = self._conversation_ids(history, question)
+        start = self._start(memory.fork(), strategy, question, tail, DEFAULT_GENERATION, len(own))
+        return [*start.ids, *tail], start.cache.fork()
+
+    def _conversation_ids(self, history: list[tuple[str, str]], question: str) -> tuple[list[int], list[int]]:
+        """The ids behind the video, and those of the question alone."""
+        layout, earlier = self.chat_format, []
+        for number, (asked, answered) in enumerate(history):
+            earlier += layout.closed_turn(asked, answered, first=number == 0)
+        own = layout.next_turn(question, answer_closed=True) if history else layout.suffix(question)
+        return [*earlier, *own], own
 
     def chat_session(self, memory: VideoMemory, *, decode: DecodeStrategy | str | None = None) -> ChatSession:
         """A conversation about one memory in which each turn sees those before it."""

@@ -474,6 +474,8 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As in transformers. The pictures are left out once a cache holds them; without one, every step needs them."""
+        for name in ("tokenizer", "assistant_tokenizer"):  # which generate() passes on with stop_strings
+            kwargs.pop(name, None)
         cache, first = kwargs.get(CACHE), kwargs.get("is_first_iteration")
         seen = cache.get_seq_length() if cache is not None else 0
         if first and not args and kwargs.get("next_sequence_length") is None and 0 < seen < input_ids.shape[1]:

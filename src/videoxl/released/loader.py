@@ -1,4 +1,4 @@
-"""``load_pretrained_model`` of the released Video-XL package."""
+"""``load_pretrained_model`` of the released packages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from videoxl.inference.loading import load_tokenizer, pick_device, quantization_config, resolve, set_end_tokens
 from videoxl.model.checkpoint import is_released, read_config
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
-from videoxl.model.families import require
-from videoxl.model.foreign import read_json_object, reading
-from videoxl.model.released_config import tower_folder
-from videoxl.released.clip_processor import CLIPImageProcessorPil
-from videoxl.released.generate_v1 import VideoXLBeaconForCausalLM
+from videoxl.released.image_processors import image_processor_of
+from videoxl.released.model import VideoXLForCausalLM
 
-PREPROCESSOR = "preprocessor_config.json"
+WITHOUT_EFFECT = ("multimodal", "low_cpu_mem_usage", "trust_remote_code")
+"""Keywords of released scripts that change nothing: every checkpoint here sees, and no code of a checkpoint runs."""
+KEYWORDS = frozenset(
+    (
+        *WITHOUT_EFFECT,
+        "torch_dtype",
+        "dtype",
+        "device",
+        "use_flash_attention_2",
+        "quantization_config",
+        "max_memory",
+        "offload_folder",
+        "offload_buffers",
+        "use_safetensors",
+        "strict",
+    )
+)
+"""Keywords beyond the named arguments."""
 
 
 def load_pretrained_model(
@@ -27,12 +41,12 @@ def load_pretrained_model(
     load_8bit: bool = False,
     load_4bit: bool = False,
     device_map: str | torch.device | dict[str, object] = "auto",
-    attn_implementation: str = "sdpa",
-    customized_config: VideoXLConfig | None = None,
+    attn_implementation: str | None = "sdpa",
+    customized_config: VideoXLConfig | str | None = None,
     overwrite_config: dict[str, object] | None = None,
     **kwargs: Any,
-) -> tuple[PreTrainedTokenizerBase, VideoXLBeaconForCausalLM, CLIPImageProcessorPil, int]:
-    """Load a Video-XL checkpoint as released scripts do: tokenizer, model, image processor, longest context in tokens.
+) -> tuple[PreTrainedTokenizerBase, VideoXLForCausalLM, BaseImageProcessor, int]:
+    """Load a checkpoint as released scripts do: tokenizer, model, image processor, longest context in tokens.
 
     Args:
         model_path: a folder or Hub id, in the released or in our own layout.
@@ -40,36 +54,57 @@ def load_pretrained_model(
         model_name: has no effect; the checkpoint's own files say what it is.
         load_8bit, load_4bit: quantise with bitsandbytes, except the vision parts.
         device_map: a device, ``auto`` (a GPU if there is one), or an accelerate device map.
-        attn_implementation: any that transformers has.
-        customized_config: a configuration to use instead of the checkpoint's.
+        attn_implementation: any that transformers has; ``sdpa``, with a warning, where flash attention is not there.
+        customized_config: a configuration, or the folder of one, to use instead of the checkpoint's.
         overwrite_config: keys of the released ``config.json`` to change first.
-        kwargs: ``torch_dtype`` (float16 as released), and whatever else ``from_pretrained`` knows.
+        kwargs: those of :data:`KEYWORDS`; ``torch_dtype`` is float16 as released.
 
     Unlike the released loader, this one adds no token and no row to the embeddings: that row is random and never
-    trained (SPEC 2.2). Raises ``ValueError`` for a ``model_base``, :class:`CheckpointError`
-    for a checkpoint that is damaged or not Video-XL.
+    trained (SPEC 2.2). Raises ``ValueError`` for a ``model_base`` or an unknown keyword, :class:`CheckpointError` for a
+    checkpoint that is damaged or of no known family.
     """
     if model_base is not None:
         raise ValueError(f"model_base={model_base!r}: merge adapters into the model first, then load the result alone")
     folder = resolve(model_path)
-    config = customized_config or _config(folder, overwrite_config or {})
-    require(config.family, lambda family: family.beacons)
-    kwargs.pop("multimodal", None)
-    dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", torch.float16))
+    config = _customized(customized_config) or _config(folder, overwrite_config or {})
+    options = _options(kwargs)
     bits = "int8" if load_8bit else "nf4" if load_4bit else None
-    model = VideoXLBeaconForCausalLM.from_pretrained(
+    model = VideoXLForCausalLM.from_pretrained(
         folder,
-        config=config,
-        dtype=dtype,
-        device_map=pick_device(device_map),
-        attn_implementation=attn_implementation,
-        quantization_config=kwargs.pop("quantization_config", quantization_config(bits)),
-        **kwargs,
+        **{
+            "config": config,
+            "dtype": torch.float16,
+            "device_map": pick_device(options.pop("device", device_map)),
+            "attn_implementation": attn_implementation or "sdpa",
+            "quantization_config": quantization_config(bits),
+            **options,
+        },
     ).eval()
     tokenizer = load_tokenizer(folder)
     set_end_tokens(model, tokenizer)
-    longest = config.text_config.max_position_embeddings  # type: ignore[union-attr]
-    return tokenizer, model, image_processor(config, folder), longest
+    return tokenizer, model, image_processor_of(config, folder), config.text.max_position_embeddings
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of ``from_pretrained``, from those of released scripts. Raises ``ValueError`` for unknown ones."""
+    if unknown := [name for name in given if name not in KEYWORDS]:
+        raise ValueError(
+            f"load_pretrained_model does not know {', '.join(unknown)}: leave it out; beyond its own arguments it "
+            f"takes {', '.join(sorted(KEYWORDS))}"
+        )
+    options = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    if "torch_dtype" in options:
+        options["dtype"] = options.pop("torch_dtype")
+    if options.pop("use_flash_attention_2", False):
+        options["attn_implementation"] = "flash_attention_2"
+    return options
+
+
+def _customized(config: VideoXLConfig | str | None) -> VideoXLConfig | None:
+    if not isinstance(config, str):
+        return config
+    made: VideoXLConfig = VideoXLConfig.from_pretrained(config)
+    return made
 
 
 def _config(folder: Path, overwrite: dict[str, object]) -> VideoXLConfig:
@@ -82,23 +117,3 @@ def _config(folder: Path, overwrite: dict[str, object]) -> VideoXLConfig:
     klass = LlavaQwenConfig if is_released(found) else VideoXLConfig
     made: VideoXLConfig = klass.from_dict(found, name_or_path=str(folder))
     return made
-
-
-def image_processor(config: VideoXLConfig, folder: Path) -> CLIPImageProcessorPil:
-    """The CLIP image processor with our resizing, from the vision tower's own file if the checkpoint has one.
-
-    It works with Pillow. Torchvision rounds resized pixels differently from those the model was trained on.
-    """
-    place = tower_folder(str(read_config(folder).get("mm_vision_tower", "vision_tower")), folder)
-    if place is not None and (place / PREPROCESSOR).is_file():
-        said = read_json_object(place / PREPROCESSOR)
-        with reading(f"{PREPROCESSOR} of {place.name}"):
-            processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_dict(said)
-            return processor
-    side = config.image_size
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=list(config.image_mean),
-        image_std=list(config.image_std),
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from itertools import chain
 
@@ -66,7 +68,8 @@ def process_images(
     if mode == "square":
         return _pixels(images, image_processor)
     if mode == "pad":
-        made = [_pixels([_pad(image, image_processor.image_mean)], image_processor)[0] for image in images]
+        colour = tuple(int(255 * mean) for mean in image_processor.image_mean)
+        made = [_pixels([expand2square(_rgb(image), colour)], image_processor)[0] for image in images]
     elif mode == "anyres" or "anyres_max" in mode:
         pinpoints = getattr(model_cfg, "image_grid_pinpoints", None)
         made = [process_anyres_image(image, image_processor, pinpoints) for image in images]
@@ -81,6 +84,21 @@ def process_anyres_image(
     """One image as normalised crops ``[1 + n, 3, S, S]``, the whole picture first (SPEC 2.1)."""
     crops = cut_crops(np.asarray(_rgb(image)), grid_pinpoints, processor.crop_size["height"])
     return _pixels([Image.fromarray(crop) for crop in crops], processor)
+
+
+def expand2square(pil_img: Image.Image, background_color: int | tuple[int, ...]) -> Image.Image:
+    """The picture in the middle of a square of the colour, the offset rounded down; a square one as it is."""
+    side = max(pil_img.size)
+    if pil_img.width == pil_img.height:
+        return pil_img
+    square = Image.new(pil_img.mode, (side, side), background_color)
+    square.paste(pil_img, ((side - pil_img.width) // 2, (side - pil_img.height) // 2))
+    return square
+
+
+def load_image_from_base64(image: str | bytes) -> Image.Image:
+    """The picture in a base64 text."""
+    return Image.open(io.BytesIO(base64.b64decode(image)))
 
 
 def get_model_name_from_path(model_path: str) -> str:
@@ -112,11 +130,3 @@ def _rgb(image: object) -> Image.Image:
 def _pixels(images: Sequence[Image.Image], processor: BaseImageProcessor) -> torch.Tensor:
     pixels: torch.Tensor = processor.preprocess([_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
     return pixels
-
-
-def _pad(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """Centred on a square of the mean colour, the offset rounded down."""
-    picture, side = _rgb(image), max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
-    square.paste(picture, ((side - image.width) // 2, (side - image.height) // 2))
-    return square

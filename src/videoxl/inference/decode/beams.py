@@ -11,8 +11,8 @@ from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
 from videoxl.memory.generation_cache import GenerationCache
 from videoxl.memory.kv_cache import KVCache
-from videoxl.model.generation import within_vocabulary
-from videoxl.model.videoxl import CACHE, VideoXLForConditionalGeneration
+from videoxl.model.generation import CACHE, within_vocabulary
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 
 @torch.inference_mode()
