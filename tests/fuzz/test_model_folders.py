@@ -22,7 +22,7 @@ from videoxl.hf.processing import VideoXLProcessor
 from videoxl.inference.loading import embedded_folder
 from videoxl.inference.plan.model_spec import model_spec
 
-FEW = 40
+FEW = 16
 SECONDS = 20.0
 """Far above what any of these takes."""
 GROWTH = 400_000_000

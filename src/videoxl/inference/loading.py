@@ -95,7 +95,9 @@ def load_model(
 ) -> LoadedModel:
     """See :func:`videoxl.load`."""
     target, folder = pick_device(device), resolve(name, revision, local_files_only=local_files_only)
-    ModelFolder.open(folder)  # says what is wrong with it before anything else is looked at
+    found = ModelFolder.open(folder)  # a mistake must not cost the wait for the weights
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, found.config.vocab_size, folder)
     with progress_where_it_takes_long(folder):
         model = VideoXLForConditionalGeneration.from_pretrained(
             folder,
@@ -105,8 +107,6 @@ def load_model(
             quantization_config=quantization_config(quantization),
             trust_remote_code=False,
         )
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, model.config.vocab_size, folder)
     set_end_tokens(model, tokenizer)
     model.model.language_model.fuse_projections()
     return LoadedModel(model.eval(), tokenizer, snapshot_revision(folder))
