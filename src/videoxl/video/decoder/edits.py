@@ -50,8 +50,8 @@ def read_edits(fd: int) -> dict[int, EditList]:
 def _children(fd: int, parent: _Box) -> Iterator[_Box]:
     at = parent.begin
     for _ in range(MOST_BOXES):
-        header = os.pread(fd, 16, at)
-        if at + 8 > parent.end or len(header) < 8:
+        header = os.pread(fd, 16, at) if at + 8 <= parent.end else b""
+        if len(header) < 8:
             return
         size, kind = struct.unpack_from(">I4s", header)
         begin = at + 8

@@ -54,7 +54,7 @@ def confirm_index(opener: Opener, index: FrameIndex, limits: VideoLimits, heartb
     if decoded.damaged or not decoded.pts or decoded.belongs_to(index, index.packets):
         return index
     if decoded.have_times_of(index):
-        return replace(index, by_order=True, one_packet_each=False)
+        return _in_order_of_decoding(index, opened)
     return _index_of_frames(opener(), index, decoded, limits, heartbeat)
 
 
@@ -86,6 +86,14 @@ def _decode(opened: OpenedStream, heartbeat: Heartbeat, packets: int) -> _Decode
     return _Decoded(tuple(pts), damaged)
 
 
+def _in_order_of_decoding(index: FrameIndex, opened: OpenedStream) -> FrameIndex:
+    """The index of frames whose times do not ascend. An AVI numbers its pictures, and has no other times."""
+    index = replace(index, one_packet_each=False)
+    if opened.container.format.name == "avi":
+        return replace(index, by_order=True)
+    return with_synthetic_times(index, opened)
+
+
 def _index_of_frames(
     opened: OpenedStream, index: FrameIndex, decoded: _Decoded, limits: VideoLimits, heartbeat: Heartbeat
 ) -> FrameIndex:
@@ -100,7 +108,7 @@ def _index_of_frames(
         if decoded.belongs_to(found, found.packets):
             return replace(found, one_packet_each=False)
         if decoded.have_times_of(found):
-            return replace(found, by_order=True, one_packet_each=False)
+            return _in_order_of_decoding(found, opened)
     count = len(decoded.pts)
     blank = np.arange(count)
     return with_synthetic_times(replace(index, pts_F=blank, positions_F=blank, one_packet_each=False), opened)
