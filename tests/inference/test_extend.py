@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 
 import pytest
@@ -15,6 +17,7 @@ from tests.media import write_video
 from videoxl import open_video
 from videoxl.config import Sampling
 from videoxl.errors import VideoError
+from videoxl.memory.kv_cache import PreallocatedLayer
 from videoxl.memory.video_memory import VideoMemory
 
 
@@ -149,6 +152,71 @@ def test_given_times_are_given_times(engines):
     with open_video(pictures(2, seed=3), timestamps=[30.0, 31.0]) as source:
         memory.extend(source)
     assert memory.timestamps[-2:] == (30.0, 31.0)
+    with (
+        open_video(pictures(2), timestamps=[0.0, 0.5]) as source,
+        pytest.raises(ValueError, match=r"got one at 0\.000"),
+    ):
+        memory.extend(source)
+
+
+@pytest.mark.parametrize("how", ["iterator", "generator", "timestamps", "source", "made up"])
+def test_frames_go_on_at_the_rate_of_those_before(engines, how):
+    """Two a second, although one a second is what an iterator is sampled at when it is encoded."""
+    memory, more, times = (
+        engines["tiny"].encode(frames=pictures(16), timestamps=seconds(16)),
+        pictures(4),
+        seconds(4, 8),
+    )
+    if how == "iterator":
+        memory.extend(iter(list(zip(more, times))))
+    elif how == "generator":
+        memory.extend((picture, time) for picture, time in zip(more, times))
+    elif how == "timestamps":
+        memory.extend(list(more), timestamps=(time for time in times))
+    elif how == "source":
+        with open_video(more, timestamps=times) as source:
+            memory.extend(source)
+    else:
+        memory.extend(more)
+    assert memory.timestamps == tuple(seconds(20))
+
+
+def test_a_memory_is_copied_and_not_pickled(engines):
+    memory = engines["tiny"].encode(frames=pictures(8), timestamps=seconds(8))
+    for other in (copy.copy(memory), copy.deepcopy(memory)):
+        memory.extend(pictures(4, seed=1), timestamps=seconds(4, memory.timestamps[-1] + 0.5))
+        assert other.frames == 8
+        assert memory.frames > 8
+        memory = memory.fork()
+        memory.trim(end=4.0)
+    with pytest.raises(TypeError, match=r"not pickled: save\(\) it"):
+        pickle.dumps(memory)
+
+
+@pytest.mark.parametrize(("name", "prefill"), CASES)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_whatever_ends_an_extension_leaves_the_memory(engines, name, prefill, error, monkeypatch):
+    """At any of the calls into the language model, where the cache grows."""
+    engine = engines[name]
+    memory = engine.encode(frames=pictures(13), timestamps=seconds(13), prefill=prefill)
+    before = engine.encode(frames=pictures(13), timestamps=seconds(13), prefill=prefill)
+    answer = engine.ask(before, "What?", max_new_tokens=2).token_ids
+    real = PreallocatedLayer._room_for
+    for moment in (0, 1):
+        left = [moment]
+
+        def fail(self, *arguments, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise error("now")
+            return real(self, *arguments)
+
+        monkeypatch.setattr(PreallocatedLayer, "_room_for", fail)
+        with pytest.raises(BaseException, match="now"):
+            memory.extend(pictures(9, seed=2), timestamps=seconds(9, 6.5))
+        monkeypatch.undo()
+        assert engine.ask(memory, "What?", max_new_tokens=2).token_ids == answer
+        assert difference(memory, before) == 0
 
 
 @pytest.mark.parametrize("from_file", [False, True])

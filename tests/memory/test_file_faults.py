@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -163,6 +164,22 @@ def test_where_nothing_can_be_written(old, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", deny)
     with pytest.raises(MemoryFileError, match=r"Permission denied.*may be written to"):
         old.save(tmp_path / "film.vxl")
+
+
+def test_pipes_and_devices_are_not_replaced(old, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("pipe", "link"):
+        with pytest.raises(MemoryFileError, match="is not a regular file: give another name"):
+            old.save(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with contextlib.suppress(MemoryFileError):
+        old.save(tmp_path / "circle")
+    for name in ("pipe", "nowhere/film.vxl"):
+        with pytest.raises(MemoryFileError):
+            VideoMemory.load(tmp_path / name, old.owner)
 
 
 def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(path, old):

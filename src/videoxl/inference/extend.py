@@ -65,7 +65,9 @@ def extend(
     _check_extensible(context.config.traits, memory, strategy)
     last, step = memory.timestamps[-1], _step(memory)
     with open_for_model(video, fps=fps or 1 / step, timestamps=timestamps) as source:
-        if source.times_F is None:
+        if source.times_F is None and frames is None and sampling is None:
+            given["fps"] = fps or 1 / step
+        elif source.times_F is None:
             given["fps"] = fps
         elif source.info.reader != "memory" and frames is None and sampling is None:
             between = 0.5 / source.info.fps if source.info.fps else 0.0
@@ -74,7 +76,7 @@ def extend(
         request = open_request(
             source, given, context.config, strategy, frames=frames, sampling=sampling, subtitles=subtitles
         )
-        shift = last + step if _counts_from_zero(source, timestamps) else 0.0
+        shift = last + step if _counts_from_zero(source) else 0.0
         return _read_on(context, memory, request, shift, committed_cache, siglip, as_progress(progress))
 
 
@@ -91,11 +93,9 @@ def _step(memory: MemoryState) -> float:
     return float(np.median(gaps)) if gaps and np.median(gaps) > 0 else 1.0
 
 
-def _counts_from_zero(source: VideoSource, timestamps: Sequence[float] | None) -> bool:
+def _counts_from_zero(source: VideoSource) -> bool:
     """Whether the times of pictures were made up from a rate, beginning at 0. Times that somebody gave are kept."""
-    if source.info.reader != "memory" or source.times_F is None or timestamps is not None:
-        return False
-    return bool(source.times_F[0] == 0)
+    return source.info.reader == "memory" and source.times_F is not None and not source.times_given
 
 
 def _read_on(

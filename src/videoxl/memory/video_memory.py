@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -160,8 +160,9 @@ class VideoMemory:
         """Read more of the video, as if it had been there from the start (live video).
 
         Args:
-            video: anything ``encode`` takes. Pictures without times continue at the rate of those before; everything
-                else must begin after the last frame.
+            video: anything ``encode`` takes. Pictures without times continue at the rate of those before. Times that
+                are given stay as they are, and must come after the last frame. Files and iterators are sampled at the
+                rate of the frames before, unless ``fps`` says otherwise.
             settings: sampling settings of ``encode``, and ``subtitles``, of what is new or of the whole video.
 
         The numbers are those of encoding the longer video at once, up to rounding. A failure leaves the memory as it
@@ -229,6 +230,16 @@ class VideoMemory:
         if self.owner is None:
             raise ValueError(f"{what}() needs the model: use the memory that encode() or load(path, model) returned")
         return self.owner
+
+    def __copy__(self) -> VideoMemory:
+        return self.fork()
+
+    def __deepcopy__(self, memo: object) -> VideoMemory:
+        return self.fork()  # nothing that two memories share is ever changed
+
+    def __reduce__(self) -> NoReturn:
+        """Raise ``TypeError``: pickled, a memory would take the model with it, or lose it."""
+        raise TypeError("a VideoMemory is not pickled: save() it, and load() the file where it is needed")
 
     def __repr__(self) -> str:
         now = self.fork()

@@ -109,9 +109,16 @@ def open_video(
 
     Raises ``VideoError`` (see its ``code``), ``VideoNotFoundError``, ``MissingDependencyError``.
     """
+    options = _FileOptions(stream, reader, choose_decoder_processes(decoder_processes), limits, strict)
+    source = _open(video, fps, timestamps, options)
+    source.times_given = timestamps is not None
+    return source
+
+
+def _open(video: object, fps: float | None, timestamps: Sequence[float] | None, options: _FileOptions) -> VideoSource:
+    limits = options.limits
     if isinstance(video, os.PathLike | str):
-        file_options = _FileOptions(stream, reader, choose_decoder_processes(decoder_processes), limits, strict)
-        return _open_path(video, fps, timestamps, file_options)
+        return _open_path(video, fps, timestamps, options)
     if isinstance(video, (bytes, bytearray, memoryview)):
         raise bad_frames("bytes are not accepted as a video: give a path, an array or frames")
     if isinstance(video, Image.Image):

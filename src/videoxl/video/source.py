@@ -35,6 +35,8 @@ class VideoSource(ABC):
     """What is known about it."""
     times_F: Times | None
     """float64 [F]: when each frame is shown, in seconds from the start of the file. None when not known beforehand."""
+    times_given: bool = False
+    """Whether somebody gave the times of pictures. Else they were made up from a rate, beginning at 0."""
     is_still: bool = False
     """Whether this is a single still picture."""
     digest: str | None = None

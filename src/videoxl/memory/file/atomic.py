@@ -34,6 +34,8 @@ def replacing(path: str | os.PathLike[str], size: int) -> Iterator[int]:
     target = Path(os.path.realpath(path))  # the target of a link is replaced, not the link
     if target.is_dir():
         raise MemoryFileError(f"{path} is a folder: give the name of a file", code="memory_not_written")
+    if target.exists() and not target.is_file():  # a device, a pipe, a socket: replacing it would remove it
+        raise MemoryFileError(f"{path} is not a regular file: give another name", code="memory_not_written")
     try:
         remove_leftovers(target)
         _require_space(target.parent, size)
