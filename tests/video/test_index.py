@@ -173,6 +173,14 @@ def test_raw_streams_have_the_rate_of_their_headers(folder, name, fps, settings,
         assert ("the file's own rate" in warning) == named
 
 
+def test_single_fields_of_hevc_are_named(folder):
+    options = {"x265-params": "interlace=tff:log-level=none"}
+    path = media.write_video(folder / "fields.mkv", frames=10, fps=50, codec="libx265", options=options)
+    with open_video(path) as source:
+        assert media.numbers_of(source.read(every_frame(source), resize=None)) == list(range(10))
+        assert "every frame is one field" in source.warnings[0]
+
+
 @pytest.mark.parametrize(("name", "fps"), [("a.m2v", 24), ("b.m2v", 50)])
 def test_raw_mpeg2_has_times(folder, name, fps):
     settings = {"codec": "mpeg2video", "container_format": "mpeg2video", "options": {"g": "12", "bf": "2"}}

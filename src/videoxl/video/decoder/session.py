@@ -245,6 +245,9 @@ def _facts(
     if orientation.problem:
         problems.append(orientation.problem)
     problems += _conversions(first, hdr, command.reader)
+    codec = opened.stream.codec_context.codec.canonical_name
+    if codec == "hevc" and first.interlaced_frame:  # FFmpeg sets this only for single fields, and does not join them
+        problems.append("codes the fields of each picture apart: every frame is one field, half as high as the picture")
     if opened.others:
         others = ", ".join(map(str, opened.others))
         problems.append(f"holds several video streams: stream {opened.stream.index} is read, not {others}")
@@ -254,7 +257,7 @@ def _facts(
         height=first.width if turned else first.height,
         fps=index.rate,
         end=index.end,
-        codec=opened.stream.codec_context.codec.canonical_name,
+        codec=codec,
         container=opened.container.format.name,
         rotation=90 * orientation.quarter_turns,
         stream=opened.stream.index,
