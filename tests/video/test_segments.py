@@ -188,6 +188,16 @@ def test_no_process_runs_far_ahead(long_video, finely_cut):
         assert max(process.memory_info().rss for process in started) < 250e6
 
 
+def test_memory_does_not_grow_with_the_number_of_segments(long_video, finely_cut):
+    """50 segments, each with a decoder of its own."""
+    with open_video(long_video, decoder_processes=1) as source:
+        (process,) = processes_of(source)
+        some = source.select(Sampling(indices=tuple(range(0, 600, 6))))
+        held = [process.memory_info().rss for _ in source.read(some, resize=Resize(24, 32))]
+        assert len(held) == 50
+        assert max(held) - held[5] < 25e6
+
+
 def test_fewer_processes_do_when_no_more_can_be_started(long_video, finely_cut, monkeypatch):
     with open_video(long_video, decoder_processes=3) as source:
 

@@ -6,6 +6,7 @@ jumps to key frames when that saves work, and otherwise skips pictures that no o
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 
@@ -47,6 +48,7 @@ class FrameDecoder:
         return self._begin_at(number, frozenset()).seekable
 
     def _new_cursor(self) -> PacketCursor:
+        gc.collect()  # a container and its streams hold each other, and with them the pictures of their decoder
         return PacketCursor(self._opener, self._index, self._heartbeat, threads=self._threads)
 
     def _begin_at(self, number: int, wanted: frozenset[int]) -> PacketCursor:
@@ -55,6 +57,7 @@ class FrameDecoder:
         Where the container cannot seek, the last one goes on instead.
         """
         if self._cursor is None or self._cursor.seekable:
+            self._cursor = None
             self._cursor = self._new_cursor()
         self._cursor.begin(number, wanted)
         return self._cursor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -180,6 +181,7 @@ def open_session(
     def opener() -> OpenedStream:
         return open_stream(fd, command.stream, command.limits)
 
+    gc.freeze()  # what is loaded stays: collections that free old decoders need not look at it
     opened = opener()
     index = unpack_index(index_bytes) if index_bytes else build_index(opened, command.limits, channel.heartbeat)
     seconds = index.end - float(index.times_F[0])
