@@ -146,7 +146,7 @@ def test_video_xl_reads_its_video_once_for_every_question_apart(folder, tiny, ti
         (record(QUESTION, "x", video=""), "has 1 <image> for 0 pictures"),
         (record(QUESTION, "x", video="clip.mp4", image="a.png"), "both 'image' and 'video'"),
         (record(QUESTION, "x", video=7), "must name a file"),
-        (record(QUESTION, "x", video={"path": "clip.mp4"}), "must name a file"),
+        (record(QUESTION, "x", video={"bytes": "clip.mp4"}), "must name a file"),
         (record(QUESTION, "x", image=["a.png", None]), "must name a file"),
         (record(QUESTION, "x", video="missing.mp4"), "missing.mp4: no such file"),
         (record(QUESTION, "x", video="a\0b.mp4"), "no such file"),

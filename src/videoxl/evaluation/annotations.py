@@ -26,7 +26,7 @@ def parse_json(text: str, path: str | os.PathLike[str]) -> object:
     try:
         found: object = json.loads(text)
         return found
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"annotations {path} are no JSON: {error}") from None
 
 

@@ -56,7 +56,7 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
         return _read_charades(text, path)
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):  # not one JSON value: one a line
+    except (ValueError, RecursionError):  # not one JSON value: one a line
         return _read_timelens_lines(path)
     return _read_timelens_lines(path) if "events" in found else _read_timelens(found, path)
 

@@ -72,7 +72,7 @@ def _json_cues(path: str) -> tuple[Cue, ...]:
     """
     try:
         cues = tuple(_cues(json.loads(Path(path).read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         name = os.path.basename(path)
         raise VideoError(
             f"{name} holds no subtitles as LongVideoBench has them: {error}", code="bad_subtitles"

@@ -130,10 +130,10 @@ def _part(part: object, where: str) -> str | Media:
         return _text(value, given, where)
     if kind.endswith("_url"):
         value = _inner_url(value, kind, where)
-    kind = "video" if kind.startswith("video") else "image"
-    if kind == "image" and given:
+    shown: Kind = "video" if kind.startswith("video") else "image"
+    if shown == "image" and given:
         raise ValueError(f"{where} does not know {next(iter(given))!r}: an image has no settings")
-    return Media(kind, local_source(value, where), sampling_settings(given, where))
+    return Media(shown, local_source(value, where), sampling_settings(given, where))
 
 
 def _text(value: object, rest: Mapping[str, object], where: str) -> str:

@@ -352,10 +352,9 @@ class VideoXLProcessor(ProcessorMixin):
         batched = _is_batch(conversation)
         conversations = [read_messages(one) for one in (conversation if batched else [conversation])]
         texts = [
-            super(VideoXLProcessor, self).apply_chat_template(
-                [self._plain(message, chat_template is not None) for message in messages],
+            self.render(
+                messages,
                 chat_template,
-                tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 **template_kwargs,
@@ -373,13 +372,32 @@ class VideoXLProcessor(ProcessorMixin):
         inputs = self(texts, shown["video"], shown["image"], **{"return_tensors": tensors, **settings})
         return inputs if return_dict else inputs["input_ids"]
 
+    def render(self, messages: Sequence[Message], chat_template: str | None = None, **kwargs: Any) -> str:
+        """The text of a conversation, with a token in the place of each video and image."""
+        plain = [self._plain(message, chat_template is not None) for message in messages]
+        text: str = super().apply_chat_template(plain, chat_template, tokenize=False, **kwargs)
+        return text
+
+    def split(self, pieces: Sequence[str], media: Sequence[Media]) -> list[list[str | Media]]:
+        """Pieces of one text cut at their tokens, in whose places the media stand. Raises ``ValueError`` if they do not
+        match."""
+        whole = "".join(pieces)
+        given: dict[Kind, list[Media]] = {
+            kind: self._placed(kind, token, [one for one in media if one.kind == kind], [whole])
+            for kind, token in self._tokens.items()
+        }
+        return [self._split(piece, given) for piece in pieces]
+
+    @property
+    def _tokens(self) -> dict[Kind, str]:
+        return {"video": self.video_token, "image": self.image_token}
+
     def _plain(self, message: Message, own_template: bool) -> dict[str, Any]:
         """A message for a template: a text, in which tokens stand for videos and images, each before a line break."""
         if own_template:
             parts = [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.kind} for p in message.parts]
             return {"role": message.role, "content": parts if message.media else "".join(map(str, message.parts))}
-        tokens = {"video": self.video_token, "image": self.image_token}
-        texts = [part if isinstance(part, str) else f"{tokens[part.kind]}\n" for part in message.parts]
+        texts = [part if isinstance(part, str) else f"{self._tokens[part.kind]}\n" for part in message.parts]
         return {"role": message.role, "content": "".join(texts)}
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from videoxl.config import BeaconPrefill
+from videoxl.errors import TrainingError
 from videoxl.model.windows import RatioChooser
 from videoxl.training.checkpoints import Facts, newest_checkpoint
 from videoxl.training.config.training import SYNCHRONOUS, TrainingConfig
@@ -114,6 +115,8 @@ class VideoXLTrainer(HookedTrainer):
     def _sorted_out(self, batch: Batch, step: int) -> Batch:
         """A batch without its reports, which are counted, and with something to compute on if it is empty."""
         keys: list[Key] = batch["keys"]
+        if lacking := batch.pop("machine", None):
+            raise TrainingError(f"{lacking[0]}; then resume: no sample was counted as bad")
         self.bad_samples.count(len(keys), batch.pop("bad_samples", ()), step=step)
         self.truncated += len(batch.pop("truncated", ()))
         if "labels" not in batch:

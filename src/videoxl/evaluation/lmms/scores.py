@@ -124,8 +124,8 @@ def read_logs(folder: Path) -> tuple[Json, Json, Json]:
     for path in sorted(folder.glob("samples-*.jsonl")):
         for line, found in read_json_lines(path, EvaluationError):
             if "key" in found:
-                if not isinstance(found.get("record"), dict):
-                    raise EvaluationError(f"{line.place} holds no record: remove that line and resume")
+                if not isinstance(found["key"], str) or not isinstance(found.get("record"), dict):
+                    raise EvaluationError(f"{line.place} holds no key and record: remove that line and resume")
                 records[found["key"]] = found["record"]
     for path in sorted(folder.glob("samples-*.failed.json")):
         failed |= read_json(path, EvaluationError)

@@ -80,7 +80,7 @@ def read_needles(path: str | Path) -> list[PictureNeedle]:
     path = Path(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(f"the needles {path} cannot be read as JSON: {error}") from None
     try:
         needles = _released(found, path.parent) if isinstance(found, dict) else [_own(n, path.parent) for n in found]

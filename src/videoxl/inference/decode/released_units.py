@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
                 _indices(chosen), int(chosen["config"]["selected_chunk_size"]), int(chosen["config"]["compression"])
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"{path} is no released selection ({type(error).__name__}: {error}): expected categories with 'config' and "
             "'selected_unit_indices', or null"

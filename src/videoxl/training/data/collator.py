@@ -20,8 +20,8 @@ from videoxl.model.vision import normalize_pixels
 from videoxl.training.data.batches import Batch
 from videoxl.training.data.examples import BadSample, Example
 
-BAD_SAMPLES, TRUNCATED = "bad_samples", "truncated"
-REPORTS = (BAD_SAMPLES, TRUNCATED)
+BAD_SAMPLES, TRUNCATED, MACHINE = "bad_samples", "truncated", "machine"
+REPORTS = (BAD_SAMPLES, TRUNCATED, MACHINE)
 """Keys of a batch that are for the trainer, which takes them out before the forward."""
 PICTURES = ("pixel_values_videos", "pixel_values", "video_features")
 """Keys of a batch that shows something."""
@@ -31,7 +31,8 @@ class Collator:
     """Makes a batch of examples: tensors under the names of the forward's arguments, and :data:`REPORTS`.
 
     ``bad_samples`` lists ``(id, reason)`` of the samples that are not in the batch; ``truncated``, where any were,
-    ``(id, ids cut)`` of those that were too long. A batch in which no sample is left holds nothing else.
+    ``(id, ids cut)`` of those that were too long; ``machine``, where a sample could not be read for want of something,
+    what the machine lacks. A batch in which no sample is left holds nothing else.
     """
 
     def __init__(
@@ -53,7 +54,10 @@ class Collator:
         bad = [(sample.id, sample.reason) for sample in samples if isinstance(sample, BadSample)]
         examples = [sample for sample in samples if isinstance(sample, Example)]
         cut = [(example.id, example.truncated) for example in examples if example.truncated]
-        reports: Batch = {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {})
+        lacking = [sample.reason for sample in samples if isinstance(sample, BadSample) and sample.machine]
+        reports: Batch = (
+            {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {}) | ({MACHINE: lacking} if lacking else {})
+        )
         return self._text(examples) | self._pictures(examples) | reports if examples else reports
 
     def _text(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:

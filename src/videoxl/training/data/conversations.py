@@ -1,7 +1,8 @@
 """From a record in LLaVA's format to ids and labels (SPEC 2.7, 3.8), by the prompt code that inference uses.
 
-A record holds ``conversations``, a list of turns ``{"from": "human" | "gpt", "value": text}`` (or ``role`` and
-``content``), and the names of the pictures that stand where a human's text says ``<image>``.
+A record holds ``conversations`` (or ``messages``), a list of turns ``{"from": "human" | "gpt", "value": text}`` (or
+``role`` and ``content``), and the names of the pictures that stand where a human's text says ``<image>`` or
+``<video>``, or has a part of that type.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.errors import TrainingDataError
 from videoxl.inference.prompt import IGNORE_INDEX, IM_END, IM_START, IMAGE_TOKEN_INDEX, ChatFormat, expand_placeholders
 from videoxl.training.config.data import LABELS, TEMPLATES, Labels, Template, check_choice
+from videoxl.training.data.media import OTHERS, PICTURE, PLACEHOLDERS, TURNS, media_of, parts_of, shown, turns_of
 
-PICTURE = "<image>"
-"""Stands for a picture or a video in a human's text."""
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -68,8 +68,9 @@ def read_conversation(record: Mapping[str, object]) -> Conversation:
     default system prompt.
 
     Raises :class:`TrainingDataError`: there is no conversation, roles do not alternate, a question or an answer is
-    missing or empty, or an answer holds ``<image>``.
+    missing or empty, an answer holds ``<image>``, a text holds another model's placeholder or half a surrogate pair.
     """
+    kind, _ = media_of(record)
     said = [_said(number, turn) for number, turn in enumerate(_list_of_turns(record))]
     system = DEFAULT_SYSTEM_PROMPT
     if said and said[0][0] == "system":
@@ -84,35 +85,60 @@ def read_conversation(record: Mapping[str, object]) -> Conversation:
     if len(said) % 2:
         raise TrainingDataError("the last question has no answer: end the conversation with a turn from 'gpt'")
     pairs = zip(said[0::2], said[1::2])
-    return Conversation(tuple(_turn(question, answer) for (_, question), (_, answer) in pairs), system)
+    return Conversation(tuple(_turn(_placed(question, kind), answer) for (_, question), (_, answer) in pairs), system)
 
 
 def _list_of_turns(record: Mapping[str, object]) -> Sequence[object]:
-    turns = record.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise TrainingDataError(f"conversations must be a list of turns and not empty, got {_shown(turns)}")
+    turns = turns_of(record)
+    if not turns:
+        given = next((record[name] for name in TURNS if name in record), None)
+        raise TrainingDataError(f"conversations must be a list of turns and not empty, got {shown(given)}")
     return turns
 
 
 def _said(number: int, turn: object) -> tuple[str, str]:
     """Role and text of one turn."""
     if not isinstance(turn, dict):
-        raise TrainingDataError(f"turn {number + 1} must be an object with 'from' and 'value', got {_shown(turn)}")
+        raise TrainingDataError(f"turn {number + 1} must be an object with 'from' and 'value', got {shown(turn)}")
     given = turn.get("from", turn.get("role"))
     role = ROLES.get(given) if isinstance(given, str) else None
     if role is None:
-        raise TrainingDataError(f"turn {number + 1} is from {_shown(given)}; allowed: {', '.join(ROLES)}")
+        raise TrainingDataError(f"turn {number + 1} is from {shown(given)}; allowed: {', '.join(ROLES)}")
     text = turn.get("value", turn.get("content"))
+    if parts := parts_of(turn):
+        text = "".join(name or "" if kind == "text" else f"{PICTURE}\n" for kind, name in parts)
     if not isinstance(text, str):
-        raise TrainingDataError(f"turn {number + 1} ({given}) must say a text, got {_shown(text)}")
-    return role, text
+        raise TrainingDataError(f"turn {number + 1} ({given}) must say a text, got {shown(text)}")
+    return role, _sound(text, number)
+
+
+def _sound(text: str, number: int) -> str:
+    """The text, if all of it can be told to the model as it is meant."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TrainingDataError(
+            f"turn {number + 1} holds half a surrogate pair ({text[error.start]!a}), no character: mend the text"
+        ) from None
+    if found := next((other for other in OTHERS if other in text), None):
+        raise TrainingDataError(f"turn {number + 1} holds {found}, another model's placeholder: write {PICTURE}")
+    return text
+
+
+def _placed(text: str, kind: str) -> str:
+    """A question in which ``<image>`` stands for everything shown."""
+    for placeholder, only in PLACEHOLDERS.items():
+        if only and kind not in (only, "text") and placeholder in text:
+            raise TrainingDataError(f"a question holds {placeholder}, but the record shows an {kind}: write {PICTURE}")
+        text = text.replace(placeholder, PICTURE)
+    return text
 
 
 def _turn(question: str, answer: str) -> Turn:
     if not answer.strip():
         raise TrainingDataError("an answer is empty: there is nothing to learn")
-    if PICTURE in answer:
-        raise TrainingDataError(f"an answer holds {PICTURE}: pictures stand in a human's text")
+    if found := next((placeholder for placeholder in PLACEHOLDERS if placeholder in answer), None):
+        raise TrainingDataError(f"an answer holds {found}: pictures stand in a human's text")
     parts = _parts(question)
     if len(parts) == 1 and not question.strip():
         raise TrainingDataError("a question is empty: give it a text or a picture")
@@ -124,10 +150,6 @@ def _parts(text: str) -> tuple[str, ...]:
     if text.count(PICTURE) == 1 and not text.startswith(PICTURE):
         text = f"{PICTURE}\n{text.replace(PICTURE, '').strip()}".strip()
     return tuple(text.split(PICTURE))
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r:.60}"
 
 
 # ---------------------------------------------------------------------------------------------------- ids and labels

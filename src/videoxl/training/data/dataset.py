@@ -23,7 +23,6 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.config.data import DataConfig
 from videoxl.training.data.conversations import (
-    PICTURE,
     Conversation,
     ConversationEncoder,
     Encoded,
@@ -31,12 +30,16 @@ from videoxl.training.data.conversations import (
 )
 from videoxl.training.data.examples import BadSample, Example
 from videoxl.training.data.features import CachedReader, FeatureCache, fill_cache
+from videoxl.training.data.machine import machine_fault
+from videoxl.training.data.media import KINDS, PICTURE, Kind, media_of
 from videoxl.training.data.mixtures import RecordFile, Source, choose_records
-from videoxl.training.data.read_sample import KINDS, Kind, Picture, PictureReader, find_files, media_of, time_scale
+from videoxl.training.data.read_sample import Picture, PictureReader, find_files, time_scale
 from videoxl.training.protocols import Tokenizer
 
 __all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
 
+UNUSABLE = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What reading values of the wrong kind may raise: a bad sample, whatever a record holds."""
 LETTERS_PER_TOKEN = 4
 """Rough average for English text; only the grouping of examples by length depends on it."""
 
@@ -92,7 +95,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         """How many examples a record makes. A bad record makes one, which fails when it is read."""
         try:
             return len(read_conversation(file.read(record)).turns)
-        except TrainingDataError:
+        except (TrainingDataError, *UNUSABLE):
             return 1
 
     def __len__(self) -> int:
@@ -118,8 +121,11 @@ class VideoDataset(Dataset[Example | BadSample]):
             for path in find_files(names, self.folders[file]):
                 pictures.append(self._read(path, kind, scale))
             return self._example(name, kind, encoded, pictures)
-        except (VideoXLError, OSError, ValueError) as error:
-            return BadSample(name, path, str(error))
+        except (VideoXLError, OSError, MemoryError, *UNUSABLE) as error:
+            if lacking := machine_fault(error):
+                return BadSample(name, path, lacking, machine=True)
+            told = isinstance(error, (VideoXLError, OSError, ValueError))
+            return BadSample(name, path, str(error) if told else f"{type(error).__name__}: {error}")
 
     def _read(self, path: str, kind: Kind, scale: float) -> Picture:
         if self.cached is not None and kind == "video":
@@ -140,7 +146,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         for file, record_number, _ in self.index_N3.tolist():
             try:
                 kind, names = media_of(self.files[file].read(record_number))
-            except TrainingDataError:  # named when training asks for it
+            except (TrainingDataError, *UNUSABLE):  # named when training asks for it
                 continue
             if kind == "video":
                 yield from find_files(names, self.folders[file])
@@ -206,7 +212,7 @@ class VideoDataset(Dataset[Example | BadSample]):
             record = self.files[file].read(record_number)
             kind, names = media_of(record)
             conversation = read_conversation(record)
-        except TrainingDataError:
+        except (TrainingDataError, *UNUSABLE):
             return KINDS.index("text"), 0
         turns = conversation.turns if turn < 0 else conversation.turns[turn : turn + 1]
         letters = sum(len(turn.answer) + sum(map(len, turn.parts)) for turn in turns)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from videoxl.training.data.read_sample import Kind
+from videoxl.training.data.media import Kind
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,5 @@ class BadSample:
     path: str
     """The file that holds its record."""
     reason: str
+    machine: bool = False
+    """The machine is at fault, not the sample: the run must stop."""

@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from videoxl.config import Sampling
-from videoxl.errors import MemoryFileError, TrainingDataError, VideoXLError
+from videoxl.errors import MemoryFileError, TrainingDataError, TrainingError, VideoXLError
 from videoxl.inference.progress import Progress
 from videoxl.memory.file.atomic import replacing, write_at
 from videoxl.model.checkpoint import plain_values
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
+from videoxl.training.data.machine import machine_fault
 from videoxl.training.data.read_sample import Picture, PictureReader, digest_of
 
 FRAMES_AT_ONCE = 96
@@ -157,7 +158,9 @@ def fill_cache(
             if place is None or place.exists():
                 continue
             picture = reader.reader.read(path, "video")
-        except VideoXLError:  # named, counted and listed when training asks for it
+        except VideoXLError as error:  # named, counted and listed when training asks for it
+            if lacking := machine_fault(error):
+                raise TrainingError(f"{lacking}; then fill the cache again") from error
             continue
         features = tower_features(model, cast(torch.Tensor, picture.pixels_FHWC))
         held += features.nbytes

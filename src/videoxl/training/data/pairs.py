@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader, Subset
@@ -23,9 +24,10 @@ from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.data.batches import Batch
 from videoxl.training.data.collator import Collator
-from videoxl.training.data.conversations import PICTURE, Conversation, ConversationEncoder, Encoded
+from videoxl.training.data.conversations import Conversation, ConversationEncoder, Encoded
 from videoxl.training.data.dataset import DataConfig, VideoDataset
 from videoxl.training.data.examples import BadSample, Example
+from videoxl.training.data.media import PICTURE, PLACEHOLDERS, TURNS, media_of, parts_of, shown, turns_of
 from videoxl.training.data.mixtures import RecordFile
 from videoxl.training.objectives.preferences import CHOSEN, REJECTED, PreferenceTraining
 from videoxl.training.protocols import Tokenizer
@@ -43,14 +45,16 @@ def as_conversation(record: Mapping[str, object]) -> dict[str, object]:
     chosen, rejected = (_answer(record, name) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise TrainingDataError("chosen and rejected are the same answer: there is nothing to prefer")
-    turns = record.get("conversations")
-    if turns is None:
+    turns = turns_of(record)
+    if not turns and isinstance(record.get("prompt"), list):
+        turns = cast(list[object], record["prompt"])
+    elif not turns:
+        if given := next((name for name in TURNS if record.get(name) is not None), None):
+            raise TrainingDataError(f"{given} must be a list of turns, got {shown(record[given])}")
         turns = [{"from": "human", "value": _prompt(record)}]
-    if not isinstance(turns, list):
-        raise TrainingDataError(f"conversations must be a list of turns, got {type(turns).__name__}")
     answers = [{"from": "gpt", "value": chosen}, {"from": "human", "value": _SAME_QUESTION}]
     answers.append({"from": "gpt", "value": rejected})
-    rest = {name: value for name, value in record.items() if name not in ("prompt", "chosen", "rejected")}
+    rest = {name: value for name, value in record.items() if name not in ("prompt", "chosen", "rejected", *TURNS)}
     return {**rest, "conversations": [*turns, *answers]}
 
 
@@ -60,9 +64,12 @@ def _prompt(record: Mapping[str, object]) -> str:
         raise TrainingDataError(
             f"a pair needs 'prompt', a text, or 'conversations' that end with a question, got {prompt!r:.60}"
         )
-    media = next((record[name] for name in ("video", "image") if record.get(name)), ())
-    count = len(media) if isinstance(media, (list, tuple)) else 1
-    return prompt if PICTURE in prompt else PICTURE * count + "\n" * bool(count) + prompt
+    count = len(media_of(record)[1])
+    return (
+        prompt
+        if any(placeholder in prompt for placeholder in PLACEHOLDERS)
+        else PICTURE * count + "\n" * bool(count) + prompt
+    )
 
 
 def _answer(record: Mapping[str, object], name: str) -> str:
@@ -71,7 +78,8 @@ def _answer(record: Mapping[str, object], name: str) -> str:
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if isinstance(answer, dict):
-        answer = answer.get("value", answer.get("content"))
+        parts = parts_of(answer)
+        answer = "".join(text or "" for _, text in parts) if parts else answer.get("value", answer.get("content"))
     if not isinstance(answer, str) or not answer.strip():
         raise TrainingDataError(
             f"{name!r} must be an answer: a text, or one turn that says it; got {record.get(name)!r:.60}"

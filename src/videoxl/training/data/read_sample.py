@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.prompt import Tokenize, span_for
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.training.data.media import Kind, shown
 from videoxl.video import VideoLimits, VideoSource
 from videoxl.video.anyres import cut_crops
 from videoxl.video.local_file import display_name, file_digest, open_local
 
-Kind = Literal["video", "image", "text"]
-KINDS: tuple[Kind, ...] = ("video", "image", "text")
+MOST_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,18 @@ class Picture:
         return len(cast(torch.Tensor, self.pixels_FHWC if self.features_FPC is None else self.features_FPC))
 
 
-def media_of(record: Mapping[str, object]) -> tuple[Kind, tuple[str, ...]]:
-    """Whether a record shows images, videos or nothing, and the names of their files.
-
-    Raises :class:`TrainingDataError` for names that are no text, and for images and videos in one record.
-    """
-    given = {name: record[name] for name in ("image", "video") if record.get(name) not in (None, "", [])}
-    if not given:
-        return "text", ()
-    if len(given) > 1:
-        raise TrainingDataError("a record has both 'image' and 'video'; split it in two")
-    ((kind, value),) = given.items()
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) and name for name in names):
-        raise TrainingDataError(f"{kind} must name a file or list files, got {value!r:.80}")
-    return ("image" if kind == "image" else "video"), tuple(names)
-
-
 def time_scale(record: Mapping[str, object]) -> float:
     """``scale`` of a record: what the times of its frames are multiplied by before the model is told them.
 
     So a video that was stored slower or faster than the clock its conversations speak of keeps true times.
     """
     scale = record.get("scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise TrainingDataError(f"scale must be a number above 0 (times of frames are multiplied by it), got {scale!r}")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= MOST_SCALE:
+        given = "a number without end" if isinstance(scale, int) and scale > MOST_SCALE else shown(scale)
+        raise TrainingDataError(
+            f"scale must be a number above 0 (times of frames are multiplied by it) and at most {MOST_SCALE:,.0f}, "
+            f"got {given}"
+        )
     return float(scale)
 
 

@@ -1,0 +1,1 @@
+"""Fine-tuning with TRL: ``sft.py`` on conversations, ``dpo.py`` on preferences."""
