@@ -43,5 +43,5 @@ def find_video(folder: str | os.PathLike[str], name: str) -> str:
     base = Path(name.replace("\\", "/")).name
     stems = [base] if base.lower().endswith(VIDEO_ENDINGS) else [base + ending for ending in VIDEO_ENDINGS]
     candidates = [Path(folder) / name, *(Path(folder) / stem for stem in stems)]
-    inside = [path for path in candidates if path.is_file() and Path(folder).resolve() in path.resolve().parents]
+    inside = [path for path in candidates if os.path.isfile(path) and Path(folder).resolve() in path.resolve().parents]
     return str(inside[0] if inside else candidates[1])

@@ -78,7 +78,16 @@ def _read(path: Path) -> list[Row]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = _niah(found) if "cells" in found or "ways" in found else [_benchmark(found)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        StopIteration,
+    ) as error:
         raise EvaluationError(f"{path} is no result of an evaluation ({type(error).__name__}: {error})") from None
     source = "/".join(path.parts[-2:])
     return [replace(row, source=source) for row in rows]

@@ -275,7 +275,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         held = one_cache(cache, past_key_values)
         pictures = (pixel_values_videos, frames_per_video, pixel_values, crops_per_image, video_features)
-        if self.config.has_beacons and any(given is not None for given in pictures):
+        if self.config.has_beacons and inputs_embeds is None and any(given is not None for given in pictures):
             raise ValueError("Video-XL reads pictures window by window: call VideoXLForConditionalGeneration itself")
         if inputs_embeds is None:
             continued = held is not None and held.get_seq_length() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def read_needles(path: str | Path) -> list[PictureNeedle]:
         ) from None
     if not needles:
         raise EvaluationError(f"the needles {path} are none")
-    if missing := [n.image.name for n in needles if not n.image.is_file()]:
+    if missing := [n.image.name for n in needles if not os.path.isfile(n.image)]:
         raise EvaluationError(f"pictures named in {path} are not beside it: {', '.join(missing)}")
     return needles
 
