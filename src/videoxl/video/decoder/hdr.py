@@ -69,7 +69,8 @@ def compressed(light_HWC: Light) -> Light:
     excess = np.maximum(brightest - KNEE, 0) / room
     most = np.float32((PEAK / WHITE - KNEE) / room)
     dimmed = np.minimum(brightest, KNEE) + room * excess * (1 + excess / most**2) / (1 + excess)
-    return np.minimum(light_HWC * (dimmed / brightest)[..., None], 1)
+    light: Light = np.minimum(light_HWC * (dimmed / brightest)[..., None], 1)
+    return light
 
 
 def _pq_light(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

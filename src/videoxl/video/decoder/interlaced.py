@@ -65,7 +65,7 @@ def first_field(frame: VideoFrame) -> VideoFrame:
     """The upper field: every second line of each plane, beginning with the first."""
     field = VideoFrame(frame.width, (frame.height + 1) // 2, frame.format.name)
     for whole, half in zip(frame.planes, field.planes):
-        lines = np.frombuffer(whole, np.uint8).reshape(-1, whole.line_size)[: whole.height : 2]
+        lines = np.frombuffer(bytes(whole), np.uint8).reshape(-1, whole.line_size)[: whole.height : 2]
         copy = np.zeros((half.buffer_size // half.line_size, half.line_size), np.uint8)
         bytes_each = min(whole.line_size, half.line_size)
         copy[: half.height, :bytes_each] = lines[: half.height, :bytes_each]

@@ -86,8 +86,9 @@ class PictureFile:
     @classmethod
     def of_bytes(cls, data: bytes | bytearray | mmap.mmap, limits: VideoLimits) -> PictureFile:
         """Open a file whose bytes are given, or mapped."""
-        mapped = isinstance(data, mmap.mmap)
-        return cls(data, io.BufferedReader(_MappedFile(data)) if mapped else io.BytesIO(data), limits)
+        if isinstance(data, mmap.mmap):
+            return cls(data, io.BufferedReader(_MappedFile(data)), limits)
+        return cls(data, io.BytesIO(data), limits)
 
     def read(self, number: int) -> Pixels:
         """uint8 [H, W, 3], upright. Transparent parts are black."""
