@@ -32,6 +32,7 @@ from videoxl.mm_utils import (
     transform_input_id,
 )
 from videoxl.model.builder import load_pretrained_model
+from videoxl.released.image_processors import image_processor_of
 from videoxl.utils import disable_torch_init, rank0_print
 
 pytestmark = pytest.mark.filterwarnings("ignore:flash_attention_2 is not available here")
@@ -133,6 +134,21 @@ def test_image_processors_make_the_engines_pixels(loaded, clip):
     wanted = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
     assert torch.allclose(made, wanted, atol=1e-5)
     assert times == [0.0, 0.8, 1.8, 2.8]
+
+
+@pytest.mark.parametrize("name", ["video-xl", "video-xl-2"])
+def test_image_processors_refuse_pictures_that_would_become_black(name):
+    processor = image_processor_of(MAKERS[name]().config)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
+    wanted = processor.preprocess(list(frames), return_tensors="pt")["pixel_values"]
+    mixed = [Image.fromarray(frames[0]), torch.from_numpy(frames[1])]
+    for same in (frames, mixed, frames.transpose(0, 3, 1, 2)):
+        assert torch.equal(processor.preprocess(same, return_tensors="pt")["pixel_values"], wanted)
+    for black in (frames / 255, list(frames.astype(np.float32) / 255), frames > 100):
+        with pytest.raises(ValueError, match="would become almost black: give uint8"):
+            processor.preprocess(black, return_tensors="pt")
+    with pytest.raises(ValueError, match="there are no pictures to prepare"):
+        processor.preprocess([], return_tensors="pt")
 
 
 def test_conversations_are_the_prompts_of_the_model_cards():

@@ -39,8 +39,28 @@ def resized_as_trained(image_CHW: npt.NDArray[Any], size: Any, resample: Any) ->
     return np.asarray(resize_picture(picture, *target)).transpose(2, 0, 1)
 
 
+def check_pictures(images: Any, do_rescale: bool | None) -> None:
+    """Raise ``ValueError`` for no pictures, and for numbers up to 1, which would be divided by 255 once more."""
+    if isinstance(images, (list, tuple)) or hasattr(images, "shape"):
+        if not len(images):
+            raise ValueError("there are no pictures to prepare: the list of frames is empty")
+        first = images[0] if isinstance(images, (list, tuple)) else images
+        if do_rescale is not False and hasattr(first, "shape"):
+            values = np.asarray(first)
+            if values.dtype == bool or (values.dtype.kind == "f" and values.size and 0 < values.max() <= 1):
+                raise ValueError(
+                    f"pictures of {values.dtype} up to 1 would become almost black: give uint8 from 0 to 255, or "
+                    "do_rescale=False"
+                )
+
+
 class CLIPImageProcessorPil(transformers.CLIPImageProcessorPil):
     """Video-XL's: the centre square. Its name is the parent's, since saved configurations name it."""
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, after :func:`check_pictures`."""
+        check_pictures(images, kwargs.get("do_rescale"))
+        return super().preprocess(images, *args, **kwargs)
 
     def resize(self, image: npt.NDArray[Any], size: Any, resample: Any = None, **kwargs: Any) -> npt.NDArray[Any]:
         """Resize one picture [3, H, W]; what is no 8-bit RGB picture or not bicubic goes to transformers."""
@@ -54,6 +74,11 @@ class SiglipImageProcessorPil(transformers.SiglipImageProcessorPil):
 
     time_format: str | None = None
     """The text in front of a group of frames, of the model that this is for."""
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, after :func:`check_pictures`."""
+        check_pictures(images, kwargs.get("do_rescale"))
+        return super().preprocess(images, *args, **kwargs)
 
     def resize(self, image: npt.NDArray[Any], size: Any, resample: Any = None, **kwargs: Any) -> npt.NDArray[Any]:
         """Resize one picture [3, H, W]; what is no 8-bit RGB picture or not bicubic goes to transformers."""
