@@ -14,10 +14,12 @@ from videoxl.config import (
     PrefillStrategy,
     SelectivePrefill,
 )
+from videoxl.inference.prefill.ahead import AHEAD
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import SPARE_TOKENS
+from videoxl.model.attention import ROWS_ON_CPU
 from videoxl.model.configuration import VideoXLConfig
 
 GROWTH = 9 / 8
@@ -121,19 +123,31 @@ def _question_bytes(
 
 
 def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
-    """Estimate of what reading holds at its peak: the vision batch, or a tile of the language model and its mask."""
-    vision, text = config.vision, config.text
-    patches = (vision.image_size // vision.patch_size) ** 2
-    frames = min(sizes.frames, frames_per_tile(prefill, config))
-    seeing = frames * patches * (vision.intermediate_size + 6 * vision.hidden_size) * itemsize
+    """What reading holds at its peak: the feed-forward layer of the vision tower, or a tile of the language model."""
+    text = config.text
     tile = min(sizes.kept, GROUPS_PER_TILE * (config.tokens_per_group + 10))
     if isinstance(prefill, BeaconPrefill):
         window = prefill.window or config.beacon_window
         tile = window + window // min(prefill.ratios)
     reading = tile * (3 * text.intermediate_size + 8 * text.hidden_size) * itemsize
-    chunked = isinstance(prefill, ChunkedPrefill) and prefill.mode == "streaming"
-    reading += 0 if chunked else tile * sizes.kept * (1 + itemsize)
+    if isinstance(prefill, ChunkedPrefill) and prefill.mode == "mask":
+        reading += sizes.kept**2 * (1 + itemsize)
+    elif not isinstance(prefill, ChunkedPrefill):
+        reading += ROWS_ON_CPU * sizes.kept * (1 + itemsize)
+    seeing = _vision_bytes(config, sizes, itemsize, prefill)
     return max(seeing, reading) + _held_while_reading(config, sizes, itemsize, prefill)
+
+
+def _vision_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
+    """The frames of a tile in the vision tower, as bytes and normalised, and those on their way to the device."""
+    vision = config.vision
+    patches = (vision.image_size // vision.patch_size) ** 2
+    frames = min(sizes.frames, frames_per_tile(prefill, config))
+    waiting = min(sizes.frames - frames, (AHEAD + 1) * frames)
+    inner = 3 if vision.hidden_act == "quick_gelu" else 2  # it is written out: one more tensor of the inner width
+    widths = inner * vision.intermediate_size + 3 * vision.hidden_size
+    numbers = 3 * vision.image_size**2
+    return frames * (patches * widths + numbers) * itemsize + (frames + waiting) * numbers
 
 
 def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
