@@ -50,7 +50,11 @@ def settings(cls: type[T]) -> type[T]:
         try:
             check(self, **given)
         except ValidationError as error:
-            raise _as_value_error(error, cls) from None
+            try:
+                check(self, **given)
+            except ValidationError:
+                raise _as_value_error(error, cls) from None
+            raise KeyboardInterrupt from None  # pydantic takes Ctrl-C within a validator for a value that is wrong
 
     checked.__init__ = __init__  # type: ignore[method-assign, assignment]
     return cast(type[T], checked)
