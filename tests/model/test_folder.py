@@ -312,6 +312,13 @@ def test_a_size_that_the_weights_contradict_is_named_with_the_weight(tiny_copy, 
     assert re.search(message, refused(load, tiny_copy))
 
 
+@pytest.mark.parametrize("name", ["self", "cls", "_from_model_config"])
+def test_a_setting_with_the_name_of_an_argument_is_refused_or_read(released, tmp_path, name):
+    folder = Path(shutil.copytree(released, tmp_path / "m"))
+    edit(folder / "config.json", **{name: "eos"})
+    whatever_happens(load, folder)
+
+
 def test_a_clip_tower_with_a_layer_too_many_in_the_file_is_refused(tmp_path):
     folder = write_released(tmp_path / "v1", small_beacon_model())
     edit(folder / "vision_tower" / "config.json", num_hidden_layers=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class ModelFolder:
             raise CheckpointError(
                 f"checkpoint {folder.name} does not fit the model its config.json describes; {'; '.join(problems)}"
             )
-        check_generation(folder)
+        check_generation(folder, said)
         return found
 
     @property
@@ -181,10 +182,15 @@ def config_of(said: JsonObject, folder: Path) -> VideoXLConfig:
     return made
 
 
-def check_generation(folder: Path) -> None:
-    """Raise :class:`CheckpointError` for a ``generation_config.json`` that cannot be used; none is fine."""
+def check_generation(folder: Path, config: JsonObject) -> None:
+    """Raise :class:`CheckpointError` for a ``generation_config.json`` that cannot be used.
+
+    ``config``: what ``config.json`` says, from which transformers takes it where there is none.
+    """
     path = folder / GENERATION_FILE
     if not path.exists():
+        with reading(f"config.json of {folder.name}"):
+            GenerationConfig.from_model_config(copy.deepcopy(config))
         return
     what = f"{path.name} of {folder.name}"
     said = read_json_object(path)
