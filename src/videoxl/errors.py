@@ -7,7 +7,9 @@ Every message says what came, what is allowed and what to do. ``code`` is a stab
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 VideoErrorCode = Literal[
@@ -74,6 +76,15 @@ class VideoNotFoundError(VideoError, FileNotFoundError):
         return str(self.args[0])
 
 
+class SystemResourceError(VideoXLError, OSError):
+    """The system gives no more descriptors, processes or memory. No input is to blame."""
+
+    code = "system_resources"
+
+    def __str__(self) -> str:  # OSError would print an errno tuple
+        return str(self.args[0])
+
+
 class CheckpointError(VideoXLError):
     """A model folder is incomplete, damaged, or not one of the known families."""
 
@@ -137,6 +148,37 @@ class MissingDependencyError(VideoXLError, ImportError):
 
 class PartialVideoWarning(UserWarning):
     """Only part of a video could be read; the message says how much."""
+
+
+def shortage(error: OSError) -> str | None:
+    """What the system is short of, and what to do, if that is what an error says."""
+    if error.errno == errno.EMFILE:
+        import resource  # not on every system
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return (
+            f"too many open files: this program may have {most}, and an open video takes at least 4; "
+            "close some, or raise the limit (ulimit -n)"
+        )
+    return _SHORTAGES.get(error.errno or 0)
+
+
+@contextmanager
+def shortages_named(name: str) -> Iterator[None]:
+    """Turn errors that say what the system is short of into :class:`SystemResourceError`. ``name``: of the input."""
+    try:
+        yield
+    except OSError as error:
+        if lacking := shortage(error):
+            raise SystemResourceError(f"{name}: cannot be opened: {lacking}") from None
+        raise
+
+
+_SHORTAGES = {
+    errno.ENFILE: "too many files are open on this system: end programs, or raise its limit (fs.file-max)",
+    errno.ENOMEM: "the system has no memory left: free some",
+    errno.EAGAIN: "no more processes can be started: end some, or raise the limit (ulimit -u, or the container's)",
+}
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

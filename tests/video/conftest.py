@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests import media
+from tests.video.taken_over_server import boot
 from videoxl.video import open_video
 
 
@@ -22,6 +24,13 @@ def folder(tmp_path_factory) -> Path:
 def plain(folder) -> Path:
     """100 numbered frames at 25 fps: H.264 with B-frames, index at the front."""
     return media.write_video(folder / "plain.mp4", container_options={"movflags": "faststart"})
+
+
+@pytest.fixture(scope="module")
+def usual_server_afterwards() -> Iterator[None]:
+    """For tests whose decoder processes come from another fork server."""
+    yield
+    boot()
 
 
 @pytest.fixture

@@ -43,9 +43,10 @@ def test_the_decoder_process_has_no_torch(plain):
     """This program has torch; the decoder process that it starts maps no file named torch."""
     with open_video(plain) as source:
         list(source.read(source.select(EVERY_FRAME), resize=Resize(32, 32)))
-        maps = Path(f"/proc/{source._process.pid}/maps").read_text()
-        assert "libav" in maps
-        assert "torch" not in maps
+        if os.geteuid() == 0:  # its memory is hidden from others; test_sandbox.py looks from inside
+            maps = Path(f"/proc/{source._process.pid}/maps").read_text()
+            assert "libav" in maps
+            assert "torch" not in maps
         assert worker_of(source).memory_info().rss < 250e6
 
 

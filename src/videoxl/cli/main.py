@@ -219,7 +219,12 @@ def chat(
 
 @app.command()
 def info(
-    target: Annotated[str, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")],
+    target: Annotated[
+        str | None, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")
+    ] = None,
+    system: Annotated[
+        bool, typer.Option("--system", help="Versions, hardware, and how decoder processes are confined here.")
+    ] = False,
     stream: Stream = None,
     reader: Reader = "auto",
     verify: Annotated[
@@ -227,9 +232,16 @@ def info(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a video, a memory or a model folder is."""
+    """Say what a video, a memory or a model folder is, or what this system offers."""
     from videoxl.cli.info import describe, draw_timeline
+    from videoxl.cli.system import describe_system, lines
 
+    if system != (target is None):
+        raise ValueError("give either a video, a memory or a model, or --system")
+    if target is None:
+        about = describe_system(reader)
+        print_facts(about if as_json else lines(about), as_json)
+        return
     facts = describe(target, stream=stream, reader=reader, verify=verify)
     timeline = None if as_json else cast("list[dict[str, float]] | None", facts.pop("timeline", None))
     print_facts(facts, as_json)

@@ -73,6 +73,8 @@ class VideoLimits:
     """Longest video, in seconds."""
     stall_seconds: float = 60.0
     """The decoder process is stopped when nothing comes from it for this long; the caller's own time does not count."""
+    total_seconds: float = 24 * 3600.0
+    """It is stopped as well when the caller has waited for it this long in all."""
     cpu_seconds: int = 24 * 3600
     """Processor time, in seconds, that the decoder process may use."""
     memory_bytes: int = 4 * 2**30

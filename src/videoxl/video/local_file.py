@@ -15,7 +15,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from videoxl.errors import VideoError, VideoErrorCode, VideoNotFoundError
+from videoxl.errors import SystemResourceError, VideoError, VideoErrorCode, VideoNotFoundError, shortage
 
 HEAD_BYTES = 4096
 DIGEST_BYTES = 1 << 20
@@ -83,6 +83,8 @@ def open_directory(path: str | os.PathLike[str]) -> Directory:
     except PermissionError:
         raise VideoError(f"{path}: no permission to read this folder", code="permission_denied") from None
     except OSError as error:
+        if lacking := shortage(error):
+            raise SystemResourceError(f"{path}: cannot be opened: {lacking}") from None
         raise VideoNotFoundError(f"{path}: cannot be opened ({error.strerror}); check the path") from None
 
 
@@ -102,6 +104,8 @@ def open_local(path: str | os.PathLike[str], folder_fd: int | None = None) -> Lo
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise VideoNotFoundError(f"{name}: no such file; check the path") from None
     except OSError as error:
+        if lacking := shortage(error):
+            raise SystemResourceError(f"{name}: cannot be opened: {lacking}") from None
         if os.path.exists(text):
             raise VideoError(
                 f"{name}: is not a regular file ({error.strerror}); give a video file", code="not_a_regular_file"

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videoxl.errors import MissingDependencyError
+from videoxl.errors import MissingDependencyError, shortages_named
 from videoxl.video.decoder.segments import DecoderProcesses, check_processes
 from videoxl.video.decoder.source import FileSource
 from videoxl.video.info import VideoLimits
-from videoxl.video.local_file import is_picture_file, open_local, refuse_other_kinds
+from videoxl.video.local_file import display_name, is_picture_file, open_local, refuse_other_kinds
 from videoxl.video.pictures import (
     Tensor,
     open_array,
@@ -118,7 +118,8 @@ def open_video(
 def _open(video: object, fps: float | None, timestamps: Sequence[float] | None, options: _FileOptions) -> VideoSource:
     limits = options.limits
     if isinstance(video, os.PathLike | str):
-        return _open_path(video, fps, timestamps, options)
+        with shortages_named(display_name(video)):
+            return _open_path(video, fps, timestamps, options)
     if isinstance(video, (bytes, bytearray, memoryview)):
         raise bad_frames("bytes are not accepted as a video: give a path, an array or frames")
     if isinstance(video, Image.Image):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from videoxl.errors import SystemResourceError
+
 LACKING = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or use fewer data workers",
     errno.ENFILE: "the machine has too many files open: close other programs",
@@ -25,4 +27,4 @@ def machine_fault(error: BaseException) -> str | None:
             return f"{LACKING[cause.errno]} ({error})"
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return None
+    return str(error) if isinstance(error, SystemResourceError) else None

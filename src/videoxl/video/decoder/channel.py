@@ -9,9 +9,7 @@ import threading
 import time
 
 from videoxl.video.decoder import wire
-from videoxl.video.decoder.messages import Alive, Answer, Command, parse_command, to_json
-
-HEARTBEAT_SECONDS = 1.0
+from videoxl.video.decoder.messages import HEARTBEAT_SECONDS, Alive, Answer, Command, parse_command, to_json
 
 
 class NewerCommandError(Exception):

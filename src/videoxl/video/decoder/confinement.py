@@ -15,7 +15,7 @@ def confinement(reader: str = "pyav", limits: VideoLimits | None = None) -> list
     limits = limits or VideoLimits()
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        process = DecoderProcess(nothing, "system", limits.stall_seconds)
+        process = DecoderProcess(nothing, "system", limits)
     finally:
         os.close(nothing)
     try:

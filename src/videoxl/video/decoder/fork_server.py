@@ -8,6 +8,7 @@ process has ended, its exit status. Anything that comes in on it, or the other e
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -20,9 +21,12 @@ from videoxl.video.decoder import sandbox
 from videoxl.video.decoder.worker import serve
 
 NUMBER = struct.Struct("<i")
-"""Sent on a control socket: a process number, then an exit status as :class:`subprocess.Popen` has it."""
+"""Sent on a control socket: a process number, then an exit status as :class:`subprocess.Popen` has it. If no process
+could be started: the number of the error (errno), negative, and nothing else."""
 DESCRIPTORS = 4
-"""Number of descriptors that start a decoder, in this order: file, commands, answers, control."""
+"""Number of descriptors that start a decoder, in this order: control, file, commands, answers."""
+NOT_STARTED = 71
+"""Exit status of a decoder process that ended before it began to read its file."""
 
 
 class ForkServer:
@@ -54,12 +58,26 @@ class ForkServer:
             request, descriptors, _, _ = socket.recv_fds(self._requests, 1, DESCRIPTORS)
         except ConnectionError:
             request, descriptors = b"", []
+        if request and not descriptors:  # this process may have no more, so the other end sees no number
+            return
         if not request:
             self._selector.unregister(self._requests)
             self._requests.close()
             return
-        control = socket.socket(fileno=descriptors.pop())
-        process = os.fork()
+        control, *others = descriptors
+        self._start_with(socket.socket(fileno=control), others)
+
+    def _start_with(self, control: socket.socket, descriptors: list[int]) -> None:
+        try:
+            if len(descriptors) < DESCRIPTORS - 1:
+                raise OSError(errno.EMFILE, "some descriptors were lost on the way")
+            process = os.fork()
+        except OSError as error:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            _send_number(control, -(error.errno or errno.EAGAIN))
+            control.close()
+            return
         if process == 0:
             control.close()
             self._become_decoder(*descriptors)
@@ -79,7 +97,7 @@ class ForkServer:
                 end.close()
             serve(file_fd, commands_fd, answers_fd)
         finally:
-            os._exit(1)
+            os._exit(NOT_STARTED)
 
     def _kill(self, process: int) -> None:
         if process not in self._controls:  # it ended a moment ago

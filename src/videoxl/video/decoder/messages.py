@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from videoxl.errors import VideoErrorCode
 from videoxl.video.decoder.sandbox import Measure
@@ -20,6 +20,26 @@ from videoxl.video.info import VideoLimits
 
 PictureKind = Literal["still", "pages", "video"]
 """Whether a picture file holds one picture, several to be read one by one, or an animation that FFmpeg reads."""
+
+
+HEARTBEAT_SECONDS = 1.0
+"""While it works, a decoder process sends something at least this often."""
+Count = Annotated[int, Field(ge=0, le=2**40)]
+Size = Annotated[int, Field(ge=1, le=2**31)]
+"""Of a picture, or a number of things of which there is at least one."""
+AnySeconds = Annotated[float, Field(ge=-1e9, le=1e9)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+FrameNumber = Annotated[int, Field(ge=0, le=2**40)]
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+Text = Annotated[str, Field(max_length=2000), AfterValidator(printable)]
+"""Words from a decoder process, which may be those of a hostile file."""
+Texts = Annotated[list[Text], Field(max_length=100)]
 
 
 class _Message(BaseModel):
@@ -89,20 +109,20 @@ class VideoFacts(_Message):
 
     kind: Literal["facts"] = "facts"
     id: int
-    width: int
-    height: int
-    fps: float | None
-    end: float
+    width: Size
+    height: Size
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    end: Seconds
     """Seconds when the last frame leaves the screen."""
-    codec: str
-    container: str
-    rotation: int
-    stream: int
-    frames: int
-    starts: int
-    problems: list[str]
+    codec: Text
+    container: Text
+    rotation: Annotated[int, Field(ge=0, le=270, multiple_of=90)]
+    stream: Count
+    frames: Size
+    starts: Size
+    problems: Texts
     """What is unusual, without frames being lost."""
-    losses: list[str]
+    losses: Texts
     """Why frames are missing."""
 
 
@@ -111,9 +131,8 @@ class FrameBatch(_Message):
 
     kind: Literal["frames"] = "frames"
     id: int
-    shape: tuple[int, int, int, int]
-    indices: list[int]
-    timestamps: list[float]
+    shape: tuple[Size, Size, Size, Size]
+    indices: list[FrameNumber]
 
 
 class ReadReport(_Message):
@@ -121,10 +140,10 @@ class ReadReport(_Message):
 
     kind: Literal["done"] = "done"
     id: int
-    missing: list[int]
+    missing: list[FrameNumber]
     """Numbers of the frames that could not be decoded."""
-    bad_packets: int
-    damaged: int
+    bad_packets: Count
+    damaged: Count
     """How many frames were decoded only in part."""
 
 
@@ -133,13 +152,13 @@ class PictureAnswer(_Message):
 
     kind: Literal["picture"] = "picture"
     id: int
-    shape: tuple[int, int, int]
-    format: str
+    shape: tuple[Size, Size, Size]
+    format: Text
     """Pillow's name of the format."""
     reads_as: PictureKind
-    pictures: int
+    pictures: Size
     """Number of pictures in the file."""
-    problems: list[str]
+    problems: Texts
     """What is unusual, or was not read."""
 
 
@@ -156,9 +175,9 @@ class SubtitleAnswer(_Message):
 
     kind: Literal["subtitles"] = "subtitles"
     id: int
-    texts: list[tuple[float, float, str]]
+    texts: list[tuple[AnySeconds, AnySeconds, str]]
     """(begin, end, text), in seconds from the start of the file."""
-    notes: list[str]
+    notes: Texts
     """Which track was read, and what was not."""
 
 
@@ -167,8 +186,8 @@ class ErrorReport(_Message):
 
     kind: Literal["error"] = "error"
     id: int
-    code: VideoErrorCode | Literal["missing_dependency"]
-    message: str
+    code: VideoErrorCode | Literal["missing_dependency", "system_resources"]
+    message: Text
 
 
 class Alive(_Message):
@@ -211,4 +230,4 @@ def parse_answer(text: bytes | bytearray) -> Answer:
 def _garbage(error: ValidationError) -> WireGarbageError:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"])) or "message"
-    return WireGarbageError(f"unreadable message: {where}: {first['msg'][:200]}")
+    return WireGarbageError(printable(f"unreadable message: {where[:100]}: {first['msg'][:200]}"))

@@ -88,10 +88,10 @@ class PictureDecoder:
     def _started(self, name: str) -> DecoderProcess:
         """The process, which speaks of the file called ``name`` from now on."""
         if self._process is None and self._own is not None:
-            self._process = DecoderProcess(self._own.fd, name, self._limits.stall_seconds)
+            self._process = DecoderProcess(self._own.fd, name, self._limits)
         elif self._process is None:
             with open(os.devnull, "rb") as nothing:
-                self._process = DecoderProcess(nothing.fileno(), name, self._limits.stall_seconds)
+                self._process = DecoderProcess(nothing.fileno(), name, self._limits)
         self._process.name = name
         return self._process
 

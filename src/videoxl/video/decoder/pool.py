@@ -57,7 +57,7 @@ class DecoderPool:
         started: list[DecoderProcess] = []
         for _ in range(count):
             try:
-                process = DecoderProcess(self._file_fd, self._name, opening.limits.stall_seconds)
+                process = DecoderProcess(self._file_fd, self._name, opening.limits)
             except OSError:  # no descriptors or no processes left: those that there are do the work
                 break
             self._processes.append(process)

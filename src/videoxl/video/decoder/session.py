@@ -115,7 +115,6 @@ class DecodeSession(Generic[PictureT]):
                 id=command.id,
                 shape=frames.pixels_FHWC.shape,
                 indices=frames.indices_F.tolist(),
-                timestamps=frames.timestamps_F.tolist(),
             )
             self.channel.send(batch, frames.pixels_FHWC.data.cast("B"))
             _return_memory()

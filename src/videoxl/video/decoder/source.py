@@ -9,16 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from videoxl.errors import VideoError
+from videoxl.video.decoder.checks import CheckedFacts, ExpectedFrames, check_facts
 from videoxl.video.decoder.client import DecoderProcess
-from videoxl.video.decoder.messages import (
-    FrameBatch,
-    OpenCommand,
-    ReadReport,
-    Result,
-    SubtitleAnswer,
-    SubtitleCommand,
-    VideoFacts,
-)
+from videoxl.video.decoder.messages import OpenCommand, ReadReport, SubtitleAnswer, SubtitleCommand, VideoFacts
 from videoxl.video.decoder.pool import DecoderPool
 from videoxl.video.decoder.segments import DecoderProcesses, Segment, choose_processes, cut, useful_processes
 from videoxl.video.frames import Frames, Numbers, Resize, Selection, Times
@@ -69,13 +62,15 @@ class FileSource(VideoSource):
         self._file = file
         self._strict = strict
         self._allowed: DecoderProcesses = decoder_processes if reader[0] == "pyav" else 1
+        self._max_pixels = limits.max_pixels
         self._command = OPEN_COMMAND
-        self._process = DecoderProcess(file.fd, file.name, limits.stall_seconds)
+        self._process = DecoderProcess(file.fd, file.name, limits)
         self._pool = DecoderPool(self._process, file.fd, file.name)
         try:
             opening = OpenCommand(id=OPEN_COMMAND, stream=stream, reader=reader[0], limits=limits)
-            facts, self.times_F, self._starts_K, index = self._open(opening)
-            self._pool.share_index(opening, index)
+            checked = self._open(opening)
+            facts, self.times_F, self._starts_K = checked.facts, checked.times_F, checked.starts_K
+            self._pool.share_index(opening, checked.index)
             for text in facts.problems:
                 self._warn(text, partial=False, strict=strict)
             for text in facts.losses:
@@ -88,23 +83,15 @@ class FileSource(VideoSource):
             self.close()
             raise
 
-    def _open(self, opening: OpenCommand) -> tuple[VideoFacts, Times, Numbers, bytes]:
-        """What is known, times, frames at which decoding can begin, and the index as it came."""
+    def _open(self, opening: OpenCommand) -> CheckedFacts:
         try:
             self._process.request(opening)
-            facts, payload = self._process.receive(OPEN_COMMAND)
+            return check_facts(*self._process.receive(OPEN_COMMAND), opening)
         except VideoError as error:
             complaint = mp4_complaint(self._file)
             if error.code not in ("not_a_video", "undecodable", "no_video_stream") or complaint is None:
                 raise
             raise VideoError(f"{self.name}: is not a playable video; {complaint}", code=error.code) from None
-        if not isinstance(facts, VideoFacts):
-            raise ValueError(f"{facts.kind} in answer to open")
-        times_F = np.frombuffer(payload, np.float64, facts.frames)
-        starts_K = np.frombuffer(payload, np.int64, facts.starts, times_F.nbytes)
-        if not len(starts_K) or starts_K[0] != 0 or (np.diff(starts_K) <= 0).any():
-            raise ValueError("key frames that do not ascend from 0")
-        return facts, times_F, starts_K, bytes(payload[times_F.nbytes + starts_K.nbytes :])
 
     def _explain(self, loss: str) -> str:
         complaint = mp4_complaint(self._file)
@@ -184,20 +171,33 @@ class FileSource(VideoSource):
         reports: list[ReadReport] = []
         for turn, segment in enumerate(reading.segments):
             process = reading.processes[turn % len(reading.processes)]
-            while not isinstance(answer := self._next_answer(reading, segment, process), ReadReport):
+            expected = self._expected(reading, segment)
+            while not isinstance(answer := self._next_answer(reading, expected, process), ReadReport):
                 read += len(answer)
                 yield answer
             reports.append(answer)
         self._report(reports, read, reading.count)
 
-    def _next_answer(self, reading: _Reading, segment: Segment, process: DecoderProcess) -> Frames | ReadReport:
+    def _expected(self, reading: _Reading, segment: Segment) -> ExpectedFrames:
+        assert self.times_F is not None
+        return ExpectedFrames(
+            segment.numbers,
+            self.times_F,
+            resize=reading.resize,
+            batch_frames=reading.batch_frames,
+            max_pixels=self._max_pixels,
+        )
+
+    def _next_answer(self, reading: _Reading, expected: ExpectedFrames, process: DecoderProcess) -> Frames | ReadReport:
         if reading.command != self._command:
             raise RuntimeError(f"{self.name}: another read() of this source has begun; use one at a time")
         with self._errors_of_processes():
             answer, payload = process.receive(reading.command)
             try:
-                return answer if isinstance(answer, ReadReport) else _unpack(answer, payload, reading, segment)
-            except (OverflowError, ValueError) as error:
+                if isinstance(answer, ReadReport):
+                    return expected.report(answer)
+                return expected.frames(answer, payload)
+            except ValueError as error:
                 raise process.garbage(error) from None
 
     @contextmanager
@@ -234,23 +234,3 @@ class FileSource(VideoSource):
     def close(self) -> None:
         self._pool.close()
         self._file.close()
-
-
-def _unpack(batch: Result, payload: bytearray, reading: _Reading, segment: Segment) -> Frames:
-    """The frames in an answer. Raises ``ValueError`` for others than were asked for, or of another size.
-
-    A decoder process that was taken over may send anything.
-    """
-    if not isinstance(batch, FrameBatch):
-        raise ValueError(f"{batch.kind} in answer to read")
-    resize = reading.resize
-    size_fits = resize is None or batch.shape[1:3] == (resize.height, resize.width)
-    if not size_fits or not 0 < batch.shape[0] <= reading.batch_frames:
-        raise ValueError(f"frames of shape {batch.shape}")
-    if not set(batch.indices) <= set(segment.numbers):
-        raise ValueError("frames that were not asked for")
-    return Frames(
-        np.frombuffer(payload, np.uint8).reshape(batch.shape),
-        np.array(batch.timestamps, np.float64),
-        np.array(batch.indices, np.int64),
-    )

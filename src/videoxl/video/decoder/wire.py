@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import struct
+import time
 
 HEADER = struct.Struct("<4sIQ")
 """Magic number, bytes of JSON, bytes of payload."""
@@ -53,27 +54,39 @@ def _write_all(fd: int, data: bytes | memoryview, timeout_seconds: float | None)
         view = view[os.write(fd, view) :]
 
 
-def receive(fd: int, timeout_seconds: float | None = None) -> tuple[bytearray, bytearray]:
+def receive(
+    fd: int, timeout_seconds: float | None = None, total_seconds: float | None = None
+) -> tuple[bytearray, bytearray]:
     """Read one message: (text, payload).
 
-    Raises ``WireTimeoutError`` when nothing comes in for that time, ``WireClosedError``, ``WireGarbageError``.
+    Raises ``WireTimeoutError`` when nothing comes in for ``timeout_seconds``, or when not all of it has come after
+    ``total_seconds``; ``WireClosedError``, ``WireGarbageError``.
     """
-    magic, text_size, payload_size = HEADER.unpack(_read_exactly(fd, HEADER.size, timeout_seconds))
+    deadline = None if total_seconds is None else time.monotonic() + total_seconds
+    magic, text_size, payload_size = HEADER.unpack(_read_exactly(fd, HEADER.size, timeout_seconds, deadline))
     if magic != MAGIC or text_size > MAX_JSON_BYTES or payload_size > MAX_PAYLOAD_BYTES:
         raise WireGarbageError(f"unexpected header {magic!r} {text_size} {payload_size}")
-    return _read_exactly(fd, text_size, timeout_seconds), _read_exactly(fd, payload_size, timeout_seconds)
+    text = _read_exactly(fd, text_size, timeout_seconds, deadline)
+    return text, _read_exactly(fd, payload_size, timeout_seconds, deadline)
 
 
-def _read_exactly(fd: int, size: int, timeout_seconds: float | None) -> bytearray:
+def _read_exactly(fd: int, size: int, timeout_seconds: float | None, deadline: float | None) -> bytearray:
     data = bytearray(size)
     view = memoryview(data)
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     while len(view):
-        if timeout_seconds is not None and not poller.poll(timeout_seconds * 1000):
-            raise WireTimeoutError
+        _wait(poller, timeout_seconds, deadline)
         count = os.readv(fd, [view])
         if count == 0:
             raise WireClosedError
         view = view[count:]
     return data
+
+
+def _wait(poller: select.poll, timeout_seconds: float | None, deadline: float | None) -> None:
+    waits = [] if timeout_seconds is None else [timeout_seconds]
+    if deadline is not None:
+        waits.append(max(0.0, deadline - time.monotonic()))
+    if waits and not poller.poll(min(waits) * 1000):
+        raise WireTimeoutError

@@ -46,6 +46,7 @@ from videoxl.video.frames import Pixels
 from videoxl.video.info import LEAST_MEMORY, VideoLimits
 from videoxl.video.resize import resize_pixels
 
+NO_THREADS = "no more threads can be started; end programs, or raise the limit (ulimit -u, or the container's)"
 OPENING_MEMORY = LEAST_MEMORY
 """Address space, in bytes, until the container is open: an index that needs more is an attack."""
 
@@ -73,11 +74,18 @@ def serve(file_fd: int, commands_fd: int, answers_fd: int) -> Never:
     reader = "pyav" if isinstance(first, PictureCommand) else first.reader
     mapped, failure = None, None
     try:
-        mapped = _map_pictures(file_fd) if isinstance(first, PictureCommand) else _load(reader)
+        if isinstance(first, PictureCommand):
+            mapped = _map_pictures(file_fd)
+        else:
+            _load(reader)
     except (MissingDependencyError, OSError) as error:
         failure = error
     measures = [*limit_process(first.limits, reader), *sandbox.enter()]
-    _answer_all(Channel(commands_fd, answers_fd, (first, payload)), file_fd, mapped, measures, failure)
+    channel = Channel(commands_fd, answers_fd, (first, payload))
+    try:
+        _answer_all(channel, file_fd, mapped, measures, failure)
+    finally:
+        os._exit(1)
 
 
 def _load(reader: str) -> None:
@@ -168,6 +176,8 @@ def limit_process(limits: VideoLimits, reader: str) -> list[Measure]:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     seconds = _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
+    if seconds > 1:  # at the first limit comes a signal that says so, at the second the one that memory shortage sends
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds - 1, seconds))
     measures = [
         Measure("files_written", True, "none; no core dump either"),
         Measure("processor_time", True, f"{seconds:,} s"),
@@ -199,9 +209,11 @@ def lift_opening_limit(reader: str) -> None:
 def error_report(error: Exception, command: int) -> ErrorReport:
     """An exception as an answer to a command, in one line."""
     if isinstance(error, VideoError):
-        return ErrorReport(id=command, code=error.code, message=str(error))
+        return ErrorReport(id=command, code=error.code, message=str(error)[:1000])
     if isinstance(error, MissingDependencyError):
         return ErrorReport(id=command, code="missing_dependency", message=str(error))
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):  # Python has no class for it
+        return ErrorReport(id=command, code="system_resources", message=NO_THREADS)
     if isinstance(error, MemoryError):
         message = "needs more memory than allowed; raise VideoLimits(memory_bytes=...)"
         return ErrorReport(id=command, code="limits_size", message=message)
