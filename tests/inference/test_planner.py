@@ -13,6 +13,7 @@ from tests.model.builders import pro_model, randomised, small_config, small_mode
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl import CheckpointError, DoesNotFitError, Sampling
 from videoxl.config import prefill_from_string
+from videoxl.inference.decode.bilevel import Question, start_from
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.hardware import KNOWN, hardware
 from videoxl.inference.plan import fit, planner
@@ -63,7 +64,8 @@ def test_what_a_mixed_question_takes_is_what_it_holds(plan_tiny, tiny, decode):
     pictures, times = np.zeros((67, 30, 40, 3), np.uint8), list(range(67))
     planned = plan_tiny(pictures, timestamps=times, prefill="chunked", decode=decode, max_new_tokens=5)
     memory = tiny.encode(frames=pictures, timestamps=times, prefill="chunked")
-    start = tiny._start(memory, tiny_decode(decode), "Q", tiny.chat_format.suffix("Q"), videoxl.Generation())
+    tail = tiny.chat_format.suffix("Q")
+    start = start_from(tiny.model, memory, tiny_decode(decode), Question("Q", tail, len(tail)), reserve=len(tail) + 128)
     (level,) = memory.coarse_kv.values()
     held = level.nbytes + start.cache.nbytes + kv_bytes(tiny.config, planned.question_tokens + 5, 4)
     assert planned.question_bytes == pytest.approx(held, rel=0.02)

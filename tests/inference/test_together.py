@@ -89,3 +89,24 @@ def test_what_cannot_be_answered_so_is_said(tiny: VideoXL) -> None:
         list(decode_together(tiny.model, [asked]))
     with pytest.raises(ValueError, match="nothing is left to read"):
         list(decode_together(tiny.model, [Prompt(memory.token_ids, memory.cache, Generation())]))
+
+
+def test_ask_takes_several_questions(tiny: VideoXL) -> None:
+    memory = tiny.encode(frames=film(40, 0), fps=1)
+    settings = {"max_new_tokens": 6, "stop": ("zz",)}
+    alone = [tiny.ask(memory, question, **settings) for question in QUESTIONS]
+    answers = tiny.ask(memory, QUESTIONS, **settings)
+    assert [a.token_ids for a in answers] == [a.token_ids for a in alone]
+    assert [a.text for a in answers] == [a.text for a in alone]
+    assert [a.usage.prompt_tokens for a in answers] == [a.usage.prompt_tokens for a in alone]
+    one_after_the_other = tiny.ask(memory, list(QUESTIONS), together=False, **settings)
+    assert [a.token_ids for a in one_after_the_other] == [a.token_ids for a in alone]
+    beams = tiny.ask(memory, QUESTIONS[:2], max_new_tokens=3, num_beams=2)
+    assert [a.text for a in beams] == [tiny.ask(memory, q, max_new_tokens=3, num_beams=2).text for q in QUESTIONS[:2]]
+
+
+@pytest.mark.parametrize("questions", [[], ["Why?", ""], [3], 7])
+def test_no_questions_are_refused(tiny: VideoXL, questions: object) -> None:
+    memory = tiny.encode(frames=film(8, 0), fps=1)
+    with pytest.raises(ValueError, match="question must be text"):
+        tiny.ask(memory, questions)  # type: ignore[call-overload]

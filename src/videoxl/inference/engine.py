@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,15 +19,13 @@ from videoxl.config import (
     PrefillStrategy,
     Sampling,
 )
-from videoxl.inference.answers import Answer, Piece, Usage
-from videoxl.inference.decode.beams import beam_search
-from videoxl.inference.decode.bilevel import Question, Start, choose_decode, start_from
-from videoxl.inference.decode.loop import DecodedToken, StopText, TextPieces, decode_tokens, finish_reason
+from videoxl.inference.answers import Answer, Piece
+from videoxl.inference.asking import Asked, Asking
+from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
 from videoxl.inference.extend import extend
-from videoxl.inference.hardware import peak_bytes
-from videoxl.inference.loading import LoadedModel, end_tokens, load_model, model_fingerprint, split_revision
+from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint, split_revision
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
@@ -65,6 +62,7 @@ class VideoXL:
         self.config = model.config
         self.fingerprint = model_fingerprint(model)
         self.chat_format = ChatFormat.of(tokenizer)
+        self._asking = Asking(model, tokenizer)
         self.siglip: SiglipRelevance | None = None
         """Embeds frames and questions for ``relevance="siglip"``; loaded when it is first needed."""
 
@@ -80,7 +78,7 @@ class VideoXL:
     @property
     def end_ids(self) -> list[int]:
         """Ids at which an answer ends."""
-        return end_tokens(self.model, self.tokenizer)
+        return self._asking.end_ids
 
     @property
     def dtype(self) -> str:
@@ -226,6 +224,7 @@ class VideoXL:
 
     # --------------------------------------------------------------------------------------------------- asking
 
+    @overload
     def ask(
         self,
         memory: VideoMemory,
@@ -235,20 +234,54 @@ class VideoXL:
         generation: Generation | None = None,
         progress: bool | Progress = False,
         **settings: Any,
-    ) -> Answer:
-        """Answer a question about a memory, which stays as it was.
+    ) -> Answer: ...
+    @overload
+    def ask(
+        self,
+        memory: VideoMemory,
+        question: Sequence[str],
+        *,
+        decode: DecodeStrategy | str | None = None,
+        generation: Generation | None = None,
+        progress: bool | Progress = False,
+        together: bool = True,
+        **settings: Any,
+    ) -> list[Answer]: ...
+    def ask(
+        self,
+        memory: VideoMemory,
+        question: str | Sequence[str],
+        *,
+        decode: DecodeStrategy | str | None = None,
+        generation: Generation | None = None,
+        progress: bool | Progress = False,
+        together: bool = True,
+        **settings: Any,
+    ) -> Answer | list[Answer]:
+        """Answer a question about a memory, or several independent ones; the memory stays as it was.
+
+        Several questions are answered together: a step reads the weights once for all of them. Sums are then rounded
+        in another order than for one question alone, so an answer can differ where two tokens are as good as equally
+        likely. ``together=False`` answers one after the other, bit for bit as alone.
 
         ``progress`` gets ("generate", tokens, most). ``settings`` are those of :class:`Generation`
-        (``max_new_tokens=128``, ``do_sample=True`` ...).
+        (``max_new_tokens=128``, ``do_sample=True`` ...); a seed holds for each question.
 
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
         chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
-        self._check(memory, question)
+        questions = [question] if isinstance(question, str) else question
+        if not isinstance(questions, Sequence) or not questions:
+            raise ValueError(f"a question must be text, or several a list of texts, got {question!r}")
+        for one in questions:
+            self._check(memory, one)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
-        tail = self.chat_format.suffix(question)
-        start = self._start(memory, strategy, question, tail, chosen)
-        return self._answer(memory, start, tail, chosen, strategy, progress=as_progress(progress))[0]
+        asked = [self._asked(memory, one, self.chat_format.suffix(one), chosen, strategy) for one in questions]
+        told = as_progress(progress)
+        if together and len(asked) > 1:
+            return self._asking.answers(asked, progress=told)
+        answers = [self._asking.answer(one, self._asking.start(one), progress=told)[0] for one in asked]
+        return answers[0] if isinstance(question, str) else answers
 
     def stream(
         self,
@@ -268,113 +301,19 @@ class VideoXL:
             raise ValueError(f"num_beams={chosen.num_beams} cannot be streamed: beams are compared at the end")
         self._check(memory, question)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
-        tail = self.chat_format.suffix(question)
-        start = self._start(memory, strategy, question, tail, chosen)
-        return self._pieces(memory, start, tail, chosen, strategy)
+        asked = self._asked(memory, question, self.chat_format.suffix(question), chosen, strategy)
+        return self._asking.pieces(asked, self._asking.start(asked))
 
-    def _start(
+    def _asked(
         self,
         memory: VideoMemory,
-        decode: DecodeStrategy,
         question: str,
-        tail: list[int],
+        tail: Sequence[int],
         generation: Generation,
+        decode: DecodeStrategy,
         own: int | None = None,
-    ) -> Start:
-        """What an answer starts from. ``tail``: the ids after the video, the last ``own`` of which are the question."""
-        if len(tail) > (most := self.config.text.max_position_embeddings):
-            raise ValueError(
-                f"the question and the turns before it have {len(tail):,} tokens, and the model was made for {most:,}: "
-                "ask a shorter one"
-            )
-        asked = Question(question, tail, own or len(tail))
-        decode = from_memory(self, memory, decode)
-        return start_from(self.model, memory, decode, asked, reserve=len(tail) + generation.max_new_tokens)
-
-    def _pieces(
-        self, memory: VideoMemory, start: Start, tail: list[int], generation: Generation, decode: DecodeStrategy
-    ) -> Iterator[Piece]:
-        begin = time.perf_counter()
-        cache = start.cache.fork(reserve=len(start.ids) + len(tail) + generation.max_new_tokens)
-        pieces, stop, new_ids = TextPieces(self.tokenizer), StopText(self.tokenizer, generation.stop), []
-        text, told = "", 0
-        for token in self._tokens([*start.ids, *tail], cache, generation):
-            new_ids.append(token.id)
-            text += pieces.push(token.id)
-            safe = stop.safe(text)
-            if len(safe) > told:
-                yield Piece(safe[told:])
-                told = len(safe)
-        if rest := stop.cut(text + pieces.rest())[told:]:
-            yield Piece(rest)
-        seconds = time.perf_counter() - begin
-        yield Piece("", self._finish(memory, start, len(tail), new_ids, generation, decode, seconds))
-
-    def _tokens(self, ids: list[int], cache: KVCache, generation: Generation) -> Iterator[DecodedToken]:
-        stop = StopText(self.tokenizer, generation.stop) if generation.stop else None
-        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=stop)
-
-    def _answer(
-        self,
-        memory: VideoMemory,
-        start: Start,
-        tail: list[int],
-        generation: Generation,
-        decode: DecodeStrategy,
-        *,
-        cache: KVCache | None = None,
-        progress: Progress | None = None,
-    ) -> tuple[Answer, KVCache]:
-        """The answer, and the cache that now also holds question and answer.
-
-        ``cache``: one that begins with ``start`` and already holds the begin of ``tail`` too.
-        """
-        begin = time.perf_counter()
-        ids = [*start.ids, *tail]
-        grown = (start.cache if cache is None else cache).fork(reserve=len(ids) + generation.max_new_tokens)
-        new_ids: list[int] = []
-        if generation.num_beams > 1:
-            new_ids = beam_search(self.model, ids, grown.fork(), generation, end_ids=self.end_ids)
-        else:
-            for token in self._tokens(ids, grown, generation):
-                new_ids.append(token.id)
-                if progress:
-                    progress("generate", len(new_ids), generation.max_new_tokens)
-        seconds = time.perf_counter() - begin
-        return self._finish(memory, start, len(tail), new_ids, generation, decode, seconds), grown
-
-    def _finish(
-        self,
-        memory: VideoMemory,
-        start: Start,
-        prompt_tokens: int,
-        new_ids: list[int],
-        generation: Generation,
-        decode: DecodeStrategy,
-        seconds: float,
-    ) -> Answer:
-        paid, stop = memory.usage, StopText(self.tokenizer, generation.stop)
-        text = stop.cut(self.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
-        usage = Usage(
-            frames=memory.frames,
-            video_seconds=memory.duration,
-            visual_tokens=paid.visual_tokens,
-            memory_tokens=len(memory.token_ids),
-            read_tokens=len(start.ids),
-            prompt_tokens=prompt_tokens,
-            new_tokens=len(new_ids),
-            memory_bytes=memory.nbytes,
-            peak_gpu_bytes=peak_bytes(self.device),
-            seconds={**paid.seconds, **start.seconds, "generate": round(seconds, 6)},
-            prefill=memory.prefill,
-            decode=str(decode),
-            sampling=paid.sampling,
-            window_ratios=paid.window_ratios,
-            device=str(self.device),
-            dtype=self.dtype,
-            finish_reason=finish_reason(new_ids, generation, self.end_ids, stop),
-        )
-        return Answer(text, start.spans, usage, memory.warnings, tuple(new_ids))
+    ) -> Asked:
+        return Asked(memory, question, tail, generation, from_memory(self, memory, decode), own)
 
     def _check(self, memory: Any, question: Any) -> None:
         if not isinstance(memory, VideoMemory):
@@ -434,8 +373,8 @@ class VideoXL:
         self._check(memory, question)
         memory = memory.fork()
         tail, own = self._conversation_ids(history, question)
-        start = self._start(memory, strategy, question, tail, generation, len(own))
-        return self._answer(memory, start, tail, generation, strategy)[0]
+        asked = self._asked(memory, question, tail, generation, strategy, len(own))
+        return self._asking.answer(asked, self._asking.start(asked))[0]
 
     def prompt_of_conversation(
         self,
@@ -448,7 +387,7 @@ class VideoXL:
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
         tail, own = self._conversation_ids(history, question)
-        start = self._start(memory.fork(), strategy, question, tail, DEFAULT_GENERATION, len(own))
+        start = self._asking.start(self._asked(memory.fork(), question, tail, DEFAULT_GENERATION, strategy, len(own)))
         return [*start.ids, *tail], start.cache.fork()
 
     def _conversation_ids(self, history: list[tuple[str, str]], question: str) -> tuple[list[int], list[int]]:
@@ -486,8 +425,9 @@ class ChatSession:
         check_question(question)
         own = self._turn_ids(question)
         tail = [*self._tail, *own]
-        start = self.engine._start(self.memory, self.decode, question, tail, chosen, len(own))
-        answer, cache = self.engine._answer(self.memory, start, tail, chosen, self.decode, cache=self._cache)
+        asked = self.engine._asked(self.memory, question, tail, chosen, self.decode, len(own))
+        asking = self.engine._asking
+        answer, cache = asking.answer(asked, asking.start(asked), cache=self._cache)
         self._tail = [*tail, *answer.token_ids]
         self._cache = cache if isinstance(self.decode, DenseDecode) else None
         self.history.append((question, answer))
