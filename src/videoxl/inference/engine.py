@@ -270,9 +270,9 @@ class VideoXL:
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
         chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
-        questions = [question] if isinstance(question, str) else question
-        if not isinstance(questions, Sequence) or not questions:
-            raise ValueError(f"a question must be text, or several a list of texts, got {question!r}")
+        questions: Sequence[str] = [question] if isinstance(question, str) else question
+        if not isinstance(questions, list | tuple) or not questions:
+            check_question(question)  # says what is wrong with it
         for one in questions:
             self._check(memory, one)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
@@ -358,7 +358,8 @@ class VideoXL:
         if isinstance(reading, BiLevelDecode) and reading.relevance == "siglip":
             encode_settings.setdefault("siglip", True)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
-        return self.ask(memory, question, decode=reading, generation=generation, **settings)
+        answer: Answer = self.ask(memory, question, decode=reading, generation=generation, **settings)
+        return answer
 
     def continue_conversation(
         self,

@@ -74,6 +74,7 @@ class VisionSizes(Protocol):
     num_attention_heads: int
     image_size: int
     patch_size: int
+    hidden_act: str
 
 
 class VideoXLConfig(PreTrainedConfig):

@@ -450,7 +450,7 @@ class LanguageModel(PreTrainedModel):
 
     def rope_tables(self, positions_L: torch.Tensor, device: torch.device) -> Pair:
         """Cosines and sines of positions in float32 on ``device``, for several calls of :func:`rotate_wide`."""
-        return self.rotary_emb(positions_L, device, torch.float32)
+        return cast(Pair, self.rotary_emb(positions_L, device, torch.float32))
 
     def inverse_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
         """Take positions out of keys; undoes :meth:`apply_rope`.

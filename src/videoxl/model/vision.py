@@ -20,7 +20,8 @@ def normalize_pixels(
     x = pixels_FHWC.permute(0, 3, 1, 2).float() / 255
     shape = (1, 3, 1, 1)
     shift, scale = to_device(torch.tensor([list(mean), list(std)]), x.device).view(2, *shape)
-    return ((x - shift) / scale).to(dtype)
+    normalised: torch.Tensor = (x - shift) / scale
+    return normalised.to(dtype)
 
 
 def patch_features(tower: Any, pixels_FCHW: torch.Tensor, select_layer: int = -1) -> torch.Tensor:
