@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.filter
 import numpy as np
 import pytest
 
-from tests import media
 from videoxl.config import Sampling
 from videoxl.video import open_video
-from videoxl.video.decoder.interlaced import find_combs, first_field
+from videoxl.video.decoder.interlaced import field_of, find_combs
 
 SIZE = 160, 128
 
@@ -32,12 +33,29 @@ def woven(number: int) -> np.ndarray:
     return picture
 
 
-def write(path: Path, pictures, codec: str) -> Path:
+def write(path: Path, pictures, codec: str, first: str = "tff") -> Path:
+    """Encode interlaced. ``first``: ``tff`` or ``bff``. Encoders believe the frames, whose flags PyAV cannot set."""
     options = {
-        "libx264": {"x264-params": "interlaced=1:tff=1:qp=4:bframes=0"},
+        "libx264": {"x264-params": "interlaced=1:qp=4:bframes=0", "preset": "veryfast"},
         "mpeg2video": {"flags": "+ilme+ildct", "qmin": "1", "qmax": "2"},
     }
-    return media.write_video(path, pictures=pictures, size=SIZE, codec=codec, options=options[codec])
+    width, height = SIZE
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=height, format="yuv420p", time_base=Fraction(1, 25))
+    flag, sink = graph.add("setfield", first), graph.add("buffersink")
+    source.link_to(flag)
+    flag.link_to(sink)
+    graph.configure()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options[codec])
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            source.push(frame)
+            container.mux(stream.encode(sink.pull()))
+        container.mux(stream.encode())
+    return path
 
 
 def read(path: Path):
@@ -60,6 +78,24 @@ def test_combs_are_gone_and_still_parts_are_as_they_were(tmp_path, codec, name):
         assert difference[-44:].mean() < 12  # still lines, which a filter over everything would have smeared
         lines = picture[-40:-20, :, 0].astype(int)
         assert lines[::4].mean() - lines[2::4].mean() > 140
+
+
+@pytest.mark.parametrize(("codec", "name"), [("libx264", "a.mp4"), ("libx264", "a.mkv"), ("mpeg2video", "a.ts")])
+def test_the_lower_field_is_read_where_it_came_first(tmp_path, codec, name):
+    pictures = []
+    for number in range(6):
+        picture = scene(2 * number)
+        picture[::2] = scene(2 * number + 1)[::2]
+        pictures.append(picture)
+    pixels, _ = read(write(tmp_path / name, pictures, codec, first="bff"))
+    for number, picture in enumerate(pixels):
+        assert find_combs(picture) is None
+        assert np.abs(picture.astype(int) - scene(2 * number))[24:76].mean() < 4
+
+
+def test_the_last_line_comes_from_the_field_that_is_kept():
+    frame = av.VideoFrame.from_ndarray(np.zeros((126, 160, 3), np.uint8), format="rgb24").reformat(format="yuv420p")
+    assert [plane.height for plane in field_of(frame, 1).planes] == [63, 32, 32]  # of the colours, 31 lines are there
 
 
 def test_progressive_pictures_that_are_flagged_as_interlaced_are_not_touched(tmp_path):
@@ -86,7 +122,7 @@ def test_a_field_is_every_second_line_of_every_plane(form, height):
     picture = np.random.default_rng(0).integers(0, 256, (height, 160, 3)).astype(np.uint8)
     picture = np.repeat(np.repeat(picture[::4], 4, 0)[:height, ::4], 4, 1)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=form)
-    field = first_field(frame)
+    field = field_of(frame, 0)
     assert (field.width, field.height, field.format.name) == (160, height // 2, form)
     whole, half = (np.frombuffer(f.planes[0], np.uint8).reshape(-1, f.planes[0].line_size) for f in (frame, field))
     row = 160 * (2 if "10" in form else 1)

@@ -1,17 +1,20 @@
 """Inside the decoder process: pictures made of two fields, the lines of which were filmed one after the other.
 
 Where something moved between the fields, its edges are combs. There, and only there, the lines of the second field
-are replaced: by what lies between the lines of the first. Progressive pictures in a stream that is flagged as
-interlaced have no combs and stay as they are, bit for bit; so do still parts of the others.
+are replaced: by what lies between the lines of the first, which is the upper or the lower one. Progressive pictures in
+a stream that is flagged as interlaced have no combs and stay as they are, bit for bit; so do still parts of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+from av.filter import Graph
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 
 from videoxl.video.frames import Pixels
 
@@ -30,12 +33,15 @@ def deinterlaced(frame: VideoFrame, pixels_HWC: Pixels, to_rgb: Callable[[VideoF
     combed_HW = find_combs(pixels_HWC)
     if combed_HW is None:
         return pixels_HWC
-    lines_HWC = to_rgb(first_field(frame)).astype(np.uint16)
-    height = len(pixels_HWC)
+    lower = int(lower_is_first(frame))
+    lines_HWC = to_rgb(field_of(frame, lower))[: len(pixels_HWC[lower::2])].astype(np.uint16)
     filled = np.empty_like(pixels_HWC)
-    filled[::2] = lines_HWC
-    following = np.concatenate([lines_HWC[1:], lines_HWC[-1:]])
-    filled[1::2] = ((lines_HWC + following + 1) // 2)[: height // 2]
+    filled[lower::2] = lines_HWC
+    beside = np.concatenate([lines_HWC[:1], lines_HWC]) if lower else np.concatenate([lines_HWC, lines_HWC[-1:]])
+    between = (beside[:-1] + beside[1:] + 1) // 2
+    missing = filled[1 - lower :: 2]
+    missing[: len(between)] = between[: len(missing)]
+    missing[len(between) :] = lines_HWC[-1]  # a last line that only the lower field lacks
     return np.where(combed_HW[..., None], filled, pixels_HWC)
 
 
@@ -61,14 +67,44 @@ def find_combs(pixels_HWC: Pixels) -> npt.NDArray[np.bool_] | None:
     return np.repeat(np.repeat(wide, BLOCK, 0), BLOCK, 1)[:height, :width]
 
 
-def first_field(frame: VideoFrame) -> VideoFrame:
-    """The upper field: every second line of each plane, beginning with the first."""
+def lower_is_first(frame: VideoFrame) -> bool:
+    """Whether the lower field was filmed before the upper one, as in DV and some camcorders' files.
+
+    PyAV does not show FFmpeg's flag, but the filter that separates fields obeys it.
+    """
+    if frame.height % 2:
+        return False  # the filter takes no such pictures
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25)
+    )
+    separate, sink = graph.add("separatefields"), graph.add("buffersink")
+    source.link_to(separate)
+    separate.link_to(sink)
+    graph.configure()
+    source.push(frame)
+    first = sink.pull()
+    assert isinstance(first, VideoFrame)
+    first_lines = _lines(first.planes[0])
+    upper, lower = (_lines(frame.planes[0])[begin::2] for begin in (0, 1))
+    width = min(first_lines.shape[1], upper.shape[1])
+    agree = [float((first_lines[: len(half), :width] == half[:, :width]).mean()) for half in (upper, lower)]
+    return agree[1] > agree[0]
+
+
+def field_of(frame: VideoFrame, lower: int) -> VideoFrame:
+    """The upper field (0), every second line of each plane beginning with the first, or the lower one (1)."""
     field = VideoFrame(frame.width, (frame.height + 1) // 2, frame.format.name)
     for whole, half in zip(frame.planes, field.planes):
-        lines = np.frombuffer(bytes(whole), np.uint8).reshape(-1, whole.line_size)[: whole.height : 2]
-        copy = np.zeros((half.buffer_size // half.line_size, half.line_size), np.uint8)
+        chosen = np.minimum(2 * np.arange(half.height) + lower, whole.height - 1)
         bytes_each = min(whole.line_size, half.line_size)
-        copy[: half.height, :bytes_each] = lines[: half.height, :bytes_each]
+        copy = np.zeros((half.buffer_size // half.line_size, half.line_size), np.uint8)
+        copy[: half.height, :bytes_each] = _lines(whole)[chosen, :bytes_each]
         half.update(copy.tobytes())
     field.colorspace, field.color_range = frame.colorspace, frame.color_range
     return field
+
+
+def _lines(plane: VideoPlane) -> Pixels:
+    """The lines of a plane as bytes, padding included."""
+    return np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height]
