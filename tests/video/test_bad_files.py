@@ -8,6 +8,7 @@ import random
 import socket
 import time
 import warnings
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -59,6 +60,8 @@ NO_VIDEO = {
     "xml": (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "not_a_video", "XML"),
     "random": (random.Random(1).randbytes(200_000), "not_a_video", "not a readable video"),
     "m3u8": (b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nplain.mp4\n", "unsupported_container", "HLS playlist"),
+    "m3u8 of itself": (b"#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXTINF:5,\nclip.mp4\n", "unsupported_container", "HLS"),
+    "m3u8 of lists": (b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nfile:///etc/passwd\n", "unsupported_container", "HLS"),
     "m3u8 after a bom": (b"\xef\xbb\xbf#EXTM3U\n", "unsupported_container", "HLS playlist"),
     "ffconcat": (b"ffconcat version 1.0\nfile plain.mp4\n", "unsupported_container", "ffconcat"),
     "sdp": (b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n", "unsupported_container", "SDP"),
@@ -132,6 +135,56 @@ def test_protocol_strings_are_only_file_names(tmp_path, plain, monkeypatch, name
 def test_urls_are_not_opened(url):
     with pytest.raises(FileNotFoundError, match="download it first"):
         open_video(url)
+
+
+HOSTS = (
+    *("127.0.0.1", "localhost", "LOCALHOST", "127.1", "2130706433", "0x7f000001", "0", "127.0.0.1.", "①27.0.0.1"),
+    *("[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "user:word@127.0.0.1", "169.254.169.254", "10.0.0.1"),
+)
+
+
+def test_no_spelling_of_an_address_is_connected_to(monkeypatch):
+    """So there is nothing that redirects, lies about its size, or never ends."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: pytest.fail("a name was looked up"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for host in HOSTS:
+            place = f"{host}:{server.getsockname()[1]}/a.mp4"
+            urls = (f"http://{place}", f"HtTp://{place}#a", f"http:\\\\{place}", f"\thttp://{place}", f"http:/{place}")
+            for url in urls:
+                with pytest.raises(VideoNotFoundError):
+                    open_video(url)
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_playlist_in_the_subtitles_of_an_avi_is_not_followed(folder):
+    """The attack of 2017: FFmpeg guesses the format of text that is wrapped as GAB2."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        playlist = f"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:{server.getsockname()[1]}/a.ts\n".encode()
+        wrapped = b"GAB2\0" + (2).to_bytes(2, "little") + bytes(4) + (4).to_bytes(2, "little")
+        text = av.Packet(wrapped + len(playlist).to_bytes(4, "little") + playlist)
+        with av.open(str(folder / "texts.avi"), "w") as container:
+            streams = [container.add_stream(name, rate=25) for name in ("mpeg4", "mjpeg")]
+            for stream in streams:
+                stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p" if stream is streams[0] else "yuvj420p"
+            for i in range(10):
+                picture = av.VideoFrame.from_ndarray(media.numbered(i, 64, 48), format="rgb24")
+                container.mux(streams[0].encode(picture))
+                if i == 0:
+                    text.stream, text.pts, text.dts, text.time_base = streams[1], 0, 0, Fraction(1, 25)
+                    container.mux(text)
+            container.mux(streams[0].encode())
+        data = (folder / "texts.avi").read_bytes()
+        second = data.index(b"vids", data.index(b"vids") + 1)
+        data = data[:second] + b"txts" + data[second + 4 :].replace(b"01dc", b"01tx")
+        path = write(folder / "gab2.avi", data)
+        assert read_all(path)[0] == list(range(10))
+        with open_video(path) as source, contextlib.suppress(VideoError):
+            assert source.subtitle_track() == ()
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
