@@ -158,27 +158,33 @@ def test_no_spelling_of_an_address_is_connected_to(monkeypatch):
             server.accept()
 
 
+def avi_with_texts(path, texts: bytes):
+    """Ten frames, and texts as a file inside a chunk, which FFmpeg opens by what it looks like."""
+    wrapped = b"GAB2\0" + (2).to_bytes(2, "little") + bytes(4) + (4).to_bytes(2, "little")
+    chunk = av.Packet(wrapped + len(texts).to_bytes(4, "little") + texts)
+    with av.open(str(path), "w") as container:
+        video, second = (container.add_stream(name, rate=25) for name in ("mpeg4", "mjpeg"))
+        for stream, pix_fmt in ((video, "yuv420p"), (second, "yuvj420p")):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        chunk.stream, chunk.pts, chunk.dts, chunk.time_base = second, 0, 0, Fraction(1, 25)
+        for i in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(media.numbered(i, 64, 48), format="rgb24")))
+            if i == 0:
+                container.mux(chunk)
+        container.mux(video.encode())
+    data = path.read_bytes()
+    at = data.index(b"vids", data.index(b"vids") + 1)
+    return write(path, data[:at] + b"txts" + data[at + 4 :].replace(b"01dc", b"01tx"))
+
+
 def test_a_playlist_in_the_subtitles_of_an_avi_is_not_followed(folder):
-    """The attack of 2017: FFmpeg guesses the format of text that is wrapped as GAB2."""
+    """The attack of 2017."""
+    good = avi_with_texts(folder / "texts.avi", b"1\n00:00:00,000 --> 00:00:01,000\nHello\n\n")
+    with av.open(str(good)) as container:
+        assert container.streams[1].codec_context.name == "srt"  # opened as a file of its own
     with socket.create_server(("127.0.0.1", 0)) as server:
-        playlist = f"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:{server.getsockname()[1]}/a.ts\n".encode()
-        wrapped = b"GAB2\0" + (2).to_bytes(2, "little") + bytes(4) + (4).to_bytes(2, "little")
-        text = av.Packet(wrapped + len(playlist).to_bytes(4, "little") + playlist)
-        with av.open(str(folder / "texts.avi"), "w") as container:
-            streams = [container.add_stream(name, rate=25) for name in ("mpeg4", "mjpeg")]
-            for stream in streams:
-                stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p" if stream is streams[0] else "yuvj420p"
-            for i in range(10):
-                picture = av.VideoFrame.from_ndarray(media.numbered(i, 64, 48), format="rgb24")
-                container.mux(streams[0].encode(picture))
-                if i == 0:
-                    text.stream, text.pts, text.dts, text.time_base = streams[1], 0, 0, Fraction(1, 25)
-                    container.mux(text)
-            container.mux(streams[0].encode())
-        data = (folder / "texts.avi").read_bytes()
-        second = data.index(b"vids", data.index(b"vids") + 1)
-        data = data[:second] + b"txts" + data[second + 4 :].replace(b"01dc", b"01tx")
-        path = write(folder / "gab2.avi", data)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path = avi_with_texts(folder / "gab2.avi", f"#EXTM3U\n#EXTINF:5,\n{url}\n".encode())
         assert read_all(path)[0] == list(range(10))
         with open_video(path) as source, contextlib.suppress(VideoError):
             assert source.subtitle_track() == ()
