@@ -53,8 +53,6 @@ INVISIBLE = re.compile(
 
 TimedText = tuple[float, float, str]
 """(begin, end, text), in seconds."""
-SURROGATES = re.compile(r"[\ud800-\udfff]")
-"""Halves of characters, which no text can be made of."""
 
 
 @dataclass(frozen=True)
