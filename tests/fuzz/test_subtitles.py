@@ -53,7 +53,7 @@ def check(cues: Sequence[Cue]) -> None:
 def test_damaged_files_are_read_or_refused_in_one_line(files, tmp_path):
     used = {True: 0, False: 0}
     with nothing_left(GROWTH):
-        for seed in seeds(800):
+        for seed in seeds(1500):
             rng = Random(seed)
             good = files[seed % len(files)]
             path = tmp_path / good.name
