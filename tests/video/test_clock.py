@@ -75,6 +75,39 @@ def test_slides_and_slow_timelapses_are_complete(folder, ending):
         assert source.warnings == []
 
 
+@pytest.mark.parametrize(
+    ("ending", "settings"),
+    [
+        ("flv", {}),
+        ("ts", {}),
+        ("avi", {}),
+        ("asf", {"codec": "msmpeg4"}),
+        ("mkv", {"container_options": {"live": "1"}}),
+    ],
+)
+def test_where_no_container_says_so_the_last_frame_stays_while_the_sound_goes_on(folder, ending, settings):
+    times = [i / 25 for i in range(20)]
+    path = write_timed(folder / f"held.{ending}", times, sound=(0.0, 9.0), **settings)
+    with open_video(path, strict=True) as source:
+        assert source.info.start + source.info.duration == pytest.approx(9.0, abs=0.4)
+        assert source.warnings == []
+        selection = source.select(Sampling(times=(0.5, 5.0, 8.5)))
+        assert media.numbers_of(source.read(selection, resize=None))[1:] == [19, 19]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])  # what is not there is not held
+    with open_video(path) as source:
+        assert source.info.start + source.info.duration < 8.0
+
+
+def test_video_that_begins_much_later_than_its_sound_says_so(folder):
+    path = write_timed(folder / "hours.ts", [20_000 + i / 25 for i in range(20)], sound=(0.0, 1.0))
+    with open_video(path) as source:
+        assert source.info.start == pytest.approx(20_000, abs=0.2)
+        assert source.warnings == [
+            f"its video begins {source.times_F[0]:.1f} s after its sound, from whose start times are counted"
+        ]
+
+
 @pytest.fixture(scope="module")
 def recorded(folder):
     """100 frames, 25 a second, with the index at the end."""

@@ -188,3 +188,18 @@ def test_raw_mpeg2_has_times(folder, name, fps):
     with open_video(path, strict=True) as source:
         np.testing.assert_allclose(source.times_F, np.arange(20) / fps, atol=1e-4)
         assert media.numbers_of(source.read(every_frame(source), resize=None)) == list(range(20))
+
+
+def test_rates_that_the_pictures_name_count_where_times_are_missing(folder):
+    """H.264 in a program stream has a time every half second, from which FFmpeg guesses a rate."""
+    path = media.write_video(folder / "a.vob", frames=50, options={**media.SMALL_GOP, "g": "50"})
+    with open_video(path) as source:
+        assert source.info.fps == 25
+        assert "synthetic, at 25 frames a second (the file's own rate)" in source.warnings[0]
+
+
+def test_raw_mpeg_video_is_numbered_at_its_rate(folder):
+    path = media.write_video(folder / "a.m1v", codec="mpeg1video", container_format="mpeg1video", frames=30)
+    with open_video(path) as source:
+        np.testing.assert_allclose(source.times_F, np.arange(30) / 25)
+        assert "holds no timestamps" in source.warnings[0]

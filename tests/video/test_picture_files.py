@@ -157,6 +157,18 @@ def test_jpegs_one_after_another(tmp_path, between):
     assert read(path)[1].is_still
 
 
+def test_jpegs_may_be_padded_and_the_last_cut_off(tmp_path):
+    jpegs = [encoded(Image.fromarray(media.numbered(i)), "JPEG") for i in range(6)]
+    path = tmp_path / "camera.mjpg"
+    path.write_bytes(b"".join(jpeg + bytes(-len(jpeg) % 16384) for jpeg in jpegs))
+    pixels, source = read(path)
+    assert [media.number_of(picture) for picture in pixels] == list(range(6))
+    path.write_bytes(b"".join(jpegs)[:-300])
+    pixels, source = read(path)
+    assert [media.number_of(picture) for picture in pixels] == list(range(5))
+    assert source.warnings[0] == "the last of its 6 JPEG pictures is cut off and left out"
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "GIF", "WEBP", *(["AVIF"] if "AVIF" in FORMATS else [])])
 def test_other_pictures_one_after_another_are_refused(tmp_path, kind):
     data = encoded(greys()[3], kind)

@@ -44,7 +44,7 @@ def stream_end(opened: OpenedStream) -> Fraction | None:
     if opened.container.format.name.startswith("matroska"):  # FFmpeg would give the duration of the whole file
         tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3]) if tag else None
-    if not stream.duration:
+    if not stream.duration or opened.container.format.name == "asf":  # there too
         return None
     return ((stream.start_time or 0) + stream.duration) * time_unit(opened)
 

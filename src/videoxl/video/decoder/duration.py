@@ -7,6 +7,7 @@ import av.error
 from videoxl.video.decoder.clock import stream_end
 from videoxl.video.decoder.demux import OpenedStream, Opener
 from videoxl.video.decoder.index import FrameIndex
+from videoxl.video.decoder.packets import Heartbeat
 
 TOLERANCE_SECONDS = 1.0
 TOLERANCE_SHARE = 0.02
@@ -34,6 +35,39 @@ def missing_end(opener: Opener, opened: OpenedStream, index: FrameIndex) -> str 
     if not of_stream and _duration_of_all_streams(opener()) >= declared - tolerance:
         return None  # the declared end is that of a longer sound track, which is all there
     return f"readable up to {index.end:.1f} s of {declared:.1f} s"
+
+
+def held_until(opener: Opener, opened: OpenedStream, index: FrameIndex, heartbeat: Heartbeat) -> float:
+    """When the last picture leaves the screen: as players do, it is held while the sound goes on.
+
+    Only where the container cannot say how long a picture is shown. The sound is measured, not believed.
+    """
+    container = opened.container
+    name = container.format.name
+    says = name.startswith("mov") or (name.startswith("matroska") and stream_end(opened) is not None)
+    whole = container.duration / 1e6 if container.duration else None
+    if says or index.by_order or index.losses or not container.streams.audio:
+        return index.end
+    if whole is not None and name.startswith("matroska"):
+        whole -= max(index.zero, 0.0)
+    if whole is not None and whole < index.end + TOLERANCE_SECONDS:
+        return index.end
+    sound = _end_of_sound(opener(), heartbeat) - index.zero
+    believable = whole is None or sound <= whole + TOLERANCE_SECONDS
+    return sound if believable and sound > index.end + TOLERANCE_SECONDS else index.end
+
+
+def _end_of_sound(opened: OpenedStream, heartbeat: Heartbeat) -> float:
+    """Seconds of the container's clock at which the last packet of any sound ends."""
+    last = 0.0
+    try:
+        for packet in opened.container.demux(opened.container.streams.audio):
+            heartbeat()
+            if packet.pts is not None and packet.time_base:
+                last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    except av.error.FFmpegError:  # what comes before the damage counts
+        return last
+    return last
 
 
 def _declared_end(opened: OpenedStream, index: FrameIndex) -> tuple[float | None, bool]:

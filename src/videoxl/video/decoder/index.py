@@ -21,6 +21,10 @@ DEFAULT_FPS = 25.0
 """Frames per second of a stream that does not say."""
 WITHOUT_TIMES = ("h264", "hevc", "m4v", "mjpeg", "obu")
 """Formats of FFmpeg that hold no times: it makes them up."""
+RATE_IN_PICTURES = ("h264", "hevc", "mpeg1video", "mpeg2video")
+"""Codecs that name a rate themselves, which counts more than what FFmpeg guesses from a few times."""
+LONG_WITHOUT_VIDEO = 60.0
+"""When so many seconds of the file pass before its first picture, that is said: a sound's clock may be wrong."""
 
 
 EDITS_NOT_APPLIED = (
@@ -110,7 +114,7 @@ def index_of(packets: PacketTable, opened: OpenedStream) -> FrameIndex:
         problems=(EDITS_NOT_APPLIED,) if opened.edits and not opened.edits.is_plain else (),
         losses=tuple(losses),
     )
-    if opened.container.format.name in WITHOUT_TIMES or not _times_are_usable(packets, chosen, opened):
+    if _holds_no_times(opened, packets) or not _times_are_usable(packets, chosen, opened):
         return with_synthetic_times(index, opened)
     known = packets.pts[begins & (packets.pts != NO_TIME)]
     return _with_times(index, packets, opened, int(known.min()))
@@ -119,9 +123,11 @@ def index_of(packets: PacketTable, opened: OpenedStream) -> FrameIndex:
 def with_synthetic_times(index: FrameIndex, opened: OpenedStream) -> FrameIndex:
     """Number the frames in the order in which the decoder gives them, at the rate that the stream names."""
     stream = opened.stream
-    named = _as_rate(stream.guessed_rate) or _as_rate(stream.average_rate)
+    in_pictures = stream.codec_context.codec.canonical_name in RATE_IN_PICTURES
+    own = _as_rate(stream.codec_context.framerate) if in_pictures else None
+    named = own or _as_rate(stream.guessed_rate) or _as_rate(stream.average_rate)
     rate = named or DEFAULT_FPS
-    is_raw = opened.container.format.name in WITHOUT_TIMES
+    is_raw = opened.container.format.name in (*WITHOUT_TIMES, "mpegvideo")
     assumed = named is None or (is_raw and stream.codec_context.framerate is None)
     reason = "holds no timestamps" if is_raw else "its timestamps are missing or contradictory"
     origin = "assumed: the file names no rate" if assumed else "the file's own rate"
@@ -134,6 +140,12 @@ def with_synthetic_times(index: FrameIndex, opened: OpenedStream) -> FrameIndex:
         by_order=True,
         problems=(*index.problems, problem),
     )
+
+
+def _holds_no_times(opened: OpenedStream, packets: PacketTable) -> bool:
+    """Whether times are made up. Raw MPEG-1 and MPEG-2 may say that fields are repeated, which FFmpeg counts."""
+    name = opened.container.format.name
+    return name in WITHOUT_TIMES or (name == "mpegvideo" and len(np.unique(packets.duration)) == 1)
 
 
 def _with_times(index: FrameIndex, packets: PacketTable, opened: OpenedStream, first_pts: int) -> FrameIndex:
@@ -149,8 +161,12 @@ def _with_times(index: FrameIndex, packets: PacketTable, opened: OpenedStream, f
     edits = opened.edits
     if edits is not None and edits.is_plain and declared is not None and shown_until >= float(declared - zero) - last:
         shown_until = max(shown_until, edits.end - float(zero))  # all is there: the last picture stays
+    problems = index.problems
+    if times[0] >= LONG_WITHOUT_VIDEO:
+        problems += (f"its video begins {times[0]:.1f} s after its sound, from whose start times are counted",)
     return replace(
         index,
+        problems=problems,
         times_F=times,
         end=shown_until,
         zero=float(zero),

@@ -75,9 +75,7 @@ def lower_is_first(frame: VideoFrame) -> bool:
     if frame.height % 2:
         return False  # the filter takes no such pictures
     graph = Graph()
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25)
-    )
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
     separate, sink = graph.add("separatefields"), graph.add("buffersink")
     source.link_to(separate)
     separate.link_to(sink)

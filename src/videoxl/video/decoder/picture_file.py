@@ -54,8 +54,10 @@ if features.check("avif"):  # Pillow 11.3 and later, where it was built with it
 ANOTHER_BEGINS = {"PNG": b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n", "GIF": b"\0;GIF8", "AVIF": b"ftypavif"}
 """Format -> bytes that occur where a file's first picture ends and another begins."""
 JPEG_START = b"\xff\xd8\xff"
+JPEG_END = b"\xff\xd9"
 JPEG_GAP = 512
-"""Bytes that may lie between two JPEGs of one file: padding, or the header of a network stream's part."""
+"""Bytes that may lie between two JPEGs of one file, behind any padding: the header of a network stream's part."""
+_PADDING = re.compile(rb"\0*")
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SUBFILE_TYPE = 254
 _THUMBNAIL_OR_MASK = 1 | 4
@@ -127,6 +129,9 @@ class PictureFile:
         for jpeg in _jpegs(self._data):
             jpegs.append(jpeg)
             self._check_count(len(jpegs))
+        if len(jpegs) > 1 and self._data[jpegs[-1].stop - 2 : jpegs[-1].stop] != JPEG_END:
+            jpegs.pop()
+            self.problems.append(f"the last of its {len(jpegs) + 1} JPEG pictures is cut off and left out")
         if self.format == "MPO":  # phones keep a brightness map or a small copy there, cameras the other eye's view
             others = getattr(self._image, "n_frames", 1) - 1
             self.problems.append(f"holds {others} more pictures behind the main one (MPO), which are not read")
@@ -210,7 +215,9 @@ def _jpegs(data: bytes | bytearray | mmap.mmap) -> Iterator[range]:
     while start >= 0:
         end = _end_of_jpeg(data, start)
         yield range(start, end)
-        start = data.find(JPEG_START, end, end + JPEG_GAP + len(JPEG_START))
+        padded = _PADDING.match(data, end)
+        begin = padded.end() if padded else end
+        start = data.find(JPEG_START, begin, begin + JPEG_GAP + len(JPEG_START))
 
 
 def _end_of_jpeg(data: bytes | bytearray | mmap.mmap, start: int) -> int:

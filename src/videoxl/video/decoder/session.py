@@ -7,7 +7,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from av.video.frame import VideoFrame
@@ -16,7 +16,7 @@ from videoxl.errors import VideoError
 from videoxl.video.decoder.channel import Channel
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open_stream
-from videoxl.video.decoder.duration import missing_end
+from videoxl.video.decoder.duration import held_until, missing_end
 from videoxl.video.decoder.handover import ONLY_THE_FIRST, pack_index, starts_of, unpack_index
 from videoxl.video.decoder.hdr import NAMES, transfer_of
 from videoxl.video.decoder.index import FrameIndex, build_index
@@ -197,6 +197,8 @@ def open_session(
     orientation = orientation_of(first)
     hdr = transfer_of(first, opened.stream.codec_context.color_trc)
     lost_end = None if index_bytes else missing_end(opener, opened, index)
+    if not index_bytes and lost_end is None:
+        index = replace(index, end=held_until(opener, opened, index, channel.heartbeat))
     facts = _facts(command, opened, index, first, orientation, lost_end, hdr)
     given = bool(index_bytes)
     if command.reader == "torchcodec":
