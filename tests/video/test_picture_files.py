@@ -188,8 +188,25 @@ def test_what_hangs_on_a_picture_is_named(tmp_path):
     assert "motion photo" in read(tmp_path / "b.jpg")[1].warnings[0]
     (tmp_path / "b.jpg").write_bytes(encoded(first, "JPEG") + bytes(3000))
     assert read(tmp_path / "b.jpg")[1].warnings == []
-    first.save(tmp_path / "c.webp", save_all=True, append_images=others)
-    refused(tmp_path / "c.webp", "unsupported_container", "animated WebP")
+
+
+def test_animated_webp_is_read_with_its_times(tmp_path):
+    path = tmp_path / "a.webp"
+    first, *others = (Image.fromarray(media.numbered(i)) for i in range(6))
+    delays = [100, 200, 0, 50, 1000, 3000]
+    first.save(path, save_all=True, append_images=others, duration=delays, lossless=True)
+    pixels, source = read(path)
+    for number, picture in enumerate(pixels):
+        np.testing.assert_array_equal(picture, media.numbered(number))
+    np.testing.assert_allclose(source.times_F, [0, 0.1, 0.3, 0.4, 0.45, 1.45])  # no delay is 100 ms, as in browsers
+    assert source.info.duration == pytest.approx(4.45)
+    assert not source.is_still
+    with open_video(path) as source:
+        chosen = list(source.read(source.select(Sampling(times=(0.2, 4.0))), resize=None))
+        assert media.numbers_of(chosen) == [1, 5]
+    refused(path, "bad_frames", "has its own times", fps=5)
+    path.write_bytes(path.read_bytes()[:-400])
+    refused(path, "bad_frames", "")
 
 
 RAMP = np.linspace(0, 65535, 64 * 96).reshape(64, 96).astype(np.uint16)

@@ -59,6 +59,7 @@ class PictureSource(VideoSource):
         *,
         fps: float | None,
         kind: tuple[str, str],
+        end: float | None = None,
         is_still: bool = False,
         reader: str = "memory",
         reader_reason: str = "the pictures are already decoded",
@@ -72,7 +73,7 @@ class PictureSource(VideoSource):
         self.warnings = list(problems)
         self._close = close
         height, width = fetch(0, None).shape[:2]
-        timeline = Timeline.from_times(times_F, fps)
+        timeline = Timeline.from_times(times_F, fps, end)
         self.info = VideoInfo(
             width=width,
             height=height,
@@ -165,10 +166,12 @@ def open_folder(
 def open_picture_file(
     file: LocalFile, fps: float | None, timestamps: Sequence[float] | None, limits: VideoLimits
 ) -> PictureSource | None:
-    """Open a picture file: a still at 0.0 s, or pages with times. None for an animation, which is a video."""
+    """Open a picture file: a still at 0.0 s, or several with times. None for an animation that FFmpeg reads."""
     decoder = PictureDecoder(limits, file)
     try:
         first = decoder.read_own(0)
+        if first.delays:
+            return _open_animation(decoder, first, file, fps, timestamps)
         if first.reads_as == "pages":
             return _open_pages(decoder, first, file, fps, timestamps)
     except BaseException:
@@ -205,6 +208,32 @@ def _open_pages(
         reader="pillow",
         reader_reason="several pictures in one file",
         problems=problems,
+        close=close,
+    )
+
+
+def _open_animation(
+    decoder: PictureDecoder, first: Picture, file: LocalFile, fps: float | None, timestamps: Sequence[float] | None
+) -> PictureSource:
+    """An animation with its own times, each picture of which is asked for by its number."""
+    if fps is not None or timestamps is not None:
+        raise bad_frames("fps and timestamps are for pictures: an animation has its own times (see Sampling.fps)")
+    ends_F = np.cumsum(np.array(first.delays, np.float64)) / 1000
+
+    def close() -> None:
+        decoder.close()
+        file.close()
+
+    return PictureSource(
+        file.name,
+        lambda i, resize: decoder.read_own(i, resize).pixels_HWC,
+        np.concatenate([[0.0], ends_F[:-1]]),
+        fps=None,
+        kind=(first.format.lower(), "animation"),
+        end=float(ends_F[-1]),
+        reader="pillow",
+        reader_reason="FFmpeg does not read animated WebP",
+        problems=first.problems,
         close=close,
     )
 

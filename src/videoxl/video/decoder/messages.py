@@ -158,6 +158,8 @@ class PictureAnswer(_Message):
     reads_as: PictureKind
     pictures: Size
     """Number of pictures in the file."""
+    delays: Annotated[list[Annotated[int, Field(ge=1, le=2**24)]], Field(max_length=2**24)]
+    """How many milliseconds each picture of an animation is shown. Empty for others, and with later pictures."""
     problems: Texts
     """What is unusual, or was not read."""
 

@@ -29,6 +29,8 @@ class Picture:
     reads_as: PictureKind
     pictures: int
     """Number of pictures in the file."""
+    delays: tuple[int, ...]
+    """How many milliseconds each picture of an animation is shown; empty for others, and with later pictures."""
     problems: tuple[str, ...]
 
 
@@ -104,10 +106,13 @@ def _checked(answer: object, payload: bytearray, resize: Resize | None, limits: 
     fits = (height, width) == (resize.height, resize.width) if resize else height * width <= limits.max_pixels
     if not fits or channels != 3 or min(answer.shape) < 1 or answer.pictures < 1:
         raise ValueError(f"a picture of shape {answer.shape}")
+    if len(answer.delays) not in (0, answer.pictures):
+        raise ValueError(f"{len(answer.delays)} delays of {answer.pictures} pictures")
     return Picture(
         np.frombuffer(payload, np.uint8).reshape(answer.shape),
         answer.format,
         answer.reads_as,
         answer.pictures,
+        tuple(answer.delays),
         tuple(answer.problems),
     )

@@ -57,6 +57,8 @@ JPEG_START = b"\xff\xd8\xff"
 JPEG_END = b"\xff\xd9"
 JPEG_GAP = 512
 """Bytes that may lie between two JPEGs of one file, behind any padding: the header of a network stream's part."""
+SHORTEST_DELAY, DEFAULT_DELAY = 11, 100
+"""Browsers show a picture of an animation that names a shorter delay (milliseconds) for the default one."""
 _PADDING = re.compile(rb"\0*")
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SUBFILE_TYPE = 254
@@ -66,14 +68,16 @@ _THUMBNAIL_OR_MASK = 1 | 4
 class PictureFile:
     """An opened picture file. Raises ``VideoError`` for what is none, and for what cannot be read rightly.
 
-    ``kind`` is ``still``, ``pages`` (a TIFF's pages, or JPEGs one after another) or ``video`` (an animation, which
-    FFmpeg reads with its times).
+    ``kind`` is ``still``, ``pages`` (a TIFF's pages, JPEGs one after another, or an animated WebP, which FFmpeg cannot
+    read) or ``video`` (another animation, which FFmpeg reads with its times).
     """
 
     def __init__(self, data: bytes | bytearray | mmap.mmap, file: BinaryIO, limits: VideoLimits) -> None:
         self._data = data
         self._limits = limits
         self.problems: list[str] = []
+        self.delays: list[int] = []
+        """How many milliseconds each picture of an animated WebP is shown; empty for other files."""
         self._image = _open(file, limits)
         self.format = self._image.format or "picture"
         self._places = self._find_pictures()
@@ -117,10 +121,11 @@ class PictureFile:
         if _another_behind(image, self._data):
             raise bad_frames(f"holds several {self.format} pictures one after another; give each a file of its own")
         count = getattr(image, "n_frames", 1)
+        self._check_count(count)
         if count > 1 and self.format == "WEBP":
-            raise VideoError(
-                "animated WebP is not supported; convert it to mp4, webm or gif first", code="unsupported_container"
-            )
+            self.delays = list(_webp_delays(self._data))
+            if len(self.delays) != count:
+                raise bad_frames(f"holds {count} pictures, but {len(self.delays)} of them say how long they are shown")
         return list(range(count))
 
     def _find_jpegs(self) -> list[int] | list[range]:
@@ -232,6 +237,17 @@ def _end_of_jpeg(data: bytes | bytearray | mmap.mmap, start: int) -> int:
         if marker >= 0xC0:  # a segment that says how long it is
             at += int.from_bytes(data[at : at + 2], "big")
     return len(data)
+
+
+def _webp_delays(data: bytes | bytearray | mmap.mmap) -> Iterator[int]:
+    """How many milliseconds each picture of an animated WebP is shown, from the headers of its ANMF chunks."""
+    at, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while at + 8 <= end:
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"ANMF" and size >= 16:
+            delay = int.from_bytes(data[at + 20 : at + 23], "little")
+            yield delay if delay >= SHORTEST_DELAY else DEFAULT_DELAY
+        at += 8 + size + size % 2
 
 
 def _another_behind(image: Image.Image, data: bytes | bytearray | mmap.mmap) -> bool:

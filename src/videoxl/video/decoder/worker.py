@@ -159,6 +159,7 @@ class PictureDesk:
             format=file.format,
             reads_as=file.kind,
             pictures=len(file),
+            delays=[] if command.number else file.delays,
             problems=file.problems,
         )
         self._channel.send(answer, np.ascontiguousarray(pixels_HWC).data.cast("B"))
