@@ -274,8 +274,10 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", list(OTHERS))
 def test_other_formats_are_never_tried(tmp_path, monkeypatch, kind):
+    (tmp_path / "good").mkdir()
+    Image.fromarray(CORNER).save(tmp_path / "good/1.png")
+    read(tmp_path / "good")  # starts the server of decoder processes, the only program that is started
     monkeypatch.setattr(subprocess, "Popen", None)
-    monkeypatch.setattr("videoxl.video.decoder.client.subprocess", subprocess)
     (tmp_path / "1.jpg").write_bytes(OTHERS[kind])
     refused(tmp_path, "bad_frames", "1.jpg: is not a picture that can be read (damaged, or none of JPEG")
     with pytest.raises(VideoError) as caught:
