@@ -85,6 +85,7 @@ def test_slides_and_slow_timelapses_are_complete(folder, ending):
         ("mkv", {"container_options": {"live": "1"}}),
     ],
 )
+@pytest.mark.filterwarnings("ignore::videoxl.errors.PartialVideoWarning")
 def test_where_no_container_says_so_the_last_frame_stays_while_the_sound_goes_on(folder, ending, settings):
     times = [i / 25 for i in range(20)]
     path = write_timed(folder / f"held.{ending}", times, sound=(0.0, 9.0), **settings)
