@@ -64,6 +64,7 @@ class Sampling:
 
     DEFAULT_FPS: ClassVar[float] = 1.0
     DEFAULT_MAX_FRAMES: ClassVar[int] = 2048
+    MOST_FRAMES: ClassVar[int] = 1_000_000
 
     def __str__(self) -> str:
         """The settings given, ``fps=1.0,max_frames=64``; of explicit frames only how many there are."""
@@ -77,6 +78,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         given = self._given()
+        if self.num_frames is not None and self.num_frames > self.MOST_FRAMES:
+            raise ValueError(f"num_frames must be at most {self.MOST_FRAMES:,}, got a larger number")
         rate = [f"{name}={given[name]}" for name in ("fps", "max_fps", "max_frames") if name in given]
         if self.num_frames is not None and rate:
             raise ValueError(

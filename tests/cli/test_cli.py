@@ -238,7 +238,6 @@ def test_the_default_is_the_released_model_and_tiny_without_the_hub(
         (["find-ads", "film.mp4", "-brand"], "put -- before a text that begins with '-': videoxl find-ads film.mp4"),
         (["ask", "film.mp4", "What?", "--fps", "many"], "'--fps'"),
         (["aks", "film.mp4", "What?"], "No such command 'aks'. Did you mean 'ask'?"),
-        (["a" * 110_000], "aaa ...; see videoxl --help"),
         (["plan", "film.mp4", "--model", "who/knows"], "who/knows"),
         (["convert", "./nowhere", "target"], "nowhere"),
         (["convert", "tiny", "target", "--to", "gguf"], "unknown layout 'gguf'"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -192,3 +193,31 @@ def test_half_a_surrogate_pair_can_be_logged(tmp_path):
         assert log.records == {"\ud800": {"text": "\udfff"}}
     write_json(tmp_path / "result.json", {"text": "\ud800"})
     assert json.loads((tmp_path / "result.json").read_text()) == {"text": "\ud800"}
+
+
+def test_a_full_disk_is_named_and_the_log_goes_on_later(tmp_path):
+    """A part of the line goes onto the disk. Closing the log does not try the rest again."""
+    path = tmp_path / "log.jsonl"
+    log = SampleLog(path, SETTINGS)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        with pytest.raises(EvaluationError, match=r"log\.jsonl cannot be written \(No space left.*\); make room"), log:
+            log.add("a", {"answer": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with pytest.warns(UserWarning, match="was cut off"):
+        log = SampleLog(path, SETTINGS, resume=True)
+    with log:
+        assert len(log) == 0
+        log.add("a", {"answer": "x"})
+    with SampleLog(path, SETTINGS, resume=True) as log:
+        assert log.done("a") == {"answer": "x"}
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/zero", "."])
+def test_a_log_that_is_no_regular_file_is_refused(path):
+    """A device may be read without end."""
+    with pytest.raises(EvaluationError, match=r"no regular file|cannot be opened"):
+        SampleLog(path, SETTINGS)

@@ -38,8 +38,10 @@ def parts(*content: object) -> tuple:
         ({"type": "image", "image": "a.png"}, Media("image", "a.png")),
         ({"type": "image_url", "image_url": {"url": "file:///a.png", "detail": None}}, Media("image", "/a.png")),
         ({"type": "video", "video": ["a.png", "b.png"], "fps": 1}, Media("video", ["a.png", "b.png"], {"fps": 1})),
+        ({"type": "video", "video": ["file:///a.png", Path("b.png")]}, Media("video", ["/a.png", Path("b.png")])),
+        ({"type": "video", "video": "file://localhost/a.mp4"}, Media("video", "/a.mp4")),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_parts(part, expected):
     assert parts(part) == (expected,)
@@ -85,10 +87,13 @@ def test_parts(part, expected):
         ({**VIDEO, "num_frames": 8, "min_frames": 4}, "num_frames is exact"),
         ({**VIDEO, "min_frames": 8, "max_frames": 4}, "min_frames=8 is above max_frames=4"),
         ({**VIDEO, "min_frames": "8"}, "min_frames must be a whole number"),
+        ({**VIDEO, 7: 8}, "does not know 7"),
+        ({"type": "video", "video": ["http://example.org/a.png"]}, "is a URL"),
+        ({"type": "text", "text": "a\ud800"}, r"the text of messages\[0\].content\[0\] holds half a character"),
         ("a text", "must be a mapping such as"),
         (None, "must be a mapping such as"),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_parts_that_are_refused(part, reason):
     with pytest.raises(ValueError, match=reason):
@@ -107,11 +112,12 @@ def test_parts_that_are_refused(part, reason):
         ([{"role": "user"}], "must have a text or a list of parts"),
         ([{"role": "user", "content": 7}], "must have a text or a list of parts"),
         ([{"role": "user", "content": {"type": "text", "text": "a"}}], "must have a text or a list of parts"),
+        ([{"role": "user", "content": "\udc80"}], r"the text of messages\[0\] holds half a character"),
         ([{"role": "user", "content": "a", "images": ["b.png"]}], "has 'images', which the model is not told"),
         ([{"role": "assistant", "content": "a", "tool_calls": [1]}], "has 'tool_calls'"),
         ([{"role": "user", "content": "a"}, {"role": "user", "content": [TEXT, {}]}], r"\[1\]\.content\[1\] has type"),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_messages_that_are_refused(messages, reason):
     with pytest.raises(ValueError, match=reason):

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from tests import media
+from videoxl.errors import DoesNotFitError
 from videoxl.hf.processing import VideoXLProcessor
 from videoxl.inference.loading import embedded_folder
 
@@ -246,3 +247,28 @@ def test_a_processor_that_knows_no_images_says_so(tiny, still):
 def test_a_misspelt_setting_of_the_processor_itself_is_refused(tiny):
     with pytest.raises(ValueError, match="the processor does not know 'tokens_per_gruop'"):
         VideoXLProcessor(tokenizer=tiny.tokenizer, tokens_per_gruop=4)
+
+
+@pytest.mark.parametrize("number", [10**6 + 1, 10**400])
+def test_more_frames_than_anybody_can_read_are_refused(clip, processor, number):
+    part = {"type": "video", "path": str(clip), "num_frames": number}
+    with pytest.raises(ValueError, match="num_frames must be at most 1,000,000"):
+        processor.apply_chat_template(asked(part), **TENSORS)
+
+
+@pytest.mark.parametrize("settings", [{"num_frames": 10**6}, {"min_frames": 10**6}])
+def test_frames_that_do_not_fit_into_memory_are_refused(clip, processor, monkeypatch, settings):
+    monkeypatch.setattr("videoxl.hf.processing.free_host_bytes", lambda: 10**9)
+    with pytest.raises(DoesNotFitError, match=r"1,000,000 frames need .* GB as pixels, 1.00 GB are free: read at most"):
+        processor.apply_chat_template(asked({"type": "video", "path": str(clip), **settings}), **TENSORS)
+
+
+@pytest.mark.parametrize("text", ["<video>\nWhat?", "<image>What?", "<|video_pad|>What?", "<IMG>", "<image_1>"])
+def test_what_looks_like_a_video_in_a_text_is_said_to_show_nothing(processor, text):
+    with pytest.warns(UserWarning, match="which shows nothing: a video is a part of a message"):
+        processor.apply_chat_template([{"role": "user", "content": text}], **TENSORS)
+
+
+def test_half_a_character_in_a_prompt_is_refused(processor):
+    with pytest.raises(ValueError, match="the text holds half a character"):
+        processor("a\ud800")

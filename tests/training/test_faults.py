@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from tests.training.records import record, video, write
 from tests.training.stand_in import config_of, data_of, log_losses, model_of, start_of, weights_of
 from videoxl.config import Sampling
-from videoxl.errors import TrainingError
+from videoxl.errors import TrainingDataError, TrainingError
 from videoxl.training.config.data import DataConfig
 from videoxl.training.data.mixtures import Source
 from videoxl.training.run import run
@@ -60,6 +61,64 @@ def test_every_bad_file_is_named_and_none_is_replaced_by_another(records, tmp_pa
     assert result.log[-1]["empty_steps"] == 10
     taken = [entry for entry in result.log if entry.get("grad_norm")]
     assert len(taken) == 6  # three good ones, twice
+
+
+@pytest.mark.parametrize(("corrupt", "stops"), [(3, False), (30, True)])
+def test_corrupt_videos_among_fifty(tmp_path, corrupt, stops):
+    """A few are left out, counted and listed, and come in the same order when the run goes on from a checkpoint; most
+    of them end it (T03)."""
+    content = (tmp_path / video(tmp_path, frames=4)).read_bytes()
+    for number in range(50):
+        bad = number % 17 == 0 if corrupt == 3 else number < corrupt
+        (tmp_path / f"{number}.mp4").write_bytes(content[: len(content) // 2 if bad else None])
+    path = write(tmp_path / "data.json", [record(*ASKED, video=f"{number}.mp4") for number in range(50)])
+    data = DataConfig(sources=(Source(str(path)),), sampling=Sampling(num_frames=4), max_bad_fraction=0.1)
+    settings = {
+        "max_steps": None,
+        "num_train_epochs": 1.0,
+        "per_device_batch_size": 5,
+        "save_steps": 4,
+        "save_total_limit": 9,
+    }
+    config = replace(config_of(**settings), data=data)
+    out = tmp_path / "out"
+
+    def go(resume=False):
+        return run(config, output=out, resume=resume, progress=False, model=start_of(model_of()))
+
+    if stops:
+        with pytest.raises(TrainingDataError, match=r"of the first \d+ samples failed, .*\.mp4: .*bad_samples\.jsonl"):
+            go()
+        return
+    result = go()
+    assert (result.steps, result.bad_samples) == (10, 3)
+    listed, losses = (out / "bad_samples.jsonl").read_bytes(), log_losses(out)
+    assert {json.loads(line)["id"] for line in listed.splitlines()} == {f"data.json#{n + 1}" for n in (0, 17, 34)}
+    for name in ("model", "checkpoint-8", "checkpoint-10"):  # as if it had been killed before
+        shutil.rmtree(out / name)
+    again = go(resume=True)
+    assert (again.steps, again.bad_samples) == (10, 3)
+    assert (out / "bad_samples.jsonl").read_bytes() == listed
+    assert log_losses(out) == losses
+
+
+def test_a_run_that_begins_anew_lists_its_bad_samples_anew(records, tmp_path):
+    """Killed before its first checkpoint, or stopped by a full disk."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bad_samples.jsonl").write_text('{"step": 1, "id": "a"}\n{"step": 2, "i')
+    with pytest.warns(UserWarning, match="was cut off"):
+        result = train(tmp_path, records)
+    lines = (tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()
+    assert len(lines) == result.bad_samples == 10
+
+
+@pytest.mark.parametrize(("module", "name"), [("data.bad_samples", "bad_samples.jsonl"), ("callbacks", "log.jsonl")])
+def test_a_disk_that_is_full_for_a_line_ends_the_run_with_a_sentence(records, tmp_path, monkeypatch, module, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to("/dev/full")
+    monkeypatch.setattr(f"videoxl.training.{module}.keep_until", lambda *_: None)
+    with pytest.raises(TrainingError, match=rf"{name} was not written \(No space left on device\): make room"):
+        train(tmp_path, records)
 
 
 def drawn(folder, threads=1):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests import media
 from tests.training.records import dataset, record, said, video, write
+from tests.video.taken_over_server import boot
 from videoxl.errors import TrainingDataError, TrainingError, VideoError
 from videoxl.training.config.data import DataConfig
 from videoxl.training.data.collator import Collator
@@ -138,6 +139,37 @@ def test_an_image_is_read_under_each_of_its_names(folder, tiny, name):
         (record(ASKED, "x", video="clip.mp4", scale=float("inf")), "scale must be a number above 0"),
         (record(ASKED, "x", video="clip.mp4", scale=True), "scale must be a number above 0"),
         (record(ASKED, "x", video="clip.mp4", scale=[1]), "scale must be a number above 0"),
+        # what others mean by their fields, and would be dropped
+        (record(ASKED, "x", video="clip.mp4", start=0.5, end=1.5), "start of a record is not read"),
+        (record(ASKED, "x", video="clip.mp4", clip=[0.5, 1.5]), "clip of a record is not read"),
+        (record(ASKED, "x", video={"path": "clip.mp4", "start": 0.5}), "start of a video is not read"),
+        (record(ASKED, "x", videos=[{"path": "clip.mp4", "fps": 1}]), "fps of a video is not read"),
+        (record(ASKED, "x", video="clip.mp4", tools='[{"name": "f"}]'), "tools of a record is not read"),
+        (record(ASKED, "x", video="clip.mp4", system="a", system_prompt="b"), "must have one system prompt"),
+        (record(ASKED, "x", video="clip.mp4", system=["a"]), "must have one system prompt"),
+        (record(ASKED, "x", video="clip.mp4", system="<video>"), "a system prompt holds <video>"),
+        (record(ASKED, "x", video="clip.mp4", system="\ud800"), "system holds half a surrogate pair"),
+        ({"messages": [{"role": "user", "content": "a", "images": ["a.png"]}, ANSWER]}, "turn 1 has 'images'"),
+        ({"conversations": [{"from": "human", "value": "a", "video": "b.mp4"}, ANSWER]}, "turn 1 has 'video'"),
+        ({"messages": [{"role": "user", "content": "a"}, {**ANSWER, "loss": False}]}, "turn 2 has 'loss'"),
+        ({"messages": [{"role": "user", "content": "a"}, {**ANSWER, "tool_calls": [{}]}]}, "turn 2 has 'tool_calls'"),
+        ({"conversations": [{"from": "human", "value": "a", "content": "b"}, ANSWER]}, "'value' and 'content', and"),
+        ({"conversations": [{"from": "human", "role": "system", "value": "a"}, ANSWER]}, "'from' and 'role', and"),
+        # what shows something to other models, and nothing to this one
+        (record("<IMAGE>\nWhat?", "x", video="clip.mp4"), "holds <IMAGE>, another model's placeholder"),
+        (record("<image_1> What?", "x"), "holds <image_1>, another model's placeholder"),
+        (record("<|image_1|> What?", "x"), "another model's placeholder"),
+        (record("<audio>What?", "x"), "holds <audio>, another model's placeholder"),
+        (record("<VIDEO_CONTEXT>What?", "x"), "another model's placeholder"),
+        (record("<im_patch>What?", "x"), "another model's placeholder"),
+        (record("What?", "x", video_id="abc"), "has 'video_id' and shows nothing"),
+        (record("What?", "x", vid="abc"), "has 'vid' and shows nothing"),
+        (record("What?", "x", features="a.npy"), "names 'a.npy' under 'features'"),
+        # where nothing is
+        (record(ASKED, "x", video="https://example.org/a.mp4"), "is a URL, and URLs are not opened"),
+        (record(ASKED, "x", image="data:image/png;base64,aGk="), "is a URL, and URLs are not opened"),
+        (record(ASKED, "x", video="a\0.mp4"), "no such file"),
+        ({"video": "clip.mp4", "QA": [{"q": "What?", "a": "x"}]}, "got NoneType None; the record has QA, video"),
     ],
     ids=lambda value: ascii(value)[:90],
 )
@@ -148,8 +180,33 @@ def test_what_is_not_read_is_a_bad_sample_that_says_so(folder, tiny, one, reason
     assert found.id == "data.json#1"
 
 
+@pytest.mark.parametrize("write_name", ["file://{}", "file://localhost{}", "file:{}", "{}"])
+def test_names_of_files(folder, tiny, tmp_path, write_name):
+    """Percent signs and separators of lines in names; ``file://`` escapes them."""
+    from urllib.parse import quote
+
+    plain = first(folder, tiny, record(ASKED, "x", video="clip.mp4"))
+    odd = tmp_path / "a b%20c\u2028\u65e5.mp4"
+    odd.write_bytes((folder / "clip.mp4").read_bytes())
+    name = write_name.format(quote(str(odd)) if "file" in write_name else odd)
+    found = first(folder, tiny, record(ASKED, "x", video=name))
+    assert found.input_ids == plain.input_ids
+    assert first(folder, tiny, record(ASKED, "x", video=odd.name)).reason.endswith("no such file; check the path")
+    assert first(tmp_path, tiny, record(ASKED, "x", video=odd.name)).input_ids == plain.input_ids
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_system_prompt_beside_the_turns_is_read(folder, tiny, name):
+    turn = {"video": "clip.mp4", "conversations": [{"from": "system", "value": "Be brief."}, *said(ASKED, "x")]}
+    of_turn = first(folder, tiny, turn)
+    assert first(folder, tiny, record(ASKED, "x", video="clip.mp4", **{name: "Be brief."})).labels == of_turn.labels
+    assert first(folder, tiny, {**turn, name: "Be brief."}).input_ids == of_turn.input_ids
+    assert first(folder, tiny, {**turn, name: ""}).input_ids == of_turn.input_ids
+    assert "one system prompt" in first(folder, tiny, {**turn, name: "Be long."}).reason
+
+
 def test_metadata_of_a_record_with_media_is_no_matter():
-    one = record(ASKED, "x", video="clip.mp4", source="film.mkv", thumbnail="a.png", id="b.mp4")
+    one = record(ASKED, "x", video="clip.mp4", source="film.mkv", thumbnail="a.png", id="b.mp4", fps=29.97, tools="[]")
     assert media_of(one) == ("video", ("clip.mp4",))
     assert media_of(record("What?", "x", id="b.mp4", source="a text about b.mp4")) == ("text", ())
 
@@ -225,6 +282,28 @@ def test_what_the_machine_lacks_is_no_fault_of_a_sample(folder, tiny, number, mo
     batch = Collator(tiny.config, 0)([found])
     (sentence,) = batch["machine"]
     assert "clip.mp4: cannot be opened" in sentence
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "raise ImportError('libavcodec.so: cannot open')",
+        "import os\ndef fork(): raise OSError(11, 'no')\nos.fork = fork",
+        "import threading\ndef start(thread): raise RuntimeError('no thread')\nthreading.Thread.start = start",
+    ],
+    ids=["library", "process", "thread"],
+)
+def test_a_decoder_that_cannot_start_is_no_fault_of_a_sample(folder, tiny, broken):
+    data = dataset(folder, [record(ASKED, "x", video="clip.mp4")], tiny)
+    try:
+        boot(broken)
+        found = data[0]
+    finally:
+        boot()
+    assert isinstance(found, BadSample)
+    assert found.machine, found.reason
+    assert Collator(tiny.config, 0)([found])["machine"] == [found.reason]
+    assert not isinstance(data[0], BadSample)
 
 
 def test_no_memory_is_no_fault_of_a_sample():

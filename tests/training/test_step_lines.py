@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from videoxl.errors import TrainingDataError, TrainingError
 from videoxl.training.data.bad_samples import BadSampleLog
-from videoxl.training.step_lines import keep_until
+from videoxl.training.step_lines import append_line, keep_until
 
 REASONS = ["one\u2028two\x85three", "caf\u00e9", "half \ud800 a pair", "a\nb"]
 
@@ -48,3 +52,43 @@ def test_bad_samples_with_any_text_are_written_and_restored(tmp_path):
     assert [json.loads(line)["reason"] for line in lines] == REASONS
     with pytest.raises(TrainingDataError, match="74 of the first 140 samples failed"):
         log.count(100, [("many", "x")] * 70, step=10)
+
+
+def full(where: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """No file of ``where`` grows by more than ``room`` bytes at a time."""
+    real = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(where)):
+            return real(descriptor, data)
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data[:room])
+
+    monkeypatch.setattr(os, "write", write)
+
+
+@pytest.mark.parametrize("room", [0, 5])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, room):
+    """Also where a part of the line still goes onto it; that part is dropped when the run is resumed."""
+    path = tmp_path / "bad_samples.jsonl"
+    log = BadSampleLog(path, limit=0.5)
+    log.count(10, [("first", "x")], step=1)
+    kept = log.state()
+    full(tmp_path, monkeypatch, room)
+    with pytest.raises(TrainingError, match=r"samples\.jsonl was not written \(No space left on device\): make room"):
+        log.count(10, [("second", "x")], step=2)
+    monkeypatch.undo()
+    with contextlib.ExitStack() as stack:
+        if room:
+            stack.enter_context(pytest.warns(UserWarning, match="was cut off"))
+        log.restore(kept, step=1)
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["first"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"log\.jsonl was not written \(File exists\)"):
+        append_line(tmp_path / "file" / "log.jsonl", {"step": 1})
+    with pytest.raises(TrainingError, match=r"log\.jsonl was not written \(No such file or directory\)"):
+        keep_until(3, tmp_path / "none" / "log.jsonl")

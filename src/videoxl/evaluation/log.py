@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -62,7 +63,12 @@ class SampleLog:
         self._records: dict[str, Json] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b") if path else tempfile.TemporaryFile("a+b")  # noqa: SIM115 - in close()
+            if path and self.path.exists() and not self.path.is_file():
+                raise EvaluationError(f"{path} is no regular file: name another file")
+            # without a buffer: what could not be written is not tried again when the file is closed
+            self._file = (
+                open(self.path, "a+b", buffering=0) if path else tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115
+            )
         except OSError as error:
             raise EvaluationError(
                 f"{path} cannot be opened for writing ({error.strerror}): name another file"
@@ -168,8 +174,8 @@ class SampleLog:
 
     def _write(self, line: bytes) -> None:
         try:
-            self._file.write(line)
-            self._file.flush()
+            if self._file.write(line) != len(line):  # a disk that is almost full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             raise EvaluationError(f"{self.path} cannot be written ({error.strerror}); make room and resume") from error

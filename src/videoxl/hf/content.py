@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from videoxl.errors import did_you_mean
+from videoxl.text import require_characters
 
 Kind = Literal["video", "image"]
 ROLES = ("system", "user", "assistant", "tool")
@@ -71,7 +72,8 @@ def sampling_settings(given: Mapping[str, object], where: str) -> dict[str, Any]
         if own not in SAMPLING_NAMES:
             known = (*SAMPLING_NAMES, *OTHER_NAMES)
             raise ValueError(
-                f"{where} does not know {name!r}{did_you_mean(name, known)}; settings of videos: {', '.join(known)}"
+                f"{where} does not know {name!r:.60}{did_you_mean(str(name), known)}; "
+                f"settings of videos: {', '.join(known)}"
             )
         if own in settings:
             raise ValueError(f"{where} has {own} under two names: give it once")
@@ -103,7 +105,7 @@ def _message(message: object, where: str) -> Message:
     if role not in ROLES:
         raise ValueError(f"{where} has role {role!r:.60}{did_you_mean(str(role), ROLES)}; allowed: {', '.join(ROLES)}")
     if isinstance(content, str):
-        return Message(role, (content,))
+        return Message(role, (_text(content, {}, where),))
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise ValueError(f"{where} must have a text or a list of parts as content, got {_shown(content)}")
     return Message(role, tuple(_part(part, f"{where}.content[{number}]") for number, part in enumerate(content)))
@@ -141,6 +143,7 @@ def _text(value: object, rest: Mapping[str, object], where: str) -> str:
         raise ValueError(f"{where} must have a text, got {_shown(value)}")
     if rest:
         raise ValueError(f"{where} does not know {next(iter(rest))!r}: a text has no settings")
+    require_characters(value, f"the text of {where}")
     return value
 
 
@@ -154,18 +157,25 @@ def _inner_url(value: object, kind: str, where: str) -> object:
 
 
 def local_source(source: object, where: str) -> object:
-    """The source of a video or an image; ``file://`` becomes a path. Raises ``ValueError`` for what lies elsewhere."""
+    """The source of a video or an image, or a list of pictures; ``file://`` becomes a path.
+
+    Raises ``ValueError`` for what lies elsewhere.
+    """
     if source is None or (isinstance(source, (str, bytes)) and not source):
         raise ValueError(f"{where} names no file")
     if isinstance(source, Mapping):
         raise ValueError(f"{where} must be a path or pictures, got {_shown(source)}")
+    if isinstance(source, (list, tuple)):
+        found = [local_source(one, where) if isinstance(one, (str, os.PathLike)) else one for one in source]
+        return found if isinstance(source, list) else tuple(found)
     if not isinstance(source, (str, os.PathLike)):
         return source
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?", str(source))
     if scheme is None or os.path.lexists(source):
         return source
     if scheme[1].lower() == "file":
-        return unquote(str(source)[scheme.end() :])
+        place = str(source)[scheme.end() :]
+        return unquote(place.removeprefix("localhost") if scheme[2] else place)
     if scheme[2] or scheme[1].lower() == "data":
         raise ValueError(f"{where}: {str(source)[:60]!r} is a URL, and URLs are not opened: download it, give its path")
     return source

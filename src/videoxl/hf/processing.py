@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from videoxl.config import Sampling
-from videoxl.errors import CheckpointError, VideoError
+from videoxl.errors import CheckpointError, DoesNotFitError, VideoError
 from videoxl.hf.content import Kind, Media, Message, local_source, read_messages, sampling_settings
 from videoxl.inference.loading import check_processor_files, load_tokenizer, resolve, tokenizer_of
 from videoxl.inference.prompt import visual_span
@@ -34,8 +34,10 @@ from videoxl.inference.video_input import choose_sampling, open_for_model, pictu
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.foreign import reading
 from videoxl.model.vision import normalize_pixels
+from videoxl.text import PLACEHOLDER, require_characters
 from videoxl.video import VideoSource
 from videoxl.video.anyres import cut_crops
+from videoxl.video.host import free_host_bytes
 
 CHAT_TEMPLATE = r"""
 {%- if messages[0]['role'] != 'system' -%}
@@ -66,6 +68,8 @@ CHAT_TEMPLATE = r"""
 """
 """Qwen's chat format. As in released prompts, a video stands before the text of its turn, followed by a line break."""
 
+BYTES_PER_VALUE = 10
+"""Of a pixel's colour while frames are read: as uint8 and as fp32, each twice while they are put together."""
 VIDEO_TOKEN, IMAGE_TOKEN = "<|vision_pad|>", "<|image_pad|>"
 PROCESSOR_FILE = "processor_config.json"
 
@@ -124,6 +128,7 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
             if least is not None and len(selection.indices_F) < least:
                 sampling = Sampling(num_frames=least, start=sampling.start, end=sampling.end)
                 selection = source.select(sampling, whole_groups_of=whole)
+            self._require_room(source.name, len(selection.indices_F))
             resize = picture_size(source, int(self.size["height"]), self.frame_fit)
             said = len(source.warnings)
             batches = list(source.read(selection, resize=resize))
@@ -135,6 +140,16 @@ class VideoXLVideoProcessor(BaseVideoProcessor):
         pixels = torch.from_numpy(np.concatenate([batch.pixels_FHWC for batch in batches]))
         times = [float(seconds) for batch in batches for seconds in batch.timestamps_F]
         return Picture(self.normalized(pixels), tuple(times))
+
+    def _require_room(self, name: str, frames: int) -> None:
+        """Raise :class:`DoesNotFitError` where the pixels of all frames would not fit into memory."""
+        each = BYTES_PER_VALUE * 3 * int(self.size["height"]) ** 2
+        free = free_host_bytes()
+        if frames * each > free:
+            raise DoesNotFitError(
+                f"{name}: {frames:,} frames need {frames * each / 1e9:.2f} GB as pixels, {free / 1e9:.2f} GB are free: "
+                f"read at most {free // each:,} frames, or use VideoXL.encode, which holds a few at a time"
+            )
 
     def normalized(self, pixels_NHWC: torch.Tensor) -> torch.Tensor:
         """uint8 ``[N, H, W, 3]`` -> fp32 ``[N, 3, H, W]``."""
@@ -252,7 +267,20 @@ class VideoXLProcessor(ProcessorMixin):
             "video": self._placed("video", self.video_token, videos, prompts),
             "image": self._placed("image", self.image_token, images, prompts),
         }
-        return self.inputs([self._split(prompt, given) for prompt in prompts], settings, side, return_tensors)
+        pieces = [self._split(prompt, given) for prompt in prompts]
+        for part in (part for parts in pieces for part in parts if isinstance(part, str)):
+            self._check_text(part)
+        return self.inputs(pieces, settings, side, return_tensors)
+
+    def _check_text(self, text: str) -> None:
+        """Refuse what is no text, and say what looks like a video and is read as text."""
+        require_characters(text, "the text")
+        if found := PLACEHOLDER.search(text):
+            warnings.warn(
+                f"the text holds {found[0]}, which shows nothing: a video is a part of a message, {{'type': 'video', "
+                f"'path': ...}}, or {self.video_token} in a text",
+                stacklevel=3,
+            )
 
     def _placed(self, kind: Kind, token: str, given: object, prompts: Sequence[str]) -> list[Media]:
         """The videos or images in the order of their tokens: ``given`` for all prompts, or a list for each."""

@@ -16,8 +16,7 @@ from types import FrameType
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from videoxl.json_lines import dump_line
-from videoxl.training.step_lines import keep_until
+from videoxl.training.step_lines import append_line, keep_until
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -97,8 +96,7 @@ class LogFile(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and logs is not None:
             entry = {name: value if math.isfinite(value) else None for name, value in logs.items()}  # JSON has no NaN
-            with self.path.open("ab") as file:
-                file.write(dump_line({"step": state.global_step, **entry}))
+            append_line(self.path, {"step": state.global_step, **entry})
 
 
 class ProgressLine(TrainerCallback):

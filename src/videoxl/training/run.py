@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 
 from videoxl.errors import TrainingError, TrainingInterruptedError
-from videoxl.text import tell_text
 from videoxl.training.arguments import training_arguments
 from videoxl.training.callbacks import LogFile, ProgressLine, Stop, StopOnSignal, stopping_on_signals
 from videoxl.training.checkpoints import STAGING, Facts, Found, find, publish, remove_leftovers
@@ -88,7 +88,11 @@ def run(
     run), :class:`TrainingDataError`, :class:`TrainingInterruptedError` after a signal, ``ValueError`` for settings that
     contradict one another.
     """
-    return _Run(config, Path(output), resume, notify or tell_text).train(model, data, progress)
+    return _Run(config, Path(output), resume, notify or _print).train(model, data, progress)
+
+
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 class _Run:
@@ -183,6 +187,7 @@ class _Run:
 
     def _resumed(self, trainer: VideoXLTrainer) -> str | None:
         if self.found.newest is None:
+            trainer.restore_counts({"step": 0})  # what a run listed that was killed before its first checkpoint
             return None
         trainer.restore_counts(self.found.facts)
         self.notify(f"going on from {self.found.newest.name}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
 from videoxl.errors import TrainingDataError
-from videoxl.json_lines import dump_line
-from videoxl.training.step_lines import keep_until
+from videoxl.training.step_lines import append_line, keep_until
 
 LEAST = 100
 """The share is judged as if at least this many had been read, so that one among the first does not end a run."""
@@ -38,27 +36,19 @@ class BadSampleLog:
     def count(self, read: int, bad: Iterable[tuple[str, str]], *, step: int) -> None:
         """Add a batch: how many samples were asked for, and those that failed as ``(id, reason)``.
 
-        Raises :class:`TrainingDataError` above the limit.
+        Raises :class:`TrainingDataError` above the limit, :class:`TrainingError` where the file cannot be written.
         """
         self.read += read
         for name, reason in bad:
             self.bad += 1
             self.first = [*self.first, f"{name} ({reason})"][:NAMED]
-            self._append({"step": step, "id": name, "reason": reason, "rank": self.rank})
+            append_line(self.path, {"step": step, "id": name, "reason": reason, "rank": self.rank})
         if self.bad > self.limit * max(self.read, LEAST):
             raise TrainingDataError(
                 f"{self.bad} of the first {self.read} samples failed, max_bad_fraction={self.limit:g} allows fewer: "
                 f"{'; '.join(self.first)}, ... All are listed in {self.path}; mend or remove them, or raise "
                 "data.max_bad_fraction"
             )
-
-    def _append(self, line: dict[str, object]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(descriptor, dump_line(line))  # in one piece, so that lines of several processes do not mix
-        finally:
-            os.close(descriptor)
 
     def state(self) -> BadSampleCounts:
         """Counts, to be kept with a checkpoint."""

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.errors import TrainingDataError
 from videoxl.inference.prompt import IGNORE_INDEX, IM_END, IM_START, IMAGE_TOKEN_INDEX, ChatFormat, expand_placeholders
+from videoxl.text import PLACEHOLDER
 from videoxl.training.config.data import LABELS, TEMPLATES, Labels, Template, check_choice
-from videoxl.training.data.media import OTHERS, PICTURE, PLACEHOLDERS, TURNS, media_of, parts_of, shown, turns_of
+from videoxl.training.data.media import EMPTY, PICTURE, PLACEHOLDERS, TURNS, either, media_of, parts_of, shown, turns_of
 
+READ_OF_TURNS = ("from", "role", "value", "content", "id")
+"""Keys of a turn that are read, or that nobody means to be."""
+SYSTEM_FIELDS = ("system", "system_prompt")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -64,17 +68,15 @@ def read_conversation(record: Mapping[str, object]) -> Conversation:
     """The conversation of a record.
 
     As LLaVA does: what an assistant says before the first human is left out, and the one ``<image>`` of a text stands
-    in front of it, wherever it was written; several stay where they are. A leading ``system`` turn replaces the
-    default system prompt.
+    in front of it, wherever it was written; several stay where they are. A leading ``system`` turn, or the field
+    ``system``, replaces the default system prompt.
 
     Raises :class:`TrainingDataError`: there is no conversation, roles do not alternate, a question or an answer is
     missing or empty, an answer holds ``<image>``, a text holds another model's placeholder or half a surrogate pair.
     """
     kind, _ = media_of(record)
     said = [_said(number, turn) for number, turn in enumerate(_list_of_turns(record))]
-    system = DEFAULT_SYSTEM_PROMPT
-    if said and said[0][0] == "system":
-        system = said.pop(0)[1]
+    system = _system(record, said.pop(0)[1] if said and said[0][0] == "system" else None)
     while said and said[0][0] == "assistant":
         said.pop(0)
     if not said:
@@ -88,11 +90,26 @@ def read_conversation(record: Mapping[str, object]) -> Conversation:
     return Conversation(tuple(_turn(_placed(question, kind), answer) for (_, question), (_, answer) in pairs), system)
 
 
+def _system(record: Mapping[str, object], said: str | None) -> str:
+    """The system prompt: of a turn, or of a field of the record."""
+    given = [record[name] for name in SYSTEM_FIELDS if record.get(name) not in (None, "")]
+    for text in given:
+        if not isinstance(text, str) or text != (given[0] if said is None else said):
+            raise TrainingDataError(f"a record must have one system prompt, a text, got {shown(text)}")
+    found = said if said is not None else str(given[0]) if given else DEFAULT_SYSTEM_PROMPT
+    if holds := next((placeholder for placeholder in PLACEHOLDERS if placeholder in found), None):
+        raise TrainingDataError(f"a system prompt holds {holds}: pictures stand in a human's text")
+    return found if said is not None else _sound(found, "system")
+
+
 def _list_of_turns(record: Mapping[str, object]) -> Sequence[object]:
     turns = turns_of(record)
     if not turns:
         given = next((record[name] for name in TURNS if name in record), None)
-        raise TrainingDataError(f"conversations must be a list of turns and not empty, got {shown(given)}")
+        others = ", ".join(sorted(map(str, record))[:8])
+        raise TrainingDataError(
+            f"conversations must be a list of turns and not empty, got {shown(given)}; the record has {others:.100}"
+        )
     return turns
 
 
@@ -100,28 +117,30 @@ def _said(number: int, turn: object) -> tuple[str, str]:
     """Role and text of one turn."""
     if not isinstance(turn, dict):
         raise TrainingDataError(f"turn {number + 1} must be an object with 'from' and 'value', got {shown(turn)}")
-    given = turn.get("from", turn.get("role"))
+    if unread := next((name for name in turn if name not in READ_OF_TURNS and turn[name] not in EMPTY), None):
+        raise TrainingDataError(f"turn {number + 1} has {unread!r:.40}, which is not read: leave it out")
+    given = either(turn, "from", "role")
     role = ROLES.get(given) if isinstance(given, str) else None
     if role is None:
         raise TrainingDataError(f"turn {number + 1} is from {shown(given)}; allowed: {', '.join(ROLES)}")
-    text = turn.get("value", turn.get("content"))
+    text = either(turn, "value", "content")
     if parts := parts_of(turn):
         text = "".join(name or "" if kind == "text" else f"{PICTURE}\n" for kind, name in parts)
     if not isinstance(text, str):
         raise TrainingDataError(f"turn {number + 1} ({given}) must say a text, got {shown(text)}")
-    return role, _sound(text, number)
+    return role, _sound(text, f"turn {number + 1}")
 
 
-def _sound(text: str, number: int) -> str:
+def _sound(text: str, where: str) -> str:
     """The text, if all of it can be told to the model as it is meant."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TrainingDataError(
-            f"turn {number + 1} holds half a surrogate pair ({text[error.start]!a}), no character: mend the text"
+            f"{where} holds half a surrogate pair ({text[error.start]!a}), no character: mend the text"
         ) from None
-    if found := next((other for other in OTHERS if other in text), None):
-        raise TrainingDataError(f"turn {number + 1} holds {found}, another model's placeholder: write {PICTURE}")
+    if found := next((found[0] for found in PLACEHOLDER.finditer(text) if found[0] not in PLACEHOLDERS), None):
+        raise TrainingDataError(f"{where} holds {found}, another model's placeholder: write {PICTURE}")
     return text
 
 

@@ -146,10 +146,11 @@ class VideoDataset(Dataset[Example | BadSample]):
         for file, record_number, _ in self.index_N3.tolist():
             try:
                 kind, names = media_of(self.files[file].read(record_number))
+                paths = find_files(names, self.folders[file])
             except (TrainingDataError, *UNUSABLE):  # named when training asks for it
                 continue
             if kind == "video":
-                yield from find_files(names, self.folders[file])
+                yield from paths
 
     def _encode(self, conversation: Conversation, turn: int, kind: Kind, pictures: int) -> Encoded:
         """Ids with placeholders. ``turn``: the only one that is wanted, or -1."""

@@ -6,7 +6,8 @@ Nothing that a record may show is passed over: what cannot be read raises, so th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from videoxl.errors import TrainingDataError
@@ -18,11 +19,6 @@ PICTURE = "<image>"
 """Stands for a picture or a video in a human's text."""
 PLACEHOLDERS: dict[str, Kind | None] = {PICTURE: None, "<video>": "video"}
 """Texts that stand for something shown, and the only kind they may stand for."""
-OTHERS = (
-    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|image|>", "<|video|>"),
-    *("<vid>", "<image_placeholder>", "<video_placeholder>", "<ImageHere>", "<VideoHere>", "<IMG_CONTEXT>"),
-)
-"""Placeholders of other models, which this one would read as text."""
 FIELDS: dict[Kind, tuple[str, ...]] = {
     "video": ("video", "videos", "video_path", "video_paths", "video_file", "video_files", "video_url"),
     "image": ("image", "images", "image_path", "image_paths", "image_file", "image_files", "image_url"),
@@ -32,13 +28,23 @@ NAMES = ("path", "url", "file", "value", "name")
 """Keys under which an object names a file, beside its kind."""
 TURNS = ("conversations", "messages", "conversation")
 """Names of the field that holds what is said."""
-UNREAD = ("video_start", "video_end", "nframes", "num_frames")
-"""Settings that other readers honour. Training reads all videos of a file with one sampling."""
+UNREAD = (
+    *("video_start", "video_end", "nframes", "num_frames", "max_frames", "min_frames", "start", "end", "clip"),
+    *("start_time", "end_time", "start_sec", "end_sec", "start_frame", "end_frame", "tools", "history"),
+)
+"""Settings that other readers honour. Training reads all videos of a file with one sampling, and no tools."""
+UNREAD_IN_OBJECTS = (*UNREAD, "fps", "max_fps", "timestamps", "frames", "indices")
+"""The same of an object that names a file. A record may note a file's own rate as its ``fps``."""
 ENDINGS: dict[Kind, tuple[str, ...]] = {
     "video": (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".gif"),
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
 }
-SOUND = (".wav", ".mp3", ".flac", ".m4a", ".ogg")
+OTHER_FILES = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".npy", ".npz", ".pt", ".pth", ".pkl", ".h5", ".safetensors")
+"""Endings of sound, and of features that other trainers read."""
+_OF_MEDIA = re.compile(r"(?:v|vid|video|youtube|yt|clip|image|img|frame|audio)s?(?:[_-].*)?", re.IGNORECASE)
+"""Names of fields that say something about a video or a picture."""
+EMPTY: tuple[object, ...] = (None, "", [], {})
+"""Values of a field that holds nothing."""
 MOST_VALUES = 10_000
 """How many values of a record are looked through for files that are not read."""
 
@@ -49,8 +55,7 @@ def media_of(record: Mapping[str, object]) -> tuple[Kind, tuple[str, ...]]:
     Raises :class:`TrainingDataError` for names that are no text, for images and videos in one record, for fields that
     contradict each other, and for a record that names media only where nothing reads them.
     """
-    if given := [name for name in UNREAD if record.get(name) is not None]:
-        raise TrainingDataError(f"{given[0]} of a record is not read: cut the video, or leave {given[0]} out")
+    _refuse_unread(record, UNREAD, "a record")
     fields = [*_of_fields(record), *_of_media(record.get("media"))]
     parts = [part for turn in turns_of(record) for part in parts_of(turn)]
     named = [(kind, name) for kind, name in parts if kind != "text" and name is not None]
@@ -78,12 +83,20 @@ def turns_of(record: Mapping[str, object]) -> list[object]:
     return turns if isinstance(turns, list) else []
 
 
+def either(turn: Mapping[str, object], one: str, other: str) -> object:
+    """What stands under either name. Raises :class:`TrainingDataError` where both hold something else."""
+    found = [turn[name] for name in (one, other) if turn.get(name) is not None]
+    if len(found) == 2 and found[0] != found[1]:
+        raise TrainingDataError(f"a turn has {one!r} and {other!r}, and they differ: keep one of them")
+    return found[0] if found else None
+
+
 def parts_of(turn: object) -> list[tuple[Kind, str | None]]:
     """The parts of a turn that is written in parts: ``("text", text)``, or a kind and the file, if the part names one.
 
     Raises :class:`TrainingDataError` for a part that is not known.
     """
-    content = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
+    content = either(turn, "value", "content") if isinstance(turn, dict) else None
     if not isinstance(content, list) or not any(isinstance(part, dict) for part in content):
         return []
     return [_part(part) for part in content]
@@ -113,7 +126,7 @@ def _part(part: object) -> tuple[Kind, str | None]:
 def _of_fields(record: Mapping[str, object]) -> list[tuple[Kind, str]]:
     found: list[tuple[Kind, str]] = []
     for kind, fields in FIELDS.items():
-        given = {name: _names(record[name], kind) for name in fields if record.get(name) not in (None, "", [], {})}
+        given = {name: _names(record[name], kind) for name in fields if record.get(name) not in EMPTY}
         first = next(iter(given.values()), [])
         if any(names != first for names in given.values()):
             raise TrainingDataError(f"a record names other files under {' and '.join(given)}: keep one of them")
@@ -123,7 +136,7 @@ def _of_fields(record: Mapping[str, object]) -> list[tuple[Kind, str]]:
 
 def _of_media(value: object) -> list[tuple[Kind, str]]:
     """The field ``media``: a name, an object such as ``{"type": "video", "path": ...}``, or a list of them."""
-    if value in (None, "", [], {}):
+    if value in EMPTY:
         return []
     if isinstance(value, list):
         return [one for item in value for one in _of_media(item)]
@@ -147,6 +160,7 @@ def _names(value: object, kind: str) -> list[str]:
 def _name(value: object, kind: str) -> str:
     """A file's name: a text, or an object that holds one."""
     if isinstance(value, dict):
+        _refuse_unread(value, UNREAD_IN_OBJECTS, f"a {kind}")
         named = [value[name] for name in (kind, *NAMES) if value.get(name) is not None]
         value = named[0] if len(named) == 1 else value
     if not isinstance(value, str) or not value:
@@ -154,10 +168,22 @@ def _name(value: object, kind: str) -> str:
     return value
 
 
+def _refuse_unread(values: Mapping[str, object], names: Sequence[str], of: str) -> None:
+    """Raise for settings that nothing here reads. A text under one of the names, such as a file's, is no setting."""
+    for name in names:
+        value = values.get(name)
+        if value in (*EMPTY, "[]"):
+            continue
+        if name == "clip" and isinstance(value, str):
+            continue
+        raise TrainingDataError(f"{name} of {of} is not read: leave it out, or cut the video as it says")
+
+
 def _refuse_lost_files(record: Mapping[str, object]) -> None:
-    """Raise for a record without media that names a file of pictures or sound somewhere beside its texts."""
+    """Raise for a record without media that says something of a video, or names a file of pictures, sound or features
+    somewhere beside its texts."""
     said = (*TURNS, "id", "prompt", "chosen", "rejected", "system")
-    known = (*ENDINGS["video"], *ENDINGS["image"], *SOUND)
+    known = (*ENDINGS["video"], *ENDINGS["image"], *OTHER_FILES)
     others = ((field, text) for field, value in record.items() if field not in said for text in _texts_in(value))
     for field, text in others:
         if text.lower().endswith(known) and not any(character.isspace() for character in text):
@@ -165,6 +191,10 @@ def _refuse_lost_files(record: Mapping[str, object]) -> None:
                 f"the record names {os.path.basename(text)!r:.60} under {field!r:.40}, which is not read: name videos "
                 "under 'video' and images under 'image'"
             )
+    if about := next((f for f, value in record.items() if _OF_MEDIA.fullmatch(f) and value not in EMPTY), None):
+        raise TrainingDataError(
+            f"the record has {about!r:.40} and shows nothing: name its video under 'video' or its image under 'image'"
+        )
 
 
 def _texts_in(value: object) -> Iterator[str]:

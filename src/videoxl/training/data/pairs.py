@@ -27,10 +27,11 @@ from videoxl.training.data.collator import Collator
 from videoxl.training.data.conversations import Conversation, ConversationEncoder, Encoded
 from videoxl.training.data.dataset import DataConfig, VideoDataset
 from videoxl.training.data.examples import BadSample, Example
-from videoxl.training.data.media import PICTURE, PLACEHOLDERS, TURNS, media_of, parts_of, shown, turns_of
+from videoxl.training.data.media import PICTURE, PLACEHOLDERS, TURNS, either, media_of, parts_of, shown, turns_of
 from videoxl.training.data.mixtures import RecordFile
 from videoxl.training.objectives.preferences import CHOSEN, REJECTED, PreferenceTraining
 from videoxl.training.protocols import Tokenizer
+from videoxl.training.step_lines import naming
 
 Reference = Mapping[str, Sequence[float]]
 """Log-probabilities of the chosen and the rejected answer of each pair, by :func:`pair_key`."""
@@ -79,7 +80,7 @@ def _answer(record: Mapping[str, object], name: str) -> str:
         answer = answer[0]
     if isinstance(answer, dict):
         parts = parts_of(answer)
-        answer = "".join(text or "" for _, text in parts) if parts else answer.get("value", answer.get("content"))
+        answer = "".join(text or "" for _, text in parts) if parts else either(answer, "value", "content")
     if not isinstance(answer, str) or not answer.strip():
         raise TrainingDataError(
             f"{name!r} must be an answer: a text, or one turn that says it; got {record.get(name)!r:.60}"
@@ -276,8 +277,9 @@ def _of_all(found: dict[str, list[float]]) -> dict[str, list[float]]:
 
 def _kept(log_probs: dict[str, list[float]], fingerprint: str, path: Path) -> Reference:
     if not _several() or torch.distributed.get_rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps({"model": fingerprint, "log_probs": log_probs}), encoding="utf-8")
-        os.replace(temporary, path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({"model": fingerprint, "log_probs": log_probs}), encoding="utf-8")
+            os.replace(temporary, path)
     return log_probs

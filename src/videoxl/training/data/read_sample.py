@@ -14,6 +14,7 @@ import torch
 
 from videoxl.config import FullPrefill, PrefillStrategy, Sampling
 from videoxl.errors import TrainingDataError, VideoError
+from videoxl.hf.content import local_source
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.prompt import Tokenize, span_for
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
@@ -128,8 +129,16 @@ class PictureReader:
 
 
 def find_files(names: Sequence[str], folder: str) -> tuple[str, ...]:
-    """Paths of a record's files: relative names are relative to ``folder``."""
-    return tuple(os.path.join(folder, name) for name in names)
+    """Paths of a record's files: relative names are relative to ``folder``, and ``file://`` becomes a path.
+
+    Raises ``ValueError`` for files that lie elsewhere, at a URL.
+    """
+    return tuple(_find_file(name, folder) for name in names)
+
+
+def _find_file(name: str, folder: str) -> str:
+    path = os.path.join(folder, name)
+    return path if os.path.lexists(path) else os.path.join(folder, str(local_source(name, "the record")))
 
 
 def digest_of(path: str) -> str | None:
