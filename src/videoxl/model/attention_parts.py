@@ -7,6 +7,7 @@ query heads, ``K`` key/value heads, ``L`` rows, ``S`` keys, ``E`` head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 
@@ -18,18 +19,15 @@ SCORES_AT_ONCE = 1 << 24
 
 def merge(parts: Sequence[Part]) -> torch.Tensor:
     """Attention over all sets ``[B, N, L, E]``, in fp32 and rounded once. Every row must see something of one."""
-    merged, _ = merge_parts(parts)
+    merged, _ = reduce(_merge_two, parts)
     return merged.to(parts[0][0].dtype)
 
 
-def merge_parts(parts: Sequence[Part]) -> Part:
-    """As :func:`merge`, in fp32, with the log-sum-exps over all sets."""
-    sums_PBNL = torch.stack([sums for _, sums in parts])
-    weights_PBNL = sums_PBNL.softmax(0)
-    merged = torch.zeros_like(parts[0][0], dtype=torch.float32)
-    for (out, _), weight in zip(parts, weights_PBNL):
-        merged.addcmul_(out.float(), weight.unsqueeze(-1))
-    return merged, sums_PBNL.logsumexp(0)
+def _merge_two(one: Part, other: Part) -> Part:
+    """Both sets as one, in fp32."""
+    share = (one[1] - other[1]).sigmoid().nan_to_num(0.0)  # neither is a number where a row sees nothing of both
+    merged = torch.lerp(other[0].float(), one[0].float(), share.unsqueeze(-1))
+    return merged, torch.logaddexp(one[1], other[1])
 
 
 def plain_with_sums(
@@ -45,7 +43,7 @@ def plain_with_sums(
         _plain_piece(q_BNLE, keys, values, None if mask is None else mask[..., first : first + step], scale)
         for first, keys, values in zip(range(0, k_BKSE.shape[2], step), k_BKSE.split(step, 2), v_BKSE.split(step, 2))
     ]
-    out, sums = parts[0] if len(parts) == 1 else merge_parts(parts)
+    out, sums = reduce(_merge_two, parts)
     return out.to(q_BNLE.dtype), sums
 
 
@@ -57,9 +55,8 @@ def _plain_piece(
     scores = (rows @ k_BKSE.float().transpose(-1, -2)).view(batch, heads, new, -1) * scale
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    sums = scores.logsumexp(-1, keepdim=True)
-    weights = (scores - sums).exp()
-    if mask is not None:
-        weights = weights.nan_to_num(0.0)
-    out = weights.view(*rows.shape[:3], -1) @ v_BKSE.float()
-    return out.view(batch, heads, new, -1), sums.squeeze(-1)
+    highest = scores.amax(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)  # of a row without keys, too
+    weights = (scores - highest).exp_()
+    total = weights.sum(-1, keepdim=True)
+    out = (weights.view(*rows.shape[:3], -1) @ v_BKSE.float()).view(batch, heads, new, -1)
+    return out / total.clamp_min(torch.finfo(scores.dtype).tiny), (highest + total.log()).squeeze(-1)

@@ -195,8 +195,10 @@ class TogetherPlan:
         self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor
     ) -> torch.Tensor:
         on = self._on(keys_BKLE)
-        q = rotate(queries_BNLE, on.cos, on.sin)
-        keys, values = self.batch.tails.update(rotate(keys_BKLE, on.cos, on.sin), values_BKLE, layer.layer_idx)
+        heads = queries_BNLE.shape[1]
+        both = rotate(torch.cat((queries_BNLE, keys_BKLE), dim=1), on.cos, on.sin)  # half as many small kernels
+        q = both[:, :heads]
+        keys, values = self.batch.tails.update(both[:, heads:], values_BKLE, layer.layer_idx)
         tails = attention_with_sums(layer, q, keys, values, on.mask_B1LT)
         memories = [torch.empty_like(part) for part in tails] if len(self.shared) > 1 else []
         for (cache, _), rows in zip(self.shared, on.rows):
