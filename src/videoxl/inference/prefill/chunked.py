@@ -5,9 +5,9 @@
 the end, as the fast kernels want it; rows of timestamps are then done again over everything before them. ``mask`` runs
 one forward under the whole mask and is there to check the other.
 
-Kernels: with ``sdpa`` on a GPU, windows go through the flash kernel without any mask
-(``torch.nn.attention.bias.causal_lower_right``), timestamps through the memory-efficient kernel under a mask of
-timestamps by tokens; on a CPU both take torch's fused kernel with such small masks. ``flash_attention_2`` needs no mask
+Kernels: with ``sdpa`` on a GPU in half precision, windows go through the flash kernel without any mask, and so do
+timestamps over everything before their tile; over the tile itself they are written out, and both are merged. Elsewhere
+both take torch's fused kernels, timestamps under a mask of timestamps by tokens. ``flash_attention_2`` needs no mask
 for either, ``eager`` materialises all.
 """
 
