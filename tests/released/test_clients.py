@@ -284,7 +284,7 @@ def test_streamers_keywords_and_stop_strings(loaded, clip, capsys):
         ({"penalty_alpha": 0.6, "top_k": 4}, "Contrastive Search requires"),
         ({"num_beams": 2, "streamer": TextStreamer(None)}, "streamer"),
     ],
-    ids=str,
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",  # the same in every process
 )
 def test_settings_that_cannot_be_are_refused(folders, clip, settings, message):
     found = load_pretrained_model(str(folders["video-xl"]), torch_dtype="float32")
