@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import pytest
 from annotated_types import Ge
+from pydantic import BeforeValidator
 
-from videoxl.settings import Count, Must, Positive, from_plain, settings
+from videoxl.settings import Count, Must, Positive, from_json, from_plain, settings
 
 
 @settings
@@ -90,6 +91,31 @@ def test_errors_in_plain_values_say_where(values, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         from_plain(Run, values, "run")
     assert str(caught.value).startswith(f"run.{message}")
+
+
+def _interrupted(value: object) -> object:
+    raise KeyboardInterrupt
+
+
+@settings
+class Interrupted:
+    """A setting whose check is interrupted, as Ctrl-C may interrupt any of them."""
+
+    seed: Annotated[int | None, BeforeValidator(_interrupted), Must("be a seed")]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Interrupted(seed=0),
+        lambda: from_plain(Interrupted, {"seed": 0}),
+        lambda: from_plain(tuple[Interrupted, ...], [{"seed": 0}]),
+        lambda: from_json(Interrupted, '{"seed": 0}'),
+    ],
+)
+def test_an_interrupt_is_no_value_that_is_wrong(make):
+    with pytest.raises(KeyboardInterrupt):
+        make()
 
 
 def test_plain_values_may_be_text():

@@ -14,9 +14,17 @@ from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from annotated_types import Ge, Gt
-from pydantic import AllowInfNan, BeforeValidator, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import (
+    AllowInfNan,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+)
 from pydantic.dataclasses import dataclass
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from videoxl.errors import closest
 
@@ -50,11 +58,7 @@ def settings(cls: type[T]) -> type[T]:
         try:
             check(self, **given)
         except ValidationError as error:
-            try:
-                check(self, **given)
-            except ValidationError:
-                raise _as_value_error(error, cls) from None
-            raise KeyboardInterrupt from None  # pydantic takes Ctrl-C within a validator for a value that is wrong
+            raise _as_value_error(error, cls) from None
 
     checked.__init__ = __init__  # type: ignore[method-assign, assignment]
     return cast(type[T], checked)
@@ -90,16 +94,21 @@ def from_json(kind: type[T], text: str | bytes, where: str = "") -> T:
 class Must:
     """In ``Annotated[type, ..., Must("be a number above 0")]``: what an error says instead of pydantic's own words.
 
-    Stands last, and covers everything before it, so that a union fails with one sentence.
+    Stands last, and covers everything before it, so that a union fails with one sentence. pydantic's own
+    ``custom_error_schema`` would also take an interrupt (Ctrl-C) within a validator for a value that is wrong.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(
-            handler(source), custom_error_type="setting", custom_error_message=self.text
-        )
+        return core_schema.no_info_wrap_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object, check: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return check(value)
+        except ValidationError:
+            raise PydanticCustomError("setting", "{text}", {"text": self.text}) from None
 
 
 def _no_bool(value: object) -> object:

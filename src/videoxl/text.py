@@ -6,7 +6,9 @@ A lone surrogate is half of a character, which no encoding can write and no toke
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -41,6 +43,12 @@ def visible(text: str, *, lines: bool = True) -> str:
     """``text`` for a terminal: what it would obey is written as ``\\x1b``. ``lines``: line feeds and tabs stay."""
     shown = OBEYED.sub(_escaped, text.replace("\r\n", "\n"))
     return shown if lines else shown.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def tell_text(text: str, *, end: str = "\n") -> None:
+    """Print text on stderr as :func:`visible` shows it. Nothing is left to do where that is closed or full."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the stream was closed by Python code
+        print(visible(text), end=end, file=sys.stderr, flush=True)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fuzz.mutate import within
 from tests.media import remux
 from videoxl.cli.demo import write_demo
 from videoxl.cli.main import main
@@ -238,6 +240,7 @@ def test_the_default_is_the_released_model_and_tiny_without_the_hub(
         (["find-ads", "film.mp4", "-brand"], "put -- before a text that begins with '-': videoxl find-ads film.mp4"),
         (["ask", "film.mp4", "What?", "--fps", "many"], "'--fps'"),
         (["aks", "film.mp4", "What?"], "No such command 'aks'. Did you mean 'ask'?"),
+        (["a" * 110_000], "aaa ...; see videoxl --help"),
         (["plan", "film.mp4", "--model", "who/knows"], "who/knows"),
         (["convert", "./nowhere", "target"], "nowhere"),
         (["convert", "tiny", "target", "--to", "gguf"], "unknown layout 'gguf'"),
@@ -255,6 +258,25 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in one_line(result)
     assert result.returncode == 2
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_no_file_is_one_line_and_blocks_nothing(videoxl: Run, film: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "pipe.vxl", "pipe.srt", "folder/a.jpg"):
+        os.mkfifo(tmp_path / name)
+    with within(120):
+        for name in ("pipe", "pipe.vxl", "loop", "link", "empty", "folder", "/dev/zero"):
+            for command in (["info"], ["plan"], ["ask", "-m", "tiny", "-q"]):
+                result = videoxl(command[0], tmp_path / name, *command[1:], *(["What?"] if command[0] == "ask" else []))
+                assert result.returncode == 2, (command, name)
+                assert one_line(result), (command, name)
+        for subtitles in ("pipe.srt", "loop", "/dev/zero"):
+            result = videoxl("ask", film, "What?", "-m", "tiny", "-q", "--subtitles", tmp_path / subtitles)
+            assert result.returncode == 2
+            assert "cannot be read" in one_line(result)
 
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what it is like without a GPU")

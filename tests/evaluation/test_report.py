@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -164,6 +165,15 @@ def test_without_lmms_eval_it_says_what_to_install(tmp_path, monkeypatch):
         run_lmms(Run(task="t", model_args={}, folder=tmp_path))
 
 
+def test_what_lmms_eval_prints_commands_no_terminal(tmp_path, monkeypatch, capfd):
+    code = r"import sys; print('\x1b[2J\r 50%\r100%'); print('\x9b', file=sys.stderr); sys.exit(3)"
+    monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-X", "utf8", "-c", code])
+    monkeypatch.setattr(running, "require_lmms_eval", lambda: "0")
+    with pytest.raises(EvaluationError, match="ended with status 3 "):
+        run_lmms(Run(task="t", model_args={}, folder=tmp_path))
+    assert set(capfd.readouterr().err.splitlines()) == {r"\x1b[2J", " 50%", "100%", r"\x9b"}
+
+
 # ------------------------------------------------------------------------------------------------------------ reports
 
 
@@ -218,10 +228,18 @@ def test_ways_compared_in_one_result_are_rows_of_their_own(tmp_path):
 
 
 def test_markup_in_a_result_is_text(tmp_path):
-    how = {"model": "<script>|x", "prefill": "full", "decode": "dense", "hardware": "", "versions": {}}
+    how = {
+        "model": "<script>|x\x1b[2J\udcff $\\frac$",
+        "prefill": "full",
+        "decode": "dense",
+        "hardware": "",
+        "versions": {},
+    }
     write_report([str(niah(tmp_path, run=how))], tmp_path / "report", published=False)
-    assert "<script>" not in (tmp_path / "report" / "report.html").read_text()
-    assert r"<script>\|x" in (tmp_path / "report" / "report.md").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<script>" not in page
+    assert r"x\x1b[2J\udcff" in page
+    assert r"<script>\|x\x1b[2J\udcff" in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

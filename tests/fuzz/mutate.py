@@ -1,4 +1,4 @@
-"""Damage to bytes and JSON, drawn from a seed: what the fuzz tests of videos, memories, models and records share.
+"""Damage to bytes and JSON, drawn from a seed: what the fuzz tests share.
 
 A test loops over :func:`seeds`, damages a good file with ``Random(seed)``, reads it inside :func:`within`, and names
 the seed where something is wrong. ``VIDEOXL_FUZZ_SECONDS=600`` makes the same test run for ten minutes.
@@ -7,6 +7,7 @@ the seed where something is wrong. ``VIDEOXL_FUZZ_SECONDS=600`` makes the same t
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from random import Random
 from types import FrameType
+
+import psutil
 
 Path = tuple[str | int, ...]
 """Where a value is in JSON: keys and places, from the outside in."""
@@ -68,6 +71,18 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def nothing_left(growth: int) -> Iterator[None]:
+    """Fail if processes or descriptors are left, or if this process has come to hold ``growth`` bytes more."""
+    me = psutil.Process()
+    children, descriptors, peak = len(me.children(recursive=True)), me.num_fds(), peak_bytes()
+    yield
+    gc.collect()
+    assert len(me.children(recursive=True)) <= children
+    assert me.num_fds() <= descriptors
+    assert peak_bytes() - peak < growth
+
+
 def peak_bytes() -> int:
     """Most memory this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -114,6 +129,20 @@ def mutate_bytes(data: bytes, rng: Random) -> bytes:
         if damaged:
             rng.choice(BYTES)(damaged, rng)
     return bytes(damaged)
+
+
+def mutate_near(data: bytes, rng: Random, *marks: bytes, reach: int = 80) -> bytes:
+    """Damage within ``reach`` bytes behind one of the places where a mark stands; anywhere if none does."""
+    places = [at for mark in marks for at in _all_places(data, mark)]
+    begin = rng.choice(places) if places else rng.randrange(len(data))
+    return data[:begin] + mutate_bytes(data[begin : begin + reach], rng) + data[begin + reach :]
+
+
+def _all_places(data: bytes, mark: bytes) -> Iterator[int]:
+    at = data.find(mark)
+    while at >= 0:
+        yield at
+        at = data.find(mark, at + 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON

@@ -94,25 +94,28 @@ def beacon_keys_only(patch):
 def beacons_stay_where_they_stood(patch):
     """Kept keys rotated for their places in the window, not for those after compression."""
 
-    def compress(self, layer, keys, values):
+    def compress(self, layer, keys, values, rows):
         prefix, kept, _ = self.step.kept
-        self.cache.truncate_layer(layer, prefix + kept - len(self.slots))
-        moved = self.language_model.apply_rope(keys.index_select(2, self.slots), self.positions_L[self.slots])
-        self.cache.update(moved, values.index_select(2, self.slots), layer)
+        self.cache.truncate_layer(layer, prefix + kept - len(rows.slots))
+        stood = self.language_model.rope_tables(self.step.past + rows.slots, keys.device)
+        moved = beacon.rotate_wide(keys.index_select(2, rows.slots), stood)
+        self.cache.update(moved, values.index_select(2, rows.slots), layer)
 
     patch(BeaconPlan, "_compress", compress)
 
 
 def windows_shifted(patch):
     """Positions of a window one too far on, as if the prefix were longer."""
-    right = BeaconPlan.__init__
+    right = BeaconPlan._rows_on
 
-    def init(self, *args, **kwargs):
-        right(self, *args, **kwargs)
-        if self.step.kind == "window":
-            self.positions_L = self.positions_L + 1
+    def rows_on(self, device):
+        rows = right(self, device)
+        if self.step.kind != "window":
+            return rows
+        places = torch.arange(self.step.past, self.step.past + self.step.tokens, device=device)
+        return rows._replace(tables=self.language_model.rope_tables(places + 1, device))
 
-    patch(BeaconPlan, "__init__", init)
+    patch(BeaconPlan, "_rows_on", rows_on)
 
 
 def raw_tokens_blind_to_beacons(patch):
@@ -201,7 +204,7 @@ def test_other_bookkeeping_is_a_miss(narrowed, monkeypatch, variant, cases):
 
 def cache_without_gradient(patch):
     right = BeaconPlan._compress
-    patch(BeaconPlan, "_compress", lambda self, n, keys, values: right(self, n, keys.detach(), values.detach()))
+    patch(BeaconPlan, "_compress", lambda self, n, k, v, rows: right(self, n, k.detach(), v.detach(), rows))
 
 
 def labels_not_moved(patch):

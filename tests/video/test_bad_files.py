@@ -8,6 +8,7 @@ import random
 import socket
 import time
 import warnings
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -59,6 +60,8 @@ NO_VIDEO = {
     "xml": (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "not_a_video", "XML"),
     "random": (random.Random(1).randbytes(200_000), "not_a_video", "not a readable video"),
     "m3u8": (b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nplain.mp4\n", "unsupported_container", "HLS playlist"),
+    "m3u8 of itself": (b"#EXTM3U\n#EXTINF:5,\nclip.mp4\n#EXTINF:5,\nclip.mp4\n", "unsupported_container", "HLS"),
+    "m3u8 of lists": (b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nfile:///etc/passwd\n", "unsupported_container", "HLS"),
     "m3u8 after a bom": (b"\xef\xbb\xbf#EXTM3U\n", "unsupported_container", "HLS playlist"),
     "ffconcat": (b"ffconcat version 1.0\nfile plain.mp4\n", "unsupported_container", "ffconcat"),
     "sdp": (b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n", "unsupported_container", "SDP"),
@@ -132,6 +135,62 @@ def test_protocol_strings_are_only_file_names(tmp_path, plain, monkeypatch, name
 def test_urls_are_not_opened(url):
     with pytest.raises(FileNotFoundError, match="download it first"):
         open_video(url)
+
+
+HOSTS = (
+    *("127.0.0.1", "localhost", "LOCALHOST", "127.1", "2130706433", "0x7f000001", "0", "127.0.0.1.", "①27.0.0.1"),
+    *("[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "user:word@127.0.0.1", "169.254.169.254", "10.0.0.1"),
+)
+
+
+def test_no_spelling_of_an_address_is_connected_to(monkeypatch):
+    """So there is nothing that redirects, lies about its size, or never ends."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: pytest.fail("a name was looked up"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for host in HOSTS:
+            place = f"{host}:{server.getsockname()[1]}/a.mp4"
+            urls = (f"http://{place}", f"HtTp://{place}#a", f"http:\\\\{place}", f"\thttp://{place}", f"http:/{place}")
+            for url in urls:
+                with pytest.raises(VideoNotFoundError):
+                    open_video(url)
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def avi_with_texts(path, texts: bytes):
+    """Ten frames, and texts as a file inside a chunk, which FFmpeg opens by what it looks like."""
+    wrapped = b"GAB2\0" + (2).to_bytes(2, "little") + bytes(4) + (4).to_bytes(2, "little")
+    chunk = av.Packet(wrapped + len(texts).to_bytes(4, "little") + texts)
+    with av.open(str(path), "w") as container:
+        video, second = (container.add_stream(name, rate=25) for name in ("mpeg4", "mjpeg"))
+        for stream, pix_fmt in ((video, "yuv420p"), (second, "yuvj420p")):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        chunk.stream, chunk.pts, chunk.dts, chunk.time_base = second, 0, 0, Fraction(1, 25)
+        for i in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(media.numbered(i, 64, 48), format="rgb24")))
+            if i == 0:
+                container.mux(chunk)
+        container.mux(video.encode())
+    data = path.read_bytes()
+    at = data.index(b"vids", data.index(b"vids") + 1)
+    return write(path, data[:at] + b"txts" + data[at + 4 :].replace(b"01dc", b"01tx"))
+
+
+def test_a_playlist_in_the_subtitles_of_an_avi_is_not_followed(folder):
+    """The attack of 2017."""
+    good = avi_with_texts(folder / "texts.avi", b"1\n00:00:00,000 --> 00:00:01,000\nHello\n\n")
+    with av.open(str(good)) as container:
+        assert container.streams[1].codec_context.name == "srt"  # opened as a file of its own
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path = avi_with_texts(folder / "gab2.avi", f"#EXTM3U\n#EXTINF:5,\n{url}\n".encode())
+        assert read_all(path)[0] == list(range(10))
+        with open_video(path) as source, contextlib.suppress(VideoError):
+            assert source.subtitle_track() == ()
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")

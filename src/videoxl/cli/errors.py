@@ -36,7 +36,7 @@ def usage_line(error: UsageError) -> str | None:
     """What a usage error says, in one line; None for the one that is raised to show the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return None
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = _short(" ".join(error.format_message().split()).rstrip("."), most=300)
     command = error.ctx.command_path if error.ctx else "videoxl"
     if _may_be_text(error):
         example = command if command.partition(" ")[2] else "videoxl ask"

@@ -2,7 +2,7 @@
 
 Names, titles, messages and answers come from files and models. What a terminal would obey in them is shown instead
 (:func:`videoxl.text.visible`); JSON escapes it as JSON does. Only progress, which holds nothing of theirs, is drawn
-elsewhere (:mod:`videoxl.inference.progress`).
+elsewhere (:mod:`videoxl.inference.progress`, :mod:`videoxl.training.callbacks`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from videoxl.text import tell_text as tell_text  # an exit too
 from videoxl.text import visible
 
 
@@ -45,12 +46,6 @@ def print_facts(facts: Mapping[str, object], as_json: bool) -> None:
 def tell(kind: str, message: object) -> None:
     """Print one line on stderr: ``note: ...``, ``warning: ...``."""
     tell_text(f"{kind}: {' '.join(str(message).split())}")
-
-
-def tell_text(text: str, *, end: str = "\n") -> None:
-    """Print text on stderr. Nothing is left to do where that is closed or full."""
-    with contextlib.suppress(OSError):
-        print(visible(text), end=end, file=sys.stderr, flush=True)
 
 
 def finite(value: object) -> object:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from videoxl.errors import MissingDependencyError
 from videoxl.evaluation.rows import Point, Row
+from videoxl.text import visible
 
 AXES = {
     "frames": "frames read",
@@ -39,7 +40,7 @@ def draw(rows: Sequence[Row], axis: str) -> bytes:
     for number, (row, line) in enumerate(lines):
         label = _name(row) + (f" ({row.source})" if names[_name(row)] > 1 else "")
         marker = "osD^vP*X"[number % 8]
-        axes.plot(*zip(*line), marker=marker, color=f"C{number % 10}", label=label)
+        axes.plot(*zip(*line), marker=marker, color=f"C{number % 10}", label=_literal(label))
     if min(values) > 0 and max(values) > 8 * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -69,3 +70,8 @@ def _cost(point: Point, axis: str) -> float | None:
 
 def _name(row: Row) -> str:
     return f"{row.benchmark}: {row.model}, {row.prefill}, {row.decode}"
+
+
+def _literal(text: str) -> str:
+    """Text as a label. matplotlib reads what stands between dollars as a formula, and draws no surrogates."""
+    return visible(text, lines=False).replace("$", r"\$")

@@ -15,6 +15,7 @@ import jinja2
 from videoxl.evaluation.log import write_bytes
 from videoxl.evaluation.plots import AXES, draw, line_of
 from videoxl.evaluation.rows import Point, Row, read_rows
+from videoxl.text import visible
 
 RESULT_COLUMNS = (
     "benchmark",
@@ -118,8 +119,9 @@ def write_report(results: Sequence[str], folder: Path, *, published: bool = True
     tables = [_results(rows)]
     if published:
         tables.append(_published(published_scores()))
-    write_bytes(folder / "report.md", _markdown(tables).encode())
-    write_bytes(folder / "report.html", _TEMPLATES.get_template("report.html").render(tables=tables).encode())
+    write_bytes(folder / "report.md", visible(_markdown(tables)).encode())
+    page = _TEMPLATES.get_template("report.html").render(tables=tables)
+    write_bytes(folder / "report.html", visible(page).encode())
     for plot in tables[0].plots:
         write_bytes(folder / plot.name, plot.png)
     return [row.to_dict() for row in rows]

@@ -16,7 +16,7 @@ from itertools import chain, pairwise
 from videoxl.inference.prompt import Tokenize, time_text
 from videoxl.memory.layout import Group
 from videoxl.video import VideoSource
-from videoxl.video.subtitles import SURROGATES, Cue, read_subtitles
+from videoxl.video.subtitles import Cue, read_subtitles
 
 Ids = tuple[int, ...]
 
@@ -36,8 +36,7 @@ def cues_of(subtitles: object, source: VideoSource) -> tuple[Cue, ...]:
     if isinstance(subtitles, (str, os.PathLike)):
         return read_subtitles(subtitles, source.info.fps, source.note)
     if isinstance(subtitles, Sequence) and all(isinstance(cue, Cue) for cue in subtitles):
-        cleaned = (replace(cue, text=SURROGATES.sub("\ufffd", cue.text)) for cue in subtitles)
-        return tuple(sorted(cleaned, key=_begin))
+        return tuple(sorted(subtitles, key=_begin))
     kind = type(subtitles).__name__
     raise ValueError(f"subtitles must be a subtitle file such as .srt or .vtt, 'auto', or a list of Cue, got {kind}")
 

@@ -155,7 +155,7 @@ OF_VIDEO_XL: Mapping[str, Rule] = {
     "image_std": several(number(1e-6, 1e3), 3, 3),
     "beacon_param": several(TEXT, 0, 3),
     "beacon_window": whole(1, 1 << 24),
-    "beacon_ratio": several(whole(1, 1 << 20), 1, 100),
+    "beacon_ratio": several(whole(2, 1 << 20), 1, 100),
     "beacon_ratio_mix": TEXT,
     "beacon_embed_init": TEXT,
     "beacon_accum": TRUTH,
@@ -173,7 +173,7 @@ OF_RELEASED: Mapping[str, Rule] = {
     "family": TEXT,
     "vocab_size": OF_TEXT["vocab_size"],
     "video_token_id": OF_VIDEO_XL["video_token_id"],
-    "beacon_ratio": optional(either(whole(1, 1 << 20), several(whole(1, 1 << 20), 1, 100))),
+    "beacon_ratio": optional(either(whole(2, 1 << 20), several(whole(2, 1 << 20), 1, 100))),
     "beacon_param": optional(OF_VIDEO_XL["beacon_param"]),
     "beacon_window": OF_VIDEO_XL["beacon_window"],
 }

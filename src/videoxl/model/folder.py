@@ -30,6 +30,7 @@ from videoxl.model.config_values import IDS, OF_EITHER, ONE_ID, check_values
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.families.family import JsonObject
 from videoxl.model.foreign import read_json_object, reading
+from videoxl.model.private import with_eager_attention
 
 GENERATION_FILE = "generation_config.json"
 TEXT_LAYERS, VISION_LAYERS = "model.language_model.layers.", "model.vision_tower.encoder.layers."
@@ -203,10 +204,13 @@ def check_generation(folder: Path, config: JsonObject) -> None:
 
 
 def built_without_memory(kind: Any, config: VideoXLConfig, what: str) -> nn.Module:
-    """A model on the device ``meta``. Raises :class:`CheckpointError` where its configuration describes none."""
+    """A model on the device ``meta``. Raises :class:`CheckpointError` where its configuration describes none.
+
+    A flash attention that is asked for is looked for when the model is made in earnest: no file lacks it.
+    """
     with reading(what), torch.device("meta"):
         try:
-            made: nn.Module = kind(config)
+            made: nn.Module = kind(with_eager_attention(config))
         except CheckpointError as error:
             raise CheckpointError(f"{what}: {error}") from None
         return made

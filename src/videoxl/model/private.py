@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 from transformers import PreTrainedConfig
+
+C = TypeVar("C", bound=PreTrainedConfig)
 
 PRIVATE_NAMES = {
     "_attn_implementation": "the attention a model was loaded with; from_pretrained and set_attn_implementation write "
@@ -26,3 +31,10 @@ PRIVATE_NAMES = {
 def attention_kernel(config: PreTrainedConfig) -> str:
     """The attention implementation of a loaded model: ``sdpa``, ``eager`` or a flash attention."""
     return str(config._attn_implementation or "eager")
+
+
+def with_eager_attention(config: C) -> C:
+    """A copy of a configuration, with the attention that needs no package and no device."""
+    made = copy.deepcopy(config)
+    setattr(made, "_attn_implementation", "eager")  # noqa: B010  (an assignment would look like an own attribute)
+    return made

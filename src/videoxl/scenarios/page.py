@@ -15,6 +15,7 @@ from videoxl.config import Sampling
 from videoxl.memory.layout import clock
 from videoxl.scenarios.run import Timeline
 from videoxl.scenarios.timeline import fine_clock, summary_line, title, when
+from videoxl.text import visible
 from videoxl.video import VideoSource
 
 MAX_PICTURES = 200
@@ -48,7 +49,7 @@ class Mark:
 
 def page(timeline: Timeline, pictures: Mapping[int, str]) -> str:
     """Return the page. ``pictures``: by the number of their event, as :func:`thumbnails` returns them."""
-    return _TEMPLATES.get_template("timeline.html").render(
+    made = _TEMPLATES.get_template("timeline.html").render(
         timeline=timeline,
         title=title(timeline),
         summary=summary_line(timeline),
@@ -60,6 +61,7 @@ def page(timeline: Timeline, pictures: Mapping[int, str]) -> str:
         clock=fine_clock,
         when=when,
     )
+    return visible(made)
 
 
 def thumbnails(timeline: Timeline, source: VideoSource) -> dict[int, str]:

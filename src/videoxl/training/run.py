@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 
 from videoxl.errors import TrainingError, TrainingInterruptedError
+from videoxl.text import tell_text
 from videoxl.training.arguments import training_arguments
 from videoxl.training.callbacks import LogFile, ProgressLine, Stop, StopOnSignal, stopping_on_signals
 from videoxl.training.checkpoints import STAGING, Facts, Found, find, publish, remove_leftovers
@@ -88,11 +88,7 @@ def run(
     run), :class:`TrainingDataError`, :class:`TrainingInterruptedError` after a signal, ``ValueError`` for settings that
     contradict one another.
     """
-    return _Run(config, Path(output), resume, notify or _print).train(model, data, progress)
-
-
-def _print(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    return _Run(config, Path(output), resume, notify or tell_text).train(model, data, progress)
 
 
 class _Run:

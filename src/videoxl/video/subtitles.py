@@ -47,12 +47,12 @@ SPAN = re.compile(rf"^\s*{_TIME}\s*,\s*{_TIME}\s*$", re.ASCII)
 LONG_NUMBER = re.compile(r"&#(?:\d{8,}|x[0-9a-f]{7,});?", re.IGNORECASE)
 """A character by a number that none has; Python refuses to read thousands of digits."""
 STYLE_OVERRIDE = re.compile(r"\{\\[^{}]*\}")
-INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 TimedText = tuple[float, float, str]
 """(begin, end, text), in seconds."""
-SURROGATES = re.compile(r"[\ud800-\udfff]")
-"""Halves of characters, which no text can be made of."""
 
 
 @dataclass(frozen=True)

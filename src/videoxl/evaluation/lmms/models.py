@@ -7,7 +7,6 @@ has no types, and may be absent; this module and :mod:`requests` are all that me
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from videoxl.evaluation.lmms.answering import Answerer, Question, ReadingSetting
 from videoxl.evaluation.lmms.requests import Document, call_task, facts, media_of, only_one, split_messages, text_of
 from videoxl.evaluation.log import Json, SampleLog, how_it_was_run, write_json
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
+from videoxl.text import tell_text
 
 try:
     from lmms_eval.api.model import lmms as _Base  # noqa: N812
@@ -272,7 +272,7 @@ def _own_device(device: str | None) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"videoxl: {text}", file=sys.stderr, flush=True)
+    tell_text(f"videoxl: {text}")
 
 
 _warned: set[str] = set()

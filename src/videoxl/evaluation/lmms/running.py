@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import io
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from videoxl.evaluation.lmms.presets import PRESETS
 from videoxl.evaluation.lmms.scores import read_logs, scored
 from videoxl.evaluation.log import Json, write_json
 from videoxl.json_lines import read_json, read_json_lines
+from videoxl.text import tell_text
 
 RESULT = "result.json"
 
@@ -75,6 +77,21 @@ def require_lmms_eval() -> str:
     return importlib.metadata.version("lmms_eval")
 
 
+def _show(command: Sequence[str]) -> int:
+    """Run a command, show on stderr what it prints, and return its status. Progress bars may rewrite their line."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None  # for the type checker
+        lines = io.TextIOWrapper(process.stdout, "utf-8", errors="backslashreplace", newline="")  # \r ends one too
+        try:
+            for line in lines:
+                shown = line.rstrip("\r\n")
+                tell_text(shown, end=line[len(shown) :])
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode
+
+
 def run_lmms(run: Run) -> Json:
     """Run lmms-eval and return the result, which is also written to ``folder/result.json``.
 
@@ -82,11 +99,11 @@ def run_lmms(run: Run) -> Json:
     """
     version = require_lmms_eval()
     before = set(_written(run))
-    ended = subprocess.run(run.command(), stdout=sys.stderr, check=False)
+    status = _show(run.command())
     written = [path for path in _written(run) if path not in before]
-    if ended.returncode or not written:
+    if status or not written:
         raise EvaluationError(
-            f"lmms-eval ended with status {ended.returncode} and no scores; what it said is above. The answers so far "
+            f"lmms-eval ended with status {status} and no scores; what it said is above. The answers so far "
             f"are in {run.folder / 'logs'}: go on with --resume"
         )
     result = result_of(run, written[-1])
