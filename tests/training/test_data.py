@@ -151,7 +151,7 @@ def test_video_xl_reads_its_video_once_for_every_question_apart(folder, tiny, ti
         (record(QUESTION, "x", video="missing.mp4"), "missing.mp4: no such file"),
         (record(QUESTION, "x", video="a\0b.mp4"), "no such file"),
         (record(QUESTION, "x", video="x" * 5000), "no such file"),
-        (record(QUESTION, "x", video="https://host/clip.mp4"), "no such file"),
+        (record(QUESTION, "x", video="https://host/clip.mp4"), "is a URL, and URLs are not opened"),
         (record(QUESTION, "x", video="clip.mp4", scale=0), "scale must be a number above 0"),
         (record(QUESTION, "x", video="clip.mp4", scale="2"), "scale must be a number above 0"),
         (record(QUESTION, "x", video="clip.mp4", scale=float("nan")), "scale must be a number above 0"),
