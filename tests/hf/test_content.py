@@ -26,7 +26,7 @@ def parts(*content: object) -> tuple:
         ({"type": "video", "video": "a.mp4"}, Media("video", "a.mp4")),
         ({"type": "video", "path": Path("a.mp4")}, Media("video", Path("a.mp4"))),
         ({"type": "video", "url": "a.mp4"}, Media("video", "a.mp4")),
-        ({"type": "video", "url": "file:///tmp/a%20b.mp4"}, Media("video", "/tmp/a b.mp4")),
+        ({"type": "video", "url": "file:///films/a%20b.mp4"}, Media("video", "/films/a b.mp4")),
         ({"type": "video_url", "video_url": {"url": "a.mp4"}}, Media("video", "a.mp4")),
         ({"type": "video_url", "video_url": "a.mp4"}, Media("video", "a.mp4")),
         ({"video": "a.mp4", "fps": 2}, Media("video", "a.mp4", {"fps": 2})),
