@@ -16,7 +16,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from videoxl.config import Sampling
 from videoxl.inference.prompt import round_time
 from videoxl.inference.video_input import open_for_model
-from videoxl.model.families.video_xl_pro import VIDEO_XL_PRO
+from videoxl.model.families import get_family
 from videoxl.released.chat import only_path
 from videoxl.released.mm_utils import tokenizer_image_token
 from videoxl.released.time_embedding import make_time_embedding
@@ -70,7 +70,7 @@ def process_video(
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         pixels, times = _processed(video_path, image_processor, model_device, max_frames or 128)
-        time_format = getattr(image_processor, "time_format", None) or VIDEO_XL_PRO.tokens.time_format
+        time_format = getattr(image_processor, "time_format", None) or get_family("video-xl-pro").tokens.time_format
         return pixels, [make_time_embedding(tokenizer, times, time_format=time_format, device=pixels.device)]
     if tokenizer is not None:  # the earlier form, without a tokenizer: each argument stands one place before
         image_processor, model_device, max_frames = tokenizer, image_processor, model_device or max_frames

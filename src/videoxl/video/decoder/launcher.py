@@ -87,8 +87,8 @@ def why_none_starts() -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    return last[0] if last and done.returncode else "the process that starts it has ended; try again"
+    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return last if last and done.returncode else "the process that starts it has ended; try again"
 
 
 def _environment() -> dict[str, str]:

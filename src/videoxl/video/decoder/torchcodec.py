@@ -20,7 +20,7 @@ def load_torchcodec() -> None:
     try:
         import torchcodec.decoders  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first_line = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise MissingDependencyError(
             f"torchcodec cannot be loaded ({first_line[:200]}): pip install 'videoxl[torchcodec]' and install the "
             "FFmpeg libraries, or use reader='pyav'"
