@@ -10,6 +10,7 @@ from videoxl.evaluation.metrics import (
     choice_chance,
     mean_chance,
     micro_macro,
+    share_interval,
     wilson_interval,
 )
 
@@ -80,3 +81,14 @@ def test_chance_levels():
     assert mean_chance([]) is None
     with pytest.raises(ValueError, match="at least one"):
         choice_chance(0)
+
+
+def test_equal_outcomes_leave_something_unknown():
+    assert share_interval([True] * 22) == wilson_interval(22, 22)
+    assert share_interval([0.0] * 22) == wilson_interval(0, 22)
+    videos = [n // 11 for n in range(22)]  # eleven questions about each of two videos say little about a third
+    assert share_interval([True] * 22, clusters=videos) == wilson_interval(2, 2)
+    mixed = [True] * 21 + [False]
+    assert share_interval(mixed, clusters=videos) == bootstrap_interval(mixed, clusters=videos)
+    assert share_interval([0.5] * 4) == (0.5, 0.5)  # scores that are no outcomes
+    assert share_interval([]) is None

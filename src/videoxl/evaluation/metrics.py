@@ -76,7 +76,7 @@ def bootstrap_interval(
         clusters: per sample, the video it is about. Whole videos are then drawn: questions about one video are not
             independent, and an interval that took them to be would be too narrow.
 
-    Equal outcomes give an interval of no width; :func:`wilson_interval` is better for few samples.
+    Equal outcomes give an interval of no width: :func:`share_interval` is meant for right and wrong answers.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be above 0 and below 1, got {level}")
@@ -114,6 +114,20 @@ def wilson_interval(right: int, samples: int, *, z: float = 1.96) -> tuple[float
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / samples + spread / (4 * samples)) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share_interval(
+    correct: Sequence[float], *, clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of a share of right answers; None without samples.
+
+    It is :func:`bootstrap_interval`. Where all answers are right, or all wrong, resampling would give an interval of no
+    width, as if nothing were unknown: then it is :func:`wilson_interval`, which takes each cluster for one sample.
+    """
+    if len(correct) and len(set(map(float, correct))) == 1 and float(correct[0]) in (0.0, 1.0):
+        independent = len(correct) if clusters is None else len(set(clusters))
+        return wilson_interval(independent * int(correct[0]), independent)
+    return bootstrap_interval(correct, seed=seed, clusters=clusters)
 
 
 def choice_chance(options: int) -> float:

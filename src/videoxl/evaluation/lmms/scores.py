@@ -8,7 +8,7 @@ from pathlib import Path
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.costs import READING_PHASES, costs, reading_seconds
 from videoxl.evaluation.log import Json
-from videoxl.evaluation.metrics import bootstrap_interval, micro_macro
+from videoxl.evaluation.metrics import micro_macro, share_interval
 from videoxl.json_lines import read_json, read_json_lines
 
 NOT_METRICS = frozenset(
@@ -63,7 +63,7 @@ def scored(
     averages = {name: micro_macro(found, name) for name in known}
     return {
         "accuracy": sum(right) / len(right) if right else None,
-        "interval": bootstrap_interval(right, seed=seed, clusters=[one["video"] for one in found]),
+        "interval": share_interval(right, seed=seed, clusters=[one["video"] for one in found]),
         "samples": len(found),
         "videos": len({one["video"] for one in found}),
         "by": averages,

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from videoxl.evaluation.costs import reading_seconds
 from videoxl.evaluation.log import Json
-from videoxl.evaluation.metrics import accuracy, bootstrap_interval, mean_chance, micro_macro, wilson_interval
+from videoxl.evaluation.metrics import accuracy, mean_chance, micro_macro, share_interval, wilson_interval
 from videoxl.evaluation.niah.settings import GIVEN
 
 
@@ -40,7 +40,7 @@ def of_selector(records: Sequence[Json]) -> Json:
     inner = [record for record in records if record["inner"]]
     return {
         "accuracy": accuracy(right),
-        "interval": bootstrap_interval(right, clusters=[record["haystack"] for record in records]),
+        "interval": share_interval(right, clusters=[record["haystack"] for record in records]),
         "questions": len(records),
         "inner_accuracy": accuracy(record["right"] for record in inner),
         "inner_seen": accuracy(record["seen"] for record in inner),
