@@ -67,7 +67,7 @@ class CountingEngine:
         text = f"{memory}|{history}|{question}|{generation.max_new_tokens} STOP rest"
         usage = SimpleNamespace(
             **dict.fromkeys(("frames", "visual_tokens", "memory_tokens", "read_tokens", "new_tokens"), 1),
-            **{"memory_bytes": 1, "peak_gpu_bytes": None, "seconds": {}, "finish_reason": "stop"},
+            **{"memory_bytes": 1, "peak_gpu_bytes": None, "seconds": {}, "finish_reason": "stop", "together": 1},
         )
         return Answer(text, (), usage)  # type: ignore[arg-type]
 

@@ -53,6 +53,16 @@ def test_a_log_with_an_older_name_of_a_setting_is_resumed(tmp_path):
         SampleLog(path, {"times_in_seconds": False}, resume=True)
 
 
+def test_a_log_from_before_questions_were_asked_together_goes_on_one_by_one(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with SampleLog(path, {"seed": 0}) as log:
+        log.add("a", {"n": 1})
+    with pytest.raises(EvaluationError, match="together was False, is now True"):
+        SampleLog(path, {"seed": 0, "together": True}, resume=True)
+    with SampleLog(path, {"seed": 0, "together": False}, resume=True) as log:
+        assert log.done("a") == {"n": 1}
+
+
 @pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r"])
 def test_only_a_line_feed_ends_a_line(tmp_path, break_):
     path = tmp_path / "run.jsonl"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,20 @@ def test_every_answer_is_the_one_that_users_calls_give(small, tiny):
         record = records[f"{place.name}/{number}/given"]
         assert record["question"] == asked.text
         assert record["text"] == tiny.ask(memory, asked.text, max_new_tokens=4).text
+
+
+def test_questions_about_a_haystack_are_asked_together_or_one_by_one(small, tiny, tmp_path):
+    result, folder = small
+    alone = run_niah(tiny, replace(SMALL, frames=(16,), together=False), control=False, log=tmp_path / "answers.jsonl")
+    assert (result["run"]["together"], alone["run"]["together"]) == (True, False)
+    kept = []
+    for where in (folder, tmp_path):
+        lines = map(json.loads, (where / "answers.jsonl").read_text().splitlines()[1:])
+        kept.append({line["key"]: line["record"] for line in lines if "key" in line})
+    both = kept[1].keys()
+    assert min(kept[0][key]["together"] for key in both) > 1
+    assert {kept[1][key]["together"] for key in both} == {1}
+    assert {key: kept[0][key]["text"] for key in both} == {key: kept[1][key]["text"] for key in both}
 
 
 def test_a_run_that_was_killed_goes_on_without_repeating_or_losing_a_sample(small, tiny, tmp_path):

@@ -175,3 +175,19 @@ def test_a_run_in_any_order_gives_the_same_answers(tiny, clip, tmp_path):
     assert len(found[0]["failed"]) == 4
     assert found[0]["costs"]["mean_frames"] == 10
     assert found[0]["run"]["prompt"] == "video-xl"
+
+
+def test_questions_about_a_video_are_asked_in_one_call_and_answered_the_same(tiny, clip, tmp_path):
+    shutil.copy(clip, tmp_path / "a.mp4")
+    tries = tries_of(tmp_path, records("ret_edit", "a.mp4"))
+    texts, together, named = [], [], []
+    for how in (answer_settings(max_new_tokens=6), answer_settings(max_new_tokens=6, together=False)):
+        settings = log_settings("vnbench", tmp_path / "VNBench-main-4try.json", tiny, how, prompt="video-xl")
+        with SampleLog(tmp_path / f"log-{how.together}", settings) as log:
+            result = evaluate(tiny, tries, tmp_path, log, how)
+            together.append([record["together"] for record in log.records.values()])
+        texts.append([sample["text"] for sample in result["samples"]])
+        named.append(result["run"]["together"])
+    assert texts[0] == texts[1]
+    assert together == [[4] * 4, [1] * 4]
+    assert named == [True, False]

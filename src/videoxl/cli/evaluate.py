@@ -60,6 +60,10 @@ class GridOptions:
     ] = None
     decode: Annotated[str | None, typer.Option(help="dense, or bilevel, with settings (bilevel:top_k=8).")] = None
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None
+    together: Annotated[
+        bool | None,
+        typer.Option("--together/--one-by-one", help="How questions about a haystack are answered. Default together."),
+    ] = None
     seed: Annotated[int | None, typer.Option(help="The same seed hides the same needles. Default 0.")] = None
 
     def settings(self) -> NiahSettings:

@@ -26,6 +26,7 @@ class AskSettings(TypedDict):
     prefill: str | None
     decode: str | None
     max_new_tokens: int
+    together: bool
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,21 @@ class RunOptions:
     ] = None
     decode: Annotated[str | None, typer.Option(help="dense, or bilevel, with settings (bilevel:top_k=8).")] = None
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64
+    together: Annotated[
+        bool, typer.Option("--together/--one-by-one", help="How questions about one video are answered.")
+    ] = True
     as_json: Json = False
     quiet: Quiet = False
 
     @property
     def ask_settings(self) -> AskSettings:
         """What a benchmark's ``answer_settings`` takes."""
-        return {"prefill": self.prefill, "decode": self.decode, "max_new_tokens": self.max_new_tokens}
+        return {
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "max_new_tokens": self.max_new_tokens,
+            "together": self.together,
+        }
 
     @property
     def tell(self) -> Callable[[str], None] | None:

@@ -89,6 +89,7 @@ def answer_settings(
     prefill: PrefillStrategy | str | None = None,
     decode: DecodeStrategy | str | None = None,
     max_new_tokens: int = 64,
+    together: bool = True,
 ) -> AnswerSettings:
     """Read ``fps`` frames a second, at most ``max_frames``."""
     sampling = Sampling(fps=fps, max_frames=max_frames)
@@ -98,6 +99,7 @@ def answer_settings(
         prefill=prefill,
         decode=decode,
         max_new_tokens=max_new_tokens,
+        together=together,
     )
 
 

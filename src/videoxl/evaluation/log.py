@@ -30,6 +30,8 @@ FORMAT = 1
 """Version of sample logs. Logs of other versions are refused."""
 RENAMED_SETTINGS = {"clock_as_seconds": "times_in_seconds"}
 """Settings of older logs, and their names today."""
+ADDED_SETTINGS = {"together": False}
+"""Settings that older logs do not name, and what they were then."""
 PACKAGES = ("torch", "transformers", "av")
 """Packages whose versions the numbers depend on."""
 
@@ -157,7 +159,8 @@ class SampleLog:
             raise EvaluationError(
                 f"{self.path} exists: resume it (--resume), name another file, or remove it to begin anew"
             )
-        before = {RENAMED_SETTINGS.get(name, name): value for name, value in header["settings"].items()}
+        before = {name: value for name, value in ADDED_SETTINGS.items() if name in self.settings}
+        before |= {RENAMED_SETTINGS.get(name, name): value for name, value in header["settings"].items()}
         if different := differences(before, self.settings):
             raise EvaluationError(
                 f"{self.path} was made with other settings: {'; '.join(different)}. Give the same, or name another file"

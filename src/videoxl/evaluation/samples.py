@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TypeVar
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, DecodeStrategy, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
@@ -12,6 +14,7 @@ from videoxl.evaluation.annotations import digest
 from videoxl.evaluation.costs import costs
 from videoxl.evaluation.log import Json, SampleLog, how_it_was_run
 from videoxl.inference.answers import Answer
+from videoxl.inference.asking import TOGETHER
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import watching
 from videoxl.inference.engine import VideoXL
@@ -20,6 +23,7 @@ from videoxl.inference.video_input import open_for_model
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.video import VideoSource
 
+Item = TypeVar("Item")
 Tell = Callable[[str], None]
 """Called with a line of progress."""
 
@@ -45,6 +49,9 @@ class AnswerSettings:
     max_new_tokens: int = 64
     sampling_name: str = ""
     """What results call :attr:`sampling`."""
+    together: bool = True
+    """Whether questions about one video are answered in the same steps: faster, and equal but for the rounding of sums
+    (:meth:`VideoXL.ask`). Otherwise one after the other."""
 
     def described(self, config: VideoXLConfig) -> Json:
         """Return plain values for the header of a log, with the strategies that the model uses by default."""
@@ -54,6 +61,7 @@ class AnswerSettings:
             "decode": str(choose_decode(self.decode, config)),
             "system": self.system,
             "max_new_tokens": self.max_new_tokens,
+            "together": self.together,
         }
 
 
@@ -111,19 +119,29 @@ def _answers(engine: VideoXL, video: str, questions: Sequence[str], settings: An
     prefill = choose_prefill(settings.prefill, engine.config)
     with open_for_model(video) as source:
         sampling = settings.sampling(source)
-        read_with: PrefillStrategy | None = None
-        for question in questions:
-            strategy = for_question(prefill, question)
-            if strategy != read_with:
-                memory = engine.encode(source, sampling=sampling, prefill=strategy, system=settings.system)
-                decode = watching(choose_decode(settings.decode, engine.config), memory, source, {})
-                read_with = strategy
-            yield engine.ask(memory, question, decode=decode, max_new_tokens=settings.max_new_tokens)
+        for strategy, group in groupby(questions, key=lambda question: for_question(prefill, question)):
+            memory = engine.encode(source, sampling=sampling, prefill=strategy, system=settings.system)
+            decode = watching(choose_decode(settings.decode, engine.config), memory, source, {})
+            for batch in batches(list(group), settings.together):
+                yield from engine.ask(memory, batch, decode=decode, max_new_tokens=settings.max_new_tokens)
+
+
+def batches(asked: Sequence[Item], together: bool) -> Iterator[list[Item]]:
+    """Yield what is asked in one call: as many as are answered together, so that a log has them soon; or one."""
+    size = TOGETHER if together else 1
+    for first in range(0, len(asked), size):
+        yield list(asked[first : first + size])
 
 
 def record_of(answer: Answer) -> Json:
-    """Return what a log keeps of an answer: its text and what it cost."""
+    """Return what a log keeps of an answer: its text and what it cost.
+
+    Of the seconds that answers took together, each has the same share.
+    """
     usage = answer.usage
+    seconds = {**usage.seconds}
+    if "generate" in seconds:
+        seconds["generate"] /= usage.together
     return {
         "text": answer.text,
         "finish_reason": usage.finish_reason,
@@ -134,7 +152,8 @@ def record_of(answer: Answer) -> Json:
         "new_tokens": usage.new_tokens,
         "memory_bytes": usage.memory_bytes,
         "peak_gpu_bytes": usage.peak_gpu_bytes,
-        "seconds": usage.seconds,
+        "seconds": seconds,
+        "together": usage.together,
         "warnings": list(answer.warnings),
     }
 

@@ -96,6 +96,7 @@ def answer_settings(
     prefill: PrefillStrategy | str | None = None,
     decode: DecodeStrategy | str | None = None,
     max_new_tokens: int = 64,
+    together: bool = True,
 ) -> AnswerSettings:
     """Read one frame a second, and ask with the system prompt that belongs to ``prompt``."""
     return AnswerSettings(
@@ -105,6 +106,7 @@ def answer_settings(
         prefill=prefill,
         decode=decode,
         max_new_tokens=max_new_tokens,
+        together=together,
     )
 
 

@@ -39,6 +39,8 @@ class Usage:
     device: str
     dtype: str
     finish_reason: FinishReason
+    together: int = 1
+    """Questions that were answered in the same steps; ``seconds["generate"]`` is what all of them took."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -138,7 +138,7 @@ class Asking:
             if progress:
                 progress("generate", done + 1, most)
         seconds = time.perf_counter() - begin
-        return [self._finish(one, start, ids, seconds) for (one, start), ids in zip(batch, new_ids)]
+        return [self._finish(one, start, ids, seconds, len(batch)) for (one, start), ids in zip(batch, new_ids)]
 
     def _tokens(self, ids: list[int], cache: KVCache, generation: Generation) -> Iterator[DecodedToken]:
         return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=self._stop(generation))
@@ -146,7 +146,7 @@ class Asking:
     def _stop(self, generation: Generation) -> StopText | None:
         return StopText(self.tokenizer, generation.stop) if generation.stop else None
 
-    def _finish(self, asked: Asked, start: Start, new_ids: list[int], seconds: float) -> Answer:
+    def _finish(self, asked: Asked, start: Start, new_ids: list[int], seconds: float, together: int = 1) -> Answer:
         memory, generation = asked.memory, asked.generation
         paid, stop = memory.usage, StopText(self.tokenizer, generation.stop)
         text = stop.cut(self.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
@@ -168,5 +168,6 @@ class Asking:
             device=str(self.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
             finish_reason=finish_reason(new_ids, generation, self.end_ids, stop),
+            together=together,
         )
         return Answer(text, start.spans, usage, memory.warnings, tuple(new_ids))

@@ -20,7 +20,7 @@ from videoxl.evaluation.niah.selectors import decode_for, is_inner_needle
 from videoxl.evaluation.niah.settings import GIVEN, HaystackPlan, NiahSettings, check_selectors, haystack_plans
 from videoxl.evaluation.niah.summary import summary
 from videoxl.evaluation.no_video import answer_without_video
-from videoxl.evaluation.samples import record_of
+from videoxl.evaluation.samples import batches, record_of
 from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import SiglipRelevance, siglip_for
@@ -161,18 +161,22 @@ class _Run:
                 siglip=self.comparison.siglip,
                 frames_per_group=self.engine.config.frames_per_group,
             )
-            for number in numbers:
-                key = _key(plan, number, selector)
-                if self.log.done(key) is not None:
-                    continue
-                question = haystack.questions[number]
-                answer = self.engine.ask(
-                    memory,
-                    self._prompt(question),
-                    decode=strategy(question, (self.settings.seed, *plan.seed, number)),
-                    max_new_tokens=self.settings.max_new_tokens,
-                )
-                self.log.add(key, {"way": selector, **self._record(question, answer, plan, memory)})
+            todo = [number for number in numbers if self.log.done(_key(plan, number, selector)) is None]
+            decodes = [strategy(haystack.questions[n], (self.settings.seed, *plan.seed, n)) for n in todo]
+            for decode, group in groupby(zip(decodes, todo), key=lambda pair: pair[0]):
+                for batch in batches([number for _, number in group], self.settings.together):
+                    self._ask_batch(memory, haystack, batch, selector, decode)
+
+    def _ask_batch(
+        self, memory: VideoMemory, haystack: Haystack, numbers: Sequence[int], selector: str, decode: DecodeStrategy
+    ) -> None:
+        """Ask questions by their numbers, all in one call, and keep the answers."""
+        questions = [haystack.questions[number] for number in numbers]
+        prompts = [self._prompt(question) for question in questions]
+        answers = self.engine.ask(memory, prompts, decode=decode, max_new_tokens=self.settings.max_new_tokens)
+        for number, question, answer in zip(numbers, questions, answers):
+            record = self._record(question, answer, haystack.plan, memory)
+            self.log.add(_key(haystack.plan, number, selector), {"way": selector, **record})
 
     def _record(self, question: Question, answer: Answer, plan: HaystackPlan, memory: VideoMemory) -> Json:
         first, stop = question.frames

@@ -75,6 +75,9 @@ class NiahSettings:
     prefill: str | None = None
     decode: str = "dense"
     max_new_tokens: int = 32
+    together: bool = True
+    """Whether the questions about a haystack are answered in the same steps: faster, and equal but for the rounding of
+    sums. Otherwise one after the other."""
     seed: int = 0
 
     def __post_init__(self) -> None:
