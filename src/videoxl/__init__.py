@@ -34,9 +34,10 @@ if TYPE_CHECKING:
         VideoXLError,
     )
     from videoxl.inference.answers import Answer, Piece, Span, Usage
+    from videoxl.inference.chat import ChatSession
     from videoxl.inference.decode.released_units import released_selection
     from videoxl.inference.decode.siglip import SiglipRelevance
-    from videoxl.inference.engine import ChatSession, VideoXL, load
+    from videoxl.inference.engine import VideoXL, load
     from videoxl.inference.plan.planner import Plan, plan
     from videoxl.memory.video_memory import VideoMemory
     from videoxl.video import Frames, VideoLimits, open_video
@@ -63,7 +64,8 @@ _HOMES = {
         "VideoXLError",
     ),
     "videoxl.inference.answers": ("Answer", "Piece", "Span", "Usage"),
-    "videoxl.inference.engine": ("ChatSession", "VideoXL", "load"),
+    "videoxl.inference.chat": ("ChatSession",),
+    "videoxl.inference.engine": ("VideoXL", "load"),
     "videoxl.inference.plan.planner": ("Plan", "plan"),
     "videoxl.inference.decode.released_units": ("released_selection",),
     "videoxl.inference.decode.siglip": ("SiglipRelevance",),

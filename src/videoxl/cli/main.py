@@ -30,10 +30,12 @@ from videoxl.cli.errors import (
 )
 from videoxl.cli.evaluate import app as evaluations
 from videoxl.cli.options import (
+    AnswerOptions,
     Device,
     Dtype,
     Json,
     LoadOptions,
+    MaxNewTokens,
     Model,
     OpenOptions,
     Quiet,
@@ -75,7 +77,6 @@ app = typer.Typer(
 SaveDtype = Literal["auto", "bf16", "int8", "fp8"]
 Level = Literal["dense", "pooled"]
 Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
 VideoOrMemory = Annotated[
     str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
@@ -109,32 +110,19 @@ def ask(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    answering: AnswerOptions,
     subtitles: Subtitles = None,
     decode: Decode = "dense",
     relevance: Relevance = None,
     siglip: Siglip = None,
-    max_new_tokens: MaxNewTokens = 256,
-    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None,
-    seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Answer questions about a video, or about a memory of one."""
-    from videoxl.config import Generation
-    from videoxl.inference.engine import check_question
+    from videoxl.inference.asking import check_question
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
-    generation = Generation(
-        max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
+    generation = answering.generation()
     frames.check()
     decode = decode_with(decode, relevance)
     for text in question:

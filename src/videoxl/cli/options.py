@@ -15,6 +15,7 @@ from videoxl.config import DEFAULT_MODEL, TINY
 from videoxl.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from videoxl.config import Generation
     from videoxl.inference.engine import VideoXL
     from videoxl.memory.model_id import ModelId
     from videoxl.memory.video_memory import VideoMemory
@@ -42,6 +43,7 @@ Siglip = Annotated[
     ),
 ]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -195,6 +197,24 @@ class OpenOptions:
     reader: Reader = "auto"
     decoder_processes: Annotated[str, typer.Option(help="auto (one for each core), or at most so many.")] = "auto"
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a video that can only be read in part.")] = False
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How an answer is written: the settings of :class:`~videoxl.config.Generation`."""
+
+    max_new_tokens: MaxNewTokens = 256
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens instead of the likeliest.")] = False
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample.")] = None
+    top_p: Annotated[float | None, typer.Option(help="With --do-sample.")] = None
+    seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0
+    stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")] = None
+
+    def generation(self) -> Generation:
+        """The settings. Raises ``ValueError`` for what contradicts itself."""
+        from videoxl.config import Generation
+
+        return Generation(**{name: value for name, value in asdict(self).items() if value is not None})
 
 
 def encode(

@@ -129,7 +129,7 @@ def _find(
     options: FindOptions,
 ) -> None:
     from videoxl.config import decode_from_string
-    from videoxl.inference.engine import check_question
+    from videoxl.inference.asking import check_question
     from videoxl.inference.subtitles import cues_of
     from videoxl.inference.video_input import open_for_model
     from videoxl.memory.file.format import is_memory_file

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,9 +22,26 @@ from videoxl.inference.progress import Progress
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.text import require_characters
 
+DEFAULT_GENERATION = Generation()
 TOGETHER = 16
 """Questions that are answered together, at most."""
+
+
+def check_question(question: Any) -> None:
+    """Raise ``ValueError`` unless ``question`` is text with something in it."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"a question must be text with something in it, got {question!r}")
+    require_characters(question, "the question")
+
+
+def generation_of(generation: Generation | None, settings: dict[str, Any]) -> Generation:
+    """The settings given as one value, or the default ones, with single ones in their place."""
+    known = Generation.__dataclass_fields__
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(known)}")
+    return replace(generation or DEFAULT_GENERATION, **settings)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -14,13 +13,13 @@ from videoxl.config import (
     DEFAULT_SYSTEM_PROMPT,
     BiLevelDecode,
     DecodeStrategy,
-    DenseDecode,
     Generation,
     PrefillStrategy,
     Sampling,
 )
 from videoxl.inference.answers import Answer, Piece
-from videoxl.inference.asking import Asked, Asking
+from videoxl.inference.asking import DEFAULT_GENERATION, Asked, Asking, check_question, generation_of
+from videoxl.inference.chat import ChatSession, conversation_ids
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
@@ -38,10 +37,7 @@ from videoxl.memory.model_id import ModelId
 from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.text import require_characters
 from videoxl.video import VideoLimits
-
-DEFAULT_GENERATION = Generation()
 
 
 class VideoXL:
@@ -269,7 +265,7 @@ class VideoXL:
 
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
-        chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
+        chosen, strategy = generation_of(generation, settings), choose_decode(decode, self.config)
         questions: Sequence[str] = [question] if isinstance(question, str) else question
         if not isinstance(questions, list | tuple) or not questions:
             check_question(question)  # says what is wrong with it
@@ -296,7 +292,7 @@ class VideoXL:
 
         Arguments are checked at the call, not at the first piece. Leaving the loop early stops the generation.
         """
-        chosen, strategy = _generation(generation, settings), choose_decode(decode, self.config)
+        chosen, strategy = generation_of(generation, settings), choose_decode(decode, self.config)
         if chosen.num_beams > 1:
             raise ValueError(f"num_beams={chosen.num_beams} cannot be streamed: beams are compared at the end")
         self._check(memory, question)
@@ -352,7 +348,7 @@ class VideoXL:
         for name in list(settings):
             if name in ENCODE_KEYWORDS:
                 encode_settings[name] = settings.pop(name)
-        _generation(generation, settings)
+        generation_of(generation, settings)
         reading = choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
         strategy = choose_prefill(encode_settings.get("prefill"), self.config)
         if isinstance(reading, BiLevelDecode) and reading.relevance == "siglip":
@@ -373,7 +369,7 @@ class VideoXL:
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
         memory = memory.fork()
-        tail, own = self._conversation_ids(history, question)
+        tail, own = conversation_ids(self.chat_format, history, question)
         asked = self._asked(memory, question, tail, generation, strategy, len(own))
         return self._asking.answer(asked, self._asking.start(asked))[0]
 
@@ -387,74 +383,16 @@ class VideoXL:
         """What :meth:`continue_conversation` answers from: all ids, and a cache of the first of them."""
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
-        tail, own = self._conversation_ids(history, question)
+        tail, own = conversation_ids(self.chat_format, history, question)
         start = self._asking.start(self._asked(memory.fork(), question, tail, DEFAULT_GENERATION, strategy, len(own)))
         return [*start.ids, *tail], start.cache.fork()
-
-    def _conversation_ids(self, history: list[tuple[str, str]], question: str) -> tuple[list[int], list[int]]:
-        """The ids behind the video, and those of the question alone."""
-        layout, earlier = self.chat_format, []
-        for number, (asked, answered) in enumerate(history):
-            earlier += layout.closed_turn(asked, answered, first=number == 0)
-        own = layout.next_turn(question, answer_closed=True) if history else layout.suffix(question)
-        return [*earlier, *own], own
 
     def chat_session(self, memory: VideoMemory, *, decode: DecodeStrategy | str | None = None) -> ChatSession:
         """A conversation about one memory in which each turn sees those before it."""
         self._check(memory, "-")
-        return ChatSession(self, memory, choose_decode(decode, self.config))
-
-
-class ChatSession:
-    """Several turns about one video. The memory it started from stays as it was.
-
-    With :class:`BiLevelDecode` every turn chooses blocks anew and reads the turns before it again: what one question
-    found relevant does not bind the next.
-    """
-
-    def __init__(self, engine: VideoXL, memory: VideoMemory, decode: DecodeStrategy) -> None:
-        self.engine = engine
-        self.memory = memory.fork()  # extending or trimming it does not change a conversation
-        self.decode = decode
-        self.history: list[tuple[str, Answer]] = []
-        self._cache: KVCache | None = None
-        self._tail: list[int] = []
-
-    def ask(self, question: str, *, generation: Generation | None = None, **settings: Any) -> Answer:
-        """The next turn. A turn that fails leaves the session as it was."""
-        chosen = _generation(generation, settings)
-        check_question(question)
-        own = self._turn_ids(question)
-        tail = [*self._tail, *own]
-        asked = self.engine._asked(self.memory, question, tail, chosen, self.decode, len(own))
-        asking = self.engine._asking
-        answer, cache = asking.answer(asked, asking.start(asked), cache=self._cache)
-        self._tail = [*tail, *answer.token_ids]
-        self._cache = cache if isinstance(self.decode, DenseDecode) else None
-        self.history.append((question, answer))
-        return answer
-
-    def _turn_ids(self, question: str) -> list[int]:
-        layout = self.engine.chat_format
-        if not self.history:
-            return layout.suffix(question)
-        closing = layout.tokenize("<|im_end|>")
-        closed = self._tail[-len(closing) :] == closing
-        return layout.next_turn(question, answer_closed=closed)
-
-
-def check_question(question: Any) -> None:
-    """Raise ``ValueError`` unless ``question`` is text with something in it."""
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"a question must be text with something in it, got {question!r}")
-    require_characters(question, "the question")
-
-
-def _generation(generation: Generation | None, settings: dict[str, Any]) -> Generation:
-    known = Generation.__dataclass_fields__
-    if unknown := [name for name in settings if name not in known]:
-        raise ValueError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(known)}")
-    return replace(generation or DEFAULT_GENERATION, **settings)
+        memory = memory.fork()  # extending or trimming it does not change a conversation
+        strategy = from_memory(self, memory, choose_decode(decode, self.config))
+        return ChatSession(self._asking, self.chat_format, memory, strategy)
 
 
 ENCODE_KEYWORDS = frozenset(VideoXL.encode.__kwdefaults__ or {})

@@ -18,7 +18,8 @@ from videoxl.config import (
     PrefillStrategy,
     Sampling,
 )
-from videoxl.inference.engine import VideoXL, check_question
+from videoxl.inference.asking import check_question
+from videoxl.inference.engine import VideoXL
 from videoxl.inference.prefill.choose import for_question
 from videoxl.inference.prompt import IM_START
 from videoxl.inference.video_input import open_for_model
