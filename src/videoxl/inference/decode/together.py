@@ -18,7 +18,7 @@ import torch
 
 from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
-from videoxl.inference.decode.loop import Stop, TokenChoice
+from videoxl.inference.decode.loop import LogitsProcessor, Stop, TokenChoice
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.attention import AttentionLayer, Pair, attention_with_sums, rotate
 from videoxl.model.attention_parts import Part, merge
@@ -38,6 +38,7 @@ class Prompt:
     """What it starts from; stays as it is. Questions that share one are read together."""
     settings: Generation
     stop: Stop | None = None
+    processor: LogitsProcessor | None = None
 
     @property
     def tail(self) -> Sequence[int]:
@@ -63,7 +64,7 @@ def decode_together(
     device, ends = model.model.text_device, frozenset(end_ids)
     batch = Batch(model, prompts)
     vocabulary = model.model.vocabulary_rows
-    choose = [TokenChoice(prompt.settings, prompt.ids, device, vocabulary) for prompt in prompts]
+    choose = [TokenChoice(one.settings, one.ids, device, vocabulary, one.processor) for one in prompts]
     answers: list[list[int]] = [[] for _ in prompts]
     live = [number for number, prompt in enumerate(prompts) if prompt.settings.max_new_tokens]
     batch.keep(live)
@@ -76,7 +77,7 @@ def decode_together(
                 f"the GPU ran out of memory with {len(live)} questions at once; the memories are unharmed: ask fewer "
                 "at a time"
             ) from error
-        tokens_B = _choose(logits_BV, [choose[number] for number in live])
+        tokens_B = _choose(logits_BV, [(choose[number], answers[number]) for number in live])
         going = []
         for row, (number, token) in enumerate(zip(live, tokens_B.tolist())):
             prompt, answer = prompts[number], answers[number]
@@ -92,11 +93,11 @@ def decode_together(
         feed_BL = tokens_B[:, None]
 
 
-def _choose(logits_BV: torch.Tensor, choices: Sequence[TokenChoice]) -> torch.Tensor:
-    """The next token of every row, ``[B]``."""
-    if all(choice.is_plain for choice in choices):
+def _choose(logits_BV: torch.Tensor, choices: Sequence[tuple[TokenChoice, Sequence[int]]]) -> torch.Tensor:
+    """The next token of every row, ``[B]``; ``choices``: how it is chosen, and the answer so far."""
+    if all(choice.is_plain for choice, _ in choices):
         return logits_BV.argmax(-1)
-    return torch.cat([choice(row[None]) for choice, row in zip(choices, logits_BV)])
+    return torch.cat([choice(row[None], answer) for (choice, answer), row in zip(choices, logits_BV)])
 
 
 class Batch:
