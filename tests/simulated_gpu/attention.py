@@ -67,24 +67,35 @@ def scaled_dot_product_attention(
     triangle = lower or causal
     pairs = new * total - (new * (new - 1) // 2 if triangle else 0)
     kind = backend + {"none": "", "tensor": " masked", "lower right": " lower right"}[call.mask]
-    _count(device, kind, backend, q, k, v, pairs)
     index = q.device.index
-    if call.mask == "tensor" and mask.dtype == torch.bool and backend != "math":
-        device.touch(index, mask.numel() * q.element_size())  # it becomes a bias in the dtype of the queries
+    with torch._C._DisableTorchDispatch():
+        held = q.held, k.held, v.held
+        seen = None if mask is None else _lower(new, total) if lower else mask.held
+
+        def work() -> torch.Tensor:
+            _count(device, kind, backend, *held, pairs)
+            _count_extra(device, index, backend, call, batch, mask if call.mask == "tensor" else None)
+            if not device.real:
+                shape = (batch, new, heads, v.shape[-1])
+                return torch.empty(shape, dtype=q.dtype, device="meta").transpose(1, 2)
+            return plain_attention(*held, attn_mask=seen, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+        out = device.carry_out(work)
+    return device.hold(out, index)
+
+
+def _count_extra(
+    device: SimulatedDevices, index: int, backend: Backend, call: AttentionCall, batch: int, mask: torch.Tensor | None
+) -> None:
+    """What a kernel needs besides its inputs and its output."""
+    size = call.dtype.itemsize
+    if mask is not None and mask.dtype == torch.bool and backend != "math":
+        device.touch(index, mask.numel() * size)  # it becomes a bias in the dtype of the queries
         device.launch("mask to bias")
     if backend == "math":
-        device.touch(index, 2 * batch * heads * new * total * 4)
-        if heads != k.shape[1]:
-            device.touch(index, 2 * batch * heads * total * width * q.element_size())
-    with torch._C._DisableTorchDispatch():
-        if not device.real:
-            out = torch.empty((batch, new, heads, v.shape[-1]), dtype=q.dtype, device="meta").transpose(1, 2)
-        else:
-            held = None if mask is None else _lower(new, total) if lower else mask.held
-            out = plain_attention(
-                q.held, k.held, v.held, attn_mask=held, is_causal=causal, scale=scale, enable_gqa=grouped
-            )
-    return device.hold(out, index)
+        device.touch(index, 2 * batch * call.heads * call.new * call.total * 4)
+        if call.heads != call.key_heads:
+            device.touch(index, 2 * batch * call.heads * call.total * call.width * size)
 
 
 def varlen_attention(

@@ -33,7 +33,7 @@ class Counts:
     copies: Counter[tuple[str, Place]] = field(default_factory=Counter)
     flops: Counter[str] = field(default_factory=Counter)
     moved: Counter[str] = field(default_factory=Counter)
-    """Bytes: ``device`` (read and written by kernels), ``to device``, ``to host``, ``between``."""
+    """Bytes: ``device`` (read and written by kernels), ``to device``, ``to host``, ``between devices``."""
     seconds: Counter[str] = field(default_factory=Counter)
     """Rough, by kind of work; launches cost nothing here."""
     attention: dict[tuple[str, Place], AttentionCounts] = field(default_factory=dict)

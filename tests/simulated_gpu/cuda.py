@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from tests.simulated_gpu.attention import plain_attention, scaled_dot_product_attention
 from tests.simulated_gpu.card import H200, Card
 from tests.simulated_gpu.device import DeviceTensor, SimulatedDevices, without_dispatch
+from tests.simulated_gpu.graphs import capture_class, graph_class
+from videoxl.model import flash
 
 
 class _Stream:
@@ -73,14 +75,22 @@ def simulated(card: Card = H200, *, count: int = 1, real: bool = False) -> Itera
     for patch in patches:
         patch.start()
     SimulatedDevices.current = devices
+    _forget_cards()
     try:
         with devices:
             yield devices
     finally:
+        _forget_cards()
         SimulatedDevices.current = None
         for patch in reversed(patches):
             patch.stop()
         torch._C._set_only_lift_cpu_tensors(lifted)
+
+
+def _forget_cards() -> None:
+    """What the package keeps about a device, by its number."""
+    flash._has_flash.cache_clear()
+    flash._bounds.cache_clear()
 
 
 def _cuda_patches(devices: SimulatedDevices) -> list[Any]:
@@ -113,6 +123,10 @@ def _cuda_patches(devices: SimulatedDevices) -> list[Any]:
         "stream": lambda stream: nullcontext(),
         "current_stream": lambda device=None: stream,
         "default_stream": lambda device=None: stream,
+        "CUDAGraph": graph_class(devices),
+        "graph": capture_class(devices),
+        "graph_pool_handle": lambda: (0, 0),
+        "is_current_stream_capturing": lambda: devices.recording is not None,
     }
     patches = [mock.patch.object(torch.cuda, name, value) for name, value in replaced.items()]
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
 from tests.simulated_gpu.attention import VARLEN, varlen_attention
 from tests.simulated_gpu.card import Card
 from tests.simulated_gpu.counts import Counts, place
+from tests.simulated_gpu.graphs import Recording, Work
+from tests.simulated_gpu.trees import mapped, tensors_in
 
 aten = torch.ops.aten
 Generator = torch.Generator
@@ -67,7 +68,10 @@ class DeviceTensor(torch.Tensor):
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor, index: int) -> DeviceTensor:
+    def __new__(cls, held: torch.Tensor, index: int = 0, *, requires_grad: bool = False) -> DeviceTensor:
+        again = isinstance(held, DeviceTensor)  # accelerate makes parameters again, by their type
+        if isinstance(held, DeviceTensor):
+            held, index = held.held, held.device.index
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -79,6 +83,8 @@ class DeviceTensor(torch.Tensor):
             requires_grad=False,
         )
         made.held = held
+        if again:
+            made._is_param = True
         return made
 
     @property
@@ -135,8 +141,11 @@ class SimulatedDevices(TorchDispatchMode):
         """Bytes on a device beyond which allocating raises ``torch.OutOfMemoryError``."""
         self.counts = Counts()
         self.pinned_host_tensors = 0
+        self.recording: Recording | None = None
+        """The graph that is being recorded."""
+        self.replaying = False
+        """Whether kernels are part of a graph, which is started as a whole."""
         self._storages: dict[int, tuple[int, int]] = {}
-        self._capturing: list[Any] | None = None
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
@@ -153,6 +162,8 @@ class SimulatedDevices(TorchDispatchMode):
 
     def wait(self, why: str) -> None:
         """Note that the host waits for the device."""
+        if self.recording is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {why} at {place()}")
         self.counts.synchronisations[why, place()] += 1
 
     # ------------------------------------------------------------------------------------------------ memory
@@ -187,9 +198,9 @@ class SimulatedDevices(TorchDispatchMode):
         return self.dispatch(func, args, kwargs or {})
 
     def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        flat, spec = tree_flatten((args, kwargs))
-        ours = [a for a in flat if isinstance(a, DeviceTensor)]
-        host = [a for a in flat if isinstance(a, torch.Tensor) and not isinstance(a, DeviceTensor)]
+        given = tensors_in(args, kwargs)
+        ours = [a for a in given if isinstance(a, DeviceTensor)]
+        host = [a for a in given if not isinstance(a, DeviceTensor)]
         target = _target(kwargs.get("device"))
         if not ours and (target is None or target.type != "cuda"):
             if kwargs.pop("pin_memory", None):
@@ -200,6 +211,8 @@ class SimulatedDevices(TorchDispatchMode):
                 return self._to_host(func, args, kwargs)
             if host:
                 self._note_upload(host[0], blocking=not kwargs.get("non_blocking"))
+            elif ours and target != ours[0].device:
+                self._note_passing(ours[0])
         elif func is aten.copy_.default and host:
             if not isinstance(args[0], DeviceTensor):
                 return self._into_host(*args)
@@ -216,7 +229,7 @@ class SimulatedDevices(TorchDispatchMode):
                 return 0.0 if held.dtype.is_floating_point else 0
             return held.item()
         index = target.index or 0 if target is not None and target.type == "cuda" else ours[0].device.index
-        return self._run(func, flat, spec, index, transfer=bool(host) and func in COPIES)
+        return self._run(func, args, kwargs, ours, index, transfer=bool(host) and func in COPIES)
 
     def _check_devices(self, func: Any, args: Any, ours: list[DeviceTensor], host: list[torch.Tensor]) -> None:
         apart = {t.device for t in ours if t.dim()}
@@ -238,6 +251,10 @@ class SimulatedDevices(TorchDispatchMode):
         if blocking and source.dim() > 0:
             self.wait("blocking upload")  # torch waits for the stream behind such a copy
 
+    def _note_passing(self, source: torch.Tensor) -> None:
+        self.counts.copies["between devices", place()] += 1
+        self.counts.moved["between devices"] += source.numel() * source.element_size()
+
     def _to_host(self, func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
         source = args[0]
         self._note_download(source, blocking=not kwargs.get("non_blocking"))
@@ -258,12 +275,14 @@ class SimulatedDevices(TorchDispatchMode):
 
     # ------------------------------------------------------------------------------------------------ kernels
 
-    def _run(self, func: Any, flat: list[Any], spec: Any, index: int, *, transfer: bool) -> Any:
+    def _run(
+        self, func: Any, args: Any, kwargs: dict[str, Any], ours: list[DeviceTensor], index: int, *, transfer: bool
+    ) -> Any:
         known: dict[int, DeviceTensor] = {}
         with without_dispatch():
-            valued = self.real or all(not t.held.is_meta for t in flat if isinstance(t, DeviceTensor))
-            arguments = [self._payload(a, valued, known, func in INDEXING) for a in flat]
-            args, kwargs = tree_unflatten(arguments, spec)
+            valued = self.real or all(not t.held.is_meta for t in ours)
+            indexes = func in INDEXING
+            args, kwargs = mapped(lambda a: self._payload(a, valued, known, indexes), (args, kwargs))
             if func in INDEXING and any(_is_mask(i) for i in args[1]):
                 self.wait("boolean index")
                 if not valued:
@@ -277,15 +296,33 @@ class SimulatedDevices(TorchDispatchMode):
             elif kwargs.get("device") is not None and not valued:
                 kwargs = {**kwargs, "device": torch.device("meta")}
             kwargs.pop("pin_memory", None)
-            if func is VARLEN:
-                out = varlen_attention(self, *args, **kwargs)
-            else:
+
+            def work() -> Any:
+                if func is VARLEN:
+                    return varlen_attention(self, *args, **kwargs)
                 out = self._kernel(func, args, kwargs, index)
                 if not transfer:
                     self._count(func, args, kwargs, out)
-            results, result_spec = tree_flatten(out)
-            wrapped = [self._wrap(r, known, index) if isinstance(r, torch.Tensor) else r for r in results]
-            return tree_unflatten(wrapped, result_spec)
+                return out
+
+            out = work() if self.recording is None else self._record(func, args, kwargs, work)
+            return mapped(lambda r: self._wrap(r, known, index) if isinstance(r, torch.Tensor) else r, out)
+
+    def _record(self, func: Any, args: Any, kwargs: dict[str, Any], work: Work) -> Any:
+        """What an operator returns while a graph is recorded: views are views, nothing is written."""
+        assert self.recording is not None
+        if func in FREE or getattr(func, "is_view", False):
+            return work()
+        written = _written(func, args, kwargs)
+        if not written:
+            return self.recording.add(work)
+        self.recording.add_writing(work)
+        returned = len(func._schema.returns)
+        return written[0] if returned == 1 else tuple(written) if returned else None
+
+    def carry_out(self, work: Work) -> Any:
+        """Do what makes new tensors, or record it."""
+        return work() if self.recording is None else self.recording.add(work)
 
     def _payload(self, argument: Any, valued: bool, known: dict[int, DeviceTensor], indexes: bool) -> Any:
         if isinstance(argument, DeviceTensor):
@@ -330,8 +367,7 @@ class SimulatedDevices(TorchDispatchMode):
             return
         counts, name = self.counts, str(func).split(".")[1]
         self.launch(name)
-        tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, torch.Tensor)]
-        results = [r for r in tree_flatten(out)[0] if isinstance(r, torch.Tensor)]
+        tensors, results = tensors_in(args, kwargs), tensors_in(out)
         written = sum(map(_nbytes, results))
         moved = 2 * written if name in GATHERS else written + sum(map(_nbytes, tensors))
         counts.moved["device"] += moved
@@ -347,6 +383,8 @@ class SimulatedDevices(TorchDispatchMode):
 
     def launch(self, kernel: str, number: int = 1) -> None:
         """Count a kernel that was started ``number`` times."""
+        if self.replaying:
+            return
         self.counts.launches[kernel] += number
         self.counts.launched_at[place()] += number
 
@@ -379,6 +417,15 @@ def _makes_floats(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         if not given and func.overloadpacket is aten.arange:
             return any(isinstance(a, float) for a in args)
     return dtype.is_floating_point
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The arguments that an operator writes into."""
+    found: list[torch.Tensor] = []
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found += tensors_in(args[number] if number < len(args) else kwargs.get(argument.name))
+    return found
 
 
 def _nbytes(tensor: torch.Tensor) -> int:

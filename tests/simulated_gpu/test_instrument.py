@@ -141,3 +141,35 @@ def test_varlen_attention_is_the_plain_one() -> None:
         )
         assert torch.equal(got.cpu(), want)
         assert torch.equal(got_sums.cpu(), sums)
+
+
+def test_a_graph_is_one_launch_and_reads_what_is_there_when_it_runs() -> None:
+    with simulated(real=True) as device:
+        x, y = torch.ones(4, device=CUDA), torch.zeros(4, device=CUDA)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = x * 2 + 1
+            y[1:].add_(made[1:])
+        assert y.tolist() == [0, 0, 0, 0]  # nothing is carried out at the recording
+        x.fill_(5)
+        with device.counting() as counts:
+            graph.replay()
+            graph.replay()
+        assert made.tolist() == [11, 11, 11, 11]
+        assert y.tolist() == [0, 22, 22, 22]
+        assert counts.launches == {"graph": 2}
+        assert counts.moved["device"] > 0
+
+
+def test_a_graph_cannot_be_recorded_over_a_wait() -> None:
+    with simulated(real=True):
+        x, graph = torch.ones(4, device=CUDA), torch.cuda.CUDAGraph()
+        with pytest.raises(RuntimeError, match="stream is capturing: item"), torch.cuda.graph(graph):
+            x.sum().item()
+
+
+def test_what_goes_from_device_to_device_is_counted() -> None:
+    with simulated(count=2) as devices, devices.counting() as counts:
+        torch.zeros(512, device="cuda:1").to("cuda:0")
+    assert counts.moved["between devices"] == 2048
+    assert counts.waits == 0
