@@ -24,7 +24,7 @@ MODULES = sorted(
 LAYERS = (
     ("errors", "text", "_version"),
     ("settings", "json_lines"),
-    ("config_strings",),
+    ("config_strings", "config_answers"),
     ("config",),
     ("video", "model", "memory"),
     ("world",),
@@ -36,7 +36,7 @@ LAYERS = (
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
-LIGHT = {"errors", "text", "settings", "json_lines", "config_strings", "config", "video"}
+LIGHT = {"errors", "text", "settings", "json_lines", "config_strings", "config_answers", "config", "video"}
 """Parts that need neither torch nor transformers."""
 
 

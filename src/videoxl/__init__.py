@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         VideoNotFoundError,
         VideoXLError,
     )
-    from videoxl.inference.answers import Answer, Piece, Span, Usage
+    from videoxl.inference.answers import Answer, Choice, Piece, Span, TokenLogprob, Usage
     from videoxl.inference.chat import ChatSession
     from videoxl.inference.decode.released_units import released_selection
     from videoxl.inference.decode.siglip import SiglipRelevance
@@ -63,7 +63,7 @@ _HOMES = {
         "VideoNotFoundError",
         "VideoXLError",
     ),
-    "videoxl.inference.answers": ("Answer", "Piece", "Span", "Usage"),
+    "videoxl.inference.answers": ("Answer", "Choice", "Piece", "Span", "TokenLogprob", "Usage"),
     "videoxl.inference.chat": ("ChatSession",),
     "videoxl.inference.engine": ("VideoXL", "load"),
     "videoxl.inference.plan.planner": ("Plan", "plan"),
@@ -80,6 +80,7 @@ __all__ = [
     "BiLevelDecode",
     "ChatSession",
     "CheckpointError",
+    "Choice",
     "ChunkedPrefill",
     "DenseDecode",
     "DoesNotFitError",
@@ -95,6 +96,7 @@ __all__ = [
     "SelectivePrefill",
     "SiglipRelevance",
     "Span",
+    "TokenLogprob",
     "Usage",
     "VideoError",
     "VideoLimits",

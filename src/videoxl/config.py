@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Gt, Le
 from pydantic import BeforeValidator, PlainValidator
 
+from videoxl.config_answers import check_choices, check_together
 from videoxl.config_strings import from_string, to_string
 from videoxl.settings import Count, CountOrZero, Must, NotBool, Positive, Seconds, settings
+from videoxl.text import require_characters
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
 TINY, TINY_V1 = "tiny", "tiny-v1"
@@ -326,9 +328,12 @@ DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode, "bilevel": BiL
 """Name -> decode strategy."""
 
 
-def _texts(given: object) -> object:
+def _texts(given: Any) -> Any:
     """One text, or several in any sequence, as a tuple."""
     return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
+Text = Annotated[str, Must("be text")]
 
 
 @settings
@@ -356,22 +361,23 @@ class Generation:
     """Above 1 discourages tokens already in the prompt or the answer."""
     stop: Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")] = ()
     """The answer ends before the first of these texts."""
+    prefix: Text = ""
+    """The answer begins with this text. It is no part of ``max_new_tokens``. Best without a space at its end."""
+    system: Text = ""
+    """A system turn between video and question. The system prompt before the video is a setting of ``encode``."""
+    choices: Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")] = ()
+    """The answer is the likeliest of these texts, each with its probability. Nothing is written token by token."""
 
     def __post_init__(self) -> None:
         if "" in self.stop:
             raise ValueError("stop holds an empty text, before which every answer would end: leave it out")
-        if self.stop and self.num_beams > 1:
-            raise ValueError(f"stop and num_beams={self.num_beams} exclude each other")
         if self.top_p is not None and self.top_p > 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        given = [f"{n}={getattr(self, n)}" for n in ("temperature", "top_p", "top_k") if getattr(self, n) is not None]
-        if given and not self.do_sample:
-            raise ValueError(
-                f"{', '.join(given)} only has a meaning when sampling: add do_sample=True, or leave it out for greedy "
-                "decoding"
-            )
-        if self.do_sample and self.num_beams > 1:
-            raise ValueError(f"do_sample=True and num_beams={self.num_beams} exclude each other")
+        for name in ("stop", "prefix", "system", "choices"):
+            for text in _texts(getattr(self, name) or ()):
+                require_characters(text, name)
+        check_choices(self.choices)
+        check_together(self)
 
 
 def prefill_from_string(text: str) -> PrefillStrategy:

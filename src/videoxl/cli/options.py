@@ -210,6 +210,12 @@ class AnswerOptions:
     seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0
     stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")] = None
 
+    prefix: Annotated[str, typer.Option(help="The answer begins with this text.")] = ""
+    choices: Annotated[
+        list[str] | None,
+        typer.Option("--choice", help="An option; give each of them. The likeliest is the answer; nothing is written."),
+    ] = None
+
     def generation(self) -> Generation:
         """The settings. Raises ``ValueError`` for what contradicts itself."""
         from videoxl.config import Generation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +15,36 @@ class Span(NamedTuple):
     start: float
     end: float
     relevance: float
+
+
+class Choice(NamedTuple):
+    """One of the options of a question."""
+
+    text: str
+    probability: float
+    """Among all options; they add up to 1."""
+    logprob: float
+    """Natural log-probability that the model answers with this text, its end included: a sum over its tokens."""
+    tokens: int
+    """Tokens of the text and its end. ``logprob / tokens`` compares options of different lengths token by token."""
+
+
+class LikelyToken(NamedTuple):
+    """A token that could have stood at a place of an answer."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class TokenLogprob(NamedTuple):
+    """A token of an answer and its natural log-probability as the model gave it, before temperature and constraints."""
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[LikelyToken, ...]
+    """The likeliest tokens at this place, the best first."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +90,51 @@ class Answer:
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the new tokens, end token included."""
 
+    confidence: float | None = None
+    """Mean natural log-probability of the answer's tokens, as the model gave them: 0 is certain."""
+    choices: tuple[Choice, ...] = ()
+    """With ``choices``: all options in the order given; ``text`` is the likeliest."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """With ``logprobs``: every token that the model wrote."""
+    alternatives: tuple[Answer, ...] = ()
+    """With ``n``: the other answers."""
+    parsed: Any = None
+    """With ``schema``: what the JSON holds. None where it was cut off."""
+
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain data for JSON: text, spans, usage, warnings."""
+        """Convert to plain data for JSON. The names are the same for every answer."""
         return {
             "text": self.text,
+            "confidence": self.confidence,
+            "choices": [choice._asdict() for choice in self.choices],
+            "parsed": self.parsed,
+            "logprobs": self._logprobs(),
+            "alternatives": [other._alternative() for other in self.alternatives],
             "spans": [{"start": s.start, "end": s.end, "relevance": s.relevance} for s in self.spans],
             "usage": self.usage.to_dict(),
             "warnings": list(self.warnings),
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as JSON text, on one line unless ``indent`` is given."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def _logprobs(self) -> list[dict[str, Any]] | None:
+        if self.logprobs is None:
+            return None
+        return [{**one._asdict(), "top": [likely._asdict() for likely in one.top]} for one in self.logprobs]
+
+    def _alternative(self) -> dict[str, Any]:
+        """What differs between the answers to one question."""
+        return {
+            "text": self.text,
+            "confidence": self.confidence,
+            "parsed": self.parsed,
+            "logprobs": self._logprobs(),
+            "finish_reason": self.usage.finish_reason,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +12,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DecodeStrategy, Generation
-from videoxl.inference.answers import Answer, Piece, Usage
+from videoxl.inference.answers import Answer, Choice, Piece, Usage
 from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.bilevel import Question, Start, start_from
+from videoxl.inference.decode.given import log_probabilities
 from videoxl.inference.decode.loop import DecodedToken, StopText, TextPieces, decode_tokens, finish_reason
 from videoxl.inference.decode.together import Prompt, decode_together
 from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import end_tokens
 from videoxl.inference.progress import Progress
+from videoxl.inference.prompt import IM_END, ChatFormat
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -55,15 +58,37 @@ class Asked:
     """The ids after the video: earlier turns, then the question."""
     generation: Generation
     decode: DecodeStrategy
-    own: int | None = None
-    """How many of ``tail`` are the question, at the end; default all."""
+    own: int
+    """How many of ``tail`` are the question, at the end."""
+    given: tuple[int, ...] = ()
+    """The ids of ``prefix``, with which the answer begins."""
+
+    @property
+    def prompt(self) -> list[int]:
+        """The ids behind the video that are read before the first token is written."""
+        return [*self.tail, *self.given]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written for a question, and what that took."""
+
+    ids: list[int]
+    """New ids, without those of the prefix."""
+    seconds: float
+    together: int = 1
+    """Questions that were answered in the same steps."""
+    choices: tuple[Choice, ...] = ()
+    confidence: float | None = None
 
 
 class Asking:
-    """What answering needs of an engine: a model and its tokenizer."""
+    """What answering needs of an engine: a model, its tokenizer, and how a conversation is laid out."""
 
-    def __init__(self, model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, layout: ChatFormat
+    ) -> None:
+        self.model, self.tokenizer, self.layout = model, tokenizer, layout
 
     @property
     def device(self) -> torch.device:
@@ -75,25 +100,47 @@ class Asking:
         """Ids at which an answer ends."""
         return end_tokens(self.model, self.tokenizer)
 
+    def asked(
+        self,
+        memory: VideoMemory,
+        question: str,
+        generation: Generation,
+        decode: DecodeStrategy,
+        *,
+        earlier: Sequence[int] = (),
+        closed: bool = True,
+    ) -> Asked:
+        """A question after the ``earlier`` turns, the last of which is ``closed``."""
+        introduced, own = self.layout.turn(question, first=not earlier, closed=closed, system=generation.system)
+        given = self.layout.tokenize_user(generation.prefix)
+        return Asked(memory, question, (*earlier, *introduced, *own), generation, decode, len(own), tuple(given))
+
     def start(self, asked: Asked) -> Start:
         """What the answer starts from. Raises ``ValueError`` for a question that is longer than the model reads."""
         most = self.model.config.text.max_position_embeddings
-        if len(asked.tail) > most:
+        if len(asked.prompt) > most:
             raise ValueError(
-                f"the question and the turns before it have {len(asked.tail):,} tokens, and the model was made for "
+                f"the question and the turns before it have {len(asked.prompt):,} tokens, and the model was made for "
                 f"{most:,}: ask a shorter one"
             )
-        question = Question(asked.question, asked.tail, asked.own or len(asked.tail))
-        reserve = len(asked.tail) + asked.generation.max_new_tokens
+        question = Question(asked.question, asked.tail, asked.own)
+        reserve = len(asked.prompt) + asked.generation.max_new_tokens
         return start_from(self.model, asked.memory, asked.decode, question, reserve=reserve)
 
     def pieces(self, asked: Asked, start: Start) -> Iterator[Piece]:
         """The answer piece by piece; the last piece carries the whole."""
+        if asked.generation.choices:
+            chosen = self.answer(asked, start)[0]
+            yield from (Piece(chosen.text), Piece("", chosen))
+            return
         begin, generation = time.perf_counter(), asked.generation
-        cache = start.cache.fork(reserve=len(start.ids) + len(asked.tail) + generation.max_new_tokens)
+        cache = start.cache.fork(reserve=len(start.ids) + len(asked.prompt) + generation.max_new_tokens)
         pieces, stop, new_ids = TextPieces(self.tokenizer), StopText(self.tokenizer, generation.stop), []
         text, told = "", 0
-        for token in self._tokens([*start.ids, *asked.tail], cache, generation):
+        if generation.prefix:
+            pieces.follow(asked.given)
+            yield Piece(generation.prefix)
+        for token in self._tokens([*start.ids, *asked.prompt], cache, generation):
             new_ids.append(token.id)
             text += pieces.push(token.id)
             safe = stop.safe(text)
@@ -102,18 +149,20 @@ class Asking:
                 told = len(safe)
         if rest := stop.cut(text + pieces.rest())[told:]:
             yield Piece(rest)
-        yield Piece("", self._finish(asked, start, new_ids, time.perf_counter() - begin))
+        yield Piece("", self._finish(asked, start, Written(new_ids, time.perf_counter() - begin)))
 
     def answer(
         self, asked: Asked, start: Start, *, cache: KVCache | None = None, progress: Progress | None = None
     ) -> tuple[Answer, KVCache]:
-        """The answer, and the cache that now also holds question and answer.
+        """The answer, and the cache that now also holds the question, and the answer unless it was chosen.
 
         ``cache``: one that begins with ``start`` and already holds the begin of the tail too.
         """
         begin, generation = time.perf_counter(), asked.generation
-        ids = [*start.ids, *asked.tail]
+        ids = [*start.ids, *asked.prompt]
         grown = (start.cache if cache is None else cache).fork(reserve=len(ids) + generation.max_new_tokens)
+        if generation.choices:
+            return self._finish(asked, start, self._chosen(generation.choices, ids, grown)), grown
         new_ids: list[int] = []
         if generation.num_beams > 1:
             new_ids = beam_search(self.model, ids, grown.fork(), generation, end_ids=self.end_ids)
@@ -122,18 +171,28 @@ class Asking:
                 new_ids.append(token.id)
                 if progress:
                     progress("generate", len(new_ids), generation.max_new_tokens)
-        return self._finish(asked, start, new_ids, time.perf_counter() - begin), grown
+        return self._finish(asked, start, Written(new_ids, time.perf_counter() - begin)), grown
+
+    def _chosen(self, choices: Sequence[str], ids: list[int], cache: KVCache) -> Written:
+        """The likeliest of some texts behind ``ids``, which ``cache`` then holds."""
+        begin = time.perf_counter()
+        end = self.layout.tokenize(IM_END)
+        texts = [[*self.layout.tokenize_user(choice), *end] for choice in choices]
+        found = judged(choices, log_probabilities(self.model, ids, cache, texts))
+        best = max(range(len(found)), key=lambda number: found[number].logprob)
+        mean = found[best].logprob / found[best].tokens
+        return Written(texts[best], time.perf_counter() - begin, choices=found, confidence=mean)
 
     def answers(self, asked: Sequence[Asked], *, progress: Progress | None = None) -> list[Answer]:
-        """All answers. Those that start from the whole of a memory, without beams, are written together.
+        """All answers. Those that start from the whole of a memory, and are written, are written together.
 
-        A cache mixed for one question alone, or beams, are a question's own: these are answered one by one.
+        A cache mixed for one question alone, beams, or choices are a question's own: these are answered one by one.
         """
         found: dict[int, Answer] = {}
         shared: list[tuple[int, Start]] = []
         for number, one in enumerate(asked):
-            start = self.start(one)
-            if start.cache is one.memory.cache and one.generation.num_beams == 1:
+            start, how = self.start(one), one.generation
+            if start.cache is one.memory.cache and how.num_beams == 1 and not how.choices:
                 shared.append((number, start))
             else:
                 found[number] = self.answer(one, start)[0]
@@ -146,7 +205,7 @@ class Asking:
     def _together(self, batch: Sequence[tuple[Asked, Start]], progress: Progress | None) -> list[Answer]:
         begin = time.perf_counter()
         prompts = [
-            Prompt([*start.ids, *one.tail], start.cache, one.generation, self._stop(one.generation))
+            Prompt([*start.ids, *one.prompt], start.cache, one.generation, self._stop(one.generation))
             for one, start in batch
         ]
         new_ids: list[list[int]] = [[] for _ in batch]
@@ -156,7 +215,9 @@ class Asking:
             if progress:
                 progress("generate", done + 1, most)
         seconds = time.perf_counter() - begin
-        return [self._finish(one, start, ids, seconds, len(batch)) for (one, start), ids in zip(batch, new_ids)]
+        return [
+            self._finish(one, start, Written(ids, seconds, len(batch))) for (one, start), ids in zip(batch, new_ids)
+        ]
 
     def _tokens(self, ids: list[int], cache: KVCache, generation: Generation) -> Iterator[DecodedToken]:
         return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=self._stop(generation))
@@ -164,28 +225,53 @@ class Asking:
     def _stop(self, generation: Generation) -> StopText | None:
         return StopText(self.tokenizer, generation.stop) if generation.stop else None
 
-    def _finish(self, asked: Asked, start: Start, new_ids: list[int], seconds: float, together: int = 1) -> Answer:
+    def _finish(self, asked: Asked, start: Start, written: Written) -> Answer:
         memory, generation = asked.memory, asked.generation
         paid, stop = memory.usage, StopText(self.tokenizer, generation.stop)
-        text = stop.cut(self.tokenizer.decode(new_ids, skip_special_tokens=True)).strip()
         usage = Usage(
             frames=memory.frames,
             video_seconds=memory.duration,
             visual_tokens=paid.visual_tokens,
             memory_tokens=len(memory.token_ids),
             read_tokens=len(start.ids),
-            prompt_tokens=len(asked.tail),
-            new_tokens=len(new_ids),
+            prompt_tokens=len(asked.prompt),
+            new_tokens=len(written.ids),
             memory_bytes=memory.nbytes,
             peak_gpu_bytes=peak_bytes(self.device),
-            seconds={**paid.seconds, **start.seconds, "generate": round(seconds, 6)},
+            seconds={**paid.seconds, **start.seconds, "generate": round(written.seconds, 6)},
             prefill=memory.prefill,
             decode=str(asked.decode),
             sampling=paid.sampling,
             window_ratios=paid.window_ratios,
             device=str(self.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
-            finish_reason=finish_reason(new_ids, generation, self.end_ids, stop),
-            together=together,
+            finish_reason=finish_reason(written.ids, generation, self.end_ids, stop),
+            together=written.together,
         )
-        return Answer(text, start.spans, usage, memory.warnings, tuple(new_ids))
+        return Answer(
+            self._text(asked, written, stop),
+            start.spans,
+            usage,
+            memory.warnings,
+            (*asked.given, *written.ids),
+            confidence=written.confidence,
+            choices=written.choices,
+        )
+
+    def _text(self, asked: Asked, written: Written, stop: StopText) -> str:
+        if written.choices:
+            return max(written.choices, key=lambda choice: choice.logprob).text
+        pieces = TextPieces(self.tokenizer)
+        pieces.follow(asked.given)
+        return (asked.generation.prefix + stop.cut(pieces.push_all(written.ids))).strip()
+
+
+def judged(choices: Sequence[str], logprobs: Sequence[Sequence[float]]) -> tuple[Choice, ...]:
+    """Options with their probabilities among one another, from the log-probabilities of their tokens."""
+    sums = [math.fsum(one) for one in logprobs]
+    weights = [math.exp(one - max(sums)) for one in sums]
+    total = math.fsum(weights)
+    return tuple(
+        Choice(text, weight / total, whole, len(one))
+        for text, weight, whole, one in zip(choices, weights, sums, logprobs)
+    )

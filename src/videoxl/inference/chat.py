@@ -7,8 +7,8 @@ from typing import Any
 
 from videoxl.config import DecodeStrategy, DenseDecode, Generation
 from videoxl.inference.answers import Answer
-from videoxl.inference.asking import Asked, Asking, check_question, generation_of
-from videoxl.inference.prompt import ChatFormat
+from videoxl.inference.asking import Asking, check_question, generation_of
+from videoxl.inference.prompt import IM_END, ChatFormat
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
 
@@ -20,11 +20,11 @@ class ChatSession:
     found relevant does not bind the next.
     """
 
-    def __init__(self, asking: Asking, layout: ChatFormat, memory: VideoMemory, decode: DecodeStrategy) -> None:
+    def __init__(self, asking: Asking, memory: VideoMemory, decode: DecodeStrategy) -> None:
         """``memory``: a snapshot, which nobody else changes. Made by :meth:`VideoXL.chat_session`."""
         self.memory, self.decode = memory, decode
         self.history: list[tuple[str, Answer]] = []
-        self._asking, self._layout = asking, layout
+        self._asking = asking
         self._cache: KVCache | None = None
         self._tail: list[int] = []
 
@@ -36,29 +36,24 @@ class ChatSession:
         """The next turn. A turn that fails leaves the session as it was."""
         chosen = generation_of(generation, settings)
         check_question(question)
-        own = self._turn_ids(question)
-        tail = [*self._tail, *own]
-        asked = Asked(self.memory, question, tail, chosen, self.decode, len(own))
+        asked = self._asking.asked(
+            self.memory, question, chosen, self.decode, earlier=self._tail, closed=self._is_closed()
+        )
         answer, cache = self._asking.answer(asked, self._asking.start(asked), cache=self._cache)
-        self._tail = [*tail, *answer.token_ids]
+        self._tail = [*asked.tail, *answer.token_ids]
         self._cache = cache if isinstance(self.decode, DenseDecode) else None
         self.history.append((question, answer))
         return answer
 
-    def _turn_ids(self, question: str) -> list[int]:
-        if not self.history:
-            return self._layout.suffix(question)
-        closing = self._layout.tokenize("<|im_end|>")
-        closed = self._tail[-len(closing) :] == closing
-        return self._layout.next_turn(question, answer_closed=closed)
+    def _is_closed(self) -> bool:
+        """Whether the last answer ended by itself, and was not cut off."""
+        closing = self._asking.layout.tokenize(IM_END)
+        return self._tail[-len(closing) :] == closing
 
 
-def conversation_ids(
-    layout: ChatFormat, history: Sequence[tuple[str, str]], question: str
-) -> tuple[list[int], list[int]]:
-    """Of a conversation given as text: the ids behind the video, and those of the last question alone."""
-    earlier: list[int] = []
+def earlier_turns(layout: ChatFormat, history: Sequence[tuple[str, str]]) -> list[int]:
+    """The ids of turns given as text: (question, answer) pairs."""
+    ids: list[int] = []
     for number, (asked, answered) in enumerate(history):
-        earlier += layout.closed_turn(asked, answered, first=number == 0)
-    own = layout.next_turn(question, answer_closed=True) if history else layout.suffix(question)
-    return [*earlier, *own], own
+        ids += layout.closed_turn(asked, answered, first=number == 0)
+    return ids

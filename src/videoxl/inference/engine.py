@@ -19,7 +19,7 @@ from videoxl.config import (
 )
 from videoxl.inference.answers import Answer, Piece
 from videoxl.inference.asking import DEFAULT_GENERATION, Asked, Asking, check_question, generation_of
-from videoxl.inference.chat import ChatSession, conversation_ids
+from videoxl.inference.chat import ChatSession, earlier_turns
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
@@ -58,7 +58,7 @@ class VideoXL:
         self.config = model.config
         self.fingerprint = model_fingerprint(model)
         self.chat_format = ChatFormat.of(tokenizer)
-        self._asking = Asking(model, tokenizer)
+        self._asking = Asking(model, tokenizer, self.chat_format)
         self.siglip: SiglipRelevance | None = None
         """Embeds frames and questions for ``relevance="siglip"``; loaded when it is first needed."""
 
@@ -272,7 +272,7 @@ class VideoXL:
         for one in questions:
             self._check(memory, one)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
-        asked = [self._asked(memory, one, self.chat_format.suffix(one), chosen, strategy) for one in questions]
+        asked = [self._asked(memory, one, chosen, strategy) for one in questions]
         told = as_progress(progress)
         if together and len(asked) > 1:
             return self._asking.answers(asked, progress=told)
@@ -297,19 +297,19 @@ class VideoXL:
             raise ValueError(f"num_beams={chosen.num_beams} cannot be streamed: beams are compared at the end")
         self._check(memory, question)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
-        asked = self._asked(memory, question, self.chat_format.suffix(question), chosen, strategy)
+        asked = self._asked(memory, question, chosen, strategy)
         return self._asking.pieces(asked, self._asking.start(asked))
 
     def _asked(
         self,
         memory: VideoMemory,
         question: str,
-        tail: Sequence[int],
         generation: Generation,
         decode: DecodeStrategy,
-        own: int | None = None,
+        history: Sequence[tuple[str, str]] = (),
     ) -> Asked:
-        return Asked(memory, question, tail, generation, from_memory(self, memory, decode), own)
+        earlier = earlier_turns(self.chat_format, history)
+        return self._asking.asked(memory, question, generation, from_memory(self, memory, decode), earlier=earlier)
 
     def _check(self, memory: Any, question: Any) -> None:
         if not isinstance(memory, VideoMemory):
@@ -369,8 +369,7 @@ class VideoXL:
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
         memory = memory.fork()
-        tail, own = conversation_ids(self.chat_format, history, question)
-        asked = self._asked(memory, question, tail, generation, strategy, len(own))
+        asked = self._asked(memory, question, generation, strategy, history)
         return self._asking.answer(asked, self._asking.start(asked))[0]
 
     def prompt_of_conversation(
@@ -383,16 +382,16 @@ class VideoXL:
         """What :meth:`continue_conversation` answers from: all ids, and a cache of the first of them."""
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
-        tail, own = conversation_ids(self.chat_format, history, question)
-        start = self._asking.start(self._asked(memory.fork(), question, tail, DEFAULT_GENERATION, strategy, len(own)))
-        return [*start.ids, *tail], start.cache.fork()
+        asked = self._asked(memory.fork(), question, DEFAULT_GENERATION, strategy, history)
+        start = self._asking.start(asked)
+        return [*start.ids, *asked.prompt], start.cache.fork()
 
     def chat_session(self, memory: VideoMemory, *, decode: DecodeStrategy | str | None = None) -> ChatSession:
         """A conversation about one memory in which each turn sees those before it."""
         self._check(memory, "-")
         memory = memory.fork()  # extending or trimming it does not change a conversation
         strategy = from_memory(self, memory, choose_decode(decode, self.config))
-        return ChatSession(self._asking, self.chat_format, memory, strategy)
+        return ChatSession(self._asking, memory, strategy)
 
 
 ENCODE_KEYWORDS = frozenset(VideoXL.encode.__kwdefaults__ or {})

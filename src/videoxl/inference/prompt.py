@@ -168,6 +168,14 @@ class ChatFormat:
         """Encode everything after the visual span: the question and the head of the assistant's turn."""
         return self.user_turn(f"\n{question}")
 
+    def system_turn(self, system: str, *, closed: bool) -> list[int]:
+        """Encode a system turn behind what was read, and the head of a user's turn.
+
+        ``closed``: the turn before it ended with ``<|im_end|>``, as answers do and a user's turn with a video does not.
+        """
+        head = self.tokenize(f"\n{IM_START}system\n" if closed else f"{IM_END}\n{IM_START}system\n")
+        return head + self.tokenize_user(system) + self.tokenize(f"{IM_END}\n{IM_START}user\n")
+
     def turn_head(self, *, answer_closed: bool = True) -> list[int]:
         """Encode the head of a further user's turn. ``answer_closed``: the last answer ended with ``<|im_end|>``."""
         return self.tokenize(f"\n{IM_START}user\n" if answer_closed else f"{IM_END}\n{IM_START}user\n")
@@ -175,6 +183,15 @@ class ChatFormat:
     def next_turn(self, question: str, *, answer_closed: bool) -> list[int]:
         """Encode a further question; ``answer_closed`` says whether the answer before it ended with ``<|im_end|>``."""
         return self.turn_head(answer_closed=answer_closed) + self.user_turn(question)
+
+    def turn(self, question: str, *, first: bool, closed: bool, system: str = "") -> tuple[list[int], list[int]]:
+        """Encode a question: what introduces it, and the ids of its own.
+
+        ``first``: it follows the video, else an answer; ``closed``: that answer ended with ``<|im_end|>``.
+        """
+        if system:
+            return self.system_turn(system, closed=closed and not first), self.user_turn(question)
+        return [], self.suffix(question) if first else self.next_turn(question, answer_closed=closed)
 
     def closed_turn(self, question: str, answer: str, *, first: bool) -> list[int]:
         """Encode a finished turn of an earlier conversation, ending with ``<|im_end|>``."""

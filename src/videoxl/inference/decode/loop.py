@@ -270,6 +270,15 @@ class TextPieces:
         self._told: list[int] = []  # the tokens of the last piece: what follows is decoded behind them
         self._new: list[int] = []
 
+    def follow(self, ids: Sequence[int]) -> None:
+        """What comes next stands behind these tokens, which were told already."""
+        self._told, self._new = list(ids), []
+
+    def push_all(self, ids: Sequence[int]) -> str:
+        """The text of tokens that are the last ones."""
+        self._new += ids
+        return self.rest()
+
     def push(self, token: int) -> str:
         """What a token completes; empty while the last bytes of a character are still to come."""
         self._new.append(token)
