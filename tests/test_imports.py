@@ -234,6 +234,7 @@ print(bad)
     assert fresh(code) == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "name"),
     [

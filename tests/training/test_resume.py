@@ -35,10 +35,12 @@ def same_run(after, whole):
     return True
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(deaths):
     assert same_run(deaths["whole-2"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [5, 8, 12])
 def test_killed_in_the_middle_without_workers(deaths, batch):
     """Batches 5, 8 and 12 belong to steps 3, 4 and 6; there are checkpoints after 2, 4 and 6."""
@@ -49,12 +51,14 @@ def test_killed_in_the_middle_without_workers(deaths, batch):
     assert same_run(found["after"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint(deaths):
     found = deaths["killed-1-0"]
     assert (found["ended"], found["after"]["messages"]) == (-9, [])
     assert same_run(found["after"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [7, 13])
 def test_killed_in_the_middle_with_two_workers(deaths, batch):
     found = deaths[f"killed-{batch}-2"]
@@ -62,11 +66,13 @@ def test_killed_in_the_middle_with_two_workers(deaths, batch):
     assert same_run(found["after"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 def test_killed_between_windows_of_drawn_ratios(deaths):
     assert deaths["killed-windows"]["ended"] == -9
     assert same_run(deaths["killed-windows"]["after"], deaths["whole-windows"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["saving", "writing"])
 def test_killed_while_saving(deaths, moment):
     """With all files written but not the name, and with half of them."""
@@ -77,6 +83,7 @@ def test_killed_while_saving(deaths, moment):
     assert same_run(found["after"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 def test_killed_when_only_the_model_was_left_to_write(deaths):
     found = deaths["killed-at-the-end"]
     assert found["ended"] == -9
@@ -86,6 +93,7 @@ def test_killed_when_only_the_model_was_left_to_write(deaths):
     assert same_run(found["after"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "signal", "code"), [("terminated", "SIGTERM", 143), ("interrupted", "SIGINT", 130)])
 def test_a_signal_saves_and_ends_the_run(deaths, name, signal, code):
     """It comes in batch 9, which is step 5: one that would not have been saved."""
@@ -97,6 +105,7 @@ def test_a_signal_saves_and_ends_the_run(deaths, name, signal, code):
     assert same_run(found["after"], deaths["whole-0"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_checkpoint(deaths):
     found = deaths["full-disk"]
     assert found["code"] == 1

@@ -50,6 +50,7 @@ def test_tiny_v1_answers_through_beacons():
     assert shares(asked, by=("mode",))[("beacon",)] >= 0.92
 
 
+@pytest.mark.slow
 def test_tiny_v1_finds_what_was_shown_in_long_films():
     engine = videoxl.load(TINY_V1, device="cpu")
     modes = {f"ratio {ratio}": Mode(BeaconPrefill(ratio=ratio)) for ratio in (2, 8)}

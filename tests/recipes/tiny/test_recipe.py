@@ -83,6 +83,7 @@ def _stop_when_told(recipe: Recipe, folder: Path) -> None:
     raise InterruptedError("a signal came")
 
 
+@pytest.mark.slow
 def test_steps_are_done_side_by_side_each_after_those_it_needs(tmp_path):
     steps = {
         "a": Step(_look_back),
@@ -97,6 +98,7 @@ def test_steps_are_done_side_by_side_each_after_those_it_needs(tmp_path):
     assert not (tmp_path / "a" / "before").exists()  # what is done is not done again
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_ends_those_beside_it(tmp_path, capfd):
     steps = {
         "long": Step(_stop_when_told),
@@ -127,6 +129,7 @@ def _fail_second(recipe: Recipe, folder: Path) -> None:
         raise OSError("no space left")
 
 
+@pytest.mark.slow
 def test_a_shared_step_is_done_by_processes_that_know_of_one_another(tmp_path, capfd):
     steps = {"shared": Step(_add_up, shared=True), "after": Step(_look_back, after=("shared",))}
     recipe = Recipe(tmp_path, shares=3)
@@ -141,6 +144,7 @@ def test_a_shared_step_is_done_by_processes_that_know_of_one_another(tmp_path, c
         Recipe(tmp_path, shares=1).follow(steps)
 
 
+@pytest.mark.slow
 def test_a_share_that_fails_leaves_its_step_undone(tmp_path, capfd):
     with pytest.raises(ChildFailedError):
         Recipe(tmp_path).follow({"failing": Step(_fail_second, shared=True)})
