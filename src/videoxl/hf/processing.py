@@ -36,7 +36,7 @@ from videoxl.model.foreign import reading
 from videoxl.model.vision import normalize_pixels
 from videoxl.text import PLACEHOLDER, require_characters
 from videoxl.video import VideoSource
-from videoxl.video.anyres import cut_crops
+from videoxl.video.anyres import still_crops
 from videoxl.video.host import free_host_bytes
 
 CHAT_TEMPLATE = r"""
@@ -338,7 +338,15 @@ class VideoXLProcessor(ProcessorMixin):
         """A still cut into crops, the whole of it first."""
         stills = cast(dict[str, Any], self.stills)
         ((frame,),) = (b.pixels_FHWC for b in source.read(source.select(Sampling(indices=(0,))), resize=None))
-        crops = cut_crops(frame, stills["pinpoints"], int(self.video_processor.size["height"]))
+        reader = self.video_processor
+        crops = still_crops(
+            frame,
+            stills.get("aspect_ratio", "anyres"),  # files of earlier versions do not say
+            int(reader.size["height"]),
+            pinpoints=stills["pinpoints"],
+            fit=reader.frame_fit,
+            mean=reader.image_mean,
+        )
         return Picture(self.video_processor.normalized(torch.from_numpy(crops)))
 
     def _span(self, timestamps: Sequence[float]) -> tuple[int, ...]:
@@ -486,6 +494,7 @@ def how_stills_are_read(config: VideoXLConfig) -> dict[str, Any]:
     """What a processor must know of a model to read images: whether in crops, which, and as how many tokens."""
     return {
         "crops": config.traits.vision.stills == "crops",
+        "aspect_ratio": config.stills,
         "pinpoints": config.image_grid_pinpoints,
         "merge": config.patch_merge_type,
         "tokens": config.token_grid**2,

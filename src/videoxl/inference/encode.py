@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -25,7 +26,7 @@ from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.video.anyres import cut_crops
+from videoxl.video.anyres import AspectRatio, still_crops
 from videoxl.video.frames import Frames
 
 
@@ -145,7 +146,14 @@ def _still(config: VideoXLConfig, request: EncodeRequest) -> Tile:
     """Cut a still picture into crops for Video-XL (SPEC 2.1)."""
     batches = request.source.read(request.selection, resize=None)
     (picture,) = (frame for batch in batches for frame in batch.pixels_FHWC)
-    crops_NHWC = cut_crops(picture, config.image_grid_pinpoints, config.image_size)
+    crops_NHWC = still_crops(
+        picture,
+        cast(AspectRatio, config.stills),
+        config.image_size,
+        pinpoints=config.image_grid_pinpoints,
+        fit=config.frame_fit,
+        mean=config.image_mean,
+    )
     return Tile(torch.from_numpy(crops_NHWC), (0.0,), still=True)
 
 

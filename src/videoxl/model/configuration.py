@@ -130,7 +130,7 @@ class VideoXLConfig(PreTrainedConfig):
     image_grid_pinpoints: str | list[list[int]] | None = None
     """Resolutions a still image may be cut into crops at (SPEC 2.1)."""
     image_aspect_ratio: str | None = None
-    """How still images are prepared: ``anyres``, ``pad`` or None (released key)."""
+    """How still images are prepared: ``anyres``, ``square``, ``pad`` or None (released key; :attr:`stills`)."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_values({name: getattr(self, name) for name in OF_VIDEO_XL}, OF_VIDEO_XL)
@@ -257,6 +257,20 @@ class VideoXLConfig(PreTrainedConfig):
     def frame_fit(self) -> Literal["crop", "stretch"]:
         """How a frame becomes a square: its centre is cut out (CLIP, SPEC 2.1) or it is stretched (SigLIP)."""
         return self.traits.vision.frame_fit
+
+    @property
+    def stills(self) -> Literal["frame", "square", "pad", "anyres"]:
+        """How still images are read in training: in crops by ``image_aspect_ratio``, or as a video of one frame.
+
+        A checkpoint that names resolutions reads crops. Without any, Video-XL takes the centre square, as its released
+        code does, and the others a frame.
+        """
+        named = self.image_aspect_ratio
+        if named in ("square", "pad"):
+            return cast(Literal["square", "pad"], named)
+        if self.image_grid_pinpoints is not None:
+            return "anyres"
+        return "frame" if self.traits.vision.stills == "frame" else "square"
 
     @property
     def image_size(self) -> int:

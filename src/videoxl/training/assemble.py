@@ -31,20 +31,28 @@ def assemble(language: str, vision: str, *, dtype: torch.dtype) -> tuple[VideoXL
     ``language`` and ``vision``: folders or Hub ids of a Qwen2 and of a vision tower, by itself or as part of a CLIP or
     SigLIP. Raises :class:`CheckpointError` for anything else.
     """
+    text, tower = parts_of(language, vision)
     language_folder, vision_folder = resolve(language), resolve(vision)
-    tower = _vision_config(vision_folder)
-    text = config_of_part(language_folder)
-    if text.model_type != "qwen2":
-        raise CheckpointError(f"{language} is a {text.model_type!r}; the language model must be a Qwen2 or Qwen2.5")
-    model = VideoXLForConditionalGeneration(assembled_config(text, tower)).to(dtype)
+    tokenizer = load_tokenizer(language_folder)
+    config = assembled_config(text, tower)
+    if config.traits.token_synthesis:
+        name_placeholders(config, tokenizer)
+    model = VideoXLForConditionalGeneration(config).to(dtype)
     speaking = load_part(Qwen2ForCausalLM, language_folder, dtype=dtype)
     model.model.language_model.load_state_dict(speaking.model.state_dict())
     model.lm_head.load_state_dict(speaking.lm_head.state_dict())
     seeing = load_part(_TOWERS[tower.model_type], vision_folder, dtype=dtype)
     _take_tower(model.model.vision_tower, seeing.state_dict())
-    tokenizer = load_tokenizer(language_folder)
     set_end_tokens(model, tokenizer)
     return model, tokenizer
+
+
+def parts_of(language: str, vision: str) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    """The configurations of the two. Raises :class:`CheckpointError` for anything else."""
+    tower, text = _vision_config(resolve(vision)), config_of_part(resolve(language))
+    if text.model_type != "qwen2":
+        raise CheckpointError(f"{language} is a {text.model_type!r}; the language model must be a Qwen2 or Qwen2.5")
+    return text, tower
 
 
 def assembled_config(text: PreTrainedConfig, tower: PreTrainedConfig) -> VideoXLConfig:
@@ -57,8 +65,19 @@ def assembled_config(text: PreTrainedConfig, tower: PreTrainedConfig) -> VideoXL
         tower.num_hidden_layers -= family.vision.unused_layers
         tower.vision_use_head = False
     else:
-        fields |= {"video_token_id": vocabulary - 1, "image_token_id": vocabulary - 1, "image_aspect_ratio": "anyres"}
+        fields |= {"video_token_id": vocabulary - 1, "image_token_id": vocabulary - 1}
     return VideoXLConfig.for_family(family, tower_patches=tower.image_size // tower.patch_size, **fields)
+
+
+def name_placeholders(config: VideoXLConfig, tokenizer: Tokenizer) -> None:
+    """Let the tokenizer's own markers hold the places of visual tokens, where Qwen2's ids lie beyond its vocabulary.
+
+    Without markers the ids stay beyond it: no text has them, and they are never embedded.
+    """
+    for field, marker in (("video_token_id", "<|vision_pad|>"), ("image_token_id", "<|image_pad|>")):
+        known = tokenizer.get_vocab().get(marker)
+        if getattr(config, field) >= config.vocab_size and known is not None and known < config.vocab_size:
+            setattr(config, field, known)
 
 
 def _vision_config(folder: Path) -> PreTrainedConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import nn
 
 from videoxl.config import BeaconPrefill, ChunkedPrefill
 from videoxl.hf.processing import VideoXLProcessor
-from videoxl.inference.loading import load_model
+from videoxl.inference.loading import load_model, resolve
 from videoxl.inference.prefill.choose import choose_prefill
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.folder import ModelFolder
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
-from videoxl.training.assemble import assemble, with_beacons
+from videoxl.training.assemble import assemble, assembled_config, parts_of, with_beacons
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.batches import CollateFunction, SampleSource
 from videoxl.training.data.collator import Collator
@@ -26,6 +29,8 @@ from videoxl.training.data.pairs import PreferenceCollator, PreferenceDataset, r
 from videoxl.training.objectives.preferences import PreferenceTraining
 from videoxl.training.objectives.synthesis import SynthesisPretraining
 from videoxl.training.param_groups import add_adapters, weight_dtype
+from videoxl.training.pictures import set_pictures
+from videoxl.training.pretrained import load_part, weight_files
 from videoxl.training.protocols import Tokenizer
 
 
@@ -63,13 +68,37 @@ class TrainingModel:
 def load_model_to_train(config: TrainingConfig) -> TrainingModel:
     """The weights that a config names, with adapters or an objective around them.
 
-    Raises ``ValueError`` where a setting does not fit the model, :class:`CheckpointError` for unusable weights.
+    Raises ``ValueError`` where a setting does not fit the model, before weights are read, and :class:`CheckpointError`
+    for unusable weights.
     """
+    check_fits(config, described(config))
     model, tokenizer = _weights(config)
     model = prepare(model, config)
     return TrainingModel(
         model, _module(model, config), tokenizer, VideoXLProcessor.from_config(model.config, tokenizer)
     )
+
+
+def described(config: TrainingConfig) -> VideoXLConfig:
+    """The configuration of the model a run begins with. No weights are read."""
+    if config.vision_tower is not None:
+        return assembled_config(*parts_of(config.model, config.vision_tower))
+    return ModelFolder.open(resolve(config.model)).config
+
+
+def check_fits(config: TrainingConfig, model_config: VideoXLConfig) -> None:
+    """Raise ``ValueError`` for settings that this model cannot run with, :class:`CheckpointError` for missing files."""
+    found = copy.deepcopy(model_config)
+    choose_prefill(config.prefill, found)
+    set_pictures(config.data, found)
+    if config.token_synthesis_weights is not None:
+        if not found.traits.token_synthesis:
+            raise ValueError(
+                f"token_synthesis_weights are for models with token synthesis, and {found.family} has none"
+            )
+        weight_files(config.token_synthesis_weights)
+    if config.projector_weights is not None:
+        weight_files(config.projector_weights)
 
 
 def _module(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> nn.Module:
@@ -86,6 +115,7 @@ def _module(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> n
 def prepare(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> VideoXLForConditionalGeneration:
     """Let the model read as the run does; a Video-XL without beacons gets them where they are wanted."""
     choose_prefill(config.prefill, model.config)
+    set_pictures(config.data, model.config)
     if isinstance(config.prefill, BeaconPrefill):
         if not model.config.has_beacons:
             model = with_beacons(model)
@@ -99,6 +129,16 @@ def prepare(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> V
 
 
 def _weights(config: TrainingConfig) -> tuple[VideoXLForConditionalGeneration, Tokenizer]:
+    model, tokenizer = _whole(config)
+    if config.token_synthesis_weights is not None:
+        load_part(model.model.token_synthesis, config.token_synthesis_weights, "token_synthesis")
+    if config.projector_weights is not None:
+        load_part(model.model.multi_modal_projector, config.projector_weights, "projector")
+    return model, tokenizer
+
+
+def _whole(config: TrainingConfig) -> tuple[VideoXLForConditionalGeneration, Tokenizer]:
+    """The model before single parts are replaced."""
     if config.vision_tower is not None:
         return assemble(config.model, config.vision_tower, dtype=weight_dtype(config))
     on_gpu = config.device == "auto" and torch.cuda.is_available()

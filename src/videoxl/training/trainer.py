@@ -144,8 +144,9 @@ class VideoXLTrainer(HookedTrainer):
             inputs = {**inputs, "use_cache": False, **self._ratios(inputs, keys)}
         loss: torch.Tensor | tuple[torch.Tensor, object]
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.config.sharding == "zero1" and isinstance(loss, torch.Tensor):
-            # DeepSpeed adds up the gradients that processes have, in their order, and cannot see whose they are
+        if isinstance(loss, torch.Tensor) and (self.config.sharding == "zero1" or not loss.requires_grad):
+            # DeepSpeed adds up the gradients that processes have, in their order, and cannot see whose they are; and
+            # text alone touches no trained weight where only the projector is trained
             loss = loss + no_loss(self.accelerator.unwrap_model(model))
         return loss
 

@@ -1,7 +1,8 @@
-"""Still pictures of any shape, cut into square crops (SPEC 2.1: "anyres").
+"""Still pictures of any shape as square crops (SPEC 2.1), in the ways that ``image_aspect_ratio`` names.
 
-A picture is laid, as large as it fits, onto a black canvas of one of several allowed resolutions, and the canvas is
-cut into crops. The base crop comes first: the whole picture, resized to one square.
+``anyres``: a picture is laid, as large as it fits, onto a black canvas of one of several allowed resolutions, and the
+canvas is cut into crops. The base crop comes first: the whole picture, resized to one square. ``square`` and ``pad``
+make a single crop.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import ast
 import math
 import re
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from videoxl.video.frames import Pixels, describe_array
-from videoxl.video.resize import resize_picture
+from videoxl.video.frames import Pixels, Resize, describe_array
+from videoxl.video.resize import resize_picture, resize_pixels
 
 Size = tuple[int, int]
 """(width, height) in pixels, or (columns, rows) of crops."""
 Pinpoints = str | Sequence[Sequence[int]]
 """Allowed resolutions as the released configs write them: ``[[336, 672], ...]`` or ``"(1x1),...,(6x6)"``."""
+
+AspectRatio = Literal["square", "pad", "anyres"]
+ASPECT_RATIOS: tuple[AspectRatio, ...] = get_args(AspectRatio)
+"""How a still is made square: as a frame of a video is, padded with the mean colour, or cut into crops."""
 
 GRID_SIDES = (224, 336, 384, 448, 512)
 """Sides of a crop for which the released code reads the notation with "x"."""
@@ -34,7 +40,11 @@ def parse_pinpoints(pinpoints: Pinpoints | None, side: int) -> list[Size]:
     resolution that is not a whole number of crops.
     """
     if isinstance(pinpoints, str) and "x" in pinpoints:
-        return _grid_range(pinpoints, side)
+        if side not in GRID_SIDES:
+            raise ValueError(
+                f"image_grid_pinpoints with 'x' need a crop side of {GRID_SIDES}, got {side}: list the pixels"
+            )
+        return grid_range(pinpoints, side)
     try:
         listed = ast.literal_eval(pinpoints) if isinstance(pinpoints, str) else pinpoints
         sizes = [(int(width), int(height)) for width, height in listed]  # type: ignore[union-attr]
@@ -50,9 +60,11 @@ def parse_pinpoints(pinpoints: Pinpoints | None, side: int) -> list[Size]:
     return sizes
 
 
-def _grid_range(text: str, side: int) -> list[Size]:
-    if side not in GRID_SIDES:
-        raise ValueError(f"image_grid_pinpoints with 'x' need a crop side of {GRID_SIDES}, got {side}: list the pixels")
+def grid_range(text: str, side: int) -> list[Size]:
+    """All grids between the first and the last pair of a text such as ``(1x1)...(6x6)``, in pixels, for any side.
+
+    Raises ``ValueError`` for a text without pairs, or one that does not go up.
+    """
     pairs = [(int(columns), int(rows)) for columns, rows in re.findall(r"\((\d+)x(\d+)\)", text)]
     if not pairs:
         raise ValueError(f"image_grid_pinpoints must look like '(1x1),...,(6x6)', got {text!r}")
@@ -83,14 +95,45 @@ def grid_shape(size: Size, pinpoints: Pinpoints, side: int) -> Size:
     return width // side, height // side
 
 
+def still_crops(
+    picture_HWC: Pixels,
+    aspect_ratio: AspectRatio,
+    side: int,
+    *,
+    pinpoints: Pinpoints | None = None,
+    fit: Literal["crop", "stretch"] = "stretch",
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+) -> Pixels:
+    """One picture as its crops: uint8 ``[H, W, 3]`` -> uint8 ``[N, side, side, 3]``.
+
+    ``anyres``: :func:`cut_crops`. ``square``: one crop, made as a frame of a video is (``fit``). ``pad``: one crop, the
+    picture in the middle of a square of the colour ``mean`` (0 to 1). Raises ``ValueError`` as :func:`cut_crops`.
+    """
+    if aspect_ratio == "anyres":
+        return cut_crops(picture_HWC, pinpoints, side)
+    _require_picture(picture_HWC)
+    if aspect_ratio == "square":
+        return np.stack([resize_pixels(picture_HWC, Resize(side, side, mode=fit))])
+    height, width = picture_HWC.shape[:2]
+    longest = max(height, width)
+    square = np.full((longest, longest, 3), [int(255 * channel) for channel in mean], dtype=np.uint8)
+    top, left = (longest - height) // 2, (longest - width) // 2
+    square[top : top + height, left : left + width] = picture_HWC
+    return np.stack([resize_pixels(square, Resize(side, side))])
+
+
+def _require_picture(picture_HWC: Pixels) -> None:
+    if picture_HWC.dtype != np.uint8 or picture_HWC.ndim != 3 or picture_HWC.shape[-1] != 3 or 0 in picture_HWC.shape:
+        raise ValueError(f"a picture must be uint8 [H, W, 3] and not empty, got {describe_array(picture_HWC)}")
+
+
 def cut_crops(picture_HWC: Pixels, pinpoints: Pinpoints | None, side: int) -> Pixels:
     """Cut one picture into its base crop and the crops of its grid, row by row.
 
     uint8 ``[H, W, 3]`` -> uint8 ``[1 + columns x rows, side, side, 3]``. Everything is resized with Pillow's bicubic
     filter. Raises ``ValueError`` for what is not a picture, or for ``pinpoints`` as :func:`parse_pinpoints` does.
     """
-    if picture_HWC.dtype != np.uint8 or picture_HWC.ndim != 3 or picture_HWC.shape[-1] != 3 or 0 in picture_HWC.shape:
-        raise ValueError(f"a picture must be uint8 [H, W, 3] and not empty, got {describe_array(picture_HWC)}")
+    _require_picture(picture_HWC)
     picture = Image.fromarray(picture_HWC)
     canvas = np.asarray(_fit(picture, best_resolution(picture.size, parse_pinpoints(pinpoints, side))))
     base = np.asarray(resize_picture(picture, side, side))

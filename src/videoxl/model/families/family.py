@@ -36,6 +36,7 @@ class GridSizes(Protocol):
 class ReleasedRatios(Protocol):
     """The part of a configuration that says how Video-XL compresses by default."""
 
+    beacon_param: Sequence[str]
     beacon_ratio: Sequence[int]
     beacon_ratio_mix: str
 

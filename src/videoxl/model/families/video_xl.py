@@ -71,7 +71,9 @@ def _write(config: JsonObject, released: JsonObject, vision: JsonObject) -> None
 
 
 def _default_prefill(config: ReleasedRatios) -> PrefillStrategy:
-    """As ``config.json`` says; a random mix is seeded anew for every video."""
+    """As ``config.json`` says; a random mix is seeded anew for every video. Before beacons are trained all is kept."""
+    if not config.beacon_param:
+        return FullPrefill()
     return BeaconPrefill.from_released(list(config.beacon_ratio), config.beacon_ratio_mix)
 
 

@@ -7,19 +7,21 @@ from dataclasses import field
 from typing import Annotated, ClassVar, Literal, get_args
 
 from annotated_types import Ge, Le
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainValidator
 
 from videoxl.config import Sampling
 from videoxl.settings import Count, CountOrZero, Must, NotBool, Positive, settings, unknown_setting
 from videoxl.training.config.old_names import accepts_old_names
 from videoxl.training.config.types import Flag, Text
 from videoxl.training.data.mixtures import Source, load_mixture
+from videoxl.video.anyres import AspectRatio
 
 Labels = Literal["released", "answers"]
-Template = Literal["inference", "released"]
+Template = Literal["inference", "released", "plain"]
 Turns = Literal["multi_turn", "packed"]
 LABELS: tuple[Labels, ...] = get_args(Labels)
 TEMPLATES: tuple[Template, ...] = get_args(Template)
+Pinpoints = str | tuple[tuple[int, int], ...]
 OLD_TURNS = {"together": "multi_turn", "apart": "packed"}
 """What the values of ``turns`` were called in version 0.1."""
 
@@ -42,6 +44,19 @@ def _as_source(value: object) -> object:
     if "path" not in value:
         raise ValueError(f"a source needs path, the file of its records; got {dict(value)!r}")
     return Source(**value)
+
+
+def _as_pinpoints(value: object) -> object:
+    """A text, or pairs of pixels as tuples. What the crops' side allows shows when the model is known."""
+    if value is None or isinstance(value, str):
+        return value
+    pairs = [tuple(pair) if isinstance(pair, Sequence) else () for pair in value] if isinstance(value, Sequence) else []
+    if pairs and all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in pairs):
+        return tuple(pairs)
+    raise ValueError(
+        "must be pairs of pixels such as [[336, 672], [672, 336]] or a range of crops such as '(1x1)...(6x6)', got "
+        f"{value!r:.60}"
+    )
 
 
 def _as_turns(value: object) -> object:
@@ -76,7 +91,17 @@ class DataConfig:
     learns answers and their end alone."""
     template: Template = "inference"
     """``inference`` trains on the very ids that a model is asked with; ``released`` puts a second line break behind
-    every picture, as the released training does."""
+    the pictures of a text, as the released training does; ``plain`` is a picture and the answer, without a chat, as in
+    the released pretraining of the projector."""
+    image_aspect_ratio: AspectRatio | None = None
+    """How a still image becomes square pictures: ``square`` as a frame of a video does, ``pad`` with the mean colour
+    around it, ``anyres`` cut into crops. It becomes the model's own. Default: as the model's config says."""
+    image_grid_pinpoints: Annotated[Pinpoints | None, PlainValidator(_as_pinpoints)] = None
+    """Resolutions that ``anyres`` chooses from: pairs of pixels, or a range of crops such as ``(1x1)...(6x6)``.
+    Default: those of the model's config."""
+    patch_merge_type: Literal["unires", "flat"] | None = None
+    """What the tokens of several crops become: ``unires`` averages them 2x2 and leaves the whole picture out, ``flat``
+    keeps all. Default: as the model's config says."""
     turns: Annotated[Turns, BeforeValidator(_as_turns)] = "multi_turn"
     """``multi_turn`` makes one conversation of a record's turns; ``packed`` answers every question from the pictures
     alone, all of them packed behind one copy of the pictures (Video-XL, whose windows cannot be packed, reads the
@@ -101,6 +126,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         if bool(self.sources) == bool(self.mixture):
             raise ValueError("give either sources or mixture: at least one file of records is needed")
+        if self.image_grid_pinpoints is not None and self.image_aspect_ratio != "anyres":
+            raise ValueError(
+                f"image_grid_pinpoints are for image_aspect_ratio='anyres', which is {self.image_aspect_ratio!r}: set "
+                "it, or leave them out"
+            )
+        if self.template == "plain" and self.turns == "packed":
+            raise ValueError("template='plain' has no questions to pack: set turns='multi_turn'")
 
     def all_sources(self) -> tuple[Source, ...]:
         """The sources, read from the mixture where there is one. Raises :class:`TrainingDataError`."""

@@ -4,9 +4,9 @@ Where a number comes from:
 
 * ``scripts/pretrain.sh``, ``finetune_i.sh`` and ``finetune_v.sh`` of Video-XL, ``Video-XL-2/train/scripts/
   finetune_stage3.sh`` and ``finetune_stage4.sh`` (github.com/VectorSpaceLab/Video-XL): learning rates, batches,
-  accumulation, epochs, warm-up, cosine, no weight decay, bf16, gradient checkpointing, frames, lengths, ratios (also
-  SPEC 2.7), workers, steps between checkpoints, DeepSpeed's stage. Rates are the same for all parts that are trained
-  there: the scripts name a single one.
+  accumulation, epochs, warm-up, cosine, no weight decay, bf16, gradient checkpointing, frames, pictures, templates,
+  lengths, ratios (also SPEC 2.7), workers, steps between checkpoints. Rates are the same for all parts that are trained
+  there: the scripts name a single one. :mod:`videoxl.training.config.released` lists every setting beside ours.
 * Stages 1 and 2 of Video-XL-2 were never published. Their numbers are our choice and say so.
 * ``max_grad_norm`` is the Trainer's default, since the scripts do not say. They keep one checkpoint; we keep two
   (``save_total_limit``), so that a damaged one can be passed over.
@@ -26,6 +26,8 @@ from videoxl.config import BeaconPrefill, Sampling
 from videoxl.training.config.data import DataConfig
 from videoxl.training.config.training import TrainingConfig
 
+CROPS_OF_VIDEO_XL = tuple((336 * i, 336 * j) for i in range(1, 50) for j in range(1, 50) if 1 < i * j <= 49)
+"""All grids of 2 to 49 crops of 336 pixels: the list that both scripts write out."""
 OUTPUT = "runs"
 """Folder that a stage writes to, and in which the next one looks for the weights it begins with."""
 
@@ -38,9 +40,9 @@ def trained(stage: str) -> str:
 def video_xl_pretrain() -> TrainingConfig:
     """Video-XL, first: the projector learns to make visual tokens that Qwen2 understands, from captions.
 
-    ``pretrain.sh``: rate 5e-4 on ``mm_mlp_adapter`` alone, batch 8, accumulation 4, four frames, one epoch. It uses the
-    ``plain`` template, in which only captions are learnt: that is ``labels="answers"`` here, within the chat format of
-    all later stages. There are no beacons yet.
+    ``pretrain.sh``: rate 5e-4 on ``mm_mlp_adapter`` alone, batch 8, accumulation 4, a frame a second up to four, one
+    epoch, the centre square of pictures (``image_aspect_ratio square``) with all of its tokens, and the ``plain``
+    template: a picture and its caption without a chat. There are no beacons yet.
     """
     return TrainingConfig(
         name="video_xl_pretrain",
@@ -48,9 +50,11 @@ def video_xl_pretrain() -> TrainingConfig:
         vision_tower="openai/clip-vit-large-patch14-336",
         data=DataConfig(
             mixture="data/video_xl_pretrain.yaml",
-            sampling=Sampling(num_frames=4),
+            sampling=Sampling(fps=1.0, max_frames=4),
             max_length=32768,
-            labels="answers",
+            template="plain",
+            image_aspect_ratio="square",
+            patch_merge_type="flat",
             num_workers=4,
         ),
         learning_rates={"projector": 5e-4},
@@ -69,8 +73,11 @@ def video_xl_finetune_image() -> TrainingConfig:
     """Video-XL, second: all weights learn, beacons among them, on images of many crops.
 
     ``finetune_i.sh``: rate 1e-5 on everything (``unfreeze_mm_vision_tower``), batch 1, accumulation 8, ratios 2 4 8 12
-    16 drawn per window (``step-random``), windows of 1,440 tokens, samples of one modality and length together. Beacons
-    begin as copies of the ordinary projections (SPEC 2.8).
+    16 drawn per window (``step-random``), windows of 1,440 tokens, samples of one modality and length together.
+    Pictures are cut into up to 49 crops (:data:`CROPS_OF_VIDEO_XL`) whose tokens are averaged 2x2 (``unires``). Beacons
+    begin as copies of the ordinary projections (SPEC 2.8). The script begins with Qwen2 and the file of the projector;
+    so does ``--set model=Qwen/Qwen2-7B-Instruct --set vision_tower=openai/clip-vit-large-patch14-336 --set
+    projector_weights=mm_projector.bin``.
     """
     before = video_xl_pretrain()
     return replace(
@@ -81,8 +88,11 @@ def video_xl_finetune_image() -> TrainingConfig:
         data=replace(
             before.data,
             mixture="data/video_xl_finetune_image.yaml",
-            labels="released",
+            sampling=Sampling(fps=1.0),
             template="released",
+            image_aspect_ratio="anyres",
+            image_grid_pinpoints=CROPS_OF_VIDEO_XL,
+            patch_merge_type="unires",
             group_by_length=True,
         ),
         learning_rates=dict.fromkeys(("vision_tower", "projector", "language_model", "beacon"), 1e-5),
@@ -126,6 +136,7 @@ def video_xl_2_stage1() -> TrainingConfig:
         data=DataConfig(
             mixture="data/video_xl_2_stage1.yaml",
             sampling=Sampling(fps=1.0, max_frames=16),
+            image_aspect_ratio="square",
             num_workers=8,
         ),
         objective="synthesis",
@@ -143,7 +154,8 @@ def video_xl_2_stage1() -> TrainingConfig:
 def video_xl_2_stage2() -> TrainingConfig:
     """Video-XL-2, stage 2: the projector learns, from captions, as in Video-XL's first stage.
 
-    Unpublished. Rate, batch and labels are those of Video-XL's ``pretrain.sh``; 16 frames are those of stage 3.
+    Unpublished. Rate, batch, the square of pictures and learning captions alone are those of Video-XL's
+    ``pretrain.sh``, within the chat format of the later stages; 16 frames are those of stage 3.
     """
     before, projector = video_xl_2_stage1(), video_xl_pretrain()
     return replace(
@@ -164,7 +176,9 @@ def video_xl_2_stage3() -> TrainingConfig:
     """Video-XL-2, stage 3: all weights learn, on captions of images and of short videos.
 
     ``finetune_stage3.sh``: rate 1e-5 on everything, batch 1, accumulation 8, one frame a second up to 16, 8,192 tokens,
-    eight workers, ZeRO-1 on eight GPUs (``--set sharding=zero1``).
+    eight workers, ZeRO-1 on eight GPUs (``--set sharding=zero1``), and pictures in up to 36 crops
+    (``image_grid_pinpoints "(1x1)...(6x6)"``, ``unires``). The script begins with Qwen2.5, SigLIP, ``dts.pth`` and the
+    file of the projector: ``token_synthesis_weights``, ``projector_weights``.
     """
     before = video_xl_2_stage2()
     return replace(
@@ -176,6 +190,9 @@ def video_xl_2_stage3() -> TrainingConfig:
             mixture="data/video_xl_2_stage3.yaml",
             labels="released",
             template="released",
+            image_aspect_ratio="anyres",
+            image_grid_pinpoints="(1x1)...(6x6)",
+            patch_merge_type="unires",
             group_by_length=True,
         ),
         learning_rates=dict.fromkeys(("vision_tower", "token_synthesis", "projector", "language_model"), 1e-5),

@@ -130,6 +130,11 @@ class TrainingConfig:
     vision_tower: Text | None = None
     """A CLIP or SigLIP to join with ``model``; projector and token synthesis then start fresh. None: ``model`` is
     whole."""
+    projector_weights: Text | None = None
+    """A file of weights to begin the projector with, such as a released ``mm_projector.bin``; or a folder that holds
+    one."""
+    token_synthesis_weights: Text | None = None
+    """A file of weights to begin token synthesis with, such as a released ``dts.pth``; or a folder that holds one."""
     data: DataConfig
     """What is learnt from, and how it is read."""
     learning_rates: Mapping[str, Above0]
@@ -202,6 +207,7 @@ class TrainingConfig:
         self._check_rates()
         self._check_adapters()
         self._check_windows()
+        self._check_template()
         self._check_device()
         self._check_sharding()
 
@@ -235,6 +241,17 @@ class TrainingConfig:
                 f"per_device_batch_size must be 1, got {self.per_device_batch_size}: prefill {self.prefill} starts "
                 "anew with every video; use gradient_accumulation_steps for a larger step, or mix=random"
             )
+
+    def _check_template(self) -> None:
+        if self.data.template != "plain":
+            return
+        if isinstance(self.prefill, BeaconPrefill):
+            raise ValueError(
+                "data.template='plain' begins with the picture, and windows (prefill=beacon) begin behind some text: "
+                "use template='released' or 'inference'"
+            )
+        if self.objective == "preference":
+            raise ValueError("data.template='plain' has no questions, which objective='preference' compares answers to")
 
     def _check_device(self) -> None:
         if self.device not in ("auto", "cpu"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.errors import TrainingDataError
@@ -19,6 +20,8 @@ from videoxl.training.data.media import EMPTY, PICTURE, PLACEHOLDERS, TURNS, eit
 
 READ_OF_TURNS = ("from", "role", "value", "content", "id")
 """Keys of a turn that are read, or that nobody means to be."""
+NOISE = "QA_GT_caption_based_noisy"
+"""A mark left in the texts of VideoInstruct-100K; the released training takes it out."""
 SYSTEM_FIELDS = ("system", "system_prompt")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -211,7 +214,8 @@ class ConversationEncoder:
     training learns of the chat template: ``<|im_start|>``, ``<|im_end|>`` and the line break behind it, in every turn.
 
     ``template``: ``inference`` gives the very ids that a model is asked with; ``released`` has one line break more
-    behind every picture, as the released training has it.
+    behind pictures that stand in a row, as the released training has it; ``plain`` is a picture, its answer and a line
+    break, of which all but the picture is learned.
     """
 
     def __init__(
@@ -227,6 +231,8 @@ class ConversationEncoder:
 
     def multi_turn(self, conversation: Conversation) -> Encoded:
         """One conversation, each turn seeing those before it."""
+        if self.template == "plain":
+            return self._plain(conversation)
         ids = list(self.chat.prefix(conversation.system))
         answers = [0] * len(ids)
         for number, turn in enumerate(conversation.turns):
@@ -250,6 +256,17 @@ class ConversationEncoder:
             segments += [number] * (len(ids) - len(segments))
         return self._encoded(ids, segments, answers)
 
+    def _plain(self, conversation: Conversation) -> Encoded:
+        """The released pretraining's ``plain``: what is asked is left out. Raises :class:`TrainingDataError`."""
+        if len(conversation.turns) != 1 or conversation.pictures != 1:
+            raise TrainingDataError(
+                f"template='plain' takes one picture with one answer, and the record has {conversation.pictures} "
+                f"pictures and {len(conversation.turns)} answers"
+            )
+        told = self.chat.tokenize_user(conversation.turns[0].answer + "\n")
+        ids = [IMAGE_TOKEN_INDEX, *told]
+        return Encoded(ids, [IGNORE_INDEX, *told], [0] * len(ids), [0] + [1] * len(told))
+
     def _add(self, ids: list[int], answers: list[int], asked: list[int], answer: str) -> None:
         answered = self.chat.assistant_turn(answer)
         ids += asked + answered
@@ -262,10 +279,13 @@ class ConversationEncoder:
             answers += [0] * len(self._line_break)
 
     def _spoken(self, parts: tuple[str, ...]) -> tuple[str, ...]:
-        """Inference puts exactly one line break behind a lone picture, whether one was written or not."""
-        if len(parts) == 2 and not parts[0] and self.template == "inference":
-            return "", "\n" + parts[1].removeprefix("\n")
-        return parts
+        """What is said around the pictures. Inference puts exactly one line break behind a lone picture, whether one
+        was written or not. In the released template nothing but space between pictures makes them a row: its code
+        puts them side by side, and cuts as many letters from the text as their placeholders have."""
+        if self.template == "inference":
+            return ("", "\n" + parts[1].removeprefix("\n")) if len(parts) == 2 and not parts[0] else parts
+        clean = [part.replace(NOISE, "") for part in parts]
+        return tuple("" if 0 < at < len(clean) - 1 and not part.strip() else part for at, part in enumerate(clean))
 
     def _encoded(self, ids: list[int], segments: list[int], answers: list[int]) -> Encoded:
         learned = [live or self._in_template(ids, at) for at, live in enumerate(answers)]
@@ -273,7 +293,9 @@ class ConversationEncoder:
         whole = Encoded(ids, labels, segments, answers)
         if self.template == "inference":
             return whole
-        return whole.place([[IMAGE_TOKEN_INDEX, *self._line_break]] * ids.count(IMAGE_TOKEN_INDEX))
+        following = (after for at, after in pairwise([*ids, None]) if at == IMAGE_TOKEN_INDEX)
+        breaks: list[list[int]] = [[] if after == IMAGE_TOKEN_INDEX else self._line_break for after in following]
+        return whole.place([[IMAGE_TOKEN_INDEX, *line_break] for line_break in breaks])
 
     def _in_template(self, ids: Sequence[int], at: int) -> bool:
         """Whether the released labels learn this token of the chat template."""

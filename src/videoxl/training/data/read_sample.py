@@ -21,7 +21,7 @@ from videoxl.inference.video_input import choose_sampling, open_for_model, pictu
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.data.media import Kind, shown
 from videoxl.video import VideoLimits, VideoSource
-from videoxl.video.anyres import cut_crops
+from videoxl.video.anyres import AspectRatio, still_crops
 from videoxl.video.local_file import display_name, file_digest, open_local
 
 MOST_SCALE = 1e6
@@ -80,12 +80,11 @@ class PictureReader:
         self.limits = limits or VideoLimits()
 
     def crops(self, kind: Kind) -> bool:
-        """Whether pictures of this kind are cut into crops (``anyres``) and stand in a prompt without a time.
+        """Whether pictures of this kind become crops (``image_aspect_ratio``) and stand in a prompt without a time.
 
-        Where the model's config names no resolutions for crops, a still is one frame, as the engine reads it.
+        Where the model's config says nothing of stills, one is a frame, as the engine reads it.
         """
-        always = self.config.traits.vision.stills == "crops"
-        return kind == "image" and (always or self.config.image_grid_pinpoints is not None)
+        return kind == "image" and self.config.stills != "frame"
 
     def read(self, path: str, kind: Kind, scale: float = 1.0) -> Picture:
         """One picture or video. Raises ``VideoError`` or :class:`TrainingDataError`."""
@@ -123,7 +122,14 @@ class PictureReader:
             for batch in source.read(source.select(Sampling(indices=(0,))), resize=None)
             for frame in batch.pixels_FHWC
         )
-        crops = cut_crops(picture, self.config.image_grid_pinpoints, self.config.image_size)
+        crops = still_crops(
+            picture,
+            cast(AspectRatio, self.config.stills),
+            self.config.image_size,
+            pinpoints=self.config.image_grid_pinpoints,
+            fit=self.config.frame_fit,
+            mean=self.config.image_mean,
+        )
         ids = (self.config.image_token_id,) * self.config.image_tokens(len(crops))
         return Picture(torch.from_numpy(crops), ids, ())
 
