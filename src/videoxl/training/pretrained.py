@@ -88,7 +88,7 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
             return load_file(file)
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{file} cannot be read as weights: {reason:.200}") from None
     inner = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(inner, dict):
