@@ -367,6 +367,8 @@ class Generation:
     """A system turn between video and question. The system prompt before the video is a setting of ``encode``."""
     choices: Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")] = ()
     """The answer is the likeliest of these texts, each with its probability. Nothing is written token by token."""
+    evidence: bool = True
+    """Say which stretches of the video the answer's tokens looked at."""
 
     def __post_init__(self) -> None:
         if "" in self.stop:

@@ -77,7 +77,7 @@ def test_ask_prints_the_answer_alone(videoxl: Run, film: Path) -> None:
     as_json = videoxl("ask", film, "What is this?", "--max-new-tokens", 8, "--json", "-q")
     answer = json.loads(as_json.stdout)
     assert answer["text"] == result.stdout.rstrip("\n")
-    assert answer["spans"] == [{"start": 0.0, "end": 48.0, "relevance": 1.0}]
+    assert answer["read"] == [{"start": 0.0, "end": 48.0, "relevance": 1.0}]
     assert answer["usage"]["frames"] == 48
     assert 1 <= answer["usage"]["new_tokens"] <= 8
     assert answer["warnings"] == []

@@ -52,8 +52,8 @@ def test_a_question_reads_first_last_and_best_blocks(tiny, memory):
     decode = BiLevelDecode(block_size=2, top_k=2, relevance=lambda memory, question: [9, 0, 3, 5, 4, 1])
     answer = tiny.ask(memory, QUESTION, decode=decode, generation=SHORT)
     # blocks of two groups of four frames at 2 fps: 4 s each
-    assert [(s.start, s.end) for s in answer.spans] == [(0, 4), (12, 16), (16, 20), (20, 24)]
-    assert [s.relevance for s in answer.spans] == pytest.approx([1, 5 / 9, 4 / 9, 1 / 9])
+    assert [(s.start, s.end) for s in answer.read] == [(0, 4), (12, 16), (16, 20), (20, 24)]
+    assert [s.relevance for s in answer.read] == pytest.approx([1, 5 / 9, 4 / 9, 1 / 9])
     usage = answer.usage
     assert usage.decode == "bilevel:top_k=2,block_size=2,relevance=<lambda>"
     assert usage.memory_tokens == len(memory.token_ids)
@@ -70,12 +70,12 @@ def test_a_function_may_judge_groups(tiny, memory):
     per_group = [0.0] * 5 + [3.0] + [2.0] * 6
     decode = BiLevelDecode(block_size=2, top_k=1, relevance=lambda memory, question: per_group)
     answer = tiny.ask(memory, QUESTION, decode=decode, generation=SHORT)
-    assert [(s.start, s.relevance) for s in answer.spans] == [(0, 0.0), (8, 1.0), (20, pytest.approx(2 / 3))]
+    assert [(s.start, s.relevance) for s in answer.read] == [(0, 0.0), (8, 1.0), (20, pytest.approx(2 / 3))]
 
 
 def test_named_blocks_are_read_whatever_their_number(tiny, memory):
     answer = tiny.ask(memory, QUESTION, decode=BiLevelDecode(block_size=2, top_k=1, relevance=[2, 3]), generation=SHORT)
-    assert [(s.start, s.relevance) for s in answer.spans] == [(0, 0.0), (8, 1.0), (12, 1.0), (20, 0.0)]
+    assert [(s.start, s.relevance) for s in answer.read] == [(0, 0.0), (8, 1.0), (12, 1.0), (20, 0.0)]
     assert tiny.ask(memory, QUESTION, decode=str(BiLevelDecode(block_size=2, relevance=[2, 3])), generation=SHORT)
 
 
@@ -84,7 +84,7 @@ def test_with_room_for_all_blocks_nothing_differs(tiny, memory, decode):
     """Bit for bit: the memory itself is read."""
     want, got = (tiny.ask(memory, QUESTION, decode=d, generation=SHORT) for d in (DenseDecode(), decode))
     assert got.token_ids == want.token_ids
-    assert got.spans == want.spans
+    assert got.read == want.read
     assert got.usage.read_tokens == len(memory.token_ids)
     assert start_from(tiny.model, memory, decode, question_of(tiny)).cache is memory.cache
 
@@ -104,7 +104,7 @@ def test_asking_leaves_the_memory_alone(tiny, memory):
     dense = tiny.ask(memory, QUESTION, generation=SHORT)
     answers = [tiny.ask(memory, QUESTION, decode=FEW, generation=SHORT) for _ in range(2)]
     assert answers[0].token_ids == answers[1].token_ids
-    assert answers[0].spans == answers[1].spans
+    assert answers[0].read == answers[1].read
     assert tiny.ask(memory, QUESTION, generation=SHORT).token_ids == dense.token_ids
     assert memory.token_ids == ids
     assert all(torch.equal(a, b) for a, b in zip(states(memory), before))
@@ -131,7 +131,7 @@ def test_any_prefill_and_every_way_to_ask(tiny, pictures, prefill):
     assert tiny.continue_conversation(memory, [], QUESTION, SHORT, FEW).token_ids == asked.token_ids
     whole = tiny.answer(pictures, QUESTION, fps=2, prefill=prefill, decode=FEW, generation=SHORT)
     assert whole.token_ids == asked.token_ids
-    assert whole.spans == asked.spans
+    assert whole.read == asked.read
 
 
 def test_offloaded_the_answers_are_the_same(tiny, pictures):
@@ -139,7 +139,7 @@ def test_offloaded_the_answers_are_the_same(tiny, pictures):
     for decode in (DenseDecode(), FEW):
         answers = [tiny.ask(m, QUESTION, decode=decode, generation=SHORT) for m in (here, there)]
         assert answers[0].token_ids == answers[1].token_ids
-        assert answers[0].spans == answers[1].spans
+        assert answers[0].read == answers[1].read
 
 
 def test_every_turn_of_a_chat_chooses_anew_and_sees_those_before(tiny, memory):
@@ -153,8 +153,8 @@ def test_every_turn_of_a_chat_chooses_anew_and_sees_those_before(tiny, memory):
     first = chat.ask("One?", generation=SHORT)
     second = chat.ask("Two?", generation=SHORT)
     assert asked == ["One?", "Two?"]
-    assert [s.start for s in first.spans] == [0, 4, 20]
-    assert [s.start for s in second.spans] == [0, 16, 20]
+    assert [s.start for s in first.read] == [0, 4, 20]
+    assert [s.start for s in second.read] == [0, 16, 20]
     assert second.usage.prompt_tokens > first.usage.prompt_tokens + len(first.token_ids)
     alone = tiny.chat_session(memory, decode=chat.decode).ask("Two?", generation=SHORT)
     assert second.usage.read_tokens == alone.usage.read_tokens
@@ -279,7 +279,7 @@ def test_what_is_found_is_read(tiny, memory, monkeypatch):
     coarse = {4: dataclasses.replace(level, keys=tuple(keys))}
     planted.state = dataclasses.replace(planted.state, coarse_kv=coarse)
     answer = tiny.ask(planted, "Where is the red ball?", decode=decode, generation=SHORT)
-    assert max(answer.spans, key=lambda s: s.relevance).start == planted.groups[6].start_s
+    assert max(answer.read, key=lambda s: s.relevance).start == planted.groups[6].start_s
 
 
 def queries_of(tiny, memory, level, text: str, monkeypatch) -> torch.Tensor:
@@ -325,7 +325,7 @@ def test_a_released_selection_is_repeated(selections, tiny, memory):
     answer = tiny.ask(memory, QUESTION, decode=got.decode, generation=SHORT)
     assert answer.usage.decode == "bilevel:top_k=2,pool=12,relevance=2 released units"
     beyond = BiLevelDecode(block_size=4, relevance=ReleasedUnits((40,), 4))
-    assert [s.start for s in tiny.ask(memory, QUESTION, decode=beyond, generation=SHORT).spans] == [0, 16]
+    assert [s.start for s in tiny.ask(memory, QUESTION, decode=beyond, generation=SHORT).read] == [0, 16]
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_usage_is_true(tiny, memory, clip):
     assert (usage.prefill, usage.decode, usage.dtype, usage.device) == ("full", "dense", "float32", "cpu")
     assert set(usage.seconds) == {"decode", "vision", "prefill", "generate"}
     assert usage.peak_gpu_bytes is None
-    assert answer.spans == ((0.0, pytest.approx(10.0), 1.0),)
+    assert answer.read == ((0.0, pytest.approx(10.0), 1.0),)
     assert answer.to_dict()["usage"]["frames"] == 8
     assert str(answer) == answer.text
 

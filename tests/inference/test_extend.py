@@ -246,7 +246,7 @@ def test_questions_beside_changes_see_the_memory_before_or_after(engines, name, 
         usage = answer.usage
         return (
             answer.token_ids,
-            answer.spans,
+            answer.read,
             usage.frames,
             usage.memory_tokens,
             usage.memory_bytes,

@@ -66,7 +66,7 @@ def test_blocks_are_chosen_by_it(tiny, siglip, pictures):
     watched = siglip.watch(memory, pictures, fps=2)
     answer = tiny.ask(memory, "What?", decode=BiLevelDecode(block_size=1, top_k=1, relevance=watched), generation=SHORT)
     best = 1 + int(np.argmax(plain_scores(siglip, pictures, "What?")[1:-1]))
-    assert memory.groups[best].start_s in [s.start for s in answer.spans]
+    assert memory.groups[best].start_s in [s.start for s in answer.read]
     assert answer.usage.decode == "bilevel:top_k=1,block_size=1,relevance=siglip"
 
 
@@ -143,7 +143,7 @@ def test_the_name_is_enough_wherever_a_question_is_asked(engine, siglip, picture
         engine.answer(pictures, "What?", **settings),
     ]
     for answer in found:
-        assert (answer.token_ids, answer.spans) == (want.token_ids, want.spans)
+        assert (answer.token_ids, answer.read) == (want.token_ids, want.read)
         assert answer.usage.decode == want.usage.decode
 
 
@@ -157,7 +157,7 @@ def test_what_was_seen_stays_with_a_memory_in_a_file(engine, folder, pictures, t
     with pytest.raises(ValueError, match=r"not loaded on a file's word: give .*SiglipRelevance\(\.\.\.\), or --siglip"):
         engine.ask(loaded, "What?", decode=NAMED, generation=SHORT)
     engine.siglip = videoxl.SiglipRelevance(folder)
-    assert engine.ask(loaded, "What?", decode=NAMED, generation=SHORT).spans == want.spans
+    assert engine.ask(loaded, "What?", decode=NAMED, generation=SHORT).read == want.read
     assert engine.siglip.name == folder
 
 
@@ -172,8 +172,8 @@ def test_extend_and_trim_keep_what_was_seen_with_its_frames(engine, folder, pict
     assert memory.frames == 12
     decode = replace(NAMED, relevance=lambda m, q: siglip_scores(engine, m, q))
     assert (
-        engine.ask(memory, "What?", decode=NAMED, generation=SHORT).spans
-        == engine.ask(memory, "What?", decode=decode, generation=SHORT).spans
+        engine.ask(memory, "What?", decode=NAMED, generation=SHORT).read
+        == engine.ask(memory, "What?", decode=decode, generation=SHORT).read
     )
 
 
@@ -235,7 +235,7 @@ def test_the_command_line(folder, clip, tmp_path, capsys):
     code, out, _ = run("ask", film, "What is shown?", "--siglip", folder, *asked)
     assert (code, json.loads(out)["usage"]["decode"]) == (0, "bilevel:top_k=1,block_size=1,relevance=siglip")
     code, also, _ = run("ask", str(clip), "What is shown?", "--fps", "2", "--siglip", folder, "--model", "tiny", *asked)
-    assert (code, json.loads(also)["spans"]) == (0, json.loads(out)["spans"])
+    assert (code, json.loads(also)["read"]) == (0, json.loads(out)["read"])
     code, _, said = run("ask", film, "What?", "--relevance", "siglip", "--quiet")
     assert (code, "'dense' has no setting 'relevance=siglip'" in said) == (2, True)
     assert run("encode", str(clip), "-o", film, "--fps", "2", *quick)[0] == 0

@@ -160,7 +160,7 @@ def test_bilevel_questions_about_a_file(tiny, tmp_path, decode):
     again = loaded(memory, tmp_path / "film.vxl")
     both = [tiny.ask(m, "What is it?", decode=decode, max_new_tokens=4) for m in (memory, again)]
     assert both[0].token_ids == both[1].token_ids
-    assert both[0].spans == both[1].spans
+    assert both[0].read == both[1].read
     assert again.tiers["disk"] >= again.nbytes
 
 

@@ -80,7 +80,7 @@ def test_it_answers_as_then(engines, name):
     for decode, token_ids in said["answers"].items():
         answer = engine.ask(memory, said["question"], decode=decode, max_new_tokens=8)
         assert list(answer.token_ids) == token_ids, decode
-    assert [[*span[:2], pytest.approx(span[2])] for span in said["spans"]] == [list(span) for span in answer.spans]
+    assert [[*span[:2], pytest.approx(span[2])] for span in said["spans"]] == [list(span) for span in answer.read]
 
 
 @pytest.mark.parametrize("name", NAMES)

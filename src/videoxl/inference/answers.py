@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from videoxl.inference.decode.loop import FinishReason
+from videoxl.inference.evidence_spans import EvidenceSpan
 
 
 class Span(NamedTuple):
@@ -82,13 +84,16 @@ class Answer:
     """An answer to one question."""
 
     text: str
-    spans: tuple[Span, ...]
+    read: tuple[Span, ...]
     """Stretches read in full detail; with :class:`~videoxl.DenseDecode` the whole video."""
     usage: Usage
     warnings: tuple[str, ...] = ()
     """What went wrong while the video was read, one sentence each."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     """Ids of the new tokens, end token included."""
+    evidence: tuple[EvidenceSpan, ...] = ()
+    """Stretches that the answer's tokens looked at, the one with most of their attention first; empty where
+    ``evidence=False``."""
 
     confidence: float | None = None
     """Mean natural log-probability of the answer's tokens, as the model gave them: 0 is certain."""
@@ -100,6 +105,12 @@ class Answer:
     """With ``n``: the other answers."""
     parsed: Any = None
     """With ``schema``: what the JSON holds. None where it was cut off."""
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The former name of :attr:`read`."""
+        warnings.warn("Answer.spans is called Answer.read now", DeprecationWarning, stacklevel=2)
+        return self.read
 
     def __str__(self) -> str:
         return self.text
@@ -113,7 +124,8 @@ class Answer:
             "parsed": self.parsed,
             "logprobs": self._logprobs(),
             "alternatives": [other._alternative() for other in self.alternatives],
-            "spans": [{"start": s.start, "end": s.end, "relevance": s.relevance} for s in self.spans],
+            "evidence": [span._asdict() for span in self.evidence],
+            "read": [span._asdict() for span in self.read],
             "usage": self.usage.to_dict(),
             "warnings": list(self.warnings),
         }

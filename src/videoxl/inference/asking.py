@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,15 @@ from videoxl.inference.decode.bilevel import Question, Start, start_from
 from videoxl.inference.decode.given import log_probabilities
 from videoxl.inference.decode.loop import DecodedToken, StopText, TextPieces, decode_tokens, finish_reason
 from videoxl.inference.decode.together import Prompt, decode_together
+from videoxl.inference.evidence import (
+    Evidence,
+    QueryWatch,
+    Seen,
+    SharedWatch,
+    find_evidence,
+    rows_of_answer,
+    watched_layers,
+)
 from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import end_tokens
 from videoxl.inference.progress import Progress
@@ -136,11 +146,11 @@ class Asking:
         begin, generation = time.perf_counter(), asked.generation
         cache = start.cache.fork(reserve=len(start.ids) + len(asked.prompt) + generation.max_new_tokens)
         pieces, stop, new_ids = TextPieces(self.tokenizer), StopText(self.tokenizer, generation.stop), []
-        text, told = "", 0
+        text, told, watch = "", 0, self._watch(generation)
         if generation.prefix:
             pieces.follow(asked.given)
             yield Piece(generation.prefix)
-        for token in self._tokens([*start.ids, *asked.prompt], cache, generation):
+        for token in self._tokens([*start.ids, *asked.prompt], cache, generation, watch):
             new_ids.append(token.id)
             text += pieces.push(token.id)
             safe = stop.safe(text)
@@ -149,7 +159,8 @@ class Asking:
                 told = len(safe)
         if rest := stop.cut(text + pieces.rest())[told:]:
             yield Piece(rest)
-        yield Piece("", self._finish(asked, start, Written(new_ids, time.perf_counter() - begin)))
+        written = Written(new_ids, time.perf_counter() - begin)
+        yield Piece("", self._finish(asked, start, written, self._seen(asked, start, written, cache, watch)))
 
     def answer(
         self, asked: Asked, start: Start, *, cache: KVCache | None = None, progress: Progress | None = None
@@ -161,17 +172,20 @@ class Asking:
         begin, generation = time.perf_counter(), asked.generation
         ids = [*start.ids, *asked.prompt]
         grown = (start.cache if cache is None else cache).fork(reserve=len(ids) + generation.max_new_tokens)
+        watch = self._watch(generation)
         if generation.choices:
-            return self._finish(asked, start, self._chosen(generation.choices, ids, grown)), grown
+            chosen = self._chosen(generation.choices, ids, grown)
+            return self._finish(asked, start, chosen, self._seen(asked, start, chosen, grown, watch)), grown
         new_ids: list[int] = []
         if generation.num_beams > 1:
             new_ids = beam_search(self.model, ids, grown.fork(), generation, end_ids=self.end_ids)
         else:
-            for token in self._tokens(ids, grown, generation):
+            for token in self._tokens(ids, grown, generation, watch):
                 new_ids.append(token.id)
                 if progress:
                     progress("generate", len(new_ids), generation.max_new_tokens)
-        return self._finish(asked, start, Written(new_ids, time.perf_counter() - begin)), grown
+        written = Written(new_ids, time.perf_counter() - begin)
+        return self._finish(asked, start, written, self._seen(asked, start, written, grown, watch)), grown
 
     def _chosen(self, choices: Sequence[str], ids: list[int], cache: KVCache) -> Written:
         """The likeliest of some texts behind ``ids``, which ``cache`` then holds."""
@@ -182,6 +196,18 @@ class Asking:
         best = max(range(len(found)), key=lambda number: found[number].logprob)
         mean = found[best].logprob / found[best].tokens
         return Written(texts[best], time.perf_counter() - begin, choices=found, confidence=mean)
+
+    def _seen(
+        self, asked: Asked, start: Start, written: Written, cache: KVCache, watch: QueryWatch | None
+    ) -> Seen | None:
+        """What the answer's rows attended to: ``cache``. Rows that nobody watched are computed once more."""
+        if watch is None:
+            return None
+        count = len(written.ids)
+        if watch.forwards >= count:  # more were written where the end was seen late
+            return cache, partial(watch.rows, count)
+        again, ids = cache.fork(), [*start.ids, *asked.prompt]
+        return again, partial(rows_of_answer, self.model, ids, written.ids, again, watch.layers)
 
     def answers(self, asked: Sequence[Asked], *, progress: Progress | None = None) -> list[Answer]:
         """All answers. Those that start from the whole of a memory, and are written, are written together.
@@ -210,23 +236,37 @@ class Asking:
         ]
         new_ids: list[list[int]] = [[] for _ in batch]
         most = sum(one.generation.max_new_tokens for one, _ in batch)
-        for done, (number, token) in enumerate(decode_together(self.model, prompts, end_ids=self.end_ids)):
+        watch = (
+            SharedWatch(watched_layers(self.model.config)) if any(one.generation.evidence for one, _ in batch) else None
+        )
+        written = decode_together(self.model, prompts, end_ids=self.end_ids, watch=watch)
+        for done, (number, token) in enumerate(written):
             new_ids[number].append(token)
             if progress:
                 progress("generate", done + 1, most)
         seconds = time.perf_counter() - begin
-        return [
-            self._finish(one, start, Written(ids, seconds, len(batch))) for (one, start), ids in zip(batch, new_ids)
-        ]
+        answers = []
+        for number, ((one, start), ids) in enumerate(zip(batch, new_ids)):
+            seen = (start.cache, partial(watch.rows, number, len(ids))) if watch and one.generation.evidence else None
+            answers.append(self._finish(one, start, Written(ids, seconds, len(batch)), seen))
+        return answers
 
-    def _tokens(self, ids: list[int], cache: KVCache, generation: Generation) -> Iterator[DecodedToken]:
-        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=self._stop(generation))
+    def _tokens(
+        self, ids: list[int], cache: KVCache, generation: Generation, watch: QueryWatch | None
+    ) -> Iterator[DecodedToken]:
+        stop = self._stop(generation)
+        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=stop, watch=watch)
+
+    def _watch(self, generation: Generation) -> QueryWatch | None:
+        return QueryWatch(watched_layers(self.model.config)) if generation.evidence else None
 
     def _stop(self, generation: Generation) -> StopText | None:
         return StopText(self.tokenizer, generation.stop) if generation.stop else None
 
-    def _finish(self, asked: Asked, start: Start, written: Written) -> Answer:
+    def _finish(self, asked: Asked, start: Start, written: Written, seen: Seen | None) -> Answer:
+        """``seen``: what the answer's rows attended to, for its evidence."""
         memory, generation = asked.memory, asked.generation
+        evidence = find_evidence(self.model.config, memory, start.ids, *seen) if seen else Evidence()
         paid, stop = memory.usage, StopText(self.tokenizer, generation.stop)
         usage = Usage(
             frames=memory.frames,
@@ -238,7 +278,7 @@ class Asking:
             new_tokens=len(written.ids),
             memory_bytes=memory.nbytes,
             peak_gpu_bytes=peak_bytes(self.device),
-            seconds={**paid.seconds, **start.seconds, "generate": round(written.seconds, 6)},
+            seconds={**paid.seconds, **start.seconds, "generate": round(written.seconds, 6), **evidence.seconds},
             prefill=memory.prefill,
             decode=str(asked.decode),
             sampling=paid.sampling,
@@ -250,10 +290,11 @@ class Asking:
         )
         return Answer(
             self._text(asked, written, stop),
-            start.spans,
+            start.read,
             usage,
-            memory.warnings,
+            (*memory.warnings, *evidence.warnings),
             (*asked.given, *written.ids),
+            evidence.spans,
             confidence=written.confidence,
             choices=written.choices,
         )

@@ -76,6 +76,14 @@ class AttentionPlan(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Somebody who looks at the queries of a forward, as evidence for an answer is gathered."""
+
+    def see(self, layer: int, queries_BNLE: torch.Tensor, /) -> None:
+        """Rotated queries of the new tokens in one layer. They may be kept, not changed."""
+        ...
+
+
 class CausalPlan:
     """Plain causal attention on top of a cache.
 
@@ -85,15 +93,20 @@ class CausalPlan:
     beacon_slots: torch.Tensor | None = None
 
     def __init__(
-        self, tables: Callable[[torch.Tensor], Pair], cache: TokenCache | None = None, mask: Mask = None
+        self,
+        tables: Callable[[torch.Tensor], Pair],
+        cache: TokenCache | None = None,
+        mask: Mask = None,
+        watch: Watch | None = None,
     ) -> None:
         """
         Args:
             tables: gives cosines and sines ``[B, L, E]`` of the new tokens, on the device and in the dtype of a tensor.
             cache: gets the rotated keys and the values; None keeps nothing.
             mask: replaces the causal one.
+            watch: is shown the queries.
         """
-        self.tables, self.cache, self.mask = tables, cache, mask
+        self.tables, self.cache, self.mask, self.watch = tables, cache, mask, watch
         self._made: dict[tuple[torch.device, torch.dtype], Pair] = {}
 
     def attend(
@@ -103,6 +116,8 @@ class CausalPlan:
         heads = queries_BNLE.shape[1]
         both = rotate(torch.cat((queries_BNLE, keys_BKLE), dim=1), cos, sin)  # at once: half as many small kernels
         queries, keys, values = both[:, :heads], both[:, heads:], values_BKLE
+        if self.watch is not None:
+            self.watch.see(layer.layer_idx, queries)
         if self.cache is not None:
             keys, values = self.cache.update(keys, values, layer.layer_idx)
         if self.mask is None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import GradientCheckpointingLayer, PreTrainedConfig, PreTrainedModel
 
 from videoxl.errors import CheckpointError
-from videoxl.model.attention import AttentionPlan, CausalPlan, Mask, Pair, TokenCache, padding_mask, rotate_wide
+from videoxl.model.attention import AttentionPlan, CausalPlan, Mask, Pair, TokenCache, Watch, padding_mask, rotate_wide
 from videoxl.model.private import attention_kernel
 from videoxl.model.side_by_side import SideBySide
 from videoxl.model.upload import to_device
@@ -378,6 +378,7 @@ class LanguageModel(PreTrainedModel):
         use_cache: bool | None = None,
         layer_inputs: Sequence[torch.Tensor] = (),
         output_hidden_states: bool = False,
+        watch: Watch | None = None,
     ) -> DecoderOutput:
         """Plain causal attention over ``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]``.
 
@@ -389,6 +390,7 @@ class LanguageModel(PreTrainedModel):
             past_key_values: grows by ``L`` tokens.
             layer_inputs: added to the hidden states behind the first layers, ``[B, L, D]`` each.
             output_hidden_states: also return what goes into every layer, and what comes out of the last norm.
+            watch: is shown the queries of every layer.
 
         Raises ``ValueError`` unless exactly one of ``input_ids`` and ``inputs_embeds`` is given.
         """
@@ -406,6 +408,7 @@ class LanguageModel(PreTrainedModel):
             lambda like: self.rotary_emb(positions, like.device, like.dtype),
             cache,
             self._mask(attention_mask, embeds.shape[1]),
+            watch,
         )
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         hidden = self.run_plan(embeds, plan, layer_inputs=layer_inputs, states=states)

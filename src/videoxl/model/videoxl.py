@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModel, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from videoxl.model.attention import TokenCache
+from videoxl.model.attention import TokenCache, Watch
 from videoxl.model.beacon import IGNORED, GradientCache, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import LanguageModel
@@ -420,10 +420,13 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         output = VideoXLOutput(**found, hidden_states=outputs.hidden_states)
         return output.to_tuple() if return_dict is False else output
 
-    def next_logits(self, input_ids: torch.Tensor, cache: TokenCache) -> torch.Tensor:
-        """Feed text ``[B, L]`` behind what ``cache`` holds; logits ``[B, V]`` of the token that follows."""
+    def next_logits(self, input_ids: torch.Tensor, cache: TokenCache, watch: Watch | None = None) -> torch.Tensor:
+        """Feed text ``[B, L]`` behind what ``cache`` holds; logits ``[B, V]`` of the token that follows.
+
+        ``watch`` is shown the queries of every layer.
+        """
         embeds = self.get_input_embeddings()(input_ids)
-        out = self.model.language_model(inputs_embeds=embeds, past_key_values=cache)
+        out = self.model.language_model(inputs_embeds=embeds, past_key_values=cache, watch=watch)
         return cast(torch.Tensor, self.lm_head(out.last_hidden_state[:, -1]))
 
     def forward_windows(

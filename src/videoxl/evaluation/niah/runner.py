@@ -193,7 +193,7 @@ class _Run:
             "chance": question.chance,
             "shown": list(shown),
             "inner": is_inner_needle(question, self.decode, self.engine.config.frames_per_group, len(memory.groups)),
-            "seen": all(any(span.start <= moment <= span.end for span in answer.spans) for moment in shown),
+            "seen": all(any(span.start <= moment <= span.end for span in answer.read) for moment in shown),
         }
 
     def ask_without_video(self, haystack: Haystack) -> None:

@@ -39,7 +39,7 @@ class Start:
 
     cache: KVCache
     ids: tuple[int, ...]
-    spans: tuple[Span, ...]
+    read: tuple[Span, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     """What choosing and mixing took."""
 

@@ -17,6 +17,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
 from videoxl.memory.kv_cache import KVCache
+from videoxl.model.attention import Watch
 from videoxl.model.generation import check_ids
 from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -75,15 +76,16 @@ def decode_tokens(
     stop: Stop | None = None,
     processor: LogitsProcessor | None = None,
     keep_logits: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[DecodedToken]:
     """The tokens after ``ids``, the first ``len(cache)`` of which are in ``cache`` (which grows).
 
     The last token is one of ``end_ids``, or the one after which ``stop`` is true, or number ``max_new_tokens``. It is
     not in the cache. ``settings``: sampling draws from a generator of its own; ``num_beams`` is not read here.
-    ``processor`` sees the logits of every step, and may change them.
+    ``processor`` sees the logits of every step, and may change them. ``watch`` is shown the queries of every forward.
 
     On a GPU several tokens are written before one is looked at (:data:`LOOK_AFTER`). Those behind the end are thrown
-    away, and the cache is cut, also where the caller stops iterating.
+    away, and the cache is cut, also where the caller stops iterating. ``watch`` saw their queries, too.
 
     Raises ``ValueError`` when nothing is left to read, and :class:`DoesNotFitError` when the GPU's memory is full.
     """
@@ -95,9 +97,9 @@ def decode_tokens(
     looks = looks_on(device, every_step=processor is not None and processor.reads_tokens)
     new_ids: list[int] = []
     try:
-        logits_BV = model.next_logits(to_device(torch.tensor([ids[len(cache) :]]), device), cache)
+        logits_BV = model.next_logits(to_device(torch.tensor([ids[len(cache) :]]), device), cache, watch)
         written = Written([choose(logits_BV, new_ids)], [logits_BV])
-        steps = GrowingSteps(model, cache)
+        steps = GrowingSteps(model, cache, watch)
         while True:
             for token, logits_BV in zip(torch.cat(written.tokens).tolist(), written.logits):
                 new_ids.append(token)
@@ -137,14 +139,14 @@ class Written:
 class GrowingSteps:
     """Writes tokens by the ordinary forward of the model, on a cache that grows."""
 
-    def __init__(self, model: VideoXLForConditionalGeneration, cache: KVCache) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: VideoXLForConditionalGeneration, cache: KVCache, watch: Watch | None = None) -> None:
+        self.model, self.cache, self.watch = model, cache, watch
 
     def write(self, token_B: torch.Tensor, count: int, choose: TokenChoice, new_ids: Sequence[int]) -> Written:
         """``count`` tokens behind ``token_B``."""
         written = Written([], [])
         for _ in range(count):
-            logits_BV = self.model.next_logits(token_B[:, None], self.cache)
+            logits_BV = self.model.next_logits(token_B[:, None], self.cache, self.watch)
             token_B = choose(logits_BV, new_ids)
             written.tokens.append(token_B)
             written.logits.append(logits_BV)

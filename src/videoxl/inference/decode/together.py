@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -26,6 +27,16 @@ from videoxl.model.decoder import LanguageModel
 from videoxl.model.generation import check_ids
 from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+
+class TailWatch(Protocol):
+    """A :class:`~videoxl.model.attention.Watch` of several answers."""
+
+    def see(
+        self, layer: int, answers: Sequence[int], queries_BNLE: torch.Tensor, tail_sums_BNL: torch.Tensor, /
+    ) -> None:
+        """Rotated queries of the answers with these numbers, and log-sum-exps of their scores over the tails."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,15 @@ class Prompt:
 
 @torch.inference_mode()
 def decode_together(
-    model: VideoXLForConditionalGeneration, prompts: Sequence[Prompt], *, end_ids: Sequence[int] = ()
+    model: VideoXLForConditionalGeneration,
+    prompts: Sequence[Prompt],
+    *,
+    end_ids: Sequence[int] = (),
+    watch: TailWatch | None = None,
 ) -> Iterator[tuple[int, int]]:
     """The tokens of all answers as they come: (number of the prompt, id). Each ends as its own settings say.
+
+    ``watch`` is shown the queries of every forward.
 
     Raises ``ValueError`` for a prompt with nothing left to read or with beams, and :class:`DoesNotFitError` when the
     GPU's memory is full.
@@ -62,7 +79,7 @@ def decode_together(
         if prompt.settings.num_beams > 1:
             raise ValueError(f"num_beams={prompt.settings.num_beams}: beams are searched one question at a time")
     device, ends = model.model.text_device, frozenset(end_ids)
-    batch = Batch(model, prompts)
+    batch = Batch(model, prompts, watch)
     vocabulary = model.model.vocabulary_rows
     choose = [TokenChoice(one.settings, one.ids, device, vocabulary, one.processor) for one in prompts]
     answers: list[list[int]] = [[] for _ in prompts]
@@ -103,8 +120,12 @@ def _choose(logits_BV: torch.Tensor, choices: Sequence[tuple[TokenChoice, Sequen
 class Batch:
     """Questions that are being answered: what each starts from, and the tails so far."""
 
-    def __init__(self, model: VideoXLForConditionalGeneration, prompts: Sequence[Prompt]) -> None:
-        self.model, self.prompts = model, list(prompts)
+    def __init__(
+        self, model: VideoXLForConditionalGeneration, prompts: Sequence[Prompt], watch: TailWatch | None = None
+    ) -> None:
+        self.model, self.prompts, self.watch = model, list(prompts), watch
+        self.numbers = list(range(len(prompts)))
+        """Of the prompts that are left, among those there were."""
         self.device = model.model.text_device
         longest = max(len(prompt.tail) for prompt in prompts)
         most = longest + max(prompt.settings.max_new_tokens for prompt in prompts)
@@ -133,6 +154,7 @@ class Batch:
         if len(rows) == len(self.prompts):
             return
         self.prompts = [self.prompts[row] for row in rows]
+        self.numbers = [self.numbers[row] for row in rows]
         self.padding = [self.padding[row] for row in rows]
         self.tails.keep(rows)
 
@@ -201,6 +223,8 @@ class TogetherPlan:
         q = both[:, :heads]
         keys, values = self.batch.tails.update(both[:, heads:], values_BKLE, layer.layer_idx)
         tails = attention_with_sums(layer, q, keys, values, on.mask_B1LT)
+        if self.batch.watch is not None:
+            self.batch.watch.see(layer.layer_idx, self.batch.numbers, q, tails[1])
         memories = [torch.empty_like(part) for part in tails] if len(self.shared) > 1 else []
         for (cache, _), rows in zip(self.shared, on.rows):
             start = self.batch.start(cache, layer.layer_idx, q.device)

@@ -150,6 +150,8 @@ class Family:
     prompts come one at a time."""
     two_levels: bool = False
     """Whether questions may read a coarse level of the video beside the full one (bi-level decoding)."""
+    evidence_layers: tuple[float, float] = (0.6, 0.8)
+    """Which layers' attention says where an answer comes from, from and to a share of the depth."""
     released: ReleasedFormat | None = None
     """None: the family has no released format of its own."""
 

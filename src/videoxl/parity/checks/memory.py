@@ -159,7 +159,7 @@ def _compare_blocks(case: Case, model: VideoXLForConditionalGeneration, memory: 
         coarse_kv_for(model, memory, settings["compression"]),
         blocks_of(len(memory.groups), settings["selected_chunk_size"]),
     )
-    dense = [any(s.start <= memory.groups[b.start].start_s < s.end for s in start.spans) for b in blocks]
+    dense = [any(s.start <= memory.groups[b.start].start_s < s.end for s in start.read) for b in blocks]
     case.compare_equal("n_blocks", len(blocks) + 1, spec["n_blocks"])
     case.compare_equal("dense_blocks", [0, *(n + 1 for n, d in enumerate(dense) if d)], spec["dense_blocks"])
     layout = level.layout
