@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from videoxl.inference.decode.released_units import released_selection
     from videoxl.inference.decode.siglip import SiglipRelevance
     from videoxl.inference.engine import VideoXL, load
+    from videoxl.inference.evidence_spans import EvidenceSpan
     from videoxl.inference.plan.planner import Plan, plan
     from videoxl.memory.video_memory import VideoMemory
     from videoxl.video import Frames, VideoLimits, open_video
@@ -66,6 +67,7 @@ _HOMES = {
     "videoxl.inference.answers": ("Answer", "Choice", "Piece", "Span", "TokenLogprob", "Usage"),
     "videoxl.inference.chat": ("ChatSession",),
     "videoxl.inference.engine": ("VideoXL", "load"),
+    "videoxl.inference.evidence_spans": ("EvidenceSpan",),
     "videoxl.inference.plan.planner": ("Plan", "plan"),
     "videoxl.inference.decode.released_units": ("released_selection",),
     "videoxl.inference.decode.siglip": ("SiglipRelevance",),
@@ -84,6 +86,7 @@ __all__ = [
     "ChunkedPrefill",
     "DenseDecode",
     "DoesNotFitError",
+    "EvidenceSpan",
     "Frames",
     "FullPrefill",
     "Generation",

@@ -313,7 +313,7 @@ def test_usage_is_true(tiny, memory, clip):
     assert usage.new_tokens == len(answer.token_ids)
     assert usage.video_seconds == memory.duration == pytest.approx(10.0)
     assert (usage.prefill, usage.decode, usage.dtype, usage.device) == ("full", "dense", "float32", "cpu")
-    assert set(usage.seconds) == {"decode", "vision", "prefill", "generate"}
+    assert set(usage.seconds) == {"decode", "vision", "prefill", "generate", "evidence"}
     assert usage.peak_gpu_bytes is None
     assert answer.read == ((0.0, pytest.approx(10.0), 1.0),)
     assert answer.to_dict()["usage"]["frames"] == 8

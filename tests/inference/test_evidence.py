@@ -53,7 +53,8 @@ def asked(engines):
 
 def start_of(engine, memory, decode, question=QUESTION):
     tail = engine.chat_format.suffix(question)
-    return tail, engine._asking.start(Asked(memory, question, tail, SHORT, choose_decode(decode, engine.config)))
+    decode = choose_decode(decode, engine.config)
+    return tail, engine._asking.start(Asked(memory, question, tail, SHORT, decode, len(tail)))
 
 
 @torch.inference_mode()
@@ -154,6 +155,19 @@ def test_beams_have_the_evidence_of_the_answer_they_chose(asked):
     assert beams.evidence
     if beams.token_ids == answer.token_ids:
         assert beams.evidence == answer.evidence
+
+
+def test_the_option_chosen_has_it_and_so_has_an_answer_with_a_prefix(asked):
+    engine, memory, _ = asked[WAYS[0]]
+    for settings in ({"choices": ("yes", "no, never")}, {"prefix": "The", "max_new_tokens": 5}):
+        answer = engine.ask(memory, QUESTION, **settings)
+        written = answer.token_ids if "choices" in settings else answer.token_ids[-5:]
+        tail, start = start_of(engine, memory, "dense")
+        before = [*tail, *answer.token_ids[: len(answer.token_ids) - len(written)]]
+        mass = plain_masses(engine, start, before, written, watched_layers(engine.config))
+        expected = spans_of(GroupTokens.of(memory, start.ids, engine.config).sum(mass), memory.groups)
+        assert [span[:2] for span in answer.evidence] == [span[:2] for span in expected]
+        assert [span.share for span in answer.evidence] == pytest.approx([span.share for span in expected], abs=2e-4)
 
 
 def test_it_is_named_as_such_and_can_be_left_out(asked):

@@ -94,7 +94,6 @@ class Answer:
     evidence: tuple[EvidenceSpan, ...] = ()
     """Stretches that the answer's tokens looked at, the one with most of their attention first; empty where
     ``evidence=False``."""
-
     confidence: float | None = None
     """Mean natural log-probability of the answer's tokens, as the model gave them: 0 is certain."""
     choices: tuple[Choice, ...] = ()

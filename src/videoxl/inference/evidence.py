@@ -138,8 +138,8 @@ def group_masses(rows: Mapping[int, Rows], cache: KVCache, tokens: GroupTokens, 
         token_masses(some, cache.layers[layer].keys[0], tokens.end, config.head_width**-0.5)
         for layer, some in rows.items()
     ]
-    mass_S = sum(mass.double().cpu() for mass in masses)
-    return tokens.sum(mass_S.numpy()) / len(masses)
+    mass_S = np.sum([mass.double().cpu().numpy() for mass in masses], axis=0)
+    return tokens.sum(mass_S) / len(masses)
 
 
 def token_masses(rows: Rows, keys_KSE: torch.Tensor, count: int, scale: float) -> torch.Tensor:
