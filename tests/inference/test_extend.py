@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from videoxl.config import Sampling
 from videoxl.errors import VideoError
 from videoxl.memory.kv_cache import PreallocatedLayer
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.video.subtitles import Cue
 
 
 @pytest.mark.parametrize(("name", "prefill"), CASES)
@@ -34,6 +36,20 @@ def test_reading_on_in_any_split_is_reading_at_once(engines, name, prefill, data
     for begin, end in rest:
         memory.extend(video[begin:end], timestamps=times[begin:end])
     alike(memory, whole)
+
+
+@pytest.mark.parametrize("prefill", ["full", "chunked"])
+@pytest.mark.parametrize(("read", "again"), [(32, 0), (30, 1)])
+def test_only_new_timestamps_are_tokenised(engines, prefill, read, again, monkeypatch):
+    engine = engines["tiny"]
+    cues = [Cue(float(second), second + 1.0, f"line {second}") for second in range(0, 40, 3)]
+    memory = engine.encode(frames=pictures(read), fps=1, prefill=prefill, subtitles=cues)
+    tokenised, plain = [], engine.chat_format
+    counted = replace(plain, tokenize=lambda text: tokenised.append(text) or plain.tokenize(text))
+    monkeypatch.setattr(engine, "chat_format", counted)
+    memory.extend(pictures(40 - read, seed=1), fps=1, subtitles=cues)
+    assert len(set(tokenised)) == (40 - read + 3) // 4
+    assert len(tokenised) <= 2 * len(set(tokenised)) + again  # to plan, to read, and to find the cues of an open group
 
 
 def test_tokens_behind_the_last_beacon_are_named(engines):

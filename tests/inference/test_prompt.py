@@ -14,6 +14,8 @@ from tests.model.random_tiny import tiny_tokenizer
 from videoxl.inference.prompt import (
     ChatFormat,
     expand_placeholder,
+    join_spans,
+    last_end,
     round_time,
     time_text,
     times_to_seconds,
@@ -193,3 +195,16 @@ def test_threads_that_tokenise_template_and_question_do_not_change_each_other():
     finally:
         sys.setswitchinterval(before)
     assert found == {tuple(ids) for ids in alone}
+
+
+@given(
+    gaps=st.lists(st.floats(0.1, 9), min_size=1, max_size=30),
+    cuts=st.sets(st.integers(1, 6)),
+    end_s=st.none() | st.floats(0, 400),
+)
+def test_spans_joined_are_the_span_laid_out_at_once(gaps, cuts, end_s):
+    times = [sum(gaps[: n + 1]) for n in range(len(gaps))]
+    edges = [0, *(4 * cut for cut in sorted(cuts) if 4 * cut < len(times)), len(times)]
+    parts = [span(times[begin:end]) for begin, end in pairwise(edges)]
+    assert join_spans(parts, last_end(times, end_s)) == span(times, end_s=end_s)
+    assert join_spans([span([]), *parts], last_end(times, end_s)) == span(times, end_s=end_s)

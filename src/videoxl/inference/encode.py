@@ -199,7 +199,7 @@ def prefill(
         prefix_ids,
         stream,
         prefiller=prefiller,
-        before=before.timestamps if before else (),
+        before=before,
         expected_frames=len(plan.timestamps) if plan else None,
         end_s=end_s,
     )

@@ -25,11 +25,13 @@ from videoxl.inference.prefill.choose import frames_per_tile
 from videoxl.inference.prefill.prefiller import PrefillState
 from videoxl.inference.prefill.tiles import tiles
 from videoxl.inference.progress import Progress, as_progress
+from videoxl.inference.prompt import VisualSpan
 from videoxl.inference.request import EncodeRequest, open_request
 from videoxl.inference.subtitles import PlacedSubtitles
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.types import MemoryState, ReadStats
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families.family import Family
 from videoxl.video import VideoSource
 from videoxl.video.frames import Frames
@@ -110,7 +112,9 @@ def _read_on(
     """Plan, read, and put the new state together. ``shift``: seconds to add to the times of the new frames."""
     config, end_s = context.config, None if request.source.info.reader == "memory" else request.end_s
     check_subtitles(config, request)
-    before, plan = ReadBefore(memory.timestamps, memory.groups[-1].end_s, _subtitles_of(context, memory)), None
+    kept = _committed_span(memory, config)
+    read_again = _subtitles_of(context, memory, len(kept.groups))
+    before, plan = ReadBefore(memory.timestamps, memory.groups[-1].end_s, kept, read_again), None
     if not request.is_open and not request.source.is_still:
         plan = plan_reading(
             config,
@@ -134,7 +138,7 @@ def _read_on(
         subtitles=subtitles,
         progress=progress,
         end_s=end_s,
-        before=_committed(memory, committed_cache),
+        before=_committed(memory, committed_cache, kept),
     )
     outdated = tuple(text for text in memory.warnings if text.startswith(UNKEPT))
     return replace(
@@ -155,13 +159,13 @@ def _read_on(
     )
 
 
-def _subtitles_of(context: ReadContext, memory: MemoryState) -> PlacedSubtitles | None:
-    """Recover the subtitles read with a memory from its ids."""
+def _subtitles_of(context: ReadContext, memory: MemoryState, first: int) -> PlacedSubtitles | None:
+    """Recover from its ids the subtitles read with the groups of a memory from number ``first`` on."""
     if memory.usage.subtitles is None:
         return None
     span_ids, time_format = memory.token_ids[memory.prefix_length :], context.config.time_format
     tokenize = context.chat_format.tokenize
-    return PlacedSubtitles.read_before(span_ids, memory.groups, tokenize, time_format, memory.usage.subtitles)
+    return PlacedSubtitles.read_before(span_ids, memory.groups[first:], tokenize, time_format, memory.usage.subtitles)
 
 
 @dataclass(frozen=True)
@@ -190,12 +194,24 @@ def _later(batches: Iterable[Frames], shift: float, last: float) -> Iterator[_Ba
         yield _Batch(batch.pixels_FHWC, times)
 
 
-def _committed(memory: MemoryState, committed_cache: Callable[[], KVCache]) -> PrefillState:
+def _committed(memory: MemoryState, committed_cache: Callable[[], KVCache], span: VisualSpan) -> PrefillState:
     """What stays as it is, whatever follows."""
-    pending = memory.pending
-    tokens = pending.committed_tokens if pending else len(memory.token_ids)
-    frames = len(memory.timestamps) - (len(pending.pixels_FHWC) if pending else 0)
-    return PrefillState(committed_cache(), memory.token_ids[:tokens], memory.timestamps[:frames])
+    tokens = memory.pending.committed_tokens if memory.pending else len(memory.token_ids)
+    frames = _committed_frames(memory)
+    return PrefillState(committed_cache(), memory.token_ids[:tokens], memory.timestamps[:frames], span)
+
+
+def _committed_frames(memory: MemoryState) -> int:
+    return len(memory.timestamps) - (len(memory.pending.pixels_FHWC) if memory.pending else 0)
+
+
+def _committed_span(memory: MemoryState, config: VideoXLConfig) -> VisualSpan:
+    """Ids and groups of the frames that stay; of compressed ones the ids are those of visual tokens."""
+    groups = memory.groups[: _committed_frames(memory) // config.frames_per_group]
+    end, begin = groups[-1].token_end if groups else 0, memory.prefix_length
+    if len(memory.token_ids) - begin < memory.groups[-1].token_end:
+        return VisualSpan((config.video_token_id,) * end, groups)
+    return VisualSpan(memory.token_ids[begin : begin + end], groups)
 
 
 def _total(before: ReadStats, new: ReadStats) -> ReadStats:

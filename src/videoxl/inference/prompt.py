@@ -10,7 +10,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -75,8 +75,7 @@ def visual_span(
     ids: list[int] = []
     starts = list(range(0, len(timestamps), frames_per_group))
     times = [float(t) for t in timestamps]
-    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-    ends = [times[s] for s in starts[1:]] + [max(times[-1], end_s if end_s is not None else times[-1] + step)]
+    ends = [times[s] for s in starts[1:]] + [last_end(times, end_s)]
     groups, time_ends = [], []
     for number, (first, group_end) in enumerate(zip(starts, ends)):
         begin = len(ids)
@@ -87,6 +86,44 @@ def visual_span(
         ids += [video_token_id] * tokens_per_group
         groups.append(Group(times[first], group_end, begin, visual, len(ids)))
     return VisualSpan(tuple(ids), tuple(groups), tuple(time_ends))
+
+
+def last_end(timestamps: Sequence[float], end_s: float | None = None) -> float:
+    """The second at which the last group ends: ``end_s``, or one frame distance after the last frame."""
+    first, last = float(timestamps[0]), float(timestamps[-1])
+    step = (last - first) / (len(timestamps) - 1) if len(timestamps) > 1 else 0.0
+    return max(last, end_s if end_s is not None else last + step)
+
+
+def join_spans(spans: Sequence[VisualSpan], end_s: float) -> VisualSpan:
+    """Lay spans one behind the other: what laying all of their frames out at once gives, without tokenising again.
+
+    All but the last must consist of full groups. ``end_s``: the second at which the last group ends.
+    """
+    ids: list[int] = []
+    time_ends: list[int] = []
+    groups: list[Group] = []
+    for span in spans:
+        at = len(ids)
+        if groups and span.groups:
+            groups[-1] = replace(groups[-1], end_s=span.groups[0].start_s)
+        groups += [_later(group, at) for group in span.groups] if at else span.groups
+        time_ends += [end + at for end in span.time_ends]
+        ids += span.ids
+    if groups:
+        groups[-1] = replace(groups[-1], end_s=end_s)
+    return VisualSpan(tuple(ids), tuple(groups), tuple(time_ends))
+
+
+def _later(group: Group, tokens: int) -> Group:
+    """The same group behind so many more tokens."""
+    return Group(
+        group.start_s,
+        group.end_s,
+        group.token_start + tokens,
+        group.visual_start + tokens,
+        group.token_end + tokens,
+    )
 
 
 class SpanSizes(Protocol):

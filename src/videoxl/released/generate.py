@@ -218,9 +218,7 @@ class _SpanRunner(PrefillRunner):
         super().__init__(model, lambda text: [])
         self.spans = spans
 
-    def span_of(
-        self, timestamps: Sequence[float], end_s: float | None = None, *, before: float | None = None
-    ) -> VisualSpan:
+    def span_of(self, timestamps: Sequence[float], *, before: float | None = None) -> VisualSpan:
         per_group = self.model.config.frames_per_group
         return self.spans.of(int(timestamps[0]) // per_group, int(timestamps[-1]) // per_group + 1)
 

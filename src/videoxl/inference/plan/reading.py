@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from videoxl.config import PrefillStrategy
 from videoxl.inference.plan.footprint import Sizes
-from videoxl.inference.prompt import ChatFormat, VisualSpan, span_for
+from videoxl.inference.prompt import ChatFormat, VisualSpan, join_spans, last_end, span_for
 from videoxl.inference.subtitles import PlacedSubtitles, later_cues
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.video.subtitles import Cue
@@ -15,12 +15,16 @@ from videoxl.video.subtitles import Cue
 
 @dataclass(frozen=True)
 class ReadBefore:
-    """The part of a video that was read before: its frames, and the subtitles read with them."""
+    """The part of a video that was read before."""
 
     timestamps: tuple[float, ...]
+    """Of all of its frames."""
     end_s: float
     """Where its last group ends."""
+    span: VisualSpan
+    """Ids and groups that stay, whatever follows: full groups of the first frames."""
     subtitles: PlacedSubtitles | None = None
+    """Those of the frames behind ``span``."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,13 @@ def plan_reading(
         before: what was read before, when this continues it.
     """
     times = [*(before.timestamps if before else ()), *timestamps]
-    span = span_for(config, times, chat_format.tokenize, end_s)
+    kept = before.span if before else VisualSpan((), ())
+    new_times, last = times[len(kept.groups) * config.frames_per_group :], last_end(times, end_s)
     placed = before.subtitles if before else None
     if cues is not None:
         new = later_cues(cues, before.end_s, timestamps[0]) if before else cues
-        video_end = span.groups[-1].end_s
-        placed = PlacedSubtitles.place(new, timestamps, video_end, chat_format.tokenize_user).after(placed)
-    if placed is not None:
-        span = span_for(config, times, chat_format.tokenize, end_s, placed.of_groups(times, config.frames_per_group))
+        placed = PlacedSubtitles.place(new, timestamps, last, chat_format.tokenize_user).after(placed)
+    subtitle_ids = placed.of_groups(new_times, config.frames_per_group) if placed is not None else None
+    new_span = span_for(config, new_times, chat_format.tokenize, subtitle_ids=subtitle_ids)
+    span = join_spans([kept, new_span], last)
     return ReadPlan(tuple(times), span, placed, Sizes.of(strategy, config, len(times), prefix_tokens, span))

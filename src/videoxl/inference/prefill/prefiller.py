@@ -20,6 +20,8 @@ class PrefillState:
     cache: KVCache
     token_ids: tuple[int, ...]
     timestamps: tuple[float, ...]
+    span: VisualSpan
+    """Ids and groups of those frames, as they were before anything was compressed."""
 
     @property
     def tokens(self) -> int:

@@ -18,10 +18,10 @@ from videoxl.errors import DoesNotFitError
 from videoxl.inference.prefill.ahead import read_ahead
 from videoxl.inference.prefill.clock import PhaseClock
 from videoxl.inference.prefill.full import FullPrefiller
-from videoxl.inference.prefill.prefiller import Prefiller
+from videoxl.inference.prefill.prefiller import Prefiller, PrefillState
 from videoxl.inference.prefill.tiles import Tile
 from videoxl.inference.progress import Progress
-from videoxl.inference.prompt import Tokenize, VisualSpan, span_for
+from videoxl.inference.prompt import Tokenize, VisualSpan, join_spans, last_end, span_for
 from videoxl.inference.subtitles import PlacedSubtitles
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group
@@ -72,13 +72,11 @@ class PrefillRunner:
         """Most frames at once, where the GPU's memory did not suffice for more."""
         self.warnings: list[str] = []
 
-    def span_of(
-        self, timestamps: Sequence[float], end_s: float | None = None, *, before: float | None = None
-    ) -> VisualSpan:
+    def span_of(self, timestamps: Sequence[float], *, before: float | None = None) -> VisualSpan:
         """Lay out whole groups with their subtitles. ``before``: the time of the frame before them."""
         config = self.model.config
         subtitle_ids = self.subtitles.of_groups(timestamps, config.frames_per_group, before) if self.subtitles else None
-        return span_for(config, timestamps, self.tokenize, end_s, subtitle_ids)
+        return span_for(config, timestamps, self.tokenize, subtitle_ids=subtitle_ids)
 
     @torch.inference_mode()
     def run(
@@ -87,7 +85,7 @@ class PrefillRunner:
         stream: Iterator[Tile],
         *,
         prefiller: Prefiller | None = None,
-        before: Sequence[float] = (),
+        before: PrefillState | None = None,
         expected_frames: int | None = None,
         expected_tokens: int = 0,
         end_s: float | None = None,
@@ -96,12 +94,13 @@ class PrefillRunner:
 
         Args:
             prefiller: how the language model reads; default :class:`FullPrefiller`.
-            before: times of frames that are in its cache already.
+            before: what is in its cache already.
             expected_frames, expected_tokens: for progress and buffer sizes only.
             end_s: the second at which the last group ends.
         """
         prefiller = prefiller or FullPrefiller(self.model, prefix_ids, reserve=expected_tokens)
-        config, times, still = self.model.config, list(before), None
+        config, times, still = self.model.config, list(before.timestamps if before else ()), None
+        spans = [before.span] if before else []
         recent = _RecentFrames(prefiller.most_pending_frames)
         if self.vision_device.type == "cuda":
             stream = read_ahead(stream, self.vision_device)
@@ -113,14 +112,15 @@ class PrefillRunner:
                 with self.clock.phase("vision"):
                     tokens = self._tokens(tile)
                 still = still_span(config, len(tokens)) if tile.still else None
+                spans.append(still or self.span_of(tile.timestamps, before=last))
                 self.progress("vision", len(times), expected_frames)
                 with self.clock.phase("prefill"):
-                    prefiller.add(still or self.span_of(tile.timestamps, before=last), tokens)
+                    prefiller.add(spans[-1], tokens)
                 recent.add(tile.pixels)
                 self.progress("prefill", len(times), expected_frames)
         with self.clock.phase("prefill"):
             prefiller.finish()
-        span = still or self.span_of(times, end_s)
+        span = still or (join_spans(spans, last_end(times, end_s)) if times else VisualSpan((), ()))
         return Prefilled(
             cache=prefiller.cache,
             token_ids=tuple(prefiller.ids),
