@@ -177,14 +177,9 @@ class PreallocatedLayer:
             if len(buffer.keys) == len(like_keys) and (total <= self.claimed or buffer.claim(self, self.length, total)):
                 return buffer
         capacity = max(total, self.reserved) if self.reserved else total + max(64, total // 8)
-        fresh = []
-        for like, held in ((like_keys, "keys"), (like_values, "values")):
-            batch, heads, _, width = like.shape
-            new = self._empty(like, (batch, heads, capacity, width))
-            if self.length:
-                new[..., : self.length, :] = getattr(self, held)
-            fresh.append(new)
-        buffer = SharedBuffer(fresh[0], fresh[1])
+        buffer = self._new_buffer(capacity, like_keys, like_values)
+        if self.length:
+            self._fill(buffer)
         self._attach(buffer, self.length)
         self.claimed = capacity
         return buffer
@@ -196,8 +191,15 @@ class PreallocatedLayer:
         self._buffer, self.length, self.claimed, self.writing = buffer, length, length, length
         buffer.join(self)
 
-    def _empty(self, like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        return like.new_empty(shape)
+    def _new_buffer(self, capacity: int, like_keys: torch.Tensor, like_values: torch.Tensor) -> SharedBuffer:
+        """An empty buffer for ``capacity`` tokens such as these."""
+        keys, values = (like.new_empty((*like.shape[:2], capacity, like.shape[3])) for like in (like_keys, like_values))
+        return SharedBuffer(keys, values)
+
+    def _fill(self, buffer: SharedBuffer) -> None:
+        """Copy this layer's tokens to the begin of ``buffer``."""
+        buffer.keys[..., : self.length, :] = self.keys
+        buffer.values[..., : self.length, :] = self.values
 
     def replace(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Hold other tensors ``[B, K, S, E]`` instead."""

@@ -74,9 +74,9 @@ class StreamingPrefiller(TiledPrefiller):
         plan = self.book.add(ids)
         new = [*(() if self.ids else self.prefix_ids), *ids]
         base = self.model.model
-        base.language_model.run_plan(
-            base.embed_span(new, tokens_PD), TileAttention(base.language_model, self.store, plan)
-        )
+        attention = TileAttention(base.language_model, self.store, plan)
+        self.store.begin(plan.end, attention.last_layer if plan.timestamps else 0)
+        base.language_model.run_plan(base.embed_span(new, tokens_PD), attention)
         self.store.forget_before(plan.keep_from)
         self.ids += new
 
