@@ -132,7 +132,9 @@ def _cuda_patches(devices: SimulatedDevices) -> list[Any]:
 
     class HostGenerator(torch.Generator):
         def __new__(cls, device: Any = "cpu") -> Any:
-            return super().__new__(cls, "cpu")
+            made = super().__new__(cls, "cpu")
+            made.simulated = torch.device(device)
+            return made
 
     def pin_memory(tensor: torch.Tensor, device: Any = None) -> torch.Tensor:
         pinned = tensor.clone()

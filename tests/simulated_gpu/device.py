@@ -229,7 +229,14 @@ class SimulatedDevices(TorchDispatchMode):
                 return 0.0 if held.dtype.is_floating_point else 0
             return held.item()
         index = target.index or 0 if target is not None and target.type == "cuda" else ours[0].device.index
+        self._check_generator(func, kwargs.get("generator"), index)
         return self._run(func, args, kwargs, ours, index, transfer=bool(host) and func in COPIES)
+
+    def _check_generator(self, func: Any, generator: Any, index: int) -> None:
+        """A generator is of one device, and draws for that one alone."""
+        of = getattr(generator, "simulated", None)
+        if of is not None and (of.type != "cuda" or (of.index or 0) != index):
+            raise RuntimeError(f"{func} on cuda:{index} got a generator of {of} at {place()}")
 
     def _check_devices(self, func: Any, args: Any, ours: list[DeviceTensor], host: list[torch.Tensor]) -> None:
         apart = {t.device for t in ours if t.dim()}

@@ -3,61 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import videoxl
 from tests.simulated_gpu.card import H200, T4, Card
 from tests.simulated_gpu.cuda import move, simulated
+from tests.simulated_gpu.everything import everything
+from tests.simulated_gpu.true_size import split_over_two
 from videoxl.inference.engine import VideoXL
-from videoxl.memory.video_memory import VideoMemory
 
-PREFILLS = {
-    "tiny": ("full", "chunked", "chunked:offload=true"),
-    "tiny-v1": ("beacon", "full"),
-}
-DECODES = {"tiny": ("dense", "bilevel:top_k=1,block_size=1"), "tiny-v1": ("dense",)}
+READINGS = [
+    ("tiny", "full", H200),
+    ("tiny", "chunked", H200),
+    ("tiny", "chunked:offload=true", H200),
+    ("tiny-v1", "beacon", H200),
+    ("tiny-v1", "full", H200),
+    ("tiny", "chunked", T4),
+]
 
 
 def film(frames: int, seed: int) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).integers(0, 255, (frames, 64, 64, 3), dtype=np.uint8))
 
 
-def everything(engine: VideoXL, name: str, prefill: str, folder: Path) -> dict[str, Any]:
-    """Whatever can be done with a memory, by name."""
-
-    def text(of: VideoMemory, tokens: int = 4, **settings: Any) -> str:
-        return engine.ask(of, "What is shown?", max_new_tokens=tokens, **settings).text
-
-    memory = engine.encode(frames=film(28, 0), fps=1, prefill=prefill)
-    found: dict[str, Any] = {decode: text(memory, 8, decode=decode) for decode in DECODES[name]}
-    found["sampled"] = text(memory, do_sample=True, seed=1)
-    found["beams"] = text(memory, num_beams=2)
-    found["stream"] = "".join(piece.text for piece in engine.stream(memory, "What is shown?", max_new_tokens=4))
-    chat = engine.chat_session(memory)
-    found["chat"] = [chat.ask(question, max_new_tokens=4).text for question in ("A?", "And B?")]
-    memory.save(folder / "memory.vxl")
-    found["from file"] = text(VideoMemory.load(folder / "memory.vxl", engine))
-    memory.extend(film(12, 1), fps=1)
-    found["extended"] = text(memory)
-    if name == "tiny" and "offload" not in prefill:
-        memory.trim(start=8)
-        found["trimmed"] = text(memory)
-    return found
+@pytest.fixture(scope="module")
+def models() -> dict[str, VideoXL]:
+    return {name: videoxl.load(name, device="cpu") for name in ("tiny", "tiny-v1")}
 
 
-@pytest.mark.parametrize(
-    ("name", "prefill", "card"),
-    [
-        *((name, prefill, H200) for name, prefills in PREFILLS.items() for prefill in prefills),
-        ("tiny", "chunked", T4),
-    ],
-)
-def test_answers_are_those_of_the_cpu(name: str, prefill: str, card: Card, tmp_path: Path) -> None:
-    expected = everything(videoxl.load(name, device="cpu"), name, prefill, tmp_path)
+@pytest.mark.parametrize(("name", "prefill", "card"), READINGS)
+def test_answers_are_those_of_the_cpu(
+    name: str, prefill: str, card: Card, models: dict[str, VideoXL], tmp_path: Path
+) -> None:
+    def all_of(engine: VideoXL) -> dict[str, object]:
+        return everything(engine, engine.encode(frames=film(28, 0), fps=1, prefill=prefill), film(12, 1), tmp_path)
+
+    expected = all_of(models[name])
     engine = videoxl.load(name, device="cpu")
     with simulated(card, real=True) as device:
         move(engine.model, device)
-        assert everything(engine, name, prefill, tmp_path) == expected
+        assert all_of(engine) == expected
+
+
+def test_a_model_that_lies_on_two_cards_answers_as_on_one(tmp_path: Path) -> None:
+    def all_of(engine: VideoXL) -> dict[str, object]:
+        return everything(engine, engine.encode(frames=film(28, 0), fps=1, prefill="chunked"), film(12, 1), tmp_path)
+
+    engine = videoxl.load("tiny", device="cpu")
+    head = nn.Parameter(engine.model.lm_head.weight.detach().clone())  # of its own: the embedding is on the other card
+    engine.model.lm_head.weight = head
+    expected = all_of(engine)
+    with simulated(count=2, real=True) as devices:
+        split_over_two(move(engine.model, devices))
+        assert {device.index for device in engine.layer_devices} == {0, 1}
+        assert engine.model.lm_head.weight.device == torch.device("cuda", 1)
+        assert all_of(engine) == expected
+
+
+def test_a_device_map_is_loaded_as_it_says() -> None:
+    parts = ("vision_tower", "token_synthesis", "multi_modal_projector", "language_model")
+    device_map = {**{f"model.{part}": 0 for part in parts[:3]}, "model.language_model": 1, "lm_head": 1}
+    with simulated(count=2, real=True) as devices:
+        engine = videoxl.load("tiny", device=device_map)
+        assert min(devices.live) > 10**5
+        memory = engine.encode(frames=film(8, 0), fps=1)
+        assert engine.ask(memory, "What?", max_new_tokens=2).usage.new_tokens

@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 import torch
+from accelerate import dispatch_model
+from torch import nn
 
 from tests.simulated_gpu.cuda import move
 from tests.simulated_gpu.device import SimulatedDevices
@@ -78,8 +80,24 @@ def build(family: str, *, layers: int | None = None) -> VideoXLForConditionalGen
     return model
 
 
-def true_size_engine(family: str, devices: SimulatedDevices, *, layers: int | None = None) -> VideoXL:
-    """An engine of a released model's size on a simulated device."""
-    model = move(build(family, layers=layers), devices, torch.bfloat16)
+def split_over_two(model: nn.Module) -> nn.Module:
+    """Leave the vision side and the first half of the layers on card 0; the rest and the head go to card 1."""
+    base, language_model = model.model, model.model.language_model
+    device_map = {f"model.{name}": 0 for name, _ in base.named_children() if name != "language_model"}
+    own = [name for name, _ in language_model.named_children() if name not in ("layers", "norm")]
+    device_map |= {f"model.language_model.{name}": 0 for name in own}
+    half = len(language_model.layers) // 2
+    device_map |= {f"model.language_model.layers.{n}": int(n >= half) for n in range(len(language_model.layers))}
+    split: nn.Module = dispatch_model(model, {**device_map, "model.language_model.norm": 1, "lm_head": 1})
+    return split
+
+
+def true_size_engine(
+    family: str, devices: SimulatedDevices, *, layers: int | None = None, dtype: torch.dtype = torch.bfloat16
+) -> VideoXL:
+    """An engine of a released model's size on the simulated devices: on one, or with its layers on both of two."""
+    model = move(build(family, layers=layers), devices, dtype)
+    if devices.count == 2:
+        split_over_two(model)
     model.model.language_model.fuse_projections()
     return VideoXL(model, StandInTokenizer(), name=family)  # type: ignore[arg-type]

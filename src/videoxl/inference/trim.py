@@ -8,7 +8,8 @@ import torch
 
 from videoxl.config import prefill_from_string
 from videoxl.inference.encode import ReadContext
-from videoxl.memory.kv_cache import SPARE_TOKENS, KVCache
+from videoxl.memory.host_cache import HostLayer
+from videoxl.memory.kv_cache import SPARE_TOKENS, KVCache, PreallocatedLayer
 from videoxl.memory.layout import Group
 from videoxl.memory.types import MemoryState
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -70,12 +71,18 @@ def _moved(group: Group, tokens: int) -> Group:
 
 
 def _without(model: VideoXLForConditionalGeneration, cache: KVCache, head: int, begin: int, stop: int) -> KVCache:
-    """Copy tokens ``[0, head)`` and ``[begin, stop)``; the latter move to the positions after the former."""
+    """Copy tokens ``[0, head)`` and ``[begin, stop)``; the latter move to the positions after the former.
+
+    What waits in host memory stays there.
+    """
     out = KVCache(len(cache.layers), reserve=head + stop - begin + SPARE_TOKENS)
     for number, layer in enumerate(cache.layers):
         distance = torch.full((stop - begin,), begin - head, device=layer.keys.device)
         moved = model.model.language_model.inverse_rope(layer.keys[..., begin:stop, :], distance)
         keys = torch.cat([layer.keys[..., :head, :], moved], dim=2)
         values = torch.cat([layer.values[..., :head, :], layer.values[..., begin:stop, :]], dim=2)
-        out.update(keys, values, number)
+        if layer.on_host:
+            out.layers[number] = HostLayer.of(PreallocatedLayer.holding(keys, values))
+        else:
+            out.update(keys, values, number)
     return out

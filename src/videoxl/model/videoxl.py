@@ -423,11 +423,12 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
     def next_logits(self, input_ids: torch.Tensor, cache: TokenCache, watch: Watch | None = None) -> torch.Tensor:
         """Feed text ``[B, L]`` behind what ``cache`` holds; logits ``[B, V]`` of the token that follows.
 
-        ``watch`` is shown the queries of every layer.
+        They are where the ids are, also where the head is on another GPU. ``watch`` is shown the queries of every
+        layer.
         """
         embeds = self.get_input_embeddings()(input_ids)
         out = self.model.language_model(inputs_embeds=embeds, past_key_values=cache, watch=watch)
-        return cast(torch.Tensor, self.lm_head(out.last_hidden_state[:, -1]))
+        return cast(torch.Tensor, self.lm_head(out.last_hidden_state[:, -1]).to(input_ids.device))
 
     def forward_windows(
         self,

@@ -146,7 +146,7 @@ class Batch:
         plan = TogetherPlan(self.model.model.language_model, self, ids_BL.shape[1])
         hidden_BLD = self.model.model.language_model.run_plan(embeds_BLD, plan)
         self.tails.length += ids_BL.shape[1]
-        logits_BV: torch.Tensor = self.model.lm_head(hidden_BLD[:, -1])
+        logits_BV: torch.Tensor = self.model.lm_head(hidden_BLD[:, -1]).to(self.device)
         return logits_BV
 
     def keep(self, rows: Sequence[int]) -> None:

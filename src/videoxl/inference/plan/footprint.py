@@ -125,11 +125,14 @@ def _question_bytes(
 def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
     """What reading holds at its peak: the feed-forward layer of the vision tower, or a tile of the language model."""
     text = config.text
-    tile = min(sizes.kept, GROUPS_PER_TILE * (config.tokens_per_group + 10))
+    groups = frames_per_tile(prefill, config) // config.frames_per_group
+    if isinstance(prefill, ChunkedPrefill):
+        groups = min(groups, GROUPS_PER_TILE)
+    tile = min(sizes.kept, groups * (config.tokens_per_group + 10))
     if isinstance(prefill, BeaconPrefill):
         window = prefill.window or config.beacon_window
         tile = window + window // min(prefill.ratios)
-    reading = tile * (3 * text.intermediate_size + 8 * text.hidden_size) * itemsize
+    reading = tile * (4 * text.intermediate_size + 6 * text.hidden_size) * itemsize
     if isinstance(prefill, ChunkedPrefill) and prefill.mode == "mask":
         reading += sizes.kept**2 * (1 + itemsize)
     elif not isinstance(prefill, ChunkedPrefill):

@@ -14,6 +14,7 @@ from videoxl.inference.prefill.prefiller import WholeGroups
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.token_scores import kept_count, normalise_scores, scored_embeddings, select_tokens
+from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 
@@ -68,20 +69,21 @@ class SelectivePrefiller(WholeGroups):
         base = self.model.model
         embed = base.get_input_embeddings()
         ends = span.time_ends
-        times = [embed(self._ids(span.ids[g.token_start : end])) for g, end in zip(span.groups, ends)]
+        ids = [span.ids[g.token_start : end] for g, end in zip(span.groups, ends)]
+        times = embed(self._ids([token for of_group in ids for token in of_group])).split([len(one) for one in ids])
         real_GT = pad_sequence([torch.ones(len(t), dtype=torch.bool) for t in times], batch_first=True)
         visual_GPD = tokens_PD.unflatten(0, (len(times), -1))
         scores_GP = base.token_scores(
             visual_GPD,
             pad_sequence(times, batch_first=True),
-            real_GT.to(visual_GPD.device),
+            to_device(real_GT, visual_GPD.device),
             embed(self._ids(self.text_ids)),
         )
         scores_P: torch.Tensor = scores_GP.flatten().to(tokens_PD.device)
         return scores_P
 
     def _ids(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(list(ids), device=self.model.model.text_device)
+        return to_device(torch.tensor(list(ids)), self.model.model.text_device)
 
     def finish(self) -> None:
         """Select and read. Leaves nothing but the cache."""
@@ -103,22 +105,21 @@ class SelectivePrefiller(WholeGroups):
             return
         scores_P = normalise_scores(torch.cat([tile.scores_P for tile in self._tiles]))
         sizes = [len(tile.tokens_PD) for tile in self._tiles]
+        kept_P = select_tokens(scores_P, self.keep).cpu()  # once: the host waits for the device only here
         position = 0
-        for tile, scores, kept in zip(
-            self._tiles, scores_P.split(sizes), select_tokens(scores_P, self.keep).split(sizes)
-        ):
+        for tile, scores, kept in zip(self._tiles, scores_P.split(sizes), kept_P.split(sizes)):
             yield self._kept(tile, scores, kept, position)
             position += len(tile.span.ids)
 
     def _kept(
         self, tile: _Tile, scores_P: torch.Tensor, kept_P: torch.Tensor, position: int
     ) -> tuple[list[int], torch.Tensor]:
-        """Of a tile that begins at ``position`` in the visual span."""
-        ids_L = self._ids(tile.span.ids)
+        """Of a tile that begins at ``position`` in the visual span. ``kept_P`` is on the host, ``scores_P`` is not."""
+        ids_L, device = torch.tensor(tile.span.ids), scores_P.device
         visual_L = ids_L == self.model.config.video_token_id
         stays_L = (~visual_L).masked_scatter(visual_L, kept_P)
-        scores_L = scores_P.new_zeros(len(ids_L)).masked_scatter(visual_L, scores_P)
+        visual, stays, kept = (to_device(chosen.nonzero()[:, 0], device) for chosen in (visual_L, stays_L, kept_P))
+        scores_L = scores_P.new_zeros(len(ids_L)).index_copy(0, visual, scores_P)
         ids = ids_L[stays_L].tolist()
-        embeds_LD = self.model.model.embed_span(ids, tile.tokens_PD[kept_P])[0]
-        positions_L = torch.arange(position, position + len(ids_L), device=ids_L.device)
-        return ids, scored_embeddings(embeds_LD, positions_L[stays_L], scores_L[stays_L])
+        embeds_LD = self.model.model.embed_span(ids, tile.tokens_PD.index_select(0, kept))[0]
+        return ids, scored_embeddings(embeds_LD, stays + position, scores_L.index_select(0, stays))
