@@ -24,7 +24,7 @@ WEIGHTS = "model/model.safetensors"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
     recipe = Recipe(tmp_path, scale=0.004, shares=1, notify=said.append)
