@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from annotated_types import Gt, Le
 from pydantic import BeforeValidator, PlainValidator
 
-from videoxl.config_answers import check_choices, check_together
+from videoxl.config_answers import Schema, check_choices, check_together, schema_text
 from videoxl.config_strings import from_string, to_string
 from videoxl.settings import Count, CountOrZero, Must, NotBool, Positive, Seconds, settings
 from videoxl.text import require_characters
@@ -361,12 +361,23 @@ class Generation:
     """Above 1 discourages tokens already in the prompt or the answer."""
     stop: Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")] = ()
     """The answer ends before the first of these texts."""
+    min_new_tokens: CountOrZero = 0
+    """The model does not end its answer before so many tokens; a stop text may."""
     prefix: Text = ""
     """The answer begins with this text. It is no part of ``max_new_tokens``. Best without a space at its end."""
     system: Text = ""
     """A system turn between video and question. The system prompt before the video is a setting of ``encode``."""
+    n: Count = 1
+    """With ``do_sample``: so many answers from one reading of the video, drawn with ``seed``, ``seed + 1`` ..."""
+    logprobs: CountOrZero | None = None
+    """Also give the log-probability of every token, and those of so many likeliest ones at its place."""
     choices: Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")] = ()
     """The answer is the likeliest of these texts, each with its probability. Nothing is written token by token."""
+    schema: Annotated[Schema | None, PlainValidator(schema_text)] = None
+    """The answer is JSON that fits a JSON schema: a mapping, a file, JSON text, or a class that pydantic knows. Kept as
+    JSON text. Needs the extra ``structured``, as ``regex`` does."""
+    regex: Annotated[str | None, Must("be text or None")] = None
+    """All of the answer, ``prefix`` included, matches this regular expression (without look-around and references)."""
     evidence: bool = True
     """Say which stretches of the video the answer's tokens looked at."""
 
@@ -375,9 +386,13 @@ class Generation:
             raise ValueError("stop holds an empty text, before which every answer would end: leave it out")
         if self.top_p is not None and self.top_p > 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        for name in ("stop", "prefix", "system", "choices"):
+        for name in ("stop", "prefix", "system", "choices", "regex"):
             for text in _texts(getattr(self, name) or ()):
                 require_characters(text, name)
+        if self.regex == "":
+            raise ValueError("regex is empty, which only an empty answer matches: leave it out")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens={self.min_new_tokens} is above max_new_tokens={self.max_new_tokens}")
         check_choices(self.choices)
         check_together(self)
 

@@ -25,7 +25,7 @@ class AnswerSettings(Protocol):
 
 ONLY_SAMPLING = ("temperature", "top_p", "top_k", "n")
 EXCLUDED: dict[str, tuple[str, ...]] = {
-    "num_beams": ("stop", "do_sample", "n", "schema", "regex", "choices"),
+    "num_beams": ("stop", "do_sample", "n", "logprobs", "schema", "regex", "choices"),
     "choices": (*("schema", "regex", "stop", "do_sample", "n", "min_new_tokens", "repetition_penalty", "logprobs"),),
     "schema": ("regex", "stop", "min_new_tokens"),
     "regex": ("stop", "min_new_tokens"),
@@ -49,7 +49,7 @@ def check_together(given: AnswerSettings) -> None:
 
 
 def _asks(given: AnswerSettings, name: str) -> bool:
-    value = getattr(given, name, None)
+    value = getattr(given, name)
     return value is not None and value != () and value != PLAIN.get(name)
 
 

@@ -62,7 +62,7 @@ def test_what_a_memory_says_is_shown_and_not_obeyed(videoxl: Run, memory: Path) 
 
 
 def test_what_a_model_says_is_shown_and_not_obeyed(videoxl: Run, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videoxl.inference.decode.loop.StopText.cut", lambda self, text: EVIL)
+    monkeypatch.setattr("videoxl.inference.decode.text.AnswerText.whole", lambda self: EVIL)
     for command in (("ask", memory, "What?"), ("chat", memory)):
         said = videoxl(*command, "-m", "tiny", "--max-new-tokens", 2, stdin="What?\n")
         assert said.returncode == 0

@@ -8,7 +8,8 @@ import transformers
 
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import Generation
-from videoxl.inference.decode.loop import RepetitionPenalty, SeededSampler, StopText, TextPieces
+from videoxl.inference.decode.loop import RepetitionPenalty, SeededSampler
+from videoxl.inference.decode.text import TextPieces
 
 
 def stream(ids: list[int]) -> list[str]:
@@ -73,15 +74,3 @@ def test_a_penalty_is_that_of_transformers() -> None:
     assert torch.equal(penalty(scores), theirs(torch.tensor([prompt, prompt]), scores.clone()))
     penalty.add(torch.tensor([0]))
     assert torch.equal(penalty(scores), theirs(torch.tensor([[*prompt, 0]] * 2), scores.clone()))
-
-
-def test_an_answer_is_cut_before_the_first_stop_text() -> None:
-    stop = StopText(tiny_tokenizer(), ("END", "日本"))
-    assert stop.cut("one END two 日本") == "one "
-    assert stop.cut("no such") == "no such"
-    assert stop.safe("one EN") == "one "
-    assert stop.safe("one END") == "one "
-    assert StopText(tiny_tokenizer(), ()).safe("all") == "all"
-    ids = tiny_tokenizer().encode("a long text before, 日本 and after")
-    found = [n for n in range(1, len(ids) + 1) if stop(ids[:n])]
-    assert tiny_tokenizer().decode(ids[: found[0]]).endswith("日本")

@@ -132,12 +132,16 @@ def ask(
         video, loading, frames, opening, question=only, subtitles=subtitles, siglip=siglip, progress=not quiet
     )
     answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
+    for answer in answers:
+        for text in answer.warnings[len(memory.warnings) :]:
+            tell("warning", text)
     if as_json:
         results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
         print_json(results[0] if len(results) == 1 else results)
     else:
         for answer in answers:
-            say(answer.text)
+            for one in (answer, *answer.alternatives):
+                say(one.text)
 
 
 @app.command()

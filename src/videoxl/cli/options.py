@@ -210,17 +210,31 @@ class AnswerOptions:
     seed: Annotated[int, typer.Option(help="With --do-sample: same seed, same answer.")] = 0
     stop: Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")] = None
 
+    min_new_tokens: Annotated[int, typer.Option(help="Do not end the answer before so many tokens.")] = 0
     prefix: Annotated[str, typer.Option(help="The answer begins with this text.")] = ""
-    choices: Annotated[
-        list[str] | None,
-        typer.Option("--choice", help="An option; give each of them. The likeliest is the answer; nothing is written."),
+    system: Annotated[str, typer.Option(help="A system turn between the video and the question.")] = ""
+    n: Annotated[int, typer.Option("--n", help="With --do-sample: so many answers to each question.")] = 1
+    logprobs: Annotated[
+        int | None, typer.Option(help="With --json: the probability of every token, and of so many others.")
     ] = None
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(help="An option; give each of them. The likeliest is the answer; nothing is written."),
+    ] = None
+    schema: Annotated[str | None, typer.Option(help="A file with a JSON schema, which the answer fits.")] = None
+    regex: Annotated[str | None, typer.Option(help="A regular expression that all of the answer matches.")] = None
 
     def generation(self) -> Generation:
-        """The settings. Raises ``ValueError`` for what contradicts itself."""
+        """The settings. Raises ``ValueError`` for what contradicts itself, and for a schema that cannot be used."""
         from videoxl.config import Generation
 
-        return Generation(**{name: value for name, value in asdict(self).items() if value is not None})
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        made = Generation(choices=given.pop("choice", ()), **given)
+        if made.schema is not None or made.regex is not None:
+            from videoxl.inference.decode.constrain import grammar_of
+
+            grammar_of(made)
+        return made
 
 
 def encode(

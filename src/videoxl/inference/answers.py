@@ -7,7 +7,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from videoxl.inference.decode.loop import FinishReason
+from videoxl.inference.decode.text import FinishReason
 from videoxl.inference.evidence_spans import EvidenceSpan
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +12,19 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DecodeStrategy, Generation
-from videoxl.inference.answers import Answer, Choice, Piece, Usage
+from videoxl.inference.answers import Answer, Piece
 from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.bilevel import Question, Start, start_from
+from videoxl.inference.decode.constrain import Constraint, LeastTokens, Vocabulary, grammar_of
 from videoxl.inference.decode.given import log_probabilities
-from videoxl.inference.decode.loop import DecodedToken, StopText, TextPieces, decode_tokens, finish_reason
+from videoxl.inference.decode.likelihood import Likelihoods, TokenChance
+from videoxl.inference.decode.loop import decode_tokens
+from videoxl.inference.decode.text import AnswerText
 from videoxl.inference.decode.together import Prompt, decode_together
 from videoxl.inference.evidence import (
-    Evidence,
     QueryWatch,
     Seen,
     SharedWatch,
-    find_evidence,
     rows_of_answer,
     watched_layers,
 )
@@ -32,6 +32,7 @@ from videoxl.inference.hardware import peak_bytes
 from videoxl.inference.loading import end_tokens
 from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import IM_END, ChatFormat
+from videoxl.inference.written import Asked, Writer, Written, judged
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -57,41 +58,6 @@ def generation_of(generation: Generation | None, settings: dict[str, Any]) -> Ge
     return replace(generation or DEFAULT_GENERATION, **settings)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question about a memory, and how it is to be answered."""
-
-    memory: VideoMemory
-    """A snapshot: nobody else extends it."""
-    question: str
-    tail: Sequence[int]
-    """The ids after the video: earlier turns, then the question."""
-    generation: Generation
-    decode: DecodeStrategy
-    own: int
-    """How many of ``tail`` are the question, at the end."""
-    given: tuple[int, ...] = ()
-    """The ids of ``prefix``, with which the answer begins."""
-
-    @property
-    def prompt(self) -> list[int]:
-        """The ids behind the video that are read before the first token is written."""
-        return [*self.tail, *self.given]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What was written for a question, and what that took."""
-
-    ids: list[int]
-    """New ids, without those of the prefix."""
-    seconds: float
-    together: int = 1
-    """Questions that were answered in the same steps."""
-    choices: tuple[Choice, ...] = ()
-    confidence: float | None = None
-
-
 class Asking:
     """What answering needs of an engine: a model, its tokenizer, and how a conversation is laid out."""
 
@@ -99,6 +65,7 @@ class Asking:
         self, model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, layout: ChatFormat
     ) -> None:
         self.model, self.tokenizer, self.layout = model, tokenizer, layout
+        self._vocabulary: Vocabulary | None = None
 
     @property
     def device(self) -> torch.device:
@@ -137,182 +104,214 @@ class Asking:
         reserve = len(asked.prompt) + asked.generation.max_new_tokens
         return start_from(self.model, asked.memory, asked.decode, question, reserve=reserve)
 
+    def rules(self, asked: Asked) -> Rules:
+        """What the tokens of an answer must keep to. Raises ``ValueError`` for rules that nothing can keep to."""
+        how, grammar = asked.generation, grammar_of(asked.generation)
+        if (how.logprobs or 0) > self.model.model.vocabulary_rows:
+            raise ValueError(
+                f"logprobs={how.logprobs} asks for more tokens than there are: {self.model.model.vocabulary_rows:,}"
+            )
+        stop = AnswerText(self.tokenizer, how.stop, asked.given) if how.stop else None
+        if grammar is not None:
+            return Rules(stop, Constraint(grammar, self.vocabulary, asked.given))
+        return Rules(stop, LeastTokens(how.min_new_tokens, self.end_ids) if how.min_new_tokens else None)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as llguidance reads them."""
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self.tokenizer, self.model.model.vocabulary_rows, self.end_ids)
+        return self._vocabulary
+
     def pieces(self, asked: Asked, start: Start) -> Iterator[Piece]:
-        """The answer piece by piece; the last piece carries the whole."""
+        """The answer piece by piece; the last piece carries the whole. Arguments are checked at the call."""
         if asked.generation.choices:
-            chosen = self.answer(asked, start)[0]
-            yield from (Piece(chosen.text), Piece("", chosen))
-            return
-        begin, generation = time.perf_counter(), asked.generation
-        cache = start.cache.fork(reserve=len(start.ids) + len(asked.prompt) + generation.max_new_tokens)
-        pieces, stop, new_ids = TextPieces(self.tokenizer), StopText(self.tokenizer, generation.stop), []
-        text, told, watch = "", 0, self._watch(generation)
-        if generation.prefix:
-            pieces.follow(asked.given)
-            yield Piece(generation.prefix)
-        for token in self._tokens([*start.ids, *asked.prompt], cache, generation, watch):
-            new_ids.append(token.id)
-            text += pieces.push(token.id)
-            safe = stop.safe(text)
-            if len(safe) > told:
-                yield Piece(safe[told:])
-                told = len(safe)
-        if rest := stop.cut(text + pieces.rest())[told:]:
+            return self._chosen_pieces(asked, start)
+        return self._written_pieces(asked, start, self.rules(asked))
+
+    def _chosen_pieces(self, asked: Asked, start: Start) -> Iterator[Piece]:
+        answer = self.answer(asked, start)[0]
+        yield Piece(answer.text)
+        yield Piece("", answer)
+
+    def _written_pieces(self, asked: Asked, start: Start, rules: Rules) -> Iterator[Piece]:
+        begin, how = time.perf_counter(), asked.generation
+        cache = start.cache.fork(reserve=len(start.ids) + len(asked.prompt) + how.max_new_tokens)
+        said, new_ids, told = AnswerText(self.tokenizer, how.stop, asked.given), list[int](), 0
+        likely, watch = Likelihoods(how.logprobs or 0), self._watch(how)
+        if how.prefix:
+            yield Piece(how.prefix)
+        for token in self._tokens([*start.ids, *asked.prompt], cache, how, rules, likely, watch):
+            new_ids.append(token)
+            said(new_ids)
+            if len(said.certain) > told:
+                yield Piece(said.certain[told:])
+                told = len(said.certain)
+        if rest := said.whole()[told:]:
             yield Piece(rest)
-        written = Written(new_ids, time.perf_counter() - begin)
-        yield Piece("", self._finish(asked, start, written, self._seen(asked, start, written, cache, watch)))
+        written = Written(new_ids, time.perf_counter() - begin, likely.of_all(1)[0], rules.constraint)
+        yield Piece("", self.writer.answer(asked, start, written, self._seen(asked, start, new_ids, cache, watch)))
 
     def answer(
         self, asked: Asked, start: Start, *, cache: KVCache | None = None, progress: Progress | None = None
     ) -> tuple[Answer, KVCache]:
-        """The answer, and the cache that now also holds the question, and the answer unless it was chosen.
+        """One answer, and the cache that now also holds the question, and the answer unless it was chosen.
 
         ``cache``: one that begins with ``start`` and already holds the begin of the tail too.
         """
-        begin, generation = time.perf_counter(), asked.generation
-        ids = [*start.ids, *asked.prompt]
-        grown = (start.cache if cache is None else cache).fork(reserve=len(ids) + generation.max_new_tokens)
-        watch = self._watch(generation)
-        if generation.choices:
-            chosen = self._chosen(generation.choices, ids, grown)
-            return self._finish(asked, start, chosen, self._seen(asked, start, chosen, grown, watch)), grown
-        new_ids: list[int] = []
-        if generation.num_beams > 1:
-            new_ids = beam_search(self.model, ids, grown.fork(), generation, end_ids=self.end_ids)
+        how, ids = asked.generation, [*start.ids, *asked.prompt]
+        grown = (start.cache if cache is None else cache).fork(reserve=len(ids) + how.max_new_tokens)
+        watch = self._watch(how)
+        if how.choices:
+            written = self._chosen(how.choices, ids, grown)
+        elif how.num_beams > 1:
+            written = self._searched(how, ids, grown)
         else:
-            for token in self._tokens(ids, grown, generation, watch):
-                new_ids.append(token.id)
-                if progress:
-                    progress("generate", len(new_ids), generation.max_new_tokens)
-        written = Written(new_ids, time.perf_counter() - begin)
-        return self._finish(asked, start, written, self._seen(asked, start, written, grown, watch)), grown
+            written = self._written(how, ids, grown, self.rules(asked), watch, progress)
+        seen = self._seen(asked, start, written.ids, grown, watch)
+        return self.writer.answer(asked, start, written, seen), grown
+
+    def _written(
+        self,
+        how: Generation,
+        ids: list[int],
+        cache: KVCache,
+        rules: Rules,
+        watch: QueryWatch | None,
+        progress: Progress | None,
+    ) -> Written:
+        """Tokens behind ``ids``, one after the other."""
+        begin, likely, new_ids = time.perf_counter(), Likelihoods(how.logprobs or 0), list[int]()
+        for token in self._tokens(ids, cache, how, rules, likely, watch):
+            new_ids.append(token)
+            if progress:
+                progress("generate", len(new_ids), how.max_new_tokens)
+        return Written(new_ids, time.perf_counter() - begin, likely.of_all(1)[0], rules.constraint)
+
+    def _searched(self, how: Generation, ids: list[int], cache: KVCache) -> Written:
+        """What beam search finds behind ``ids``, which ``cache`` then holds."""
+        begin = time.perf_counter()
+        new_ids = beam_search(self.model, ids, cache.fork(), how, end_ids=self.end_ids)
+        chances = [TokenChance(one) for one in log_probabilities(self.model, ids, cache, [new_ids])[0]]
+        return Written(new_ids, time.perf_counter() - begin, chances)
 
     def _chosen(self, choices: Sequence[str], ids: list[int], cache: KVCache) -> Written:
         """The likeliest of some texts behind ``ids``, which ``cache`` then holds."""
-        begin = time.perf_counter()
-        end = self.layout.tokenize(IM_END)
+        begin, end = time.perf_counter(), self.layout.tokenize(IM_END)
         texts = [[*self.layout.tokenize_user(choice), *end] for choice in choices]
-        found = judged(choices, log_probabilities(self.model, ids, cache, texts))
+        logprobs = log_probabilities(self.model, ids, cache, texts)
+        found = judged(choices, logprobs)
         best = max(range(len(found)), key=lambda number: found[number].logprob)
-        mean = found[best].logprob / found[best].tokens
-        return Written(texts[best], time.perf_counter() - begin, choices=found, confidence=mean)
+        chances = [TokenChance(one) for one in logprobs[best]]
+        return Written(texts[best], time.perf_counter() - begin, chances, choices=found)
+
+    def _watch(self, how: Generation) -> QueryWatch | None:
+        return QueryWatch(watched_layers(self.model.config)) if how.evidence else None
 
     def _seen(
-        self, asked: Asked, start: Start, written: Written, cache: KVCache, watch: QueryWatch | None
+        self, asked: Asked, start: Start, new_ids: list[int], cache: KVCache, watch: QueryWatch | None
     ) -> Seen | None:
         """What the answer's rows attended to: ``cache``. Rows that nobody watched are computed once more."""
         if watch is None:
             return None
-        count = len(written.ids)
+        count = len(new_ids)
         if watch.forwards >= count:  # more were written where the end was seen late
             return cache, partial(watch.rows, count)
         again, ids = cache.fork(), [*start.ids, *asked.prompt]
-        return again, partial(rows_of_answer, self.model, ids, written.ids, again, watch.layers)
+        return again, partial(rows_of_answer, self.model, ids, new_ids, again, watch.layers)
 
-    def answers(self, asked: Sequence[Asked], *, progress: Progress | None = None) -> list[Answer]:
-        """All answers. Those that start from the whole of a memory, and are written, are written together.
+    def answers(
+        self, asked: Sequence[Asked], *, together: bool = True, progress: Progress | None = None
+    ) -> list[Answer]:
+        """All answers, ``n`` to each question. ``together``: those that start from the same cache are written together.
 
-        A cache mixed for one question alone, beams, or choices are a question's own: these are answered one by one.
+        Beams and choices are a question's own: these are answered one by one.
         """
-        found: dict[int, Answer] = {}
-        shared: list[tuple[int, Start]] = []
+        found: dict[tuple[int, int], Answer] = {}
+        shared: list[tuple[tuple[int, int], Asked, Start]] = []
         for number, one in enumerate(asked):
             start, how = self.start(one), one.generation
-            if start.cache is one.memory.cache and how.num_beams == 1 and not how.choices:
-                shared.append((number, start))
-            else:
-                found[number] = self.answer(one, start)[0]
+            whole = start.cache is one.memory.cache
+            for draw in range(how.n):
+                drawn = one if how.n == 1 else replace(one, generation=replace(how, n=1, seed=how.seed + draw))
+                if together and (whole or how.n > 1) and how.num_beams == 1 and not how.choices:
+                    shared.append(((number, draw), drawn, start))
+                else:
+                    found[number, draw] = self.answer(drawn, start, progress=progress)[0]
         for first in range(0, len(shared), TOGETHER):
             batch = shared[first : first + TOGETHER]
-            answers = self._together([(asked[number], start) for number, start in batch], progress)
-            found.update(zip((number for number, _ in batch), answers))
-        return [found[number] for number in range(len(asked))]
+            answers = self._together([(one, start) for _, one, start in batch], progress)
+            found.update(zip((key for key, _, _ in batch), answers))
+        return [
+            _with_others([found[number, draw] for draw in range(one.generation.n)]) for number, one in enumerate(asked)
+        ]
 
     def _together(self, batch: Sequence[tuple[Asked, Start]], progress: Progress | None) -> list[Answer]:
-        begin = time.perf_counter()
+        begin, rules = time.perf_counter(), [self.rules(one) for one, _ in batch]
         prompts = [
-            Prompt([*start.ids, *one.prompt], start.cache, one.generation, self._stop(one.generation))
-            for one, start in batch
+            Prompt([*start.ids, *one.prompt], start.cache, one.generation, kept.stop, kept.processor)
+            for (one, start), kept in zip(batch, rules)
         ]
         new_ids: list[list[int]] = [[] for _ in batch]
         most = sum(one.generation.max_new_tokens for one, _ in batch)
-        watch = (
-            SharedWatch(watched_layers(self.model.config)) if any(one.generation.evidence for one, _ in batch) else None
-        )
-        written = decode_together(self.model, prompts, end_ids=self.end_ids, watch=watch)
-        for done, (number, token) in enumerate(written):
+        likely = Likelihoods(max(one.generation.logprobs or 0 for one, _ in batch))
+        watched = any(one.generation.evidence for one, _ in batch)
+        watch = SharedWatch(watched_layers(self.model.config)) if watched else None
+        tokens = decode_together(self.model, prompts, end_ids=self.end_ids, watch=watch, record=likely)
+        for done, (number, token) in enumerate(tokens):
             new_ids[number].append(token)
             if progress:
                 progress("generate", done + 1, most)
-        seconds = time.perf_counter() - begin
+        seconds, chances = time.perf_counter() - begin, likely.of_all(len(batch))
         answers = []
-        for number, ((one, start), ids) in enumerate(zip(batch, new_ids)):
+        for number, ((one, start), kept) in enumerate(zip(batch, rules)):
+            ids = new_ids[number]
+            written = Written(ids, seconds, chances[number], kept.constraint, together=len(batch))
             seen = (start.cache, partial(watch.rows, number, len(ids))) if watch and one.generation.evidence else None
-            answers.append(self._finish(one, start, Written(ids, seconds, len(batch)), seen))
+            answers.append(self.writer.answer(one, start, written, seen))
         return answers
 
     def _tokens(
-        self, ids: list[int], cache: KVCache, generation: Generation, watch: QueryWatch | None
-    ) -> Iterator[DecodedToken]:
-        stop = self._stop(generation)
-        return decode_tokens(self.model, ids, cache, generation, end_ids=self.end_ids, stop=stop, watch=watch)
-
-    def _watch(self, generation: Generation) -> QueryWatch | None:
-        return QueryWatch(watched_layers(self.model.config)) if generation.evidence else None
-
-    def _stop(self, generation: Generation) -> StopText | None:
-        return StopText(self.tokenizer, generation.stop) if generation.stop else None
-
-    def _finish(self, asked: Asked, start: Start, written: Written, seen: Seen | None) -> Answer:
-        """``seen``: what the answer's rows attended to, for its evidence."""
-        memory, generation = asked.memory, asked.generation
-        evidence = find_evidence(self.model.config, memory, start.ids, *seen) if seen else Evidence()
-        paid, stop = memory.usage, StopText(self.tokenizer, generation.stop)
-        usage = Usage(
-            frames=memory.frames,
-            video_seconds=memory.duration,
-            visual_tokens=paid.visual_tokens,
-            memory_tokens=len(memory.token_ids),
-            read_tokens=len(start.ids),
-            prompt_tokens=len(asked.prompt),
-            new_tokens=len(written.ids),
-            memory_bytes=memory.nbytes,
-            peak_gpu_bytes=peak_bytes(self.device),
-            seconds={**paid.seconds, **start.seconds, "generate": round(written.seconds, 6), **evidence.seconds},
-            prefill=memory.prefill,
-            decode=str(asked.decode),
-            sampling=paid.sampling,
-            window_ratios=paid.window_ratios,
-            device=str(self.device),
-            dtype=str(self.model.dtype).removeprefix("torch."),
-            finish_reason=finish_reason(written.ids, generation, self.end_ids, stop),
-            together=written.together,
+        self,
+        ids: list[int],
+        cache: KVCache,
+        how: Generation,
+        rules: Rules,
+        likely: Likelihoods,
+        watch: QueryWatch | None,
+    ) -> Iterator[int]:
+        tokens = decode_tokens(
+            self.model,
+            ids,
+            cache,
+            how,
+            end_ids=self.end_ids,
+            stop=rules.stop,
+            processor=rules.processor,
+            watch=watch,
+            record=likely,
         )
-        return Answer(
-            self._text(asked, written, stop),
-            start.read,
-            usage,
-            (*memory.warnings, *evidence.warnings),
-            (*asked.given, *written.ids),
-            evidence.spans,
-            confidence=written.confidence,
-            choices=written.choices,
-        )
+        return (token.id for token in tokens)
 
-    def _text(self, asked: Asked, written: Written, stop: StopText) -> str:
-        if written.choices:
-            return max(written.choices, key=lambda choice: choice.logprob).text
-        pieces = TextPieces(self.tokenizer)
-        pieces.follow(asked.given)
-        return (asked.generation.prefix + stop.cut(pieces.push_all(written.ids))).strip()
+    @property
+    def writer(self) -> Writer:
+        """Makes answers of what was written."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return Writer(self.model.config, self.tokenizer, self.end_ids, str(self.device), dtype, peak_bytes(self.device))
 
 
-def judged(choices: Sequence[str], logprobs: Sequence[Sequence[float]]) -> tuple[Choice, ...]:
-    """Options with their probabilities among one another, from the log-probabilities of their tokens."""
-    sums = [math.fsum(one) for one in logprobs]
-    weights = [math.exp(one - max(sums)) for one in sums]
-    total = math.fsum(weights)
-    return tuple(
-        Choice(text, weight / total, whole, len(one))
-        for text, weight, whole, one in zip(choices, weights, sums, logprobs)
-    )
+@dataclass(frozen=True)
+class Rules:
+    """What the tokens of one answer must keep to. For one answer alone: they count and follow it."""
+
+    stop: AnswerText | None = None
+    processor: Constraint | LeastTokens | None = None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return self.processor if isinstance(self.processor, Constraint) else None
+
+
+def _with_others(answers: Sequence[Answer]) -> Answer:
+    """The first answer, with the others as its alternatives."""
+    return answers[0] if len(answers) == 1 else replace(answers[0], alternatives=tuple(answers[1:]))

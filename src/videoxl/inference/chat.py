@@ -36,6 +36,8 @@ class ChatSession:
         """The next turn. A turn that fails leaves the session as it was."""
         chosen = generation_of(generation, settings)
         check_question(question)
+        if chosen.n > 1:
+            raise ValueError(f"n={chosen.n} has no meaning in a conversation, which goes on from one answer; use ask")
         asked = self._asking.asked(
             self.memory, question, chosen, self.decode, earlier=self._tail, closed=self._is_closed()
         )

@@ -18,7 +18,7 @@ from videoxl.config import (
     Sampling,
 )
 from videoxl.inference.answers import Answer, Piece
-from videoxl.inference.asking import DEFAULT_GENERATION, Asked, Asking, check_question, generation_of
+from videoxl.inference.asking import DEFAULT_GENERATION, Asking, check_question, generation_of
 from videoxl.inference.chat import ChatSession, earlier_turns
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
@@ -32,6 +32,7 @@ from videoxl.inference.request import open_request
 from videoxl.inference.stored import check_stored
 from videoxl.inference.trim import trim
 from videoxl.inference.video_input import open_for_model
+from videoxl.inference.written import Asked
 from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.types import MemoryState
@@ -274,9 +275,8 @@ class VideoXL:
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
         asked = [self._asked(memory, one, chosen, strategy) for one in questions]
         told = as_progress(progress)
-        if together and len(asked) > 1:
-            return self._asking.answers(asked, progress=told)
-        answers = [self._asking.answer(one, self._asking.start(one), progress=told)[0] for one in asked]
+        alone = len(asked) == 1 and chosen.n == 1
+        answers = self._asking.answers(asked, together=together and not alone, progress=told)
         return answers[0] if isinstance(question, str) else answers
 
     def stream(
@@ -295,6 +295,8 @@ class VideoXL:
         chosen, strategy = generation_of(generation, settings), choose_decode(decode, self.config)
         if chosen.num_beams > 1:
             raise ValueError(f"num_beams={chosen.num_beams} cannot be streamed: beams are compared at the end")
+        if chosen.n > 1:
+            raise ValueError(f"n={chosen.n} cannot be streamed: several answers are written at once; use ask")
         self._check(memory, question)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
         asked = self._asked(memory, question, chosen, strategy)
@@ -370,7 +372,7 @@ class VideoXL:
         self._check(memory, question)
         memory = memory.fork()
         asked = self._asked(memory, question, generation, strategy, history)
-        return self._asking.answer(asked, self._asking.start(asked))[0]
+        return self._asking.answers([asked], together=generation.n > 1)[0]
 
     def prompt_of_conversation(
         self,

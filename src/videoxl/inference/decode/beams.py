@@ -34,6 +34,7 @@ def beam_search(
     stored = model.generation_config
     how = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens or None,
         num_beams=settings.num_beams,
         do_sample=False,
         repetition_penalty=settings.repetition_penalty or 1.0,

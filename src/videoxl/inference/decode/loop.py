@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -22,7 +22,6 @@ from videoxl.model.generation import check_ids
 from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
-FinishReason = Literal["stop", "length"]
 Stop = Callable[[list[int]], bool]
 """Looks at the new ids, the last one included, and says whether the answer ends with it."""
 
@@ -50,10 +49,8 @@ class LogitsProcessor(Protocol):
         ...
 
 
-class Decodes(Protocol):
-    """What a tokenizer is used for here."""
-
-    def decode(self, token_ids: list[int], skip_special_tokens: bool = ...) -> str: ...
+Record = Callable[[Sequence[int], torch.Tensor, torch.Tensor], None]
+"""Sees what was written: numbers of answers, the logits ``[B, V]`` of one place in each, and the tokens ``[B]``."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,14 @@ def decode_tokens(
     processor: LogitsProcessor | None = None,
     keep_logits: bool = False,
     watch: Watch | None = None,
+    record: Record | None = None,
 ) -> Iterator[DecodedToken]:
     """The tokens after ``ids``, the first ``len(cache)`` of which are in ``cache`` (which grows).
 
     The last token is one of ``end_ids``, or the one after which ``stop`` is true, or number ``max_new_tokens``. It is
     not in the cache. ``settings``: sampling draws from a generator of its own; ``num_beams`` is not read here.
-    ``processor`` sees the logits of every step, and may change them. ``watch`` is shown the queries of every forward.
+    ``processor`` sees the logits of every step, and may change them; ``record`` gets those of every token that is
+    given, as the model made them. ``watch`` is shown the queries of every forward.
 
     On a GPU several tokens are written before one is looked at (:data:`LOOK_AFTER`). Those behind the end are thrown
     away, and the cache is cut, also where the caller stops iterating. ``watch`` saw their queries, too.
@@ -101,8 +100,11 @@ def decode_tokens(
         written = Written([choose(logits_BV, new_ids)], [logits_BV])
         steps = GrowingSteps(model, cache, watch)
         while True:
-            for token, logits_BV in zip(torch.cat(written.tokens).tolist(), written.logits):
+            given = torch.cat(written.tokens).tolist()
+            for token, token_B, logits_BV in zip(given, written.tokens, written.logits):
                 new_ids.append(token)
+                if record is not None:
+                    record((0,), logits_BV, token_B)
                 yield DecodedToken(token, logits_BV[0] if keep_logits else None)
                 ended = token in ends or (stop is not None and stop(new_ids))
                 if ended or len(new_ids) >= settings.max_new_tokens:
@@ -231,71 +233,3 @@ class SeededSampler:
         uniform = torch.rand(scores.shape, generator=self.generator, device=scores.device)
         noisy: torch.Tensor = scores - torch.log(-torch.log(uniform.clamp_min(1e-20)))
         return noisy
-
-
-class StopText:
-    """Says when an answer holds one of some texts (a :data:`Stop`), and cuts it there."""
-
-    def __init__(self, tokenizer: Decodes, texts: Sequence[str]) -> None:
-        self.tokenizer, self.texts = tokenizer, tuple(texts)
-        self.longest = max((len(text) for text in texts), default=0)
-        self._tail = 4 * self.longest + 4  # a character has at most four bytes, and a token at least one
-
-    def __call__(self, new_ids: list[int]) -> bool:
-        text = self.tokenizer.decode(new_ids[-self._tail :], skip_special_tokens=True)
-        return any(stop in text for stop in self.texts)
-
-    def cut(self, text: str) -> str:
-        """What stands before the first of the texts; all of it where none is found."""
-        return text[: min((place for stop in self.texts if (place := text.find(stop)) >= 0), default=len(text))]
-
-    def safe(self, text: str) -> str:
-        """What can be told of an answer that goes on: nothing that may turn out to be the begin of a stop text."""
-        cut = self.cut(text)
-        return cut if cut != text or not self.longest else text[: max(0, len(text) - self.longest + 1)]
-
-
-def finish_reason(new_ids: list[int], settings: Generation, end_ids: Sequence[int], stop: StopText) -> FinishReason:
-    """``length`` when ``max_new_tokens`` ended the answer, ``stop`` when the model or a stop text did."""
-    ended = bool(new_ids) and (new_ids[-1] in end_ids or stop(new_ids))
-    return "stop" if ended or len(new_ids) < settings.max_new_tokens else "length"
-
-
-class TextPieces:
-    """Text of tokens that come one by one, as soon as its characters are complete.
-
-    transformers' own streamer waits for a space or line break, which some languages, and some answers, do not have.
-    """
-
-    def __init__(self, tokenizer: Decodes) -> None:
-        self.tokenizer = tokenizer
-        self._told: list[int] = []  # the tokens of the last piece: what follows is decoded behind them
-        self._new: list[int] = []
-
-    def follow(self, ids: Sequence[int]) -> None:
-        """What comes next stands behind these tokens, which were told already."""
-        self._told, self._new = list(ids), []
-
-    def push_all(self, ids: Sequence[int]) -> str:
-        """The text of tokens that are the last ones."""
-        self._new += ids
-        return self.rest()
-
-    def push(self, token: int) -> str:
-        """What a token completes; empty while the last bytes of a character are still to come."""
-        self._new.append(token)
-        text = self._text()
-        return "" if text.endswith("\ufffd") else self._tell(text)
-
-    def rest(self) -> str:
-        """What is left when no more tokens come."""
-        return self._tell(self._text())
-
-    def _text(self) -> str:
-        before = self.tokenizer.decode(self._told, skip_special_tokens=True)
-        return self.tokenizer.decode(self._told + self._new, skip_special_tokens=True)[len(before) :]
-
-    def _tell(self, text: str) -> str:
-        if self._new:
-            self._told, self._new = self._new, []
-        return text

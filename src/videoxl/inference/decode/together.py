@@ -19,7 +19,7 @@ import torch
 
 from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
-from videoxl.inference.decode.loop import LogitsProcessor, Stop, TokenChoice
+from videoxl.inference.decode.loop import LogitsProcessor, Record, Stop, TokenChoice
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.attention import AttentionLayer, Pair, attention_with_sums, rotate
 from videoxl.model.attention_parts import Part, merge
@@ -64,10 +64,11 @@ def decode_together(
     *,
     end_ids: Sequence[int] = (),
     watch: TailWatch | None = None,
+    record: Record | None = None,
 ) -> Iterator[tuple[int, int]]:
     """The tokens of all answers as they come: (number of the prompt, id). Each ends as its own settings say.
 
-    ``watch`` is shown the queries of every forward.
+    ``watch`` is shown the queries of every forward, ``record`` gets the logits of every token as the model made them.
 
     Raises ``ValueError`` for a prompt with nothing left to read or with beams, and :class:`DoesNotFitError` when the
     GPU's memory is full.
@@ -95,6 +96,8 @@ def decode_together(
                 "at a time"
             ) from error
         tokens_B = _choose(logits_BV, [(choose[number], answers[number]) for number in live])
+        if record is not None:
+            record(live, logits_BV, tokens_B)
         going = []
         for row, (number, token) in enumerate(zip(live, tokens_B.tolist())):
             prompt, answer = prompts[number], answers[number]
