@@ -146,6 +146,6 @@ def _without_anchors(regex: str) -> str:
 
 def _one_line(text: str) -> str:
     """What llguidance says, without the drawing below it."""
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     errors = [line for line in lines if line.startswith("error:")]
     return f"{errors[-1].removeprefix('error:').strip()}" if errors else " ".join(lines[:1])[:300]
