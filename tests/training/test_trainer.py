@@ -14,7 +14,7 @@ from videoxl.errors import TrainingDataError, TrainingError
 from videoxl.training.checkpoints import checkpoints, find
 from videoxl.training.param_groups import group_of
 from videoxl.training.run import run
-from videoxl.training.trainer import VideoXLTrainer
+from videoxl.training.trainer import VideoXLTrainer, padded_at_end
 
 
 def train(folder, model, data=None, **changes):
@@ -317,3 +317,21 @@ def test_log_to_tensorboard(tmp_path):
     found = EventAccumulator(str(events))
     found.Reload()
     assert [event.value for event in found.Scalars("train/loss")] == pytest.approx(log_losses(tmp_path))
+
+
+def test_no_mask_is_made_of_padding_at_the_end(tmp_path, monkeypatch):
+    """Batches of rows of 4 to 6 answer tokens: the model gets no mask, and learns what it did with one."""
+    found = []
+    for keep in (True, False):
+        if keep:
+            monkeypatch.setattr("videoxl.training.trainer.padded_at_end", lambda mask: False)
+        else:
+            monkeypatch.undo()
+        model = model_of()
+        train(tmp_path / str(keep), model, per_device_batch_size=4, max_steps=2, optim="sgd")
+        found.append(weights_of(model))
+    assert all(torch.allclose(value, found[1][name], atol=1e-6) for name, value in found[0].items())
+    assert padded_at_end(torch.tensor([[1, 1, 0], [1, 1, 1]]))
+    assert not padded_at_end(torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    assert not padded_at_end(torch.ones(1, 1, 3, 3))
+    assert not padded_at_end(None)

@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import CheckpointError
 from videoxl.model.attention import AttentionLayer, Pair, TokenCache, causal_attention, rotate_wide
 from videoxl.model.decoder import LanguageModel
+from videoxl.model.token_loss import IGNORED, token_losses
 from videoxl.model.upload import to_device
 from videoxl.model.windows import RatioChooser, WindowLoop, WindowStep
-
-IGNORED = -100
 
 
 class LostWindowError(ValueError):
@@ -264,6 +262,6 @@ def window_loss(
         live = labels != IGNORED
         last = hidden_BLD[:, -1:]
         if bool(live.any()):
-            logits = head(hidden_BLD[0, live.to(hidden_BLD.device)]).float()
-            total = total + F.cross_entropy(logits, labels[live].to(logits.device), reduction="sum").to(total.device)
+            losses = token_losses(head, hidden_BLD[0, live.to(hidden_BLD.device)], labels[live])
+            total = total + losses.sum().to(total.device)
     return total, int((following != IGNORED).sum()), last

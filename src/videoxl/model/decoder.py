@@ -20,6 +20,7 @@ from transformers import GradientCheckpointingLayer, PreTrainedConfig, PreTraine
 
 from videoxl.errors import CheckpointError
 from videoxl.model.attention import AttentionPlan, CausalPlan, Mask, Pair, TokenCache, Watch, padding_mask, rotate_wide
+from videoxl.model.block_attention import BlockPlan
 from videoxl.model.private import attention_kernel
 from videoxl.model.side_by_side import SideBySide
 from videoxl.model.upload import to_device
@@ -379,6 +380,8 @@ class LanguageModel(PreTrainedModel):
         layer_inputs: Sequence[torch.Tensor] = (),
         output_hidden_states: bool = False,
         watch: Watch | None = None,
+        visual_blocks: torch.Tensor | None = None,
+        previous_blocks: torch.Tensor | int = 0,
     ) -> DecoderOutput:
         """Plain causal attention over ``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]``.
 
@@ -391,8 +394,11 @@ class LanguageModel(PreTrainedModel):
             layer_inputs: added to the hidden states behind the first layers, ``[B, L, D]`` each.
             output_hidden_states: also return what goes into every layer, and what comes out of the last norm.
             watch: is shown the queries of every layer.
+            visual_blocks, previous_blocks: the rule of :mod:`videoxl.model.block_attention` instead of a mask, for
+                whole sequences ``[B, L]`` that are padded at their end.
 
-        Raises ``ValueError`` unless exactly one of ``input_ids`` and ``inputs_embeds`` is given.
+        Raises ``ValueError`` unless exactly one of ``input_ids`` and ``inputs_embeds`` is given, and for a cache or a
+        mask beside blocks.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -404,12 +410,17 @@ class LanguageModel(PreTrainedModel):
             positions = torch.arange(past, past + embeds.shape[1], device=embeds.device)[None]
             if self.spec.rope.sections:
                 positions = positions.expand(3, 1, -1)
-        plan = CausalPlan(
-            lambda like: self.rotary_emb(positions, like.device, like.dtype),
-            cache,
-            self._mask(attention_mask, embeds.shape[1]),
-            watch,
-        )
+
+        def tables(like: torch.Tensor) -> Pair:
+            return cast(Pair, self.rotary_emb(positions, like.device, like.dtype))
+
+        plan: AttentionPlan
+        if visual_blocks is None:
+            plan = CausalPlan(tables, cache, self._mask(attention_mask, embeds.shape[1]), watch)
+        elif cache is not None or attention_mask is not None or watch is not None:
+            raise ValueError("visual_blocks are for whole sequences: leave out the cache and attention_mask")
+        else:
+            plan = BlockPlan(tables, visual_blocks, int(previous_blocks))
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         hidden = self.run_plan(embeds, plan, layer_inputs=layer_inputs, states=states)
         return DecoderOutput(hidden, cache, None if states is None else tuple(states))

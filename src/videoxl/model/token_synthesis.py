@@ -3,7 +3,8 @@ released checkpoints).
 
 Everything works on channels-last rows, so that the 1x1 convolutions are plain matrix products and no stage transposes
 the picture: ``G`` groups, ``T`` frames in a group, ``P = H W`` positions, ``C`` channels. Parameters keep the released
-shapes. A plain channels-first statement of the same module stands in ``tests/model/reference.py``.
+shapes. A plain channels-first statement of the same module stands in ``tests/model/reference.py``. With gradient
+checkpointing every block keeps its input alone, and computes the rest again in the backward pass.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from transformers import GradientCheckpointingLayer
 
 
 def regroup(features_FPC: torch.Tensor, frames_per_group: int) -> torch.Tensor:
@@ -31,7 +33,7 @@ def _pointwise(x: torch.Tensor, conv: nn.Conv1d | nn.Conv3d) -> torch.Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(GradientCheckpointingLayer):
     """Residual attention over the positions of each frame; the norm's statistics span all frames of the group."""
 
     def __init__(self, channels: int, norm_groups: int) -> None:
@@ -64,7 +66,7 @@ class RelativePosition(nn.Module):
         return self.embeddings_table[distance + self.max_distance]
 
 
-class TemporalAttention(nn.Module):
+class TemporalAttention(GradientCheckpointingLayer):
     """Residual attention over the frames of each position, one head, with relative positions.
 
     The relative term of the logits is added transposed: its query is the column (SPEC 3.3). Released weights were
@@ -96,7 +98,7 @@ class TemporalAttention(nn.Module):
         return out_NTC.reshape(G, P, T, C).transpose(1, 2)
 
 
-class TemporalConv(nn.Module):
+class TemporalConv(GradientCheckpointingLayer):
     """3x3x3 convolution that halves the time axis; replicate padding, in time only in front (SPEC 3.3).
 
     Run as a 2-D convolution over the three frames each output reads, side by side as channels. On a CPU that is no

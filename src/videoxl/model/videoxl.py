@@ -22,6 +22,7 @@ from videoxl.model.decoder import LanguageModel
 from videoxl.model.generation import CACHE, PICTURE_INPUTS, check_ids, generate, one_cache
 from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
+from videoxl.model.token_loss import next_token_loss
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.upload import to_device
@@ -264,11 +265,14 @@ class VideoXLModel(VideoXLPreTrainedModel):
         cache: TokenCache | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        visual_blocks: torch.Tensor | None = None,
+        previous_blocks: torch.Tensor | int = 0,
         **unknown: object,
     ) -> BaseModelOutputWithPast:
         """``input_ids`` ``[B, L]`` or ``inputs_embeds`` ``[B, L, D]`` -> ``last_hidden_state`` ``[B, L, D]``.
 
         ``cache`` is the newer name of ``past_key_values``; without one and with ``use_cache`` a cache is made.
+        ``visual_blocks``, ``previous_blocks``: see :meth:`LanguageModel.forward`.
         """
         refuse_unknown(unknown)
         if (input_ids is None) == (inputs_embeds is None):
@@ -291,6 +295,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
             past_key_values=held,
             use_cache=use_cache,
             output_hidden_states=bool(output_hidden_states),
+            visual_blocks=visual_blocks,
+            previous_blocks=previous_blocks,
         )
         found = {"last_hidden_state": out.last_hidden_state, CACHE: out.cache, "hidden_states": out.hidden_states}
         output = BaseModelOutputWithPast(**found)
@@ -373,11 +379,14 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         ratios: RatioChooser | None = None,
+        visual_blocks: torch.Tensor | None = None,
+        previous_blocks: torch.Tensor | int = 0,
         **unknown: object,
     ) -> VideoXLOutput:
         """Logits of the last ``logits_to_keep`` positions (0: all); with ``labels`` also the next-token loss.
 
-        ``labels`` ``[B, L]``, -100 where no loss is wanted; they align with ``input_ids`` and are shifted here.
+        ``labels`` ``[B, L]``, -100 where no loss is wanted; they align with ``input_ids`` and are shifted here. The
+        loss needs logits where labels are, and no others: training gives ``logits_to_keep=1``.
         ``video_features`` replace ``pixel_values_videos`` where the vision tower's work is already done
         (:meth:`VideoXLModel.get_video_features`). With a Video-XL model, pictures are compressed window by window
         (:meth:`forward_windows`, which reads ``ratios``).
@@ -406,16 +415,17 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             video_features=video_features,
             output_hidden_states=output_hidden_states,
+            visual_blocks=visual_blocks,
+            previous_blocks=previous_blocks,
         )
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         hidden = outputs.last_hidden_state
         logits = self.lm_head(hidden if isinstance(rows, int) else hidden[:, rows])
         loss = None
-        if labels is not None:
-            vocab_size = cast(Any, self.config.text_config).vocab_size
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=vocab_size, num_items_in_batch=num_items_in_batch
-            )
+        if labels is not None:  # from the logits where all are wanted anyway
+            whole = logits.shape[1] == hidden.shape[1]
+            head, states = (nn.Identity(), logits) if whole else (self.lm_head, hidden)
+            loss = next_token_loss(head, states, labels, num_items_in_batch)
         found = {"loss": loss, "logits": logits, CACHE: outputs.get(CACHE)}
         output = VideoXLOutput(**found, hidden_states=outputs.hidden_states)
         return output.to_tuple() if return_dict is False else output

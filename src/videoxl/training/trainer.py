@@ -125,6 +125,8 @@ class VideoXLTrainer(HookedTrainer):
                 return batch
             ids = torch.zeros(1, 2, dtype=torch.long)
             batch = {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
+        if not self._has_beacons and padded_at_end(batch.get("attention_mask")):
+            del batch["attention_mask"]  # causal attention never looks at it, and a mask would be one of all tokens
         if self.config.sharding in SYNCHRONOUS:
             return with_blank_video(batch, self.accelerator.unwrap_model(self.model).config)
         return batch
@@ -141,7 +143,8 @@ class VideoXLTrainer(HookedTrainer):
         """The objective's loss; windows of Video-XL with ratios drawn for the samples of the batch."""
         keys = inputs.pop("keys")
         if self.config.objective == "language":
-            inputs = {**inputs, "use_cache": False, **self._ratios(inputs, keys)}
+            # logits where labels are; those of the last place are the fewest that a forward gives
+            inputs = {**inputs, "use_cache": False, "logits_to_keep": 1, **self._ratios(inputs, keys)}
         loss: torch.Tensor | tuple[torch.Tensor, object]
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if isinstance(loss, torch.Tensor) and (self.config.sharding == "zero1" or not loss.requires_grad):
@@ -155,6 +158,11 @@ class VideoXLTrainer(HookedTrainer):
         if not isinstance(self.config.prefill, BeaconPrefill) or not pictures:
             return {}
         return {"ratios": ratios_for(self.config.prefill, self.config.seed, keys[0], self._max_positions)}
+
+    @property
+    def _has_beacons(self) -> bool:
+        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        return bool(getattr(config, "has_beacons", False))
 
     @property
     def _max_positions(self) -> int:
@@ -262,6 +270,11 @@ class VideoXLTrainer(HookedTrainer):
         self.guard.restore(facts.get("guard", {}))
         self.truncated = int(facts.get("truncated", 0))
         self.bad_samples.restore(facts.get("bad_samples", {}), step=int(facts["step"]))
+
+
+def padded_at_end(mask: torch.Tensor | None) -> bool:
+    """Whether a mask ``[B, L]`` hides nothing but what stands at the end of rows."""
+    return mask is not None and mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 def ratios_for(prefill: BeaconPrefill, seed: int, key: Key, max_positions: int) -> RatioChooser:

@@ -1,7 +1,8 @@
 """Examples put together into what the model's forward takes.
 
-Rows are padded on the right. Where every token simply sees those before it the mask is ``[B, L]``; questions packed
-behind one video, and chunked prefill, need a mask of all tokens against all, ``[B, 1, L, L]``.
+Rows are padded on the right. Where every token simply sees those before it the mask is ``[B, L]``. Chunked prefill has
+no mask but the block of every visual token, ``visual_blocks`` ``[B, L]``. Questions packed behind one video need a mask
+of all tokens against all, ``[B, 1, L, L]``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.memory.layout import GroupLayout, allowed_mask
+from videoxl.model.block_attention import OPEN
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.private import attention_kernel
 from videoxl.model.vision import normalize_pixels
@@ -70,11 +72,25 @@ class Collator:
         if not packed and self.mask is None:
             batch["attention_mask"] = _padded([[1] * len(e.input_ids) for e in examples], length, 0)
             return batch
+        if not packed and self.mask is not None:
+            batch["visual_blocks"] = _padded([self._blocks(e).tolist() for e in examples], length, OPEN)
+            batch["previous_blocks"] = torch.tensor(self.mask.previous_blocks)
+            return batch
         batch["attention_mask"] = self._square_mask(examples, length)
-        if packed:
-            positions = [positions_of(example.segments).tolist() for example in examples]
-            batch["position_ids"] = _padded(positions, length, 0)
+        positions = [positions_of(example.segments).tolist() for example in examples]
+        batch["position_ids"] = _padded(positions, length, 0)
         return batch
+
+    def _blocks(self, example: Example) -> np.ndarray:
+        """The block of every visual token of a single video, :data:`OPEN` for all others: int64 ``[L]``."""
+        blocks = np.full(len(example.input_ids), OPEN, dtype=np.int64)
+        if self.mask is None or example.span is None:
+            return blocks
+        begin, end = example.span
+        layout = GroupLayout.from_ids(example.input_ids, begin, self.config.video_token_id, end)
+        visual = ~layout.timestamp_mask(end)[begin:end]
+        blocks[begin:end] = np.where(visual, layout.groups_of_tokens()[begin:end] // self.mask.step_size, OPEN)
+        return blocks
 
     def _square_mask(self, examples: Sequence[Example], length: int) -> torch.Tensor:
         """Bool ``[B, 1, L, L]``, True where a token sees another one."""
@@ -143,6 +159,8 @@ def with_blank_video(batch: Batch, config: VideoXLConfig) -> Batch:
     }
     if "position_ids" in batch:
         grown["position_ids"] = torch.cat([batch["position_ids"], torch.zeros_like(ids)], dim=1)
+    if "visual_blocks" in batch:  # what is added stands behind everything that could see it
+        grown["visual_blocks"] = torch.cat([batch["visual_blocks"], torch.full_like(ids, OPEN)], dim=1)
     if "attention_mask" in batch:
         mask = batch["attention_mask"]
         square = mask.ndim == 4

@@ -26,8 +26,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from videoxl.config import BeaconPrefill
-from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.beacon import ratio_chooser
+from videoxl.model.token_loss import live_rows, token_losses
 from videoxl.training.config.training import PreferenceConfig
 from videoxl.training.objectives.objective import Objective, no_loss
 
@@ -120,14 +120,13 @@ class PreferenceTraining(Objective):
                 one has; -1 for padding.
             inputs: what the model's forward takes.
         """
-        known = ("input_ids", "attention_mask", "position_ids", *PICTURES)
+        known = ("input_ids", "attention_mask", "position_ids", "visual_blocks", "previous_blocks", *PICTURES)
         inputs = {name: value for name, value in inputs.items() if name in known}
         if self._base.config.has_beacons:
             return self._by_windows(labels, segments, **inputs)
         hidden_BLD = self._base.model(**inputs, use_cache=False).last_hidden_state
-        live = labels[:, 1:] != IGNORE_INDEX
-        logits_NV = self._base.lm_head(hidden_BLD[:, :-1][live]).float()
-        losses_N = F.cross_entropy(logits_NV, labels[:, 1:][live], reduction="none")
+        hidden_ND, targets_N, live = live_rows(hidden_BLD, labels)
+        losses_N = token_losses(self._base.lm_head, hidden_ND, targets_N)
         rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(live)
         pair_N = 2 * rows[live] + segments[:, 1:][live] - CHOSEN
         sums = torch.zeros(2 * len(labels), device=losses_N.device).index_add(0, pair_N, losses_N)
