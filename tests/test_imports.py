@@ -24,11 +24,12 @@ MODULES = sorted(
 LAYERS = (
     ("errors", "text", "_version"),
     ("settings", "json_lines"),
-    ("config_strings", "config_answers"),
+    ("config_strings", "config_answers", "line_file"),
     ("config",),
     ("video", "model", "memory"),
     ("world",),
     ("inference",),
+    ("many",),
     ("released",),
     ("hf", "parity", "mm_utils", "constants", "conversation", "demo_utils", "utils"),
     ("scenarios", "_on_import"),
@@ -36,7 +37,7 @@ LAYERS = (
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
-LIGHT = {"errors", "text", "settings", "json_lines", "config_strings", "config_answers", "config", "video"}
+LIGHT = {"errors", "text", "settings", "json_lines", "line_file", "config_strings", "config_answers", "config", "video"}
 """Parts that need neither torch nor transformers."""
 
 

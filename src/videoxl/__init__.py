@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL, load
     from videoxl.inference.evidence_spans import EvidenceSpan
     from videoxl.inference.plan.planner import Plan, plan
+    from videoxl.many.answering import answer_many
+    from videoxl.many.encoding import encode_many
+    from videoxl.many.record import AnswerRecord, MemoryRecord
     from videoxl.memory.video_memory import VideoMemory
     from videoxl.video import Frames, VideoLimits, open_video
 
@@ -71,6 +74,9 @@ _HOMES = {
     "videoxl.inference.plan.planner": ("Plan", "plan"),
     "videoxl.inference.decode.released_units": ("released_selection",),
     "videoxl.inference.decode.siglip": ("SiglipRelevance",),
+    "videoxl.many.answering": ("answer_many",),
+    "videoxl.many.encoding": ("encode_many",),
+    "videoxl.many.record": ("AnswerRecord", "MemoryRecord"),
     "videoxl.memory.video_memory": ("VideoMemory",),
     "videoxl.video": ("Frames", "VideoLimits", "open_video"),
 }
@@ -78,6 +84,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Answer",
+    "AnswerRecord",
     "BeaconPrefill",
     "BiLevelDecode",
     "ChatSession",
@@ -91,6 +98,7 @@ __all__ = [
     "FullPrefill",
     "Generation",
     "MemoryFileError",
+    "MemoryRecord",
     "MissingDependencyError",
     "PartialVideoWarning",
     "Piece",
@@ -108,6 +116,8 @@ __all__ = [
     "VideoXL",
     "VideoXLError",
     "__version__",
+    "answer_many",
+    "encode_many",
     "load",
     "open_video",
     "plan",

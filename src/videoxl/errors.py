@@ -140,6 +140,13 @@ class EvaluationError(VideoXLError):
     code = "evaluation_failed"
 
 
+class ManyVideosError(VideoXLError):
+    """Many videos cannot be begun or gone on with: no videos, a table without the column, an output of another run."""
+
+    exit_code = 2
+    code = "many_videos"
+
+
 class MissingDependencyError(VideoXLError, ImportError):
     """An optional part is not installed; the message names the extra that brings it."""
 

@@ -21,6 +21,7 @@ from tests.media import remux
 from videoxl.cli.demo import write_demo
 from videoxl.cli.main import main
 from videoxl.errors import VideoNotFoundError
+from videoxl.many.record import AnswerRecord
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,10 @@ def test_ask_prints_the_answer_alone(videoxl: Run, film: Path) -> None:
     result = videoxl("ask", film, "What is this?", "--max-new-tokens", 8)
     assert result.returncode == 0
     as_json = videoxl("ask", film, "What is this?", "--max-new-tokens", 8, "--json", "-q")
-    answer = json.loads(as_json.stdout)
-    assert answer["text"] == result.stdout.rstrip("\n")
+    (answer,) = json.loads(as_json.stdout)
+    assert list(answer) == list(AnswerRecord.__dataclass_fields__)
+    assert (answer["video"], answer["model"], answer["question"]) == (str(film), "tiny", "What is this?")
+    assert answer["answer"] == result.stdout.rstrip("\n")
     assert answer["read"] == [{"start": 0.0, "end": 48.0, "relevance": 1.0}]
     assert answer["usage"]["frames"] == 48
     assert 1 <= answer["usage"]["new_tokens"] <= 8
@@ -110,7 +113,7 @@ def test_info_of_a_video(videoxl: Run, film: Path) -> None:
 
 def test_plan_is_exact_and_refuses_what_cannot_fit(videoxl: Run, film: Path) -> None:
     plan = json.loads(videoxl("plan", film, "--model", "tiny", "--json").stdout)
-    answer = json.loads(videoxl("ask", film, "What?", "--json", "-q", "--max-new-tokens", 1).stdout)
+    (answer,) = json.loads(videoxl("ask", film, "What?", "--json", "-q", "--max-new-tokens", 1).stdout)
     assert plan["memory_tokens"] == answer["usage"]["memory_tokens"]
     assert plan["memory_bytes"] == answer["usage"]["memory_bytes"]
     big = videoxl("plan", film, "--device", "h200", "--json")
@@ -200,7 +203,7 @@ def test_the_default_is_the_released_model_and_tiny_without_the_hub(
     ("arguments", "message"),
     [
         (["ask", "missing.mp4", "What?"], "missing.mp4"),
-        (["ask", ".", "What?"], ". holds no pictures"),
+        (["encode", ".", "-o", "a.vxl"], ". holds no pictures"),
         (["ask", "text.mp4", "What?"], "text.mp4"),
         (["ask", "film.mp4", " "], "question must be text"),
         (["ask", "film.mp4", "What?", "--prefill", "chunky"], "unknown prefill strategy 'chunky'; available: full"),
@@ -342,7 +345,7 @@ def test_a_partial_video_is_a_warning_and_strict_an_error(videoxl: Run, film: Pa
     result = videoxl("ask", cut, "What?", "--max-new-tokens", 2, "--json", "-q")
     assert result.returncode == 0
     assert "warning: " in result.stderr
-    assert "of 48.0" in json.loads(result.stdout)["warnings"][0]
+    assert "of 48.0" in json.loads(result.stdout)[0]["warnings"][0]
     strict = videoxl("ask", cut, "What?", "--strict")
     assert strict.returncode == 2
     assert "cut.mp4" in one_line(strict)
@@ -357,10 +360,12 @@ def test_a_memory_is_taken_wherever_a_video_is(videoxl: Run, film: Path, tmp_pat
     for options in ((), ("--decode", "bilevel:relevance=0"), ("--do-sample", "--seed", 5)):
         settings = ("What?", "--max-new-tokens", 4, "--json", "-q", *options)
         fresh, kept = (
-            json.loads(videoxl("ask", *video, *settings).stdout) for video in ((film, "--fps", 4), (target,))
+            json.loads(videoxl("ask", *video, *settings).stdout)[0] for video in ((film, "--fps", 4), (target,))
         )
         for varying in ("seconds", "peak_gpu_bytes"):
             fresh["usage"].pop(varying), kept["usage"].pop(varying)
+        for varying in ("video", "key", "settings"):
+            fresh.pop(varying), kept.pop(varying)
         assert kept == fresh
     talked = videoxl("chat", target, "--max-new-tokens", 3, stdin="What?\n")
     assert talked.stdout == videoxl("ask", film, "What?", "--fps", 4, "--max-new-tokens", 3, "-q").stdout

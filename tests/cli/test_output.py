@@ -57,7 +57,7 @@ def test_what_a_memory_says_is_shown_and_not_obeyed(videoxl: Run, memory: Path) 
     assert facts["source"] == EVIL
     assert harmless(videoxl("info", memory, "--json").stdout)
     asked = videoxl("ask", memory, "What?", "-m", "tiny", "--max-new-tokens", 2, "--json")
-    assert json.loads(asked.stdout)["warnings"] == [EVIL]
+    assert json.loads(asked.stdout)[0]["warnings"] == [EVIL]
     assert harmless(asked.stdout + asked.stderr)
 
 

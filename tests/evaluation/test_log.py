@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.log import SampleLog, differences, how_it_was_run, versions, write_json
+from videoxl.evaluation.log import SampleLog, how_it_was_run, versions, write_json
 from videoxl.json_lines import read_json_lines
+from videoxl.line_file import differences
 
 SETTINGS = {"frames": (512, 2048), "seed": 3}
 

@@ -153,7 +153,7 @@ def test_a_cached_model_of_the_same_weights_is_loaded_at_its_commit(hub, picture
     assert (stored.name, stored.revision) == ("owner/model", OLD)
     assert model_named_by(stored, "a.vxl") == ("owner/model", OLD)
     code, out, said = run(capsys, "ask", str(film), "What is shown?", "--json", "--max-new-tokens", "4")
-    assert (code, bool(json.loads(out)["text"]), "made by owner/model" in said) == (0, True, True)
+    assert (code, bool(json.loads(out)[0]["answer"]), "made by owner/model" in said) == (0, True, True)
     code, out, _ = run(capsys, "info", str(film), "--json")
     assert json.loads(out)["revision"] == OLD
     assert hub.fetched == []

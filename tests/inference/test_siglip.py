@@ -233,9 +233,9 @@ def test_the_command_line(folder, clip, tmp_path, capsys):
     code, _, said = run("ask", film, "What is shown?", *asked)
     assert (code, "is not loaded on a file's word: give" in said) == (2, True)
     code, out, _ = run("ask", film, "What is shown?", "--siglip", folder, *asked)
-    assert (code, json.loads(out)["usage"]["decode"]) == (0, "bilevel:top_k=1,block_size=1,relevance=siglip")
+    assert (code, json.loads(out)[0]["usage"]["decode"]) == (0, "bilevel:top_k=1,block_size=1,relevance=siglip")
     code, also, _ = run("ask", str(clip), "What is shown?", "--fps", "2", "--siglip", folder, "--model", "tiny", *asked)
-    assert (code, json.loads(also)["read"]) == (0, json.loads(out)["read"])
+    assert (code, json.loads(also)[0]["read"]) == (0, json.loads(out)[0]["read"])
     code, _, said = run("ask", film, "What?", "--relevance", "siglip", "--quiet")
     assert (code, "'dense' has no setting 'relevance=siglip'" in said) == (2, True)
     assert run("encode", str(clip), "-o", film, "--fps", "2", *quick)[0] == 0

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from videoxl._version import __version__
+from videoxl.cli.ask import ask
 from videoxl.cli.errors import (
     EXPECTED,
     LAST_RESORT,
@@ -29,8 +30,9 @@ from videoxl.cli.errors import (
     usage_line,
 )
 from videoxl.cli.evaluate import app as evaluations
+from videoxl.cli.many import encode_many
 from videoxl.cli.options import (
-    AnswerOptions,
+    Decode,
     Device,
     Dtype,
     Json,
@@ -76,7 +78,6 @@ app = typer.Typer(
 
 SaveDtype = Literal["auto", "bf16", "int8", "fp8"]
 Level = Literal["dense", "pooled"]
-Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
 Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
 VideoOrMemory = Annotated[
     str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
@@ -97,51 +98,7 @@ def _options(
     """Ask questions about hours of video on one GPU."""
 
 
-@app.command()
-@grouped
-def ask(
-    video: VideoOrMemory,
-    question: Annotated[
-        list[str],
-        typer.Argument(
-            help="One or more questions; the video is read once. Put -- before questions that begin with a dash."
-        ),
-    ],
-    loading: LoadOptions,
-    frames: SamplingOptions,
-    opening: OpenOptions,
-    answering: AnswerOptions,
-    subtitles: Subtitles = None,
-    decode: Decode = "dense",
-    relevance: Relevance = None,
-    siglip: Siglip = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Answer questions about a video, or about a memory of one."""
-    from videoxl.inference.asking import check_question
-
-    # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
-    generation = answering.generation()
-    frames.check()
-    decode = decode_with(decode, relevance)
-    for text in question:
-        check_question(text)
-    only = question[0] if len(question) == 1 else None  # several are to be answered from one reading
-    engine, memory = encode_or_load(
-        video, loading, frames, opening, question=only, subtitles=subtitles, siglip=siglip, progress=not quiet
-    )
-    answers = [engine.ask(memory, text, decode=decode, generation=generation) for text in question]
-    for answer in answers:
-        for text in answer.warnings[len(memory.warnings) :]:
-            tell("warning", text)
-    if as_json:
-        results = [{"question": text, **answer.to_dict()} for text, answer in zip(question, answers)]
-        print_json(results[0] if len(results) == 1 else results)
-    else:
-        for answer in answers:
-            for one in (answer, *answer.alternatives):
-                say(one.text)
+app.command()(ask)
 
 
 @app.command()
@@ -176,6 +133,9 @@ def encode(
         print_json({"memory": output, "file_bytes": size, **memory.usage.to_dict()})
     else:
         say(f"{output}: {memory}, {size / 1e6:,.1f} MB on disk")
+
+
+app.command()(encode_many)
 
 
 @app.command()

@@ -42,6 +42,7 @@ Siglip = Annotated[
         "vision tower was taken from."
     ),
 ]
+Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -267,7 +268,7 @@ def encode(
             **frames.sampling,
             prefill=strategy,
             subtitles=cues,
-            siglip=_siglip(siglip),
+            siglip=siglip_of(siglip),
             progress=progress,
         )
         for text in memory.warnings:
@@ -276,7 +277,7 @@ def encode(
         return engine, memory
 
 
-def _siglip(name: str | None) -> bool | str:
+def siglip_of(name: str | None) -> bool | str:
     """What ``encode`` takes for ``--siglip``."""
     return True if name == "auto" else name or False
 
@@ -315,6 +316,6 @@ def encode_or_load(
         raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
     made_by = StoredMemory.open(video).model_id
     engine = loading.load_for(made_by, video)
-    if wanted := _siglip(siglip):
+    if wanted := siglip_of(siglip):
         siglip_for(engine, wanted)
     return engine, VideoMemory.load(video, engine)

@@ -30,6 +30,12 @@ def print_json(value: object) -> None:
     _write(text.replace("\x7f", "\\u007f") + "\n", flush=False)  # the one control character that json leaves
 
 
+def print_json_line(value: object) -> None:
+    """Print JSON on one line of stdout, at once."""
+    text = json.dumps(finite(value), allow_nan=False)
+    _write(text.replace("\x7f", "\\u007f") + "\n", flush=True)
+
+
 def print_facts(facts: Mapping[str, object], as_json: bool) -> None:
     """Print named values on stdout, as JSON or a line for each."""
     if as_json:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from videoxl._version import __version__
 from videoxl.errors import EvaluationError, MemoryFileError
-from videoxl.json_lines import JsonObject, Line, dump_line, encode_json, parse_object, split_lines, warn_of_cut
+from videoxl.json_lines import JsonObject, Line, dump_line, encode_json, parse_object, split_lines
+from videoxl.line_file import LineFile, differences
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
@@ -63,20 +61,8 @@ class SampleLog:
         self.settings = json.loads(dump_line(settings))
         self.header: Json = {}
         self._records: dict[str, Json] = {}
+        self._file = LineFile(path, EvaluationError)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if path and self.path.exists() and not self.path.is_file():
-                raise EvaluationError(f"{path} is no regular file: name another file")
-            # without a buffer: what could not be written is not tried again when the file is closed
-            self._file = (
-                open(self.path, "a+b", buffering=0) if path else tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115
-            )
-        except OSError as error:
-            raise EvaluationError(
-                f"{path} cannot be opened for writing ({error.strerror}): name another file"
-            ) from None
-        try:
-            self._lock()
             self._open(resume)
         except BaseException:
             self._file.close()
@@ -90,8 +76,7 @@ class SampleLog:
         """Write a finished sample and return it as :meth:`done` will. Raises ``ValueError`` for a key that exists."""
         if key in self._records:
             raise ValueError(f"sample {key!r} is in {self.path} already: ask done() before doing a sample")
-        line = dump_line({"key": key, "record": record})
-        self._write(line)
+        line = self._file.append({"key": key, "record": record})
         self._records[key] = json.loads(line)["record"]
         return self._records[key]
 
@@ -116,37 +101,21 @@ class SampleLog:
 
     # ------------------------------------------------------------------------------------------------------ opening
 
-    def _lock(self) -> None:
-        """Lock the file: two writers would both do every sample."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EvaluationError(
-                f"{self.path} is being written by another process: wait for it, or name another file"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-
     def _open(self, resume: bool) -> None:
-        self._file.seek(0)
-        content = self._file.read()
+        content = self._file.content()
         lines = split_lines(content, self.path)
         if not lines.whole:  # new, or killed before the header was there
             if content and not b'{"evaluation_log"'.startswith(content[:17]):
                 raise EvaluationError(f"{self.path} exists and is no log of samples: name another file")
-            self._file.truncate(0)
+            self._file.clear()
             self.header = {"evaluation_log": FORMAT, "settings": self.settings, "versions": versions()}
-            self._write(dump_line(self.header))
+            self._file.append(self.header)
             return
         self._check_header(lines.whole[0].data, resume)
         for line in lines.whole[1:]:
             self._take(line)
-        if lines.cut is not None:
-            self._file.truncate(len(content) - len(lines.cut.data))
-            warn_of_cut(lines.cut)
-        elif not content.endswith(b"\n"):
-            self._write(b"\n")
-        self._write(dump_line({"resumed": versions()}))
+        self._file.mend()  # only once the file is known to be ours
+        self._file.append({"resumed": versions()})
 
     def _check_header(self, line: bytes, resume: bool) -> None:
         try:
@@ -174,24 +143,6 @@ class SampleLog:
         if not isinstance(found.get("key"), str) or not isinstance(found.get("record"), dict):
             raise EvaluationError(f"{line.place} is damaged (it holds no key and record): remove that line and resume")
         self._records[found["key"]] = found["record"]
-
-    def _write(self, line: bytes) -> None:
-        try:
-            if self._file.write(line) != len(line):  # a disk that is almost full takes a part
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise EvaluationError(f"{self.path} cannot be written ({error.strerror}); make room and resume") from error
-
-
-def differences(before: Json, now: Json) -> list[str]:
-    """Return a phrase for every setting that changed: ``frames was [512], is now [1024]``."""
-    missing = "not set"
-    return [
-        f"{name} was {before.get(name, missing)!r}, is now {now.get(name, missing)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, missing) != now.get(name, missing)
-    ]
 
 
 def how_it_was_run(model_name: str, engine: VideoXL, **settings: object) -> Json:

@@ -266,12 +266,13 @@ class FolderEntry:
 
 def _pictures_in(directory: Directory) -> tuple[list[FolderEntry], list[str]]:
     """(the picture files in natural order, the names of the other files that are not hidden)."""
-    names = sorted((name for name in directory.names() if not name.startswith(".")), key=_natural)
+    names = sorted((name for name in directory.names() if not name.startswith(".")), key=natural_key)
     chosen = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
     return [FolderEntry(directory, name) for name in chosen], [name for name in names if name not in set(chosen)]
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key for names: numbers in them count by their value."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 

@@ -1,0 +1,188 @@
+"""``videoxl ask``: questions about one video or many."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from videoxl.cli.many import (
+    JsonLines,
+    ManyOptions,
+    engine_for,
+    finish_many,
+    print_records,
+    reading_of,
+    told_warnings,
+)
+from videoxl.cli.options import (
+    AnswerOptions,
+    Decode,
+    Json,
+    LoadOptions,
+    OpenOptions,
+    Quiet,
+    Relevance,
+    SamplingOptions,
+    Siglip,
+    Subtitles,
+    decode_with,
+    encode_or_load,
+    grouped,
+)
+from videoxl.cli.output import tell
+
+if TYPE_CHECKING:
+    from videoxl.inference.engine import VideoXL
+    from videoxl.many.answering import Asking
+    from videoxl.many.record import AnswerRecord
+    from videoxl.many.sources import VideoJob
+    from videoxl.memory.video_memory import VideoMemory
+
+MISSING = (
+    "Missing argument 'question'; put -- before a text that begins with '-': videoxl ask film.mp4 -- "
+    "'-5 degrees, why?'; see videoxl ask --help"
+)
+
+
+@grouped
+def ask(
+    video: Annotated[
+        str,
+        typer.Argument(
+            help="A video file, a picture, a folder of pictures, or a memory that encode wrote. Or many: a folder of "
+            "videos, a pattern in quotes ('films/*.mp4'), a table with a column of them (list.csv), or several such."
+        ),
+    ],
+    question: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="One or more questions; a video is read once. Files before them are videos too. Put -- before "
+            "questions that begin with a dash."
+        ),
+    ] = None,
+    *,
+    loading: LoadOptions,
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    answering: AnswerOptions,
+    many: ManyOptions,
+    subtitles: Subtitles = None,
+    decode: Decode = "dense",
+    relevance: Relevance = None,
+    siglip: Siglip = None,
+    as_json: Json = False,
+    as_lines: JsonLines = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer questions about a video, or about many."""
+    from videoxl.inference.asking import check_question
+    from videoxl.inference.progress import as_progress
+    from videoxl.many.answering import Asking, run_answers
+    from videoxl.many.sources import Columns, find_videos
+
+    # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
+    generation = answering.generation()
+    frames.check()
+    decode = decode_with(decode, relevance)
+    if as_json and as_lines:
+        raise ValueError("--json prints one list and --jsonl a line for each record: give one of them")
+    videos, questions = split_arguments(video, question or (), many.more_questions())
+    for text in questions or ():
+        check_question(text)
+    found = find_videos(videos, questions, Columns(many.video_column, many.question_column))
+    asking = Asking(reading=reading_of(frames, opening, subtitles, siglip), decode=decode, generation=generation)
+    if found.single and many.output is None:
+        if many.resume:
+            raise ValueError("--resume goes on with an output: name it (-o answers.jsonl)")
+        read = partial(
+            encode_or_load, found.jobs[0].video, loading, frames, opening, subtitles=subtitles, siglip=siglip
+        )
+        print_records(
+            ask_one(found.jobs[0], asking, partial(read, progress=not quiet)),
+            as_json=as_json,
+            as_lines=as_lines,
+            lines=_texts,
+        )
+        return
+    for note in found.notes:
+        tell("note", note)
+    asking.reading.require_shared()
+    records = run_answers(
+        found.jobs,
+        asking,
+        lambda: engine_for(found.jobs, loading),
+        output=many.output,
+        resume=many.resume,
+        workers=many.workers,
+        progress=as_progress(not quiet),
+    )
+    several = any(len(job.questions) > 1 for job in found.jobs)
+    lines = None if many.output else partial(_named_texts, several=several)
+    count, failed = print_records(told_warnings(records), as_json=as_json, as_lines=as_lines, lines=lines)
+    finish_many(count, len(found.jobs), failed, many.output, quiet=quiet)
+
+
+def _texts(record: AnswerRecord) -> list[str]:
+    return [record.answer or "", *(other["text"] for other in record.alternatives)]
+
+
+def _named_texts(record: AnswerRecord, *, several: bool) -> list[str]:
+    """``films/a.mp4: Who wins? The red one.``; the question where there are several."""
+    return [f"{record.video}: {f'{record.question} ' if several else ''}{text}" for text in _texts(record)]
+
+
+def split_arguments(video: str, rest: Sequence[str], more: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Videos and questions. The first argument is a video, and so are those behind it that name files or folders.
+
+    Two arguments are a video and a question, as long as the second is no file with the name of a video. ``more``:
+    questions that were given by options. None for the questions: they are in a table.
+    """
+    from videoxl.errors import ManyVideosError, VideoNotFoundError
+    from videoxl.many.sources import is_media_name
+    from videoxl.many.tables import is_table
+
+    videos, questions = [video], list(rest)
+    two = len(rest) == 1 and not more
+    while questions and _names_videos(questions[0]) and not (two and not is_media_name(questions[0])):
+        videos.append(questions.pop(0))
+    for text in questions:
+        if is_media_name(text) and not any(character.isspace() for character in text):
+            if os.path.exists(text):
+                raise ManyVideosError(f"{text} is a file behind a question: name the videos before the questions")
+            raise VideoNotFoundError(
+                f"{text}: no such file; check the path (if it is a question, give it by --question)"
+            )
+    questions += more
+    if not questions and not any(is_table(one) for one in videos):
+        raise ValueError(MISSING)
+    return videos, questions or None
+
+
+def _names_videos(text: str) -> bool:
+    from videoxl.many.sources import is_pattern
+
+    try:
+        return os.path.lexists(text) or (is_pattern(text) and any(glob.iglob(text, recursive=True)))
+    except (OSError, ValueError):  # a text that is too long for a name, or holds a zero byte
+        return False
+
+
+def ask_one(job: VideoJob, asking: Asking, read: Callable[..., tuple[VideoXL, VideoMemory]]) -> list[AnswerRecord]:
+    """The records of one video. What is wrong with it is raised: nobody waits for the rest.
+
+    ``read``: gives the engine and the memory, for ``question``: the only one, or None.
+    """
+    from videoxl.many.answering import AnswerWork
+    from videoxl.many.run import task_of
+
+    engine, memory = read(question=job.questions[0] if len(job.questions) == 1 else None)
+    answers = engine.ask(memory, job.questions, decode=asking.decode, generation=asking.generation)
+    for text in dict.fromkeys(text for answer in answers for text in answer.warnings[len(memory.warnings) :]):
+        tell("warning", text)
+    work, task = AnswerWork(engine, asking), task_of(job, asking.noted(engine))
+    return [work.row(task, question, answer) for question, answer in zip(job.questions, answers)]

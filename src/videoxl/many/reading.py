@@ -1,0 +1,160 @@
+"""How many videos are read and asked: plain settings, which a run notes in every row, and a video that is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, PrefillStrategy, Sampling
+from videoxl.inference.decode.siglip import siglip_for
+from videoxl.inference.prefill.choose import choose_prefill, for_question
+from videoxl.inference.request import open_request
+from videoxl.inference.subtitles import AUTO, cues_of
+from videoxl.inference.video_input import open_for_model, picture_size
+from videoxl.many.ahead import DecodedAhead
+from videoxl.memory.file.format import is_memory_file
+from videoxl.memory.video_memory import VideoMemory
+from videoxl.video import VideoLimits, VideoSource
+from videoxl.video.subtitles import Cue
+
+if TYPE_CHECKING:
+    from videoxl.inference.engine import VideoXL
+
+Json = dict[str, Any]
+OPENING = ("stream", "reader", "decoder_processes", "strict", "limits")
+SAMPLING = ("fps", "max_fps", "max_frames", "num_frames", "start", "end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How each video is read: the keywords of :meth:`VideoXL.encode` that many videos can share."""
+
+    fps: float | None = None
+    max_fps: float | None = None
+    max_frames: int | None = None
+    num_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+    prefill: PrefillStrategy | str | None = None
+    system: str | None = None
+    subtitles: str | None = None
+    """``auto``: each video's own track (``auto:3``, ``auto:eng``); or the file of the only video."""
+    siglip: bool | str = False
+    stream: int | None = None
+    reader: str = "auto"
+    decoder_processes: int | str = "auto"
+    strict: bool = False
+    limits: VideoLimits = field(default_factory=VideoLimits)
+
+    def __post_init__(self) -> None:
+        Sampling(**self.sampling)  # its own checks judge what came
+
+    def require_shared(self) -> None:
+        """Raise ``ValueError`` for a subtitle file: it belongs to one video."""
+        if self.subtitles is not None and self.subtitles.partition(":")[0] != AUTO:
+            raise ValueError(
+                f"subtitles={self.subtitles!r} belong to one video: with many videos give 'auto', which reads the "
+                "track of each"
+            )
+
+    @classmethod
+    def of(cls, given: Json) -> Reading:
+        """From keywords of ``encode``. Raises ``ValueError`` for those that many videos cannot share."""
+        known = [one.name for one in fields(cls)]
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"many videos cannot share {', '.join(unknown)}; allowed: {', '.join(known)}")
+        return cls(**given)
+
+    @property
+    def sampling(self) -> Json:
+        """The settings that :class:`Sampling` has."""
+        return {name: getattr(self, name) for name in SAMPLING}
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the settings that say how a video is read and are not the usual ones."""
+        usual = Reading()
+        return [one.name for one in fields(self) if getattr(self, one.name) != getattr(usual, one.name)]
+
+    @property
+    def opening(self) -> Json:
+        """What ``open_video`` takes."""
+        return {name: getattr(self, name) for name in OPENING}
+
+    def noted(self, engine: VideoXL) -> Json:
+        """What a memory depends on, as plain values. They are the same for all videos of a run."""
+        return {
+            "model": engine.model_id.name,
+            "fingerprint": engine.fingerprint[:16],
+            "sampling": str(Sampling(**self.sampling)),
+            "prefill": str(choose_prefill(self.prefill, engine.config)),
+            **({} if self.system is None else {"system_prompt": self.system}),
+            **{
+                name: value
+                for name in ("subtitles", "siglip", "stream", "strict")
+                if (value := getattr(self, name)) not in (None, False)
+            },
+        }
+
+
+@dataclass
+class Opened:
+    """A video that is ready to be read, or a memory file, which is read when it is asked."""
+
+    video: str
+    source: VideoSource | None = None
+    cues: tuple[Cue, ...] | None = None
+
+    def close(self) -> None:
+        """Release what the video holds."""
+        if self.source is not None:
+            self.source.close()
+
+
+def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading.Event) -> Opened:
+    """Open a video and decode its first frames as ``engine`` will ask for them. Raises as ``encode`` does."""
+    if is_memory_file(video):
+        if changed := [name for name in reading.changed if name != "siglip"]:
+            raise ValueError(f"is a memory, the video was read when it was made: leave out {', '.join(changed)}")
+        return Opened(video)
+    opened = open_for_model(video, fps=reading.fps, **reading.opening)
+    source = opened.__enter__()
+    try:
+        cues = None if reading.subtitles is None else cues_of(reading.subtitles, source)
+        strategy = choose_prefill(reading.prefill, engine.config)
+        request = open_request(source, reading.sampling, engine.config, strategy)
+        if source.is_still or request.is_open:
+            return Opened(video, source, cues)
+        size = picture_size(source, engine.config.image_size, engine.config.frame_fit)
+        return Opened(video, DecodedAhead(source, request.selection, size, stopped), cues)
+    except BaseException:
+        source.close()
+        raise
+
+
+@contextlib.contextmanager
+def memory_of(engine: VideoXL, opened: Opened, reading: Reading, question: str | None = None) -> Iterator[VideoMemory]:
+    """The memory of an opened video, which is closed after the block.
+
+    ``question``: the only one that will be asked, for strategies that read with it in mind.
+    """
+    try:
+        if opened.source is None:
+            if reading.siglip:
+                siglip_for(engine, reading.siglip)
+            yield VideoMemory.load(opened.video, engine)
+            return
+        strategy = choose_prefill(reading.prefill, engine.config)
+        yield engine.encode(
+            opened.source,
+            **reading.sampling,
+            prefill=strategy if question is None else for_question(strategy, question),
+            subtitles=opened.cues,
+            siglip=reading.siglip,
+            system=DEFAULT_SYSTEM_PROMPT if reading.system is None else reading.system,
+        )
+    finally:
+        opened.close()
