@@ -80,7 +80,8 @@ class ReleasedPatterns:
         past = sum(keys.shape[2] for keys, _ in self.parts[0].values())
         new, total = x.shape[1], past + x.shape[1]
         positions = torch.arange(total, device=x.device)
-        cos, sin = (t.to(x.dtype) for t in self.base.rotary_emb(x.float(), positions[None]))
+        cos, sin = (t.to(x.dtype) for t in self.base.rotary_emb(positions[None], x.device, torch.float32))
+        sin[..., : sin.shape[-1] // 2].neg_()  # the package keeps the sign of the first half in the table
         blocked = positions[None] > positions[past:, None]
         mask = torch.zeros(new, total, dtype=x.dtype, device=x.device)
         mask.masked_fill_(blocked, torch.finfo(x.dtype).min)

@@ -70,11 +70,15 @@ class StandInTokenizer:
         return 151645
 
 
-def build(family: str, *, layers: int | None = None) -> VideoXLForConditionalGeneration:
-    """A released model on ``meta``, in bf16. ``layers``: of the language model, for shorter runs."""
+def build(
+    family: str, *, layers: int | None = None, vision_layers: int | None = None
+) -> VideoXLForConditionalGeneration:
+    """A released model on ``meta``, in bf16. ``layers``, ``vision_layers``: fewer of them, for shorter runs."""
     config = VideoXLConfig.from_dict(native_config_dict(dict(RELEASED[family]), None))
     if layers is not None:
         config.text_config.num_hidden_layers = layers
+    if vision_layers is not None:
+        config.vision_config.num_hidden_layers = vision_layers
     with torch.device("meta"):
         model = VideoXLForConditionalGeneration(config).to(torch.bfloat16).eval()
     return model
