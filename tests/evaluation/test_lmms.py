@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,6 +25,8 @@ from videoxl.errors import EvaluationError, VideoError
 from videoxl.evaluation.lmms import models
 from videoxl.evaluation.lmms.answering import Answerer, Question, ReadingSettings
 from videoxl.evaluation.lmms.models import FAILED, VideoXLChat, VideoXLSimple
+from videoxl.evaluation.lmms.outcomes import check_outcomes
+from videoxl.evaluation.lmms.published import Published
 from videoxl.evaluation.lmms.running import Run, run_lmms
 from videoxl.evaluation.log import SampleLog
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
@@ -184,6 +186,7 @@ def model(kind=VideoXLSimple, documents=({},), subtitles=None):
     made = object.__new__(kind)
     made.default_generation = Generation(max_new_tokens=77)
     made._answerer = SimpleNamespace(reading=ReadingSettings(subtitles=subtitles))
+    made._published = None
     made.task_dict = {TASK: {"test": list(documents)}}
     return made
 
@@ -281,6 +284,102 @@ def test_model_args(monkeypatch):
     assert models._strategy(None) is None
     with pytest.raises(ValueError, match="unknown model_args frames; known: "):
         VideoXLSimple(frames=4)
+
+
+def test_questions_about_one_video_are_asked_together_where_that_is_wanted():
+    class Together(CountingEngine):
+        calls: ClassVar[list[list[str]]] = []
+
+        def ask(self, memory, questions, *, decode, generation):
+            self.calls.append(list(questions))
+            return [self.continue_conversation(memory, [], one, generation, decode) for one in questions]
+
+    asked = [*questions(6, 2), Question(key="h", question="q", video="/v/0.mp4", history=(("before", "yes"),))]
+    engine = Together()
+    records = Answerer(engine, ReadingSettings(together=True)).answer(asked)
+    assert engine.calls == [["q0", "q2", "q4"], ["q1", "q3", "q5"]]
+    assert texts(records) == texts(Answerer(CountingEngine(), ReadingSettings()).answer(asked))
+    assert sum(record["paid_reading"] for record in records) == 2
+
+
+# ------------------------------------------------------------------------------------------- the released protocol
+
+MLVU = {
+    "video_name": "a.mp4",
+    "question": "Which?\n(A) red\n(B) blue",
+    "answer": "B",
+    "task_type": "count",
+}
+
+
+def test_a_protocol_changes_words_length_and_end_of_a_question():
+    given = model(documents=[MLVU])._question(simple(["/v/a.mp4"], {"max_new_tokens": 5, "until": ["x"]}))
+    asked = Published.named("mlvu/released").question(given, MLVU, 0)
+    assert asked.question == "\nWhich?\n(A) red\n(B) blue\nOnly give the best option.\n\nBest option: ("
+    assert (asked.generation.max_new_tokens, asked.stop, asked.key) == (16, (), given.key)
+    assert asked.document["item"]["answer"] == "B"
+    assert json.loads(json.dumps(asked.document))["item"]["options"] == ["red", "blue"]
+
+
+def test_answers_to_a_protocol_are_scored_by_its_rule():
+    published = Published.named("mlvu/released")
+    asked = [Question(key=f"t/{n}", question="", video="/v/a.mp4") for n in range(3)]
+    asked = [published.question(one, MLVU, n) for n, one in enumerate(asked)]
+    records = [{**one.known, "text": text} for one, text in zip(asked, ["B) blue", "It is (B)", "(A)"])]
+    failed = {"t/x": {**published.question(Question(key="t/x", question="", video=None), MLVU, 3).known}}
+    scores = published.scores(json.loads(json.dumps(records)), failed)
+    assert (scores["samples"], scores["unanswered"], scores["accuracy"]) == (4, 1, 0.5)
+    assert scores["by"]["task_type"]["by"]["count"]["samples"] == 4
+
+
+def test_released_selections_belong_to_a_protocol(tmp_path):
+    config = {"selected_topk": 1, "selected_chunk_size": 4, "compression": 4}
+    (tmp_path / "mlvu.json").write_text(
+        json.dumps({"count": {"config": config, "selected_unit_indices": {"a.mp4_Which?": [3]}}})
+    )
+    published = Published.named("mlvu/released", str(tmp_path))
+    asked = published.question(Question(key="t/0", question="", video="/v/a.mp4"), MLVU, 0)
+    assert asked.prefill is None
+    assert asked.decode.relevance.units == (3,)
+    other = published.question(Question(key="t/1", question="", video="/v/a.mp4"), {**MLVU, "video_name": "b.mp4"}, 1)
+    assert (str(other.prefill), str(other.decode)) == ("full", "dense")
+    assert published.selections.counts == {"named": 1, "not_named": 1}
+    for bad in [(None, "x"), ("mlvu/mine", None), ("other/lmms", None), ("egoschema/lmms", "x"), ("mlvu", "absent")]:
+        with pytest.raises(ValueError, match=r"protocol|--prompts|none were released|cannot be read"):
+            Published.named(*bad)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "complaint"),
+    [
+        ({"acc": True}, None),
+        ({"x": {"pred": 2, "ground_truth": "3"}}, None),
+        ({"x": {"parsed_prediction": "A", "answer": "A"}}, None),
+        (
+            {"x": {"a.mp4>>>who": "12 to 15"}},
+            r"task toy_world does not say which answers are right \(its metrics are x\)",
+        ),
+        ({"submission": {"a": 1}}, "does not say which answers are right"),
+        (OSError("no judge"), r"task toy_world cannot judge an answer \(OSError: no judge\)"),
+    ],
+)
+def test_a_task_that_does_not_say_what_is_right_is_refused_before_the_run(metrics, complaint):
+    class Task:
+        def process_results(self, document, results):
+            if isinstance(metrics, Exception):
+                raise metrics
+            return metrics
+
+        def doc_to_visual(self, document):
+            return ["/v/0.mp4"]
+
+    request = SimpleNamespace(args=("Which?", {}, Task().doc_to_visual, 0, TASK, "test"))
+    documents = {TASK: {"test": [{}]}}
+    if complaint is None:
+        check_outcomes([request, request], documents)
+    else:
+        with pytest.raises(EvaluationError, match=complaint):
+            check_outcomes([request], documents)
 
 
 def test_the_marker_of_a_failure_names_no_option():
@@ -387,3 +486,18 @@ def test_the_simple_interface_killed_and_resumed_equals_the_whole_run_with_messa
     after = keys(folder, "killed")
     assert after[: len(before)] == before
     assert sorted(after) == sorted(keys(folder, "one"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_task_without_outcomes_is_refused_before_its_first_answer(tmp_path, monkeypatch, capfd):
+    require("lmms_eval")
+    folder = write_task(tmp_path, films=1, questions=1, bad=False)
+    functions = (folder / "toy.py").read_text()
+    (folder / "toy.py").write_text(functions.replace('"score": score, ', "").replace("pred_answer", "said"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(folder / "hf"))
+    with pytest.raises(EvaluationError, match="no scores"):
+        run_lmms(Run(task=TASK, model_args=ARGUMENTS, folder=folder / "run", include_path=str(folder)))
+    assert "does not say which answers are right" in capfd.readouterr().err
+    assert keys(folder, "run") == []

@@ -13,9 +13,10 @@ from videoxl.cli.main import main
 from videoxl.config import BiLevelDecode, ChunkedPrefill, decode_from_string, prefill_from_string
 from videoxl.errors import EvaluationError, MissingDependencyError
 from videoxl.evaluation.lmms import running
-from videoxl.evaluation.lmms.presets import MODES, PRESETS
+from videoxl.evaluation.lmms.outcomes import outcome
+from videoxl.evaluation.lmms.presets import MODES, PRESETS, Mode, mode_of
 from videoxl.evaluation.lmms.running import Run, result_of, run_lmms, text
-from videoxl.evaluation.lmms.scores import outcome, scored
+from videoxl.evaluation.lmms.scores import scored
 from videoxl.evaluation.plots import draw
 from videoxl.evaluation.report import published_scores, write_report
 from videoxl.evaluation.rows import read_rows
@@ -94,7 +95,10 @@ def test_samples_of_another_run_are_refused():
 # ----------------------------------------------------------------------------------------------------------- presets
 
 
-@pytest.mark.parametrize("name", PRESETS)
+PUBLISHED = ("mlvu", "videomme", "longvideobench", "lvbench")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("mode", MODES)
 def test_presets_say_what_was_published(name, mode):
     args = PRESETS[name].model_args(mode)
@@ -110,11 +114,20 @@ def test_presets_say_what_was_published(name, mode):
         PRESETS[name].model_args("pure")
 
 
+def test_modes_of_benchmarks_without_published_settings():
+    assert mode_of("egoschema", "full") == Mode()
+    assert mode_of("ovo-bench", "bilevel").decode == BiLevelDecode()
+    assert mode_of("mlvu", "full") == Mode(256)  # each model reads as it does by itself
+    assert mode_of("mlvu", "chunked") == PRESETS["mlvu"].modes["chunked"]
+    with pytest.raises(ValueError, match="--mode must be one of full, chunked, bilevel, got 'pure'"):
+        mode_of("ovo-bench", "pure")
+
+
 def test_every_published_score_tells_its_settings_and_known_problems():
     found = published_scores()
-    assert {one["benchmark"] for one in found["scores"]} == set(PRESETS)
+    assert {one["benchmark"] for one in found["scores"]} == set(PUBLISHED)
     for one in found["scores"]:
-        assert 0 < one["score"] < 100
+        assert one["score"] == round(100 * one["right"] / one["questions"], 2)  # all are micro averages
         assert set(one["problems"]) <= set(found["problems"])
     assert {name for one in found["scores"] for name in one["problems"]} == set(found["problems"])
 
@@ -153,7 +166,8 @@ def test_the_command_can_hold_any_strategy_and_says_what_it_cannot_hold(tmp_path
     args = {"pretrained": "tiny", "prefill": "chunked:chunk_size=8,step_size=4", "fps": None}
     command = Run(task="t", model_args=args, folder=tmp_path, processes=2, interface="simple", limit=3).command()
     told = command[command.index("--model_args") + 1]
-    assert told == f"log={tmp_path}/logs,resume=False,pretrained=tiny,prefill=chunked:chunk_size=8;step_size=4"
+    strategy = "prefill=chunked:chunk_size=8;step_size=4"
+    assert told == f"log={tmp_path}/logs,resume=False,check_outcome=True,pretrained=tiny,{strategy}"
     assert {"--force_simple", "--limit", "--num_processes"} <= set(command)
     with pytest.raises(ValueError, match="rename"):
         Run(task="t", model_args={"pretrained": "a,b"}, folder=tmp_path).command()

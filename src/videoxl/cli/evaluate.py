@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from videoxl.cli.evaluate_benchmark import run as run_files
 from videoxl.cli.evaluate_files import grounding, vnbench
 from videoxl.cli.evaluate_lmms import lmms, report
 from videoxl.cli.options import Json, LoadOptions, Quiet, grouped
@@ -177,6 +178,7 @@ def niah(loading: LoadOptions, grid: GridOptions, compared: SelectorOptions, out
 app.command()(vnbench)
 app.command()(grounding)
 app.command()(lmms)
+app.command("run")(run_files)
 app.command()(report)
 
 

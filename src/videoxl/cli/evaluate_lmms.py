@@ -16,8 +16,19 @@ from videoxl.cli.output import print_json, say
 class TaskOptions:
     """Which benchmark is run."""
 
-    preset: Annotated[str | None, typer.Option(help="mlvu, videomme, longvideobench or lvbench.")] = None
+    preset: Annotated[str | None, typer.Option(help="mlvu, mlvu-test, videomme, longvideobench, lvbench ...")] = None
     mode: Annotated[str, typer.Option(help="With --preset: full, chunked or bilevel, each as published.")] = "full"
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="With --preset: released, as published for Video-XL-2, or lmms, those of the task. Default: released "
+            "where it exists."
+        ),
+    ] = None
+    selections: Annotated[
+        str | None,
+        typer.Option(help="With released prompts: released file of selections for bi-level decoding, or a folder."),
+    ] = None
     task: Annotated[str | None, typer.Option(help="Any task of lmms-eval, instead of a preset.")] = None
     categories: Annotated[str | None, typer.Option(help="With --task: fields to average by: task_type,domain.")] = None
     include_path: Annotated[str | None, typer.Option(help="A folder with tasks of your own.")] = None
@@ -26,6 +37,20 @@ class TaskOptions:
     def name(self) -> str:
         """What to call the run."""
         return f"{self.preset}-{self.mode}" if self.preset else str(self.task)
+
+    def published(self) -> dict[str, str | float | bool | None]:
+        """Return what the preset and its prompts say, as model arguments. Raises ``ValueError`` for what is wrong."""
+        from videoxl.evaluation.lmms.presets import PRESETS
+        from videoxl.evaluation.lmms.published import Published
+
+        preset = PRESETS.get(self.preset or "")
+        if preset is None:
+            if self.prompts not in (None, "lmms") or self.selections:
+                raise ValueError("--prompts and --selections belong to a --preset; a --task has its own prompts")
+            return {}
+        args = preset.model_args(self.mode, preset.prompts(self.prompts))
+        Published.named(str(args["protocol"]) if args["protocol"] else None, self.selections)
+        return {**args, "selections": self.selections}
 
     def check(self) -> None:
         """Raise ``ValueError`` unless exactly one benchmark is named."""
@@ -93,7 +118,7 @@ def lmms(loading: LoadOptions, benchmark: TaskOptions, reading: ReadingOptions, 
         raise ValueError(f"--interface must be chat or simple, got {out.interface!r}")
     given = reading.given()
     preset = PRESETS[benchmark.preset] if benchmark.preset else None
-    published = preset.model_args(benchmark.mode) if preset else {}
+    published = benchmark.published()
     at = f"@{loading.revision}" if loading.revision else ""
     loaded = {"pretrained": (loading.model or "tiny") + at, "device": loading.device, "dtype": loading.dtype}
     require_lmms_eval()

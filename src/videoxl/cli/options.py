@@ -104,6 +104,12 @@ class LoadOptions:
         str | None, typer.Option(help="With a Hub id: the commit, branch or tag. Default: the newest.")
     ] = None
 
+    def arguments(self) -> dict[str, str | None]:
+        """The arguments of :func:`videoxl.load`, with the default where no model was given: for other processes."""
+        name = self.model or _default_model(self.revision)
+        given = {"device": self.device, "dtype": self.dtype, "quantization": self.quantization}
+        return {"name": name, "revision": self.revision, **given}
+
     def load(self) -> VideoXL:
         """The engine of the model that was given, or of the default."""
         from videoxl.inference.engine import load

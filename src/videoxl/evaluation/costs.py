@@ -30,3 +30,15 @@ def costs(records: Sequence[Json]) -> Json:
         "samples_with_warnings": sum(bool(record["warnings"]) for record in records),
         "empty_answers": sum(not record["text"] for record in records),
     }
+
+
+def costs_with_reading(records: Sequence[Json]) -> Json:
+    """Return costs per answer, and per video what reading it took, which the first of its answers paid."""
+    readings = [record["seconds"] for record in records if record["paid_reading"]]
+    total = [reading_seconds(seconds) for seconds in readings]
+    per_answer = [sum(s for phase, s in record["seconds"].items() if phase not in READING_PHASES) for record in records]
+    return {
+        **costs([dict(record) for record in records]),
+        "reading_seconds_per_video": sum(total) / len(total) if total else None,
+        "seconds_per_answer": sum(per_answer) / len(per_answer) if per_answer else None,
+    }

@@ -38,7 +38,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
         raise ValueError(f"counts are 0 or more, got {only_first} and {only_second}")
     total, fewer = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(total, count) for count in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**total)  # of whole numbers of any size, so that nothing overflows
+    p_value: float = 2 * tail / 2**total  # of whole numbers of any size, so that nothing overflows
+    return min(1.0, p_value)
 
 
 def compare(
@@ -46,14 +47,14 @@ def compare(
 ) -> Comparison:
     """Compare outcomes, 0 to 1, by the keys of questions.
 
-    ``videos``: per key the video that the question is about. An outcome counts as right for McNemar's test if it is
-    above one half. Raises ``ValueError`` if no question is in both.
+    ``videos``: per key the video that the question is about. An outcome counts as right for McNemar's test if it is at
+    least one half. Raises ``ValueError`` if no question is in both.
     """
     shared = [key for key in first if key in second]
     if not shared:
         raise ValueError("the runs have no question in common: compare runs of one benchmark")
     differences = [float(second[key]) - float(first[key]) for key in shared]
-    right = [(first[key] > 0.5, second[key] > 0.5) for key in shared]
+    right = [(first[key] >= 0.5, second[key] >= 0.5) for key in shared]
     only_first = sum(a and not b for a, b in right)
     only_second = sum(b and not a for a, b in right)
     interval = bootstrap_interval(differences, seed=seed, clusters=[videos.get(key, key) for key in shared])

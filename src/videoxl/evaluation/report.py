@@ -12,9 +12,10 @@ from typing import NotRequired, TypedDict
 
 import jinja2
 
+from videoxl.evaluation.comparing import Pair, compare_all
 from videoxl.evaluation.log import write_bytes
 from videoxl.evaluation.plots import AXES, draw, line_of
-from videoxl.evaluation.rows import Point, Row, read_rows
+from videoxl.evaluation.rows import Point, Row, read_rows, result_files
 from videoxl.text import visible
 
 RESULT_COLUMNS = (
@@ -31,8 +32,29 @@ RESULT_COLUMNS = (
     "MB",
     "file",
 )
-PUBLISHED_COLUMNS = ("model", "benchmark", "mode", "%", "frames", "problems")
-NUMBERS = frozenset({"accuracy", "95 % interval", "questions", "failed", "frames", "s a video", "MB", "%"})
+COMPARED_COLUMNS = (
+    "benchmark",
+    "first",
+    "second",
+    "questions",
+    "first %",
+    "second %",
+    "difference, 95 %",
+    "only first",
+    "only second",
+    "p",
+    "differs in",
+)
+COMPARED = (
+    "Results on the same questions. The difference is the second's accuracy less the first's, in percentage points, "
+    "with an interval by resampling whole videos. p is of McNemar's exact test on the questions that only one of them "
+    "answers rightly: below 0.05, so uneven a split is unlikely if both are equally good. Among many comparisons some "
+    "are below it by chance."
+)
+PUBLISHED_COLUMNS = ("model", "benchmark", "mode", "%", "right", "questions", "frames", "problems")
+NUMBERS = frozenset(
+    {"accuracy", "95 % interval", "questions", "failed", "frames", "s a video", "MB", "%", "right", "p"}
+)
 """Columns that are aligned to the right."""
 
 _TEMPLATES = jinja2.Environment(
@@ -51,6 +73,9 @@ class PublishedScore(TypedDict):
     benchmark: str
     mode: str
     score: float
+    right: int
+    """Questions that were answered rightly, of :attr:`questions`."""
+    questions: int
     max_frames: int
     blocks: NotRequired[list[int]]
     """Groups in a block, and blocks before it that are seen."""
@@ -117,6 +142,9 @@ def write_report(results: Sequence[str], folder: Path, *, published: bool = True
     """
     rows = read_rows(results)
     tables = [_results(rows)]
+    pairs, others = compare_all(result_files(results))
+    if pairs or others:
+        tables.append(_compared(pairs, others))
     if published:
         tables.append(_published(published_scores()))
     write_bytes(folder / "report.md", visible(_markdown(tables)).encode())
@@ -135,6 +163,34 @@ def _results(rows: Sequence[Row]) -> Table:
         plots=[Plot(axis, draw(rows, axis)) for axis in AXES if any(line_of(row, axis) for row in rows)],
         notes=_environments(rows),
     )
+
+
+def _compared(pairs: Sequence[Pair], others: Sequence[str]) -> Table:
+    return Table(
+        title="Compared",
+        columns=COMPARED_COLUMNS,
+        rows=[_compared_cells(pair) for pair in pairs],
+        about=COMPARED,
+        notes=others,
+    )
+
+
+def _compared_cells(pair: Pair) -> list[str]:
+    found = pair.comparison
+    low, high = found.interval
+    return [
+        pair.first.benchmark,
+        pair.first.source,
+        pair.second.source,
+        f"{found.questions:,}",
+        _percent(found.first),
+        _percent(found.second),
+        f"{100 * (found.second - found.first):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+        str(found.only_first),
+        str(found.only_second),
+        f"{found.p_value:.2g}",
+        "; ".join([*pair.settings, *pair.machine]) or "nothing that is recorded",
+    ]
 
 
 def _published(known: Published) -> Table:
@@ -170,7 +226,8 @@ def _cells(row: Row) -> list[str]:
 def _published_cells(score: PublishedScore) -> list[str]:
     mode = score["mode"] + (f", blocks {score['blocks'][0]}/{score['blocks'][1]}" if "blocks" in score else "")
     problems = ", ".join(score["problems"])
-    return [score["model"], score["benchmark"], mode, f"{score['score']:.2f}", str(score["max_frames"]), problems]
+    counts = [f"{score['right']:,}", f"{score['questions']:,}", str(score["max_frames"])]
+    return [score["model"], score["benchmark"], mode, f"{score['score']:.2f}", *counts, problems]
 
 
 def _environments(rows: Sequence[Row]) -> list[str]:

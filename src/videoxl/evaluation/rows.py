@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -57,21 +57,24 @@ def read_rows(results: Sequence[str]) -> list[Row]:
 
     Raises :class:`EvaluationError` for a file that is no result, or when there are none.
     """
-    rows = [row for path in _files(results) for row in _read(path)]
+    rows = [row for path in result_files(results) for row in _read(path)]
     if not rows:
         raise EvaluationError(f"no result in {', '.join(results)}: give files such as {' or '.join(RESULT_FILES)}")
     return rows
 
 
-def _files(results: Sequence[str]) -> Iterator[Path]:
+def result_files(results: Sequence[str]) -> list[Path]:
+    """Return the files given, and those found in folders. Raises :class:`EvaluationError` for what does not exist."""
+    found: list[Path] = []
     for given in results:
         path = Path(given)
         if path.is_dir():
-            yield from sorted(found for name in RESULT_FILES for found in path.rglob(name))
+            found += sorted(file for name in RESULT_FILES for file in path.rglob(name))
         elif path.is_file():
-            yield path
+            found.append(path)
         else:
             raise EvaluationError(f"{given}: there is no such file or folder")
+    return found
 
 
 def _read(path: Path) -> list[Row]:
@@ -133,6 +136,8 @@ def _headline(found: Json, scores: Json) -> tuple[str, float | None]:
         return "mIoU", scores["mIoU"]
     if found["benchmark"] == "vnbench":
         return "overall", scores["overall"]
+    if published := scores.get("published"):
+        return str(published["average"]), published["value"]
     return ("macro", scores["macro"]) if found.get("headline") == "macro" else ("micro", scores["accuracy"])
 
 

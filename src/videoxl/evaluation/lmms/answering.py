@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, DecodeStrategy, Generation, PrefillStrategy, Sampling
 from videoxl.errors import DoesNotFitError, VideoError
 from videoxl.evaluation.log import Json, SampleLog
-from videoxl.evaluation.samples import record_of
+from videoxl.evaluation.memories import MemoryStore
+from videoxl.evaluation.samples import batches, record_of
 from videoxl.evaluation.subtitles import SubtitleFile, check_where
+from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import watching
 from videoxl.inference.engine import VideoXL
@@ -42,6 +45,9 @@ class ReadingSettings:
     """Whether to rewrite ``mm:ss`` in questions as seconds, as the released evaluation does, mistakes included."""
     subtitles: str | None = None
     """Where the subtitles of the videos are: see :func:`~videoxl.evaluation.subtitles.subtitle_file`."""
+    together: bool = False
+    """Whether questions about one video are answered in the same steps: see
+    :attr:`~videoxl.evaluation.samples.AnswerSettings.together`. Those with earlier turns are asked alone."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class Question:
     """Texts before which the answer ends."""
     subtitles: SubtitleFile | None = None
     """Subtitles to be read with the video."""
+    prefill: PrefillStrategy | None = None
+    """For this question alone, instead of that of the run."""
+    decode: DecodeStrategy | None = None
+    """For this question alone, instead of that of the run."""
 
     @property
     def video_name(self) -> str:
@@ -92,6 +102,7 @@ class Answerer:
         reading: ReadingSettings,
         *,
         log: SampleLog | None = None,
+        memories: MemoryStore | None = None,
         warn: Callable[[str], None] = lambda text: None,
         progress: Callable[[int], None] = lambda samples: None,
     ) -> None:
@@ -99,12 +110,14 @@ class Answerer:
 
         Args:
             log: finished samples, which are not answered again.
+            memories: where memories are kept, so that a video is read once for several runs.
             warn: called with a line for every video that failed.
             progress: called with the number of samples just finished.
 
         Raises ``ValueError`` for settings that the model does not support.
         """
         self.engine, self.reading, self.log, self.warn, self.progress = engine, reading, log, warn, progress
+        self.memories = memories
         self.failed: dict[str, Record] = {}
         """What is known of a failed sample, by its key; ``error`` says why it was not answered."""
         Sampling(**reading.sampling)  # type: ignore[arg-type]  # its own checks judge what came
@@ -139,47 +152,69 @@ class Answerer:
         """Return a value that is equal for questions that one memory serves."""
         video = os.path.realpath(one.video) if isinstance(one.video, (str, os.PathLike)) else id(one.video)
         part = (video, one.problem, one.start, one.end, one.subtitles)
-        return *part, one.system, str(for_question(self.prefill, one.question))
+        return *part, one.system, str(self._prefill(one))
+
+    def _prefill(self, one: Question) -> PrefillStrategy:
+        return for_question(one.prefill or self.prefill, one.question)
 
     def _about_one_video(self, group: list[Question]) -> Iterator[tuple[str, Record]]:
         """Yield the records of a group. A video that cannot be read fails all that are left."""
         waiting = list(group)
         try:
-            memory, decode = self._read(group[0])
-            while waiting:
-                one = waiting[0]
-                answer = self.engine.continue_conversation(
-                    memory, list(one.history), self._wording(one), one.generation, decode
-                )
-                record = record_of(replace(answer, text=_until(answer.text, one.stop)))
-                paid = len(waiting) == len(group)
-                waiting.pop(0)
-                cues = {"subtitles": memory.usage.subtitles} if self.reading.subtitles else {}
-                yield one.key, {**one.known, **record, **cues, "paid_reading": paid}
+            memory, was_kept = self._read(group[0])
+            for _, alike in groupby(group, key=_asked_alike):
+                for batch in batches(list(alike), self.reading.together):
+                    for one, answer in zip(batch, self._ask(memory, batch)):
+                        record = record_of(replace(answer, text=_until(answer.text, one.stop)))
+                        paid = len(waiting) == len(group) and not was_kept
+                        waiting.pop(0)
+                        cues = {"subtitles": memory.usage.subtitles} if self.reading.subtitles else {}
+                        yield one.key, {**one.known, **record, **cues, "paid_reading": paid}
         except (VideoError, DoesNotFitError) as error:
             self.failed |= {one.key: {**one.known, "error": f"{error.code}: {error}"} for one in waiting}
             self.warn(f"{group[0].video_name}: {len(waiting)} samples fail, {error.code}: {error}")
             self.progress(len(waiting))
 
-    def _read(self, one: Question) -> tuple[VideoMemory, DecodeStrategy]:
+    def _ask(self, memory: VideoMemory, batch: Sequence[Question]) -> list[Answer]:
+        """Ask questions that :func:`_asked_alike` finds alike: together, or one with its earlier turns."""
+        first = batch[0]
+        decode = watching(first.decode or self.decode, memory, _openable(first.video), {})
+        if len(batch) == 1:
+            history = list(first.history)
+            question = self._wording(first)
+            return [self.engine.continue_conversation(memory, history, question, first.generation, decode)]
+        questions = [self._wording(one) for one in batch]
+        return self.engine.ask(memory, questions, decode=decode, generation=first.generation)
+
+    def _read(self, one: Question) -> tuple[VideoMemory, bool]:
+        """Return the memory of a question's video, and whether it was kept from an earlier reading."""
         if one.video is None:
             raise VideoError(one.problem or "the sample has no video", code="not_found")
         given: Json = {**self.reading.sampling}
         given |= {name: value for name, value in (("start", one.start), ("end", one.end)) if value is not None}
-        video = os.fspath(one.video) if isinstance(one.video, Path) else one.video
-        memory = self.engine.encode(
-            video,
+        settings: Json = {
             **given,
-            prefill=for_question(self.prefill, one.question),
-            system=one.system,
-            subtitles=one.subtitles.cues() if one.subtitles else None,
-            reader=self.reading.reader,
-            strict=self.reading.strict,
-        )
-        return memory, watching(self.decode, memory, video, {})
+            "prefill": self._prefill(one),
+            "system": one.system,
+            "subtitles": one.subtitles.cues() if one.subtitles else None,
+            "reader": self.reading.reader,
+            "strict": self.reading.strict,
+        }
+        if self.memories is None or not isinstance(one.video, (str, os.PathLike)):
+            return self.engine.encode(_openable(one.video), **settings), False
+        return self.memories.read(self.engine, os.fspath(one.video), settings)
 
     def _wording(self, one: Question) -> str:
         return times_to_seconds(one.question) if self.reading.times_in_seconds else one.question
+
+
+def _openable(video: object) -> object:
+    return os.fspath(video) if isinstance(video, Path) else video
+
+
+def _asked_alike(one: Question) -> Hashable:
+    """Return a value that is equal for neighbours that one call can answer. One with earlier turns is like no other."""
+    return (one.key if one.history else "", one.generation, one.decode)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

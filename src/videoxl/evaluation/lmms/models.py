@@ -15,6 +15,8 @@ import torch
 
 from videoxl.config import DEFAULT_SYSTEM_PROMPT, Generation
 from videoxl.evaluation.lmms.answering import Answerer, Question, ReadingSettings, Record
+from videoxl.evaluation.lmms.outcomes import check_outcomes
+from videoxl.evaluation.lmms.published import Published
 from videoxl.evaluation.lmms.requests import Document, call_task, facts, media_of, only_one, split_messages, text_of
 from videoxl.evaluation.log import Json, SampleLog, how_it_was_run, write_json
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
@@ -54,6 +56,9 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
         strict: bool = False,
         times_in_seconds: bool = False,
         subtitles: str | None = None,
+        protocol: str | None = None,
+        selections: str | None = None,
+        check_outcome: bool = False,
         max_new_tokens: int = 256,
         seed: int = 0,
         log: str | None = None,
@@ -72,6 +77,10 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
             times_in_seconds: see :class:`ReadingSettings`. Its old name ``clock_as_seconds`` works as well.
             subtitles: a folder of subtitle files named like the videos, or a pattern with fields of documents,
                 ``subtitles/{subtitle_path}``. They are read on the time axis. A video without any is read without.
+            protocol: ``mlvu/released``: ask the prompts of that protocol instead of the task's (see
+                :mod:`videoxl.evaluation.benchmarks`).
+            selections: with a protocol, a released file of selections for bi-level decoding, or a folder of them.
+            check_outcome: end before the first answer if the task does not say which answers are right.
             max_new_tokens: for tasks that do not say.
             seed: for tasks that sample.
             log: a folder for a log of samples per process, with what each took.
@@ -106,6 +115,8 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
             quantization=_unquoted(quantization),
         )
         self._answerer = Answerer(self.engine, reading, warn=_warn)
+        self._published = Published.named(_unquoted(protocol), _unquoted(selections))
+        self._check_outcome = check_outcome
         if log:
             settings = how_it_was_run(
                 pretrained,
@@ -117,6 +128,8 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
                 strict=strict,
                 times_in_seconds=times_in_seconds,
                 subtitles=reading.subtitles,
+                prompts=_unquoted(protocol) or "lmms",
+                selections=_unquoted(selections),
                 max_new_tokens=max_new_tokens,
                 seed=seed,
                 interface="simple" if self.is_simple else "chat",
@@ -137,7 +150,9 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
         from lmms_eval.api.instance import GenerationResult, TokenCounts
         from tqdm import tqdm
 
-        questions = [self._question(request) for request in requests]
+        if self._check_outcome:
+            check_outcomes(requests, self.task_dict)
+        questions = [self._as_published(self._question(request), request) for request in requests]
         with tqdm(total=len({one.key for one in questions}), desc="videoxl", disable=_rank() != 0) as bar:
             self._answerer.progress = bar.update
             records = self._answerer.answer(questions)
@@ -180,6 +195,13 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
             document=facts(document),
             stop=stop,
         )
+
+    def _as_published(self, question: Question, request: Any) -> Question:
+        """Ask the question as the protocol does, if there is one."""
+        if self._published is None:
+            return question
+        *_, doc_id, task, split = request.args
+        return self._published.question(question, self.task_dict[task][split][doc_id], doc_id)
 
     def _subtitles(self, video: object, document: Document) -> SubtitleFile | None:
         where = self._answerer.reading.subtitles

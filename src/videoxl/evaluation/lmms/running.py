@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videoxl.errors import EvaluationError, MissingDependencyError
+from videoxl.evaluation.comparing import SAMPLES
 from videoxl.evaluation.lmms.presets import PRESETS
-from videoxl.evaluation.lmms.scores import read_logs, scored
-from videoxl.evaluation.log import Json, write_json
-from videoxl.json_lines import read_json, read_json_lines
+from videoxl.evaluation.lmms.published import Published
+from videoxl.evaluation.lmms.scores import judged, read_logs, scored
+from videoxl.evaluation.log import Json, write_bytes, write_json
+from videoxl.json_lines import dump_line, read_json, read_json_lines
 from videoxl.text import tell_text
 
 RESULT = "result.json"
@@ -45,7 +47,7 @@ class Run:
         if self.processes > 1:
             start += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(self.processes)]
             start += ["--main_process_port", "0", "-m"]
-        given = {"log": str(self.folder / "logs"), "resume": self.resume, **self.model_args}
+        given = {"log": str(self.folder / "logs"), "resume": self.resume, "check_outcome": True, **self.model_args}
         model_args = ",".join(f"{name}={_argument(name, value)}" for name, value in given.items() if value is not None)
         command = [*start, "lmms_eval", "--model", "videoxl", "--model_args", model_args, "--tasks", self.task]
         command += ["--output_path", str(self.folder / "lmms-eval"), "--log_samples", "--batch_size", "1"]
@@ -108,26 +110,43 @@ def run_lmms(run: Run) -> Json:
         )
     result = result_of(run, written[-1])
     result["run"]["versions"]["lmms_eval"] = version
+    write_bytes(run.folder / SAMPLES, b"".join(map(dump_line, result.pop("samples"))))
     write_json(run.folder / RESULT, result)
     return result
 
 
 def result_of(run: Run, samples_file: Path) -> Json:
-    """Make the result from the files of a run."""
+    """Make the result from the files of a run; ``samples`` says of every question whether it was answered rightly."""
     made, records, failed = read_logs(run.folder / "logs")
     samples = [sample for _, sample in read_json_lines(samples_file, EvaluationError)]
     scores = scored(samples, records, failed, task=run.task, categories=run.categories)
+    published = Published.named(_named(run.model_args.get("protocol")))
+    if published is not None:  # the task judged answers to other prompts by another rule
+        shown = [*records.values()]
+        scores |= {"by_task": {name: scores[name] for name in ("accuracy", "macro")}, **published.scores(shown, failed)}
+        right = published.right(records)
+    else:
+        right = {one["key"]: one["correct"] for one in judged(samples, records, failed, task=run.task)}
     aggregated = samples_file.with_name(samples_file.name.replace(f"_samples_{run.task}.jsonl", "_results.json"))
     results = read_json(aggregated, EvaluationError).get("results") if aggregated.exists() else None
     own = results.get(run.task) if isinstance(results, dict) else None
     return {
         "benchmark": run.preset or run.task,
         "mode": run.mode,
+        "prompts": run.model_args.get("protocol") or "lmms",
         "headline": PRESETS[run.preset].headline if run.preset else "micro",
         "scores": scores,
         "lmms_eval": {name: value for name, value in (own or {}).items() if isinstance(value, int | float)},
         "run": {**made, "task": run.task, "limit": run.limit},
+        "samples": [
+            {"key": key, "video": one["video"], "text": one.get("text"), "right": right.get(key, 0.0)}
+            for key, one in {**records, **failed}.items()
+        ],
     }
+
+
+def _named(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _written(run: Run) -> list[Path]:
@@ -140,6 +159,7 @@ def text(result: Json) -> str:
     low, high = scores["interval"] or (None, None)
     lines = [
         f"{result['benchmark']}, {result['mode']}: {scores['samples']} questions about {scores['videos']} videos",
+        f"prompts {result.get('prompts', 'lmms')}",
         f"micro   {_percent(scores['accuracy'])} ({_percent(low)} to {_percent(high)})",
         f"macro   {_percent(scores['macro'])}",
     ]

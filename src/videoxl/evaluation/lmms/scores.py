@@ -6,32 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from videoxl.errors import EvaluationError
-from videoxl.evaluation.costs import READING_PHASES, costs, reading_seconds
+from videoxl.evaluation.costs import costs_with_reading
+from videoxl.evaluation.lmms.outcomes import outcome_of
 from videoxl.evaluation.log import Json
 from videoxl.evaluation.metrics import micro_macro, share_interval
 from videoxl.json_lines import read_json, read_json_lines
-
-NOT_METRICS = frozenset(
-    {"doc_id", "target", "input", "resps", "filtered_resps", "token_counts", "doc_hash", "input_media", "submission"}
-)
-"""Fields of a sample that lmms-eval itself writes. The others are metrics of the task."""
-
-
-def outcome(value: object) -> float | None:
-    """Return how right a sample was, 0 to 1, from a metric of its task; None if the metric does not say.
-
-    Tasks write a number, or the option that they read in the answer beside the right one.
-    """
-    if isinstance(value, bool | int | float):
-        return float(value) if 0 <= value <= 1 else None
-    if not isinstance(value, Mapping):
-        return None
-    if "score" in value:
-        return outcome(value["score"])
-    for name in ("pred_answer", "parsed_pred"):
-        if name in value and "answer" in value:
-            return float(str(value[name]).lower() == str(value["answer"]).lower())
-    return None
 
 
 def scored(
@@ -53,9 +32,7 @@ def scored(
 
     Raises :class:`EvaluationError` if samples and logs do not belong together, or the task says no outcomes.
     """
-    keys = {key.rsplit("/", 1)[1]: key for key in (*records, *failed) if key.startswith(f"{task}/")}
-    in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))  # several processes write in turns
-    found = [_one(sample, keys, records, failed, task) for sample in in_order]
+    found = judged(samples, records, failed, task=task)
     known = [name for name in categories if any(name in one["document"] for one in found)]
     for one in found:
         one |= {name: one["document"].get(name, "not told") for name in known}
@@ -71,8 +48,17 @@ def scored(
         "failed": {one["key"]: one["error"] for one in found if one["error"]},
         "empty_answers": sum(not one["text"].strip() for one in found if not one["error"]),
         "with_subtitles": _with_subtitles([records[one["key"]] for one in found if one["key"] in records]),
-        "costs": _costs([records[one["key"]] for one in found if one["key"] in records]),
+        "costs": costs_with_reading([records[one["key"]] for one in found if one["key"] in records]),
     }
+
+
+def judged(
+    samples: Sequence[Json], records: Mapping[str, Json], failed: Mapping[str, Json], *, task: str
+) -> list[Json]:
+    """Return what is known of every sample, with ``correct``, in the order of the documents. See :func:`scored`."""
+    keys = {key.rsplit("/", 1)[1]: key for key in (*records, *failed) if key.startswith(f"{task}/")}
+    in_order = sorted(samples, key=lambda sample: int(sample["doc_id"]))  # several processes write in turns
+    return [_one(sample, keys, records, failed, task) for sample in in_order]
 
 
 def _one(
@@ -89,29 +75,16 @@ def _one(
         )
     if key in failed:
         return {"key": key, "correct": 0.0, "text": "", **failed[key]}
-    metrics = [value for name, value in sample.items() if name not in NOT_METRICS]
-    outcomes = [one for one in map(outcome, metrics) if one is not None]
-    if not outcomes:
+    right = outcome_of(sample)
+    if right is None:
         raise EvaluationError(f"task {task} does not say which answers are right: read its own scores in results.json")
-    return {"key": key, "correct": outcomes[0], "error": None, **records[key]}
+    return {"key": key, "correct": right, "error": None, **records[key]}
 
 
 def _with_subtitles(records: Sequence[Json]) -> int | None:
     """Return how many questions are about a video with subtitles; None in a run without subtitles."""
     cues = [record["subtitles"] for record in records if "subtitles" in record]
     return sum(map(bool, cues)) if cues else None
-
-
-def _costs(records: Sequence[Json]) -> Json:
-    """Return costs per answer, and per video what reading it took, which the first of its answers paid."""
-    readings = [record["seconds"] for record in records if record["paid_reading"]]
-    total = [reading_seconds(seconds) for seconds in readings]
-    per_answer = [sum(s for phase, s in record["seconds"].items() if phase not in READING_PHASES) for record in records]
-    return {
-        **costs([dict(record) for record in records]),
-        "reading_seconds_per_video": sum(total) / len(total) if total else None,
-        "seconds_per_answer": sum(per_answer) / len(per_answer) if per_answer else None,
-    }
 
 
 def read_logs(folder: Path) -> tuple[Json, Json, Json]:

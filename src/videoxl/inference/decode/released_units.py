@@ -70,6 +70,15 @@ def released_selection(path: str | os.PathLike[str], unique_id: str, category: s
     return ReleasedSelection(None, decode_of(_indices(chosen)[unique_id], chosen["config"]))
 
 
+def read_selections(path: str | os.PathLike[str]) -> dict[str, BiLevelDecode | DenseDecode]:
+    """Read a whole released file: the decode strategy of every question that it names, in all categories.
+
+    Raises ``ValueError`` for a file of another form.
+    """
+    chosen = [one for one in _read(Path(path)).values() if one is not None]
+    return {name: decode_of(units, one["config"]) for one in chosen for name, units in _indices(one).items()}
+
+
 def decode_of(units: list[int], config: dict[str, Any]) -> BiLevelDecode | DenseDecode:
     """The strategy of a list of units and the ``config`` beside it."""
     if not units:
