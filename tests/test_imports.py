@@ -25,6 +25,7 @@ LAYERS = (
     ("errors", "text", "_version"),
     ("settings", "json_lines"),
     ("config_strings", "config_answers", "line_file"),
+    ("config_keywords",),
     ("config",),
     ("video", "model", "memory"),
     ("world",),
@@ -37,7 +38,10 @@ LAYERS = (
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
-LIGHT = {"errors", "text", "settings", "json_lines", "line_file", "config_strings", "config_answers", "config", "video"}
+LIGHT = {
+    *("errors", "text", "settings", "json_lines", "line_file", "video"),
+    *("config_strings", "config_answers", "config_keywords", "config"),
+}
 """Parts that need neither torch nor transformers."""
 
 

@@ -90,6 +90,16 @@ def test_every_way_to_ask_chooses_alike(tiny: VideoXL, memories) -> None:
     assert len(memory.cache) == length
 
 
+def test_every_question_has_options_of_its_own(tiny: VideoXL, memories) -> None:
+    memory, each = memories["tiny"], [Generation(choices=("a", "b")), Generation(max_new_tokens=2)]
+    answers = tiny.ask(memory, ["Which?", "What?"], generation=each)
+    assert [len(one.choices) for one in answers] == [2, 0]
+    assert answers[0].choices == tiny.ask(memory, "Which?", choices=("a", "b")).choices
+    assert answers[1].token_ids == tiny.ask(memory, "What?", max_new_tokens=2).token_ids
+    with pytest.raises(ValueError, match="generation holds settings of 2 questions, and 1 are asked"):
+        tiny.ask(memory, ["Which?"], generation=each)
+
+
 def test_an_option_that_begins_another_is_weighed_with_its_end(tiny: VideoXL, memories) -> None:
     answer = tiny.ask(memories["tiny"], "Which?", choices=("no", "nothing"))
     whole = tiny.ask(memories["tiny"], "Which?", choices=("nothing", "no"))

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DecodeStrategy, Generation
+from videoxl.config_keywords import GenerationKeywords
 from videoxl.inference.answers import Answer, Piece
 from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.bilevel import Question, Start, start_from
@@ -50,12 +51,24 @@ def check_question(question: Any) -> None:
     require_characters(question, "the question")
 
 
-def generation_of(generation: Generation | None, settings: dict[str, Any]) -> Generation:
+def generation_of(generation: Generation | None, settings: GenerationKeywords) -> Generation:
     """The settings given as one value, or the default ones, with single ones in their place."""
     known = Generation.__dataclass_fields__
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"unknown setting {', '.join(unknown)}; allowed: {', '.join(known)}")
-    return replace(generation or DEFAULT_GENERATION, **settings)
+    given: Any = settings  # what it takes is wider than what it keeps
+    return replace(generation or DEFAULT_GENERATION, **given)
+
+
+def generations_of(
+    generation: Generation | Sequence[Generation] | None, settings: GenerationKeywords, count: int
+) -> list[Generation]:
+    """The settings of ``count`` questions: the same for all, or those of a list. Raises ``ValueError`` for others."""
+    if generation is None or isinstance(generation, Generation):
+        return [generation_of(generation, settings)] * count
+    if len(generation) != count:
+        raise ValueError(f"generation holds settings of {len(generation)} questions, and {count} are asked")
+    return [generation_of(one, settings) for one in generation]
 
 
 class Asking:

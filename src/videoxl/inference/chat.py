@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from videoxl.config import DecodeStrategy, DenseDecode, Generation
+from videoxl.config_keywords import GenerationKeywords
 from videoxl.inference.answers import Answer
 from videoxl.inference.asking import Asking, check_question, generation_of
 from videoxl.inference.prompt import IM_END, ChatFormat
@@ -32,7 +33,9 @@ class ChatSession:
         turns = f"{len(self.history)} turn{'s' * (len(self.history) != 1)}"
         return f"ChatSession({turns} about {self.memory!r}, decode={self.decode})"
 
-    def ask(self, question: str, *, generation: Generation | None = None, **settings: Any) -> Answer:
+    def ask(
+        self, question: str, *, generation: Generation | None = None, **settings: Unpack[GenerationKeywords]
+    ) -> Answer:
         """The next turn. A turn that fails leaves the session as it was."""
         chosen = generation_of(generation, settings)
         check_question(question)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -17,13 +17,15 @@ from videoxl.config import (
     PrefillStrategy,
     Sampling,
 )
+from videoxl.config_keywords import ExtendKeywords, GenerationKeywords
 from videoxl.inference.answers import Answer, Piece
-from videoxl.inference.asking import DEFAULT_GENERATION, Asking, check_question, generation_of
+from videoxl.inference.asking import DEFAULT_GENERATION, Asking, check_question, generation_of, generations_of
 from videoxl.inference.chat import ChatSession, earlier_turns
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip_for, who_saw
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
 from videoxl.inference.extend import extend
+from videoxl.inference.keywords import AnswerKeywords
 from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint, split_revision
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
@@ -161,7 +163,7 @@ class VideoXL:
             embedder = FrameEmbedder(siglip_for(self, siglip)) if siglip and not source.is_still else None
             return VideoMemory(encode(self._read_context, request, as_progress(progress), embedder), self)
 
-    def extend(self, memory: VideoMemory, video: Any, **settings: Any) -> None:
+    def extend(self, memory: VideoMemory, video: Any, **settings: Unpack[ExtendKeywords]) -> None:
         """See :meth:`VideoMemory.extend`."""
         self._check(memory, "-")
         memory.extend(video, **settings)
@@ -172,7 +174,12 @@ class VideoXL:
         memory.trim(start=start, end=end)
 
     def extended(
-        self, state: MemoryState, video: Any, *, committed_cache: Callable[[], KVCache], **settings: Any
+        self,
+        state: MemoryState,
+        video: Any,
+        *,
+        committed_cache: Callable[[], KVCache],
+        **settings: Unpack[ExtendKeywords],
     ) -> MemoryState:
         """Return the state of a memory with ``video`` read in addition; see :func:`videoxl.inference.extend.extend`."""
         self._check_made_by_this(state.model_fingerprint)
@@ -230,30 +237,30 @@ class VideoXL:
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
         progress: bool | Progress = False,
-        **settings: Any,
+        **settings: Unpack[GenerationKeywords],
     ) -> Answer: ...
     @overload
     def ask(
         self,
         memory: VideoMemory,
-        question: Sequence[str],
+        question: list[str] | tuple[str, ...],
         *,
         decode: DecodeStrategy | str | None = None,
-        generation: Generation | None = None,
+        generation: Generation | Sequence[Generation] | None = None,
         progress: bool | Progress = False,
         together: bool = True,
-        **settings: Any,
+        **settings: Unpack[GenerationKeywords],
     ) -> list[Answer]: ...
     def ask(
         self,
         memory: VideoMemory,
-        question: str | Sequence[str],
+        question: str | list[str] | tuple[str, ...],
         *,
         decode: DecodeStrategy | str | None = None,
-        generation: Generation | None = None,
+        generation: Generation | Sequence[Generation] | None = None,
         progress: bool | Progress = False,
         together: bool = True,
-        **settings: Any,
+        **settings: Unpack[GenerationKeywords],
     ) -> Answer | list[Answer]:
         """Answer a question about a memory, or several independent ones; the memory stays as it was.
 
@@ -262,20 +269,22 @@ class VideoXL:
         likely. ``together=False`` answers one after the other, bit for bit as alone.
 
         ``progress`` gets ("generate", tokens, most). ``settings`` are those of :class:`Generation`
-        (``max_new_tokens=128``, ``do_sample=True`` ...); a seed holds for each question.
+        (``max_new_tokens=128``, ``do_sample=True`` ...); a seed holds for each question. ``generation`` is one for all,
+        or a list with one for each question, which may have options of its own.
 
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
-        chosen, strategy = generation_of(generation, settings), choose_decode(decode, self.config)
+        strategy = choose_decode(decode, self.config)
         questions: Sequence[str] = [question] if isinstance(question, str) else question
         if not isinstance(questions, list | tuple) or not questions:
             check_question(question)  # says what is wrong with it
+        each = generations_of(generation, settings, len(questions))
         for one in questions:
             self._check(memory, one)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
-        asked = [self._asked(memory, one, chosen, strategy) for one in questions]
+        asked = [self._asked(memory, one, how, strategy) for one, how in zip(questions, each)]
         told = as_progress(progress)
-        alone = len(asked) == 1 and chosen.n == 1
+        alone = len(asked) == 1 and each[0].n == 1
         answers = self._asking.answers(asked, together=together and not alone, progress=told)
         return answers[0] if isinstance(question, str) else answers
 
@@ -286,7 +295,7 @@ class VideoXL:
         *,
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerationKeywords],
     ) -> Iterator[Piece]:
         """Like :meth:`ask`, piece by piece; the last piece carries the whole :class:`Answer`.
 
@@ -339,24 +348,23 @@ class VideoXL:
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
         encode: dict[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[AnswerKeywords],
     ) -> Answer:
         """``encode`` and ``ask`` in one call. Keywords of :meth:`encode` and of :class:`Generation` may be mixed.
 
         Video-XL-Pro reads with the question in mind: what it keeps of the video is judged by its words.
         """
         check_question(question)
-        encode_settings = dict(encode or {})
-        for name in list(settings):
-            if name in ENCODE_KEYWORDS:
-                encode_settings[name] = settings.pop(name)
-        generation_of(generation, settings)
+        reads = {name: value for name, value in settings.items() if name in ENCODE_KEYWORDS}
+        writes: Any = {name: value for name, value in settings.items() if name not in ENCODE_KEYWORDS}
+        encode_settings = {**(encode or {}), **reads}
+        chosen = generation_of(generation, writes)
         reading = choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
         strategy = choose_prefill(encode_settings.get("prefill"), self.config)
         if isinstance(reading, BiLevelDecode) and reading.relevance == "siglip":
             encode_settings.setdefault("siglip", True)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
-        answer: Answer = self.ask(memory, question, decode=reading, generation=generation, **settings)
+        answer: Answer = self.ask(memory, question, decode=reading, generation=chosen)
         return answer
 
     def continue_conversation(

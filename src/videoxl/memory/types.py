@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, Unpack
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le
 
+from videoxl.config_keywords import ExtendKeywords
 from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
@@ -147,7 +148,12 @@ class MemoryOwner(Protocol):
     """The engine that made a memory, or that it was loaded for: whatever needs the model goes through it."""
 
     def extended(
-        self, state: MemoryState, video: object, *, committed_cache: Callable[[], KVCache], **settings: Any
+        self,
+        state: MemoryState,
+        video: object,
+        *,
+        committed_cache: Callable[[], KVCache],
+        **settings: Unpack[ExtendKeywords],
     ) -> MemoryState: ...
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState: ...
     def check_stored(self, state: MemoryState) -> None: ...

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn, Unpack
 
 import torch
 
+from videoxl.config_keywords import ExtendKeywords
 from videoxl.memory.file.load import load_memory
 from videoxl.memory.file.save import save_memory
 from videoxl.memory.kv_cache import KVCache
@@ -156,7 +157,7 @@ class VideoMemory:
         """Return a memory with the same state that changes on its own. Nothing is copied until one of them grows."""
         return VideoMemory(self.state, self.owner)
 
-    def extend(self, video: object, **settings: Any) -> None:
+    def extend(self, video: object, **settings: Unpack[ExtendKeywords]) -> None:
         """Read more of the video, as if it had been there from the start (live video).
 
         Args:

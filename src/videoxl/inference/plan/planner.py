@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from videoxl.config import (
     DEFAULT_MODEL,
@@ -14,6 +14,7 @@ from videoxl.config import (
     PrefillStrategy,
     Sampling,
 )
+from videoxl.config_keywords import SamplingKeywords
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.hardware import Hardware, hardware
 from videoxl.inference.plan.fit import describe_settings
@@ -193,7 +194,7 @@ def plan(
     timestamps: Any = None,
     subtitles: Any = None,
     stream: int | None = None,
-    **settings: Any,
+    **settings: Unpack[SamplingKeywords],
 ) -> Plan:
     """Predict a run: frames and tokens exactly, bytes of weights and KV exactly, seconds roughly. Decodes nothing.
 
