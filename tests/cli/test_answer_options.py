@@ -27,18 +27,20 @@ def test_options_of_an_answer(videoxl: Run, memory: Path, tmp_path: Path) -> Non
     schema = tmp_path / "schema.json"
     schema.write_text('{"enum": ["left", "right"]}')
     ask = ("ask", memory, "Which side?", "-q")
-    chosen = json.loads(videoxl(*ask, "--choice", "left", "--choice", "right", "--json").stdout)
-    assert chosen["text"] in ("left", "right")
+    (chosen,) = json.loads(videoxl(*ask, "--choice", "left", "--choice", "right", "--json").stdout)
+    assert chosen["answer"] in ("left", "right")
     assert sum(one["probability"] for one in chosen["choices"]) == pytest.approx(1)
-    assert videoxl(*ask, "--choice", "left", "--choice", "right").stdout == chosen["text"] + "\n"
+    assert videoxl(*ask, "--choice", "left", "--choice", "right").stdout == chosen["answer"] + "\n"
     assert json.loads(videoxl(*ask, "--schema", schema).stdout) in ("left", "right")
     assert re.fullmatch("[0-9]{2} s\n", videoxl(*ask, "--regex", "[0-9]{2} s").stdout)
     assert videoxl(*ask, "--prefix", "It is", "--max-new-tokens", 2).stdout.startswith("It is")
     drawn = videoxl(*ask, "--n", 3, "--do-sample", "--max-new-tokens", 4, "--regex", "[a-z]{4,}")
     assert len(drawn.stdout.splitlines()) == 3
-    likely = json.loads(videoxl(*ask, "--logprobs", 2, "--max-new-tokens", 3, "--min-new-tokens", 3, "--json").stdout)
+    (likely,) = json.loads(
+        videoxl(*ask, "--logprobs", 2, "--max-new-tokens", 3, "--min-new-tokens", 3, "--json").stdout
+    )
     assert [len(one["top"]) for one in likely["logprobs"]] == [2, 2, 2]
-    told = json.loads(videoxl(*ask, "--system", "Be brief.", "--max-new-tokens", 1, "--json").stdout)
+    (told,) = json.loads(videoxl(*ask, "--system", "Be brief.", "--max-new-tokens", 1, "--json").stdout)
     assert told["usage"]["prompt_tokens"] > likely["usage"]["prompt_tokens"]
 
 
