@@ -24,7 +24,7 @@ MODULES = sorted(
 LAYERS = (
     ("errors", "text", "_version"),
     ("settings", "json_lines"),
-    ("config_strings", "config_answers", "line_file"),
+    ("config_strings", "config_answers", "line_file", "out_of_memory"),
     ("config_keywords",),
     ("config",),
     ("video", "model", "memory"),

@@ -31,5 +31,7 @@ QUESTION_BYTES = 1.15
 """Bytes that a question of 30 tokens moves, in weights and keys and values read once."""
 TOGETHER_BYTES = 1.3
 """Bytes a step of 16 questions moves, in those of one question's."""
+CARD_COPIES_PER_TILE = 6
+"""Tensors that go from card to card for a tile, where layers lie on two: hidden states, positions, timestamps."""
 CARD_COPIES_PER_TOKEN = 4
-"""Tensors that go from card to card for a token, where layers lie on two: in, out, positions."""
+"""The same for a token: in, out, positions."""

@@ -41,6 +41,16 @@ H200 = Card(
     {"cudnn": 600e12, "flash": 400e12, "efficient": 180e12, "math": 50e12},
     ("cudnn", "flash", "efficient", "math"),
 )
+A100 = Card(
+    "NVIDIA A100-SXM4-80GB",
+    (8, 0),
+    80 * 10**9,
+    1.9e12,
+    280e12,
+    19e12,
+    {"cudnn": 190e12, "flash": 190e12, "efficient": 100e12, "math": 19e12},
+    ("flash", "efficient", "math", "cudnn"),
+)
 RTX_4090 = Card(
     "NVIDIA GeForce RTX 4090",
     (8, 9),

@@ -89,7 +89,7 @@ def simulated(card: Card = H200, *, count: int = 1, real: bool = False) -> Itera
 
 def _forget_cards() -> None:
     """What the package keeps about a device, by its number."""
-    flash._has_flash.cache_clear()
+    flash.has_flash.cache_clear()
     flash._bounds.cache_clear()
 
 

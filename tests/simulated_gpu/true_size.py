@@ -97,10 +97,15 @@ def split_over_two(model: nn.Module) -> nn.Module:
 
 
 def true_size_engine(
-    family: str, devices: SimulatedDevices, *, layers: int | None = None, dtype: torch.dtype = torch.bfloat16
+    family: str,
+    devices: SimulatedDevices,
+    *,
+    layers: int | None = None,
+    vision_layers: int | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> VideoXL:
     """An engine of a released model's size on the simulated devices: on one, or with its layers on both of two."""
-    model = move(build(family, layers=layers), devices, dtype)
+    model = move(build(family, layers=layers, vision_layers=vision_layers), devices, dtype)
     if devices.count == 2:
         split_over_two(model)
     model.model.language_model.fuse_projections()

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DecodeStrategy, Generation
 from videoxl.config_keywords import GenerationKeywords
+from videoxl.errors import DoesNotFitError
 from videoxl.inference.answers import Answer, Piece
 from videoxl.inference.decode.beams import beam_search
 from videoxl.inference.decode.bilevel import Question, Start, start_from
@@ -37,6 +38,7 @@ from videoxl.inference.written import Asked, Writer, Written, judged
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+from videoxl.out_of_memory import fitting
 from videoxl.text import require_characters
 
 DEFAULT_GENERATION = Generation()
@@ -115,7 +117,8 @@ class Asking:
             )
         question = Question(asked.question, asked.tail, asked.own)
         reserve = len(asked.prompt) + asked.generation.max_new_tokens
-        return start_from(self.model, asked.memory, asked.decode, question, reserve=reserve)
+        with fitting(f"when it mixed what decode='{asked.decode}' reads", "ask with decode='dense', without a copy"):
+            return start_from(self.model, asked.memory, asked.decode, question, reserve=reserve)
 
     def rules(self, asked: Asked) -> Rules:
         """What the tokens of an answer must keep to. Raises ``ValueError`` for rules that nothing can keep to."""
@@ -251,10 +254,20 @@ class Asking:
                     shared.append(((number, draw), drawn, start))
                 else:
                     found[number, draw] = self.answer(drawn, start, progress=progress)[0]
-        for first in range(0, len(shared), TOGETHER):
-            batch = shared[first : first + TOGETHER]
-            answers = self._together([(one, start) for _, one, start in batch], progress)
+        size, told = TOGETHER, tuple[str, ...]()
+        while shared:
+            batch = shared[:size]
+            try:
+                answers = self._together([(one, start) for _, one, start in batch], progress)
+            except DoesNotFitError:
+                if len(batch) == 1:
+                    raise
+                size, many = len(batch) // 2, len(batch)
+                told = (f"the GPU ran out of memory with {many} questions at once; went on with {size} at a time",)
+                continue
+            answers = [replace(answer, warnings=(*answer.warnings, *told)) for answer in answers]
             found.update(zip((key for key, _, _ in batch), answers))
+            shared = shared[size:]
         return [
             _with_others([found[number, draw] for draw in range(one.generation.n)]) for number, one in enumerate(asked)
         ]

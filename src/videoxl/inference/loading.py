@@ -21,6 +21,7 @@ from transformers.utils import logging
 from videoxl.config import EMBEDDED, MODELS
 from videoxl.errors import CheckpointError, MissingDependencyError, did_you_mean
 from videoxl.inference.hardware import torch_device
+from videoxl.inference.supports import attention_for, check_dtype
 from videoxl.model.checkpoint import checkpoint_bytes, plain_values, read_config, shard_files
 from videoxl.model.config_values import OF_PROCESSOR, check_values
 from videoxl.model.folder import ModelFolder
@@ -94,16 +95,17 @@ def load_model(
     local_files_only: bool = False,
 ) -> LoadedModel:
     """See :func:`videoxl.load`."""
-    target, folder = pick_device(device), resolve(name, revision, local_files_only=local_files_only)
+    target = pick_device(device)
+    kernel, folder = attention_for(attention, target), resolve(name, revision, local_files_only=local_files_only)
     found = ModelFolder.open(folder)  # a mistake must not cost the wait for the weights
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, found.config.vocab_size, folder)
     with progress_where_it_takes_long(folder):
         model = VideoXLForConditionalGeneration.from_pretrained(
             folder,
-            dtype=pick_dtype(dtype, folder, target),
+            dtype=check_dtype(pick_dtype(dtype, folder, target), target),
             device_map=target,
-            attn_implementation="sdpa" if attention == "auto" else attention,
+            attn_implementation=kernel,
             quantization_config=quantization_config(quantization),
             trust_remote_code=False,
         )

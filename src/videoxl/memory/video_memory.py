@@ -17,6 +17,7 @@ from videoxl.memory.layout import Group, clock
 from videoxl.memory.pooling import CoarseKV
 from videoxl.memory.split_cache import SplitCache, is_offloaded
 from videoxl.memory.types import Features, FrameEmbeddings, MemoryOwner, MemoryState, PendingFrames, ReadStats
+from videoxl.out_of_memory import fitting
 
 
 class VideoMemory:
@@ -141,7 +142,8 @@ class VideoMemory:
 
         Raises :class:`MemoryFileError` when it cannot be written; what was at ``path`` is then still there.
         """
-        save_memory(self.state, self.require_owner("save"), path, dtype=dtype, level=level)
+        with fitting("when it was saved, a layer at a time", "let answers end, or drop other memories, first"):
+            save_memory(self.state, self.require_owner("save"), path, dtype=dtype, level=level)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: MemoryOwner) -> VideoMemory:

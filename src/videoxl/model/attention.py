@@ -22,7 +22,7 @@ from torch.nn.attention.bias import CausalBias, causal_lower_right
 from transformers import AttentionInterface
 
 from videoxl.model.attention_parts import Part, plain_with_sums
-from videoxl.model.flash import HALF, flash_attention, flash_with_sums, is_flash
+from videoxl.model.flash import HALF, flash_attention, flash_with_sums, has_flash, is_flash
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values ``[B, K, S, E]``, or cosines and sines ``[B, L, E]``."""
@@ -228,8 +228,8 @@ def masked_attention(
     if not q_BNLE.is_cuda:
         return grouped_attention(attend, q_BNLE, k_BKSE, v_BKSE)
     with sdpa_kernel(GPU_KERNELS):
-        if q_BNLE.dtype in HALF and not isinstance(mask, torch.Tensor):  # the flash kernel reads every key once
-            return attend(q_BNLE, k_BKSE, v_BKSE, enable_gqa=True)
+        if q_BNLE.dtype in HALF and not isinstance(mask, torch.Tensor) and has_flash(q_BNLE.device):
+            return attend(q_BNLE, k_BKSE, v_BKSE, enable_gqa=True)  # the flash kernel reads every key once
         return grouped_attention(attend, q_BNLE, k_BKSE, v_BKSE)
 
 

@@ -31,12 +31,13 @@ def is_flash(q_BNLE: torch.Tensor, k_BKSE: torch.Tensor) -> bool:
         and q_BNLE.shape[-1] <= WIDEST_HEAD
         and q_BNLE.shape[-1] % 8 == 0
         and not torch.is_grad_enabled()
-        and _has_flash(q_BNLE.device)
+        and has_flash(q_BNLE.device)
     )
 
 
 @lru_cache
-def _has_flash(device: torch.device) -> bool:
+def has_flash(device: torch.device) -> bool:
+    """Whether a GPU runs the kernel at all."""
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 
