@@ -40,6 +40,9 @@ class AskOptions:
         typer.Option(help="Released file of selections, or a folder of them: what bi-level decoding reads densely."),
     ] = None
     max_new_tokens: Annotated[int | None, typer.Option(help="Instead of the protocol's: longest answer.")] = None
+    answer_by: Annotated[
+        str, typer.Option(help="text: what the model writes; choices: the likeliest of the options' letters.")
+    ] = "text"
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="Ask each question alone, not all about a video in the same steps.")
     ] = False
@@ -116,6 +119,7 @@ def _planned(benchmark: str, annotations: str, videos: str, asking: AskOptions, 
         decode=decode_from_string(asking.decode) if asking.decode else mode.decode,
         selections=asking.selections,
         max_new_tokens=asking.max_new_tokens,
+        answer_by=asking.answer_by,
         together=not asking.one_by_one,
         limit=farm.limit,
         resume=farm.resume,

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,8 @@ from typing import TypeVar
 from videoxl.config import DecodeStrategy, PrefillStrategy, Sampling
 from videoxl.errors import EvaluationError
 from videoxl.evaluation.annotations import find_video, read_text
+from videoxl.evaluation.grounding_rules import RULES, Span
+from videoxl.evaluation.grounding_rules import overlap as overlap_of
 from videoxl.evaluation.log import Json, SampleLog
 from videoxl.evaluation.metrics import bootstrap_interval
 from videoxl.evaluation.prompts import GROUNDING
@@ -107,7 +109,8 @@ def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -
     """Return R1 at each threshold (the share of events whose first span overlaps by at least that much), and mIoU.
 
     An answer that names no span, and a missing answer, overlap by 0. Shares are 0 to 1. ``interval`` is 95 %, by
-    resampling whole videos.
+    resampling whole videos. ``lmms_rules`` has the same measures with answers read as by lmms-eval, for Charades-STA
+    and for TimeLens-Bench, each against the first span of an event.
     """
     overlaps = [overlap(event, texts.get(event.key, "")) for event in events]
     videos = [event.video for event in events]
@@ -118,9 +121,17 @@ def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -
     found["interval"] = {
         name: bootstrap_interval(values, seed=seed, clusters=videos) for name, values in measures.items()
     }
+    found["lmms_rules"] = {name: _by_rule(events, texts, rule) for name, rule in RULES.items()}
     found["without_span"] = sum(e.key in texts and not parse_spans(texts[e.key]) for e in events)
     found["unanswered"] = sum(e.key not in texts for e in events)
     return found
+
+
+def _by_rule(events: Sequence[Event], texts: Mapping[str, str], rule: Callable[[str], Span | None]) -> Json:
+    found = [rule(texts.get(event.key, "")) for event in events]
+    overlaps = [overlap_of(span, event.spans[0]) if span else 0.0 for event, span in zip(events, found)]
+    measures = {f"R1@{t}": [float(value >= t) for value in overlaps] for t in THRESHOLDS} | {"mIoU": overlaps}
+    return {name: math.fsum(values) / len(values) if values else None for name, values in measures.items()}
 
 
 def overlap(event: Event, text: str) -> float:

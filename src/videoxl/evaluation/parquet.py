@@ -18,7 +18,7 @@ def write_parquet(path: Path, samples: Sequence[Json]) -> str | None:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError:
-        return f"{path.name} was not written: pip install pyarrow"
+        return f"{path.name} was not written: pip install 'videoxl[parquet]'"
     rows = [_flat(sample) for sample in samples]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})

@@ -17,9 +17,16 @@ GROUNDING = {
         "Please find the visual event described by the sentence '{event}', determining its starting and ending times. "
         "The format should be: 'The event happens in <start time> - <end time> seconds'."
     ),
+    "charades": (
+        "Please find the visual event described by a sentence in the video, determining its starting and ending times. "
+        "The format should be: 'The event happens in the start time - end time'. For example, The event 'person turn a "
+        "light on' happens in the 24.3 - 30.4 seonds. Now I will give you the textual sentence: {event}. Please return "
+        "its start time and end time."
+    ),
     "world": WORLD_TIMED["ground"],
 }
-"""``timelens`` is the prompt of TimeLens-Bench (TencentARC/TimeLens, evaluation/utils.py). ``world`` is the question
+"""``timelens`` is the prompt of TimeLens-Bench (TencentARC/TimeLens, evaluation/utils.py), ``charades`` that of
+lmms-eval for Charades-STA, with its slip. ``world`` is the question
 that the embedded models know. The released systems publish no prompt."""
 
 # ----------------------------------------------------------------------------------------------------------- VNBench

@@ -172,11 +172,20 @@ def test_released_selections(tiny, data, tmp_path):
         replace(run, name="egoschema").check()
 
 
+def test_answers_may_be_the_likeliest_letter(tiny, data, tmp_path):
+    result = run_benchmark(tiny, described(data, tmp_path, answer_by="choices"))
+    texts = {one["text"] for one in samples(tmp_path)}
+    assert texts <= {"A", "B", "C", "D", None}
+    assert (result["run"]["answer_by"], result["scores"]["nothing_read"]) == ("choices", 0)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"name": "mlvu2"}, "the benchmark must be one of mlvu, "),
         ({"prompts": "mine"}, "--prompts of mlvu must be released or lmms, got 'mine'"),
+        ({"answer_by": "luck"}, "--answer-by must be text or choices"),
+        ({"name": "mlvu-generation", "answer_by": "choices"}, "has questions without options"),
         ({"limit": 0}, "--limit must be at least 1"),
         ({"videos": "absent"}, "absent is no folder"),
     ],

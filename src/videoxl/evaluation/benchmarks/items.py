@@ -112,7 +112,7 @@ def _parquet(path: Path) -> Iterator[Record]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise MissingDependencyError(f"{path} is Parquet: pip install pyarrow") from None
+        raise MissingDependencyError(f"{path} is Parquet: pip install 'videoxl[parquet]'") from None
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:

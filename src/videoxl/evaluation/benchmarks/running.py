@@ -77,6 +77,8 @@ class BenchmarkRun:
     """A released file of selections for bi-level decoding, or a folder of them."""
     max_new_tokens: int | None = None
     """Instead of the protocol's."""
+    answer_by: str = "text"
+    """``text``: the answer is read by the protocol's rule. ``choices``: it is the likeliest of the options' letters."""
     together: bool = True
     limit: int | None = None
     resume: bool = False
@@ -108,8 +110,13 @@ class BenchmarkRun:
             raise ValueError(f"--limit must be at least 1, got {self.limit}")
         if self.selections is not None and self.benchmark.selection_id is None:
             raise ValueError(f"--selections: none were released for {self.benchmark.name}")
+        if self.answer_by not in ("text", "choices"):
+            raise ValueError(f"--answer-by must be text or choices, got {self.answer_by!r}")
         VideoFolder(self.videos)
-        return self.benchmark.read(self.annotations)[: self.limit]
+        items = self.benchmark.read(self.annotations)[: self.limit]
+        if self.answer_by == "choices" and not all(item.options for item in items):
+            raise ValueError(f"--answer-by choices: {self.benchmark.name} has questions without options to choose from")
+        return items
 
 
 def run_benchmark(engine: VideoXL, run: BenchmarkRun) -> Json | None:
@@ -204,7 +211,7 @@ def _question(
         video=path,
         problem=None if path else f"{run.videos} holds no file {item.video}",
         end=end,
-        generation=Generation(max_new_tokens=tokens),
+        generation=Generation(max_new_tokens=tokens, choices=tuple(item.letters) if run.answer_by == "choices" else ()),
         document={**item.categories, "answer": item.answer},
         stop=protocol.stop,
         prefill=prefill,
@@ -236,6 +243,7 @@ def _settings(engine: VideoXL, run: BenchmarkRun, answerer: Answerer) -> Json:
         "selections": _digest(run.selections) if run.selections else None,
         "times_in_seconds": protocol.times_in_seconds,
         "max_new_tokens": run.max_new_tokens or protocol.max_new_tokens,
+        "answer_by": run.answer_by,
         "together": run.together,
         "limit": run.limit,
     }
