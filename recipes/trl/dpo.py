@@ -21,17 +21,26 @@ from recipes.trl.sft import adapters, load, parser, settings
 from videoxl.hf.collator import VideoXLPreferenceCollator
 
 
+def losses(dpo_alpha: float, gamma: float) -> dict[str, object]:
+    """TRL's names for the released recipe's loss: ``dpo_alpha`` x DPO + ``gamma`` x SFT."""
+    if not gamma and dpo_alpha == 1:
+        return {}
+    return {"loss_type": ["sigmoid", "sft"], "loss_weights": [dpo_alpha, gamma]}
+
+
 def main(arguments: Sequence[str] | None = None) -> DPOTrainer:
     """Train and save. Returns the trainer, whose ``state.log_history`` holds losses and rewards."""
     arguments_of = parser(__doc__)
     arguments_of.add_argument("--beta", type=float, default=0.1)
+    arguments_of.add_argument("--dpo-alpha", type=float, default=1.0, help="weight of the loss of pairs")
+    arguments_of.add_argument("--gamma", type=float, default=0.0, help="weight of the chosen answer's own loss (SFT)")
     given = arguments_of.parse_args(arguments)
     model, processor = load(given.model)
     peft = adapters(given.lora)
     trainer = DPOTrainer(
         model=model,
         ref_model=None if peft else copy.deepcopy(model),  # adapters are switched off for the reference
-        args=DPOConfig(**settings(given), beta=given.beta),
+        args=DPOConfig(**settings(given), beta=given.beta, **losses(given.dpo_alpha, given.gamma)),
         train_dataset=read_records(given.data),
         processing_class=processor,
         data_collator=VideoXLPreferenceCollator(processor, max_length=given.max_length, max_frames=given.max_frames),

@@ -67,6 +67,27 @@ def test_preferences_are_learned_with_their_videos(tmp_path):
     assert found[1] < found[0]
 
 
+def test_the_chosen_answer_counts_by_itself_where_gamma_says_so(tmp_path):
+    from recipes.trl import dpo
+
+    films(tmp_path, 100)
+    path = write(tmp_path, [pair("a"), pair("b")])
+    given = [
+        "--data",
+        str(path),
+        "--output",
+        str(tmp_path / "out"),
+        "--steps",
+        "1",
+        "--dpo-alpha",
+        "0.5",
+        "--gamma",
+        "2",
+    ]
+    (found,) = losses(dpo.main([*SETTINGS, *given]))
+    assert found > 0.5 * math.log(2) + 0.5  # the loss of the words is there, twice
+
+
 def test_what_trl_makes_of_records_by_itself_is_refused(tmp_path):
     """Its own preparation keeps the ids of a prompt and drops the pixels."""
     from datasets import Dataset

@@ -31,7 +31,7 @@ from videoxl.training.config.training import Lora, TrainingConfig
             {"prefill": BeaconPrefill(ratio=(2, 4), mix="sequence"), "per_device_batch_size": 2},
             "per_device_batch_size must be 1, got 2",
         ),
-        ({"report_to": ("wandb",)}, r"report_to\[0\] must be one of tensorboard, trackio, got 'wandb'"),
+        ({"report_to": ("mlflow",)}, r"report_to\[0\] must be one of tensorboard, trackio, wandb, got 'mlflow'"),
         ({"device": "cuda:1"}, "device must be auto or cpu, got 'cuda:1'.*CUDA_VISIBLE_DEVICES"),
         ({"sharding": "zero2"}, "sharding='zero2' needs GPUs"),
         ({"name": ""}, "a training run needs a name"),

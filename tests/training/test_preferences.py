@@ -326,3 +326,23 @@ def test_the_margin_grows(folder, tmp_path, family):
     assert end.loss < math.log(2)
     assert set(logged) == {"margin", "accuracy", "chosen_reward", "rejected_reward"}
     assert 0 < logged["margin"] < end.margin
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(1.0, 0.5), (0.3, 1.0)])
+def test_the_chosen_answer_counts_by_itself_as_in_the_released_recipe(alpha, gamma):
+    """``dpo_alpha`` x DPO + ``gamma`` x the mean loss of the chosen tokens, by hand from the log-probabilities."""
+    model = small_model().train()
+    training = PreferenceTraining(model, PreferenceConfig(dpo_alpha=alpha, gamma=gamma))
+    batch = {
+        "input_ids": torch.tensor([[5, 6, 7, 8, 9, 10, 11], [5, 6, 12, 13, 14, 15, 16]]),
+        "labels": torch.tensor([[-100, -100, 7, 8, 9, 10, 11], [-100, -100, 12, 13, 14, 15, 16]]),
+        "segments": torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2]]),
+    }
+    reference = torch.tensor([[-3.0, -4.0], [-5.0, -2.0]])
+    output = training(**batch, reference_log_probs=reference)
+    log_probs = training.log_probs(**batch)
+    dpo = preference_loss(log_probs, reference, PreferenceConfig()).loss
+    sft = -(log_probs[0, 0] + log_probs[1, 0]) / 5
+    torch.testing.assert_close(output.loss, alpha * dpo + gamma * sft)
+    torch.testing.assert_close(output.sft_loss, sft)
+    assert training.pop_logged()["sft_loss"] == pytest.approx(float(sft), rel=1e-5)

@@ -42,11 +42,20 @@ def next_token_loss(
 
     Labels align with the tokens: the hidden state before a label predicts it.
     """
-    hidden, targets, _ = live_rows(hidden_BLD, labels_BL)
+    return next_token_losses(head, hidden_BLD, labels_BL, num_items)[0]
+
+
+def next_token_losses(
+    head: nn.Module, hidden_BLD: torch.Tensor, labels_BL: torch.Tensor, num_items: torch.Tensor | int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`next_token_loss`, and the sum of every row's losses ``[B]`` without gradient."""
+    hidden, targets, live = live_rows(hidden_BLD, labels_BL)
     losses = token_losses(head, hidden, targets)
+    rows = live.nonzero()[:, 0].to(losses.device)
+    sums = losses.new_zeros(len(labels_BL)).index_add(0, rows, losses.detach())
     if num_items is None:
-        return losses.sum() / max(len(losses), 1)
-    return losses.sum() / (num_items.to(losses.device) if isinstance(num_items, torch.Tensor) else num_items)
+        return losses.sum() / max(len(losses), 1), sums
+    return losses.sum() / (num_items.to(losses.device) if isinstance(num_items, torch.Tensor) else num_items), sums
 
 
 def live_rows(states_BLD: torch.Tensor, labels_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

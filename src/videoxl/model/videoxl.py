@@ -22,7 +22,7 @@ from videoxl.model.decoder import LanguageModel
 from videoxl.model.generation import CACHE, PICTURE_INPUTS, check_ids, generate, one_cache
 from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
-from videoxl.model.token_loss import next_token_loss
+from videoxl.model.token_loss import next_token_losses
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.upload import to_device
@@ -337,6 +337,9 @@ def refuse_unknown(given: Mapping[str, object]) -> None:
 class VideoXLOutput(CausalLMOutputWithPast):
     """``logits`` ``[B, L or fewer, V]``, ``loss`` when labels were given, and the cache."""
 
+    row_losses: torch.Tensor | None = None
+    """With labels: the sum of every row's losses ``[B]``, without gradient."""
+
 
 class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
     """Video-XL with its language-model head; what ``AutoModelForImageTextToText`` returns."""
@@ -421,13 +424,13 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         hidden = outputs.last_hidden_state
         logits = self.lm_head(hidden if isinstance(rows, int) else hidden[:, rows])
-        loss = None
+        loss, rows_lost = None, None
         if labels is not None:  # from the logits where all are wanted anyway
             whole = logits.shape[1] == hidden.shape[1]
             head, states = (nn.Identity(), logits) if whole else (self.lm_head, hidden)
-            loss = next_token_loss(head, states, labels, num_items_in_batch)
+            loss, rows_lost = next_token_losses(head, states, labels, num_items_in_batch)
         found = {"loss": loss, "logits": logits, CACHE: outputs.get(CACHE)}
-        output = VideoXLOutput(**found, hidden_states=outputs.hidden_states)
+        output = VideoXLOutput(**found, hidden_states=outputs.hidden_states, row_losses=rows_lost)
         return output.to_tuple() if return_dict is False else output
 
     def next_logits(self, input_ids: torch.Tensor, cache: TokenCache, watch: Watch | None = None) -> torch.Tensor:
@@ -465,6 +468,7 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         if cache is not None and len(input_ids) > 1:
             raise ValueError(f"a cache holds one prompt, got {len(input_ids)}")
         total, live, last = embeds_BLD.new_zeros((), dtype=torch.float32), 0, []
+        rows_lost: list[torch.Tensor] = []
         for row in range(len(input_ids)):
             kept = slice(None) if attention_mask is None else attention_mask[row].bool()
             ids, embeds = input_ids[row][kept], embeds_BLD[row : row + 1][:, kept]
@@ -475,12 +479,14 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
             row_labels = torch.full_like(ids, IGNORED) if labels is None else labels[row][kept]
             loss, count, hidden = window_loss(self.lm_head, steps, row_labels)
             total, live = total + loss, live + count
+            rows_lost.append(loss.detach())
             last.append(self.lm_head(hidden))
             if cache is not None:
                 for number, (keys, values) in enumerate(held.layers):
                     cache.update(keys, values, number)
         mean = None if labels is None else total / (num_items_in_batch if num_items_in_batch else max(live, 1))
-        return VideoXLOutput(**{"loss": mean, "logits": torch.cat(last), CACHE: cache})
+        lost = None if labels is None else torch.stack(rows_lost)
+        return VideoXLOutput(**{"loss": mean, "logits": torch.cat(last), CACHE: cache, "row_losses": lost})
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:

@@ -23,8 +23,9 @@ OPTIMISERS = {
 LAYERS = ("DecoderLayer",)
 """The modules by which FSDP divides a model. The rest, vision tower included, is gathered as one when a step begins:
 the number of calls of a tower depends on a video's length, and processes must gather the same things equally often."""
-BROUGHT_BY = {"tensorboard": "videoxl[train]", "trackio": "trackio"}
-"""The package to install for each logger. trackio is in no extra, since it wants an older Pillow."""
+BROUGHT_BY = {"tensorboard": "videoxl[train]", "trackio": "trackio", "wandb": "wandb"}
+"""The package to install for each logger. trackio is in no extra, since it wants an older Pillow; wandb since few need
+it."""
 
 
 def training_arguments(config: TrainingConfig, output: Path, steps: int) -> TrainingArguments:
@@ -51,8 +52,8 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         weight_decay=config.weight_decay,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=int(config.warmup_steps) if config.warmup_steps >= 1 else math.ceil(config.warmup_steps * steps),
+        warmup_steps=_of_steps(config.warmup_steps, steps),
+        **_schedule(config, steps),
         max_grad_norm=math.inf if config.max_grad_norm is None else config.max_grad_norm,
         bf16=config.precision == "bf16",
         save_strategy="steps",
@@ -70,6 +71,25 @@ def training_arguments(config: TrainingConfig, output: Path, steps: int) -> Trai
         ddp_find_unused_parameters=True,
         **_sharding(config, on_cpu),
     )
+
+
+def _of_steps(given: float, steps: int) -> int:
+    """A number of steps, or a fraction of all."""
+    return int(given) if given >= 1 else math.ceil(given * steps)
+
+
+def _schedule(config: TrainingConfig, steps: int) -> dict[str, object]:
+    """The Trainer's name of a schedule, and its settings."""
+    if config.lr_scheduler_type == "warmup_stable_decay":
+        falling = min(_of_steps(config.decay_steps, steps), max(steps - _of_steps(config.warmup_steps, steps), 0))
+        settings = {"num_decay_steps": falling, "min_lr_ratio": config.min_lr_ratio, "decay_type": "1-sqrt"}
+        return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": settings}
+    if config.min_lr_ratio:
+        return {
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr_rate": config.min_lr_ratio},
+        }
+    return {"lr_scheduler_type": config.lr_scheduler_type}
 
 
 def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, object]:

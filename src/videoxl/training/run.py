@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -20,11 +21,13 @@ from videoxl.training.checkpoints import STAGING, Facts, Found, find, publish, r
 from videoxl.training.config.overrides import differences, made, plain
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.batches import RunOrder
+from videoxl.training.ema import WeightAverage
 from videoxl.training.param_groups import enable_checkpointing, freeze
 from videoxl.training.saving import CheckpointWriter, no_progress_bars, writing
 from videoxl.training.setup import TrainingData, TrainingModel, load_data, load_model_to_train, merge_adapters
 from videoxl.training.trainer import VideoXLTrainer
 from videoxl.training.trainer_hooks import load_models_whole
+from videoxl.training.validation import BEST, Validation, load_validation
 
 MODEL, ADAPTERS = "model", "adapters"
 """Folders in the output folder: the trained model, and adapters by themselves."""
@@ -42,7 +45,8 @@ FREE_TO_CHANGE = (
     "data.max_bad_fraction",
     "data.feature_cache",
 )
-"""Settings that a run may be resumed with changed: they do not change what is computed."""
+"""Settings that a run may be resumed with changed, those of ``validation`` beside them: they do not change what is
+computed."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class TrainingResult:
     bad_samples: int = 0
     passed_over: tuple[str, ...] = ()
     """Checkpoints that were not complete when the run was resumed, each with the reason."""
+    best: Path | None = None
+    """The model with the lowest loss on the data of ``validation``; with adapters, these alone."""
 
 
 def run(
@@ -126,7 +132,11 @@ class _Run:
                 f"{checkpoint} was written with a configuration that cannot be read: {error}"
             ) from error
         changed = differences(before, plain(self.config))
-        changed = {name: values for name, values in changed.items() if name not in FREE_TO_CHANGE}
+        changed = {
+            name: values
+            for name, values in changed.items()
+            if name not in FREE_TO_CHANGE and name.partition(".")[0] != "validation"
+        }
         if changed:
             listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items())
             raise TrainingError(
@@ -147,7 +157,12 @@ class _Run:
             enable_checkpointing(model.model)
         trained = freeze(model.module, self.config.learning_rates, adapters=self.config.lora is not None)
         data = data or load_data(self.config, model, self.output, rank=self.rank, world=self.world)
+        measured = load_validation(self.config, model)
         trainer = self._trainer(model, data, progress)
+        weights = self._average(trainer)
+        if self.config.validation is not None:
+            settings = self.config.validation
+            trainer.add_callback(Validation(trainer, settings, measured, self.output, self.notify, weights))
         with stopping_on_signals() as stop, no_progress_bars():
             trainer.add_callback(StopOnSignal(stop, trainer.accelerator.gather))
             keep = self.config.save_total_limit
@@ -156,8 +171,19 @@ class _Run:
             with writer.explaining():
                 trainer.train(resume_from_checkpoint=self._resumed(trainer))
             self._check_finished(trainer, stop)
-            self._publish_model(trainer, model)
+            with weights():
+                self._publish_model(trainer, model)
         return self._result(trainer, trained)
+
+    def _average(self, trainer: VideoXLTrainer) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """Let the weights be averaged, where it is wanted; what puts the averages into the model."""
+        if self.config.ema_decay is None:
+            return contextlib.nullcontext
+        trainer.average = WeightAverage(trainer.model, self.config.ema_decay)
+        if self.found.newest is not None:
+            trainer.average.load(self.found.newest)
+        trainer.add_callback(trainer.average)
+        return trainer.average.in_place
 
     def _trainer(self, model: TrainingModel, data: TrainingData, progress: bool) -> VideoXLTrainer:
         config, per_epoch = self.config, len(data.order(0, self.rank, self.world))
@@ -226,6 +252,7 @@ class _Run:
             skipped_steps=trainer.guard.skipped,
             bad_samples=trainer.bad_samples.bad,
             passed_over=self.found.passed_over,
+            best=self.output / BEST if (self.output / BEST).is_dir() else None,
         )
 
 

@@ -159,17 +159,7 @@ def load_data(
 ) -> TrainingData:
     """The data that a config names. Features of a frozen tower, and what pairs of answers are compared with, are
     computed first where the config asks for them."""
-    examples = Collator(
-        model.model.config,
-        model.tokenizer.pad_token_id,
-        mask=config.prefill if isinstance(config.prefill, ChunkedPrefill) else None,
-    )
-    dataset: VideoDataset
-    if isinstance(model.module, PreferenceTraining):
-        dataset = PreferenceDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
-        collator: Collator | PreferenceCollator = _comparing(config, model, dataset, examples, output)
-    else:
-        dataset, collator = _examples(config, model, rank, world), examples
+    dataset, collator = _data(config, model, output, rank, world)
     sizes = dataset.lengths if config.data.group_by_length else len(dataset)
     # a batch of one holds one kind, so that the records need not be read for it
     kinds = dataset.kinds if config.per_device_batch_size > 1 else None
@@ -180,6 +170,27 @@ def load_data(
         )
 
     return TrainingData(dataset, collator, order)
+
+
+def _data(
+    config: TrainingConfig, model: TrainingModel, output: Path, rank: int, world: int
+) -> tuple[VideoDataset, CollateFunction]:
+    examples = _collator(config, model)
+    if not isinstance(model.module, PreferenceTraining):
+        return _examples(config, model, rank, world), examples
+    pairs = PreferenceDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
+    return pairs, _comparing(config, model, pairs, examples, output)
+
+
+def load_samples(config: TrainingConfig, model: TrainingModel) -> tuple[VideoDataset, Collator]:
+    """Samples of ``config.data`` that are read from their files, and what makes batches of them."""
+    dataset = VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
+    return dataset, _collator(config, model)
+
+
+def _collator(config: TrainingConfig, model: TrainingModel) -> Collator:
+    mask = config.prefill if isinstance(config.prefill, ChunkedPrefill) else None
+    return Collator(model.model.config, model.tokenizer.pad_token_id, mask=mask)
 
 
 def _examples(config: TrainingConfig, model: TrainingModel, rank: int, world: int) -> VideoDataset:

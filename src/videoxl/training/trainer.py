@@ -5,7 +5,8 @@ Everything else, from accumulation to DDP, FSDP and DeepSpeed, is the Trainer's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,13 +24,15 @@ from videoxl.training.checkpoints import Facts, newest_checkpoint
 from videoxl.training.config.training import SYNCHRONOUS, TrainingConfig
 from videoxl.training.data.bad_samples import BadSampleLog
 from videoxl.training.data.batches import Batch, CollateFunction, Key, RunOrder, SampleSource, data_loader
-from videoxl.training.data.collator import PICTURES, with_blank_video
+from videoxl.training.data.collator import PICTURES, REPORTS, with_blank_video
+from videoxl.training.ema import WeightAverage
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
 from videoxl.training.objectives.objective import Objective, no_loss
 from videoxl.training.param_groups import optimizer_groups
 from videoxl.training.protocols import Processor
 from videoxl.training.saving import full_value
+from videoxl.training.throughput import Throughput, device_peak, flops_per_token
 from videoxl.training.trainer_hooks import HookedTrainer
 
 OBJECTIVE = "objective.pt"
@@ -74,6 +77,10 @@ class VideoXLTrainer(HookedTrainer):
         self.truncated = 0
         self._finite = torch.ones((), dtype=torch.bool, device=arguments.device)
         self._supervised = True
+        self.throughput = Throughput(flops_per_token(model), device_peak())
+        self.sources: Sequence[str] = getattr(dataset, "source_names", ())
+        self._by_source = torch.zeros(len(self.sources), 2, dtype=torch.float64, device=arguments.device)
+        self.average: WeightAverage | None = None
 
     # ---- data
 
@@ -97,8 +104,11 @@ class VideoXLTrainer(HookedTrainer):
         Bad samples are counted here. A batch without a good one becomes a sample without labels: with several processes
         all have to take part in every backward pass.
         """
-        step = self.state.global_step + 1
-        batches = [self._sorted_out(batch, step) for batch in islice(epoch_iterator, num_batches)]
+        step, begun = self.state.global_step + 1, time.perf_counter()
+        read = list(islice(epoch_iterator, num_batches))
+        waited = time.perf_counter() - begun
+        self.throughput.add(sum(map(tokens_in, read)), sum(len(batch["keys"]) for batch in read), waited)
+        batches = [self._sorted_out(batch, step) for batch in read]
         items = torch.tensor(sum(map(self._supervised_tokens, batches)), device=device)
         if self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
@@ -123,8 +133,23 @@ class VideoXLTrainer(HookedTrainer):
             self.bad_samples.empty_batches += 1
             if not self.loss_per_token:  # an objective handles an empty batch itself
                 return batch
-            ids = torch.zeros(1, 2, dtype=torch.long)
-            batch = {"input_ids": ids, "labels": torch.full_like(ids, -100), "keys": keys}
+            batch = {**unsupervised(), "keys": keys}
+        return self._lean(batch)
+
+    def usable(self, batch: Batch) -> tuple[int, Batch | None]:
+        """A batch of validation as the model takes it, and its weight; None where there is nothing to compute."""
+        if lacking := batch.get("machine"):
+            raise TrainingError(f"{lacking[0]}; then resume")
+        keys = batch["keys"] or [(0, 0)]
+        batch = {name: value for name, value in batch.items() if name not in REPORTS}
+        if "labels" not in batch:
+            if self.config.sharding not in SYNCHRONOUS or not self.loss_per_token:
+                return 0, None
+            batch = {**unsupervised(), "keys": keys}  # others are computing, and gather weights
+        return self._supervised_tokens(batch), self._lean({**batch, "keys": keys})
+
+    def _lean(self, batch: Batch) -> Batch:
+        """A batch without a mask that hides nothing, and with pictures where processes must do the same."""
         if not self._has_beacons and padded_at_end(batch.get("attention_mask")):
             del batch["attention_mask"]  # causal attention never looks at it, and a mask would be one of all tokens
         if self.config.sharding in SYNCHRONOUS:
@@ -145,13 +170,40 @@ class VideoXLTrainer(HookedTrainer):
         if self.config.objective == "language":
             # logits where labels are; those of the last place are the fewest that a forward gives
             inputs = {**inputs, "use_cache": False, "logits_to_keep": 1, **self._ratios(inputs, keys)}
-        loss: torch.Tensor | tuple[torch.Tensor, object]
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if isinstance(loss, torch.Tensor) and (self.config.sharding == "zero1" or not loss.requires_grad):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self._count_sources(keys, inputs.get("labels"), outputs)
+        if torch.is_grad_enabled() and (self.config.sharding == "zero1" or not loss.requires_grad):
             # DeepSpeed adds up the gradients that processes have, in their order, and cannot see whose they are; and
             # text alone touches no trained weight where only the projector is trained
             loss = loss + no_loss(self.accelerator.unwrap_model(model))
-        return loss
+        return (loss, outputs) if return_outputs else loss
+
+    def _count_sources(self, keys: list[Key], labels: torch.Tensor | None, outputs: object) -> None:
+        """Add the loss of every row to that of the file it comes from. Nothing waits for the device."""
+        rows = getattr(outputs, "row_losses", None)
+        source_of = getattr(self.train_dataset, "source_of", None)
+        if len(self.sources) < 2 or source_of is None or rows is None or labels is None or len(rows) != len(keys):
+            return  # where a sample of a batch was bad, rows and keys do not belong to one another
+        places = torch.tensor([source_of(number) for _, number in keys], device=rows.device)
+        live = (labels[:, 1:] != -100).sum(1).to(rows.device)
+        self._by_source.index_add_(0, places, torch.stack([rows.double(), live.double()], dim=1))
+
+    def _source_losses(self) -> dict[str, float]:
+        """Mean loss of every file since the last entry of the log, on all processes."""
+        sums = self._by_source
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        found = {name: total / live for name, (total, live) in zip(self.sources, sums.tolist()) if live}
+        self._by_source.zero_()
+        return {f"loss/{name}": round(loss, 6) for name, loss in found.items()}
+
+    def _speed(self) -> dict[str, float]:
+        counted = torch.tensor([self.throughput.tokens, self.throughput.samples], device=self.args.device)
+        if self.args.world_size > 1:
+            counted = self.accelerator.reduce(counted, "sum")
+        tokens, samples = (int(count) for count in counted)
+        return self.throughput.entry(tokens, samples, self.args.world_size)
 
     def _ratios(self, inputs: Batch, keys: list[Key]) -> dict[str, RatioChooser]:
         pictures = any(name in inputs for name in PICTURES)
@@ -225,6 +277,8 @@ class VideoXLTrainer(HookedTrainer):
         }
         if isinstance(self.model, Objective):
             logs = {**logs, **self.model.pop_logged()}
+        if "loss" in logs:  # an entry of training, and not of validation
+            logs = {**logs, **self._speed(), **self._source_losses()}
         if self.state.epoch is not None:  # to the Trainer the whole run is one
             self.state.epoch = self.state.global_step * self.args.gradient_accumulation_steps / self.order.per_epoch
         super().log({**logs, **{name: count for name, count in counts.items() if count}}, start_time)
@@ -233,6 +287,10 @@ class VideoXLTrainer(HookedTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The model as it writes itself; in a checkpoint, what an objective has beyond it lies beside."""
+        checkpoint = Path(output_dir or self.args.output_dir)
+        if self.average is not None and checkpoint.name.startswith("checkpoint-") and self.args.should_save:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            self.average.save(checkpoint)
         if not isinstance(self.model, Objective):
             super().save_model(output_dir, _internal_call)
             return
@@ -275,6 +333,20 @@ class VideoXLTrainer(HookedTrainer):
 def padded_at_end(mask: torch.Tensor | None) -> bool:
     """Whether a mask ``[B, L]`` hides nothing but what stands at the end of rows."""
     return mask is not None and mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all())
+
+
+def unsupervised() -> dict[str, torch.Tensor]:
+    """A sample without labels, in the place of a batch without a good one."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    return {"input_ids": ids, "labels": torch.full_like(ids, -100)}
+
+
+def tokens_in(batch: Batch) -> int:
+    """Tokens of a batch, without those that are padding."""
+    mask = batch.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        return int(mask.sum())
+    return batch["input_ids"].numel() if "input_ids" in batch else 0
 
 
 def ratios_for(prefill: BeaconPrefill, seed: int, key: Key, max_positions: int) -> RatioChooser:

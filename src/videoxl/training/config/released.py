@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from videoxl.config import BeaconPrefill
+from videoxl.config import BeaconPrefill, Sampling
 from videoxl.training.config.stages import CROPS_OF_VIDEO_XL, STAGES
 from videoxl.training.config.training import TrainingConfig
 
@@ -173,7 +173,7 @@ OURS: dict[str, Callable[[TrainingConfig], Value]] = {
     "image_aspect_ratio": lambda c: c.data.image_aspect_ratio,
     "image_grid_pinpoints": lambda c: c.data.image_grid_pinpoints,
     "mm_patch_merge_type": lambda c: c.data.patch_merge_type,
-    "video_fps": lambda c: c.data.sampling.fps,
+    "video_fps": lambda c: c.data.sampling.fps or Sampling.DEFAULT_FPS,
     "fps_upbound": lambda c: c.data.sampling.max_fps,
     "frames_upbound": _frames,
     "model_max_length": lambda c: c.data.max_length,

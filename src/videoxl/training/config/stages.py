@@ -88,7 +88,7 @@ def video_xl_finetune_image() -> TrainingConfig:
         data=replace(
             before.data,
             mixture="data/video_xl_finetune_image.yaml",
-            sampling=Sampling(fps=1.0),
+            sampling=Sampling(),
             template="released",
             image_aspect_ratio="anyres",
             image_grid_pinpoints=CROPS_OF_VIDEO_XL,

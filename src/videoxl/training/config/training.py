@@ -18,6 +18,7 @@ from videoxl.settings import Count, CountOrZero, Must, NotBool, settings
 from videoxl.training.config.data import DataConfig
 from videoxl.training.config.old_names import accepts_old_names
 from videoxl.training.config.types import Above0, Below1, Flag, Number, OneOrMore, Text
+from videoxl.training.config.validation import ValidationConfig
 
 PARAM_GROUPS = ("vision_tower", "token_synthesis", "projector", "language_model", "beacon", "token_scores", "objective")
 """The parameter groups that can have a learning rate. ``beacon`` holds the weights that only beacons use, and
@@ -31,7 +32,7 @@ Sharding = Literal["none", "fsdp2", "zero1", "zero2", "zero3"]
 SYNCHRONOUS: tuple[Sharding, ...] = ("fsdp2", "zero2", "zero3")
 """Shardings under which processes meet in every layer of a step, to gather weights or to reduce gradients. All
 processes must go through the same layers, in the same order and equally often."""
-Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "warmup_stable_decay"]
 Optimizer = Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
 Precision = Literal["fp32", "bf16"]
 Prefill = FullPrefill | ChunkedPrefill | BeaconPrefill
@@ -94,6 +95,11 @@ class PreferenceConfig:
 
     beta: Above0 = 0.1
     """How strongly the model is held to where it started: a smaller one lets it move further."""
+    dpo_alpha: Above0 = 1.0
+    """Weight of the loss of pairs."""
+    gamma: Number = 0.0
+    """Weight of the loss of the chosen answer by itself (the SFT term): the mean over its tokens. The released recipe
+    of Video-XL-Pro has 0."""
     label_smoothing: Annotated[float, Ge(0), Lt(0.5), NotBool, Must("be a number from 0 to below 0.5")] = 0.0
     """Fraction of the pairs that is taken to be the wrong way round."""
 
@@ -165,7 +171,15 @@ class TrainingConfig:
     weight_decay: Number = 0.0
     """Weight decay of matrices; biases and norms have none."""
     lr_scheduler_type: Scheduler = "cosine"
-    """How rates fall after the warm-up; ``cosine`` and ``linear`` fall to 0."""
+    """How rates fall after the warm-up; ``cosine`` and ``linear`` fall over all steps, ``warmup_stable_decay`` over the
+    last ``decay_steps``."""
+    min_lr_ratio: Below1 = 0.0
+    """Where rates end, as a fraction of the peak (``cosine`` and ``warmup_stable_decay``)."""
+    decay_steps: Above0 = 0.1
+    """With ``warmup_stable_decay``: the steps in which rates fall: their number, or, below 1, a fraction of all."""
+    ema_decay: Below1 | None = None
+    """Average the weights over the steps: the share of the average that stays at each. The average is what is validated
+    and what the run gives. None: the last weights."""
     warmup_steps: Number = 0.03
     """Steps in which rates rise from 0: their number, or, below 1, a fraction of all steps."""
     max_grad_norm: Above0 | None = 1.0
@@ -190,12 +204,14 @@ class TrainingConfig:
     """How many of the newest checkpoints are kept."""
     logging_steps: Count = 1
     """Optimizer steps between entries of the log."""
-    report_to: Annotated[tuple[Literal["tensorboard", "trackio"], ...], OneOrMore] = ()
+    report_to: Annotated[tuple[Literal["tensorboard", "trackio", "wandb"], ...], OneOrMore] = ()
     """Where the log goes beside ``log.jsonl`` in the output folder."""
     max_consecutive_skips: Count = 5
     """Steps with a loss or gradient that is not finite are skipped. This many in a row end the run."""
     max_skipped_fraction: Annotated[float, Ge(0), Le(1), NotBool, Must("be a number at least 0 and at most 1")] = 0.01
     """Abort when more than this fraction of all steps was skipped, and more than ``max_consecutive_skips`` were."""
+    validation: ValidationConfig | None = None
+    """What is measured beside training: the loss on other data, the best model, an early end, a command."""
     seed: CountOrZero = 0
     """Seed for the order of samples, for drawn ratios and for fresh weights."""
 
@@ -208,6 +224,7 @@ class TrainingConfig:
         self._check_adapters()
         self._check_windows()
         self._check_template()
+        self._check_schedule()
         self._check_device()
         self._check_sharding()
 
@@ -240,6 +257,22 @@ class TrainingConfig:
             raise ValueError(
                 f"per_device_batch_size must be 1, got {self.per_device_batch_size}: prefill {self.prefill} starts "
                 "anew with every video; use gradient_accumulation_steps for a larger step, or mix=random"
+            )
+
+    def _check_schedule(self) -> None:
+        if self.min_lr_ratio and self.lr_scheduler_type not in ("cosine", "warmup_stable_decay"):
+            raise ValueError(
+                f"min_lr_ratio={self.min_lr_ratio} is for lr_scheduler_type cosine and warmup_stable_decay, which is "
+                f"{self.lr_scheduler_type!r}"
+            )
+        if self.ema_decay is not None and self.sharding != "none":
+            raise ValueError(
+                f"ema_decay averages whole weights, and sharding={self.sharding!r} divides them: leave one out"
+            )
+        if self.validation is not None and self.validation.measures and self.objective == "preference":
+            raise ValueError(
+                "validation measures the loss of objective='language' or 'synthesis'; for pairs of answers give a "
+                "command"
             )
 
     def _check_template(self) -> None:

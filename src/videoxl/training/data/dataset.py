@@ -101,6 +101,16 @@ class VideoDataset(Dataset[Example | BadSample]):
     def __len__(self) -> int:
         return len(self.index_N3)
 
+    @property
+    def source_names(self) -> list[str]:
+        """What the sources are called in the log: their files' names, with a number where two are the same."""
+        stems = [file.path.stem for file in self.files]
+        return [f"{stem}-{at}" if stems.count(stem) > 1 else stem for at, stem in enumerate(stems, start=1)]
+
+    def source_of(self, number: int) -> int:
+        """The number of an example's source."""
+        return int(self.index_N3[number, 0])
+
     def name(self, number: int) -> str:
         """The id of an example before its record is read: the place of the record."""
         file, record, _ = self.index_N3[number]

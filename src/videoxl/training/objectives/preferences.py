@@ -5,6 +5,9 @@ Loss of a pair, after Rafailov et al. (arXiv 2305.18290), with label smoothing a
     h = beta * ((log p(chosen) - log p0(chosen)) - (log p(rejected) - log p0(rejected)))
     loss = -(1 - smoothing) * log sigmoid(h) - smoothing * log sigmoid(-h)
 
+To ``dpo_alpha`` times this the released recipe of Video-XL-Pro adds ``gamma`` times the mean loss of the tokens of the
+chosen answers (its script has ``dpo_alpha`` 1 and ``gamma`` 0).
+
 ``p0`` are the starting weights. An answer's probability is that of its tokens and the ``<|im_end|>`` behind it.
 
 Why not TRL's ``DPOTrainer``: as of TRL 1.16.0 its vision path takes images only. Its collator looks for ``image`` and
@@ -27,7 +30,7 @@ from transformers.utils import ModelOutput
 
 from videoxl.config import BeaconPrefill
 from videoxl.model.beacon import ratio_chooser
-from videoxl.model.token_loss import live_rows, token_losses
+from videoxl.model.token_loss import IGNORED, live_rows, token_losses
 from videoxl.training.config.training import PreferenceConfig
 from videoxl.training.objectives.objective import Objective, no_loss
 
@@ -48,6 +51,8 @@ class PreferenceOutput(ModelOutput):
     chosen_reward: torch.Tensor | None = None
     """``beta`` times the change of the chosen answer's log-probability. Both may fall, with a growing margin."""
     rejected_reward: torch.Tensor | None = None
+    sft_loss: torch.Tensor | None = None
+    """Mean loss of the tokens of the chosen answers, where it is part of the loss."""
 
 
 def preference_loss(
@@ -98,6 +103,10 @@ class PreferenceTraining(Objective):
                 reference_log_probs = self.log_probs(**batch)
         log_probs = self.log_probs(**batch)
         output = preference_loss(log_probs, reference_log_probs.to(log_probs), self.settings)
+        if self.settings.gamma or self.settings.dpo_alpha != 1:
+            chosen = (batch["labels"][:, 1:] != IGNORED) & (batch["segments"][:, 1:] == CHOSEN)
+            output.sft_loss = -log_probs[:, 0].sum() / chosen.sum().clamp(min=1)
+            output.loss = self.settings.dpo_alpha * output.loss + self.settings.gamma * output.sft_loss
         self.log_losses(output)
         return output
 

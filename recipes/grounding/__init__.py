@@ -1,0 +1,1 @@
+"""Reinforcement learning of grounding: ``grpo.py`` on films of the generated world."""
