@@ -7,6 +7,7 @@ moment transformers' Auto classes get to know the models of this package.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 from videoxl._on_import import register_when_cheap
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from videoxl.many.record import AnswerRecord, MemoryRecord
     from videoxl.memory.video_memory import VideoMemory
     from videoxl.video import Frames, VideoLimits, open_video
+
+logging.getLogger("videoxl").addHandler(logging.NullHandler())  # what is told is for whoever asks for it
 
 _HOMES = {
     "videoxl.config": (

@@ -189,8 +189,9 @@ _SHORTAGES = {
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``name`` may have been meant to be, if any is close."""
-    return next(iter(difflib.get_close_matches(name, [*known], n=1)), None)
+    """The one of ``known`` that ``name`` may have been meant to be, if any is close. Case does not count."""
+    plain = {one.lower(): one for one in known}
+    return next((plain[found] for found in difflib.get_close_matches(name.lower(), [*plain], n=1)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -57,9 +57,11 @@ from videoxl.cli.output import (
     finish,
     forget_stdout,
     hold_standard_streams,
+    log_to_stderr,
     print_facts,
     print_json,
     say,
+    stop_logging,
     tell,
     tell_text,
 )
@@ -93,9 +95,12 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell what is done, with times.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Ask questions about hours of video on one GPU."""
+    if verbose:
+        log_to_stderr()
 
 
 app.command()(ask)
@@ -346,6 +351,7 @@ def main(arguments: list[str] | None = None) -> None:
         tell("videoxl", error_line(error))
         sys.exit(exit_status(error))
     finally:
+        stop_logging()
         sys.excepthook = partial(_show_bug, debug)  # now, because typer sets its own when it is called
 
 

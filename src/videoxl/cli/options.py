@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from videoxl.cli.output import tell
-from videoxl.config import DEFAULT_MODEL, TINY
+from videoxl.config import DEFAULT_MODEL, EMBEDDED, TINY
 from videoxl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class LoadOptions:
     revision: Annotated[
         str | None, typer.Option(help="With a Hub id: the commit, branch or tag. Default: the newest.")
     ] = None
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download a model without asking.")] = False
 
     def arguments(self) -> dict[str, str | None]:
         """The arguments of :func:`videoxl.load`, with the default where no model was given: for other processes."""
@@ -111,10 +113,13 @@ class LoadOptions:
         return {"name": name, "revision": self.revision, **given}
 
     def load(self) -> VideoXL:
-        """The engine of the model that was given, or of the default."""
+        """The engine of the model that was given, or of the default. It is downloaded if the user agrees."""
         from videoxl.inference.engine import load
 
         name = self.model or _default_model(self.revision)
+        download(name, self.revision, ask=not self.yes)
+        if name not in EMBEDDED:
+            tell("note", f"loading {name} ...")
         try:
             return load(
                 name, device=self.device, dtype=self.dtype, quantization=self.quantization, revision=self.revision
@@ -145,6 +150,23 @@ class LoadOptions:
             revision=revision,
             local_files_only=self.model is None,
         )
+
+
+def download(name: str, revision: str | None, *, ask: bool) -> None:
+    """Download what a model still lacks: after a question on a terminal, elsewhere after a line that says how much.
+
+    Raises ``CheckpointError`` where the disk lacks room, ``typer.Abort`` where the user does not want it.
+    """
+    from videoxl.inference.download import pending
+    from videoxl.inference.progress import as_progress
+
+    if name in EMBEDDED or (wanted := pending(name, revision)) is None:
+        return
+    wanted.require_room()
+    tell("note", wanted)
+    if ask and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm("Download it?", default=True, abort=True, err=True)
+    wanted.fetch(as_progress(True))
 
 
 def _default_model(revision: str | None) -> str:
@@ -260,6 +282,7 @@ def encode(
     ``question``: the one that will be asked, for strategies that read with it in mind.
     """
     from videoxl.inference.prefill.choose import choose_prefill, for_question
+    from videoxl.inference.request import open_request
     from videoxl.inference.subtitles import cues_of
     from videoxl.inference.video_input import open_for_model
 
@@ -269,6 +292,11 @@ def encode(
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:
             strategy = for_question(strategy, question)
+        told = set(source.losses)
+        for text in open_request(source, frames.sampling, engine.config, strategy).warnings:
+            if text not in told:  # what is not honoured is said before the wait
+                tell("warning", text)
+                told.add(text)
         memory = engine.encode(
             source,
             **frames.sampling,
@@ -278,7 +306,7 @@ def encode(
             progress=progress,
         )
         for text in memory.warnings:
-            if text not in source.losses:
+            if text not in told and text not in source.losses:
                 tell("warning", text)
         return engine, memory
 

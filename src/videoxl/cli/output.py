@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import sys
@@ -52,6 +53,30 @@ def print_facts(facts: Mapping[str, object], as_json: bool) -> None:
 def tell(kind: str, message: object) -> None:
     """Print one line on stderr: ``note: ...``, ``warning: ...``."""
     tell_text(f"{kind}: {' '.join(str(message).split())}")
+
+
+class _Log(logging.Handler):
+    """Tells log records on stderr, with the seconds since the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        tell_text(f"{record.relativeCreated / 1000:8.2f} s {record.name}: {text}")
+
+
+def log_to_stderr() -> None:
+    """Tell what the package logs, until :func:`stop_logging`."""
+    stop_logging()
+    logger = logging.getLogger("videoxl")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_Log())
+
+
+def stop_logging() -> None:
+    """Tell nothing more of what is logged."""
+    logger = logging.getLogger("videoxl")
+    for handler in [one for one in logger.handlers if isinstance(one, _Log)]:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
 
 
 def finite(value: object) -> object:

@@ -75,8 +75,14 @@ class Usage:
     together: int = 1
     """Questions that were answered in the same steps; ``seconds["generate"]`` is what all of them took."""
 
+    @property
+    def frames_per_second(self) -> float | None:
+        """Frames read for each second of video: what came of the rate that was asked for. None for a still."""
+        return round(self.frames / self.video_seconds, 6) if self.video_seconds > 0 else None
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields, and the rate at which frames were read."""
+        return {**asdict(self), "frames_per_second": self.frames_per_second}
 
 
 @dataclass(frozen=True)

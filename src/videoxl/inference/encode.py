@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -28,6 +29,8 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.anyres import AspectRatio, still_crops
 from videoxl.video.frames import Frames
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ def encode(
         end_s=request.end_s,
         progress=progress,
     )
+    for warning in (*request.warnings, *filled.warnings):
+        logger.warning("%s: %s", request.source.name, warning)
+    logger.info("read %d frames of %s: %s", len(filled.timestamps), request.source.name, filled.seconds)
     if not filled.timestamps:
         raise VideoError(f"{request.source.name}: no frame could be decoded", code="undecodable")
     return MemoryState(

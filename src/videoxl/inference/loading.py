@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ import huggingface_hub
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from videoxl.config import EMBEDDED, MODELS
 from videoxl.errors import CheckpointError, MissingDependencyError, did_you_mean
@@ -30,6 +31,7 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.wrong_folder import not_a_folder
 from videoxl.video.host import free_host_bytes
 
+logger = logging.getLogger(__name__)
 DeviceMap = str | torch.device | Mapping[str, object]
 """A torch device or its name, ``auto``, or an accelerate device map."""
 Dtype = str | torch.dtype
@@ -74,14 +76,14 @@ class LoadedModel:
 @contextlib.contextmanager
 def progress_where_it_takes_long(folder: Path) -> Iterator[None]:
     """Hide transformers' progress bar while a small model is loaded."""
-    shown = logging.is_progress_bar_enabled() and checkpoint_bytes(folder) < QUICK_BYTES
+    shown = transformers_logging.is_progress_bar_enabled() and checkpoint_bytes(folder) < QUICK_BYTES
     if shown:
-        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def load_model(
@@ -109,6 +111,7 @@ def load_model(
             quantization_config=quantization_config(quantization),
             trust_remote_code=False,
         )
+    logger.info("loaded %s from %s in %s on %s", name, folder, model.dtype, target)
     set_end_tokens(model, tokenizer)
     model.model.language_model.fuse_projections()
     return LoadedModel(model.eval(), tokenizer, snapshot_revision(folder))

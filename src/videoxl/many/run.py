@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from videoxl.many.sources import VideoJob, digest_of
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
 
+logger = logging.getLogger(__name__)
 FAILURES = (VideoXLError, ValueError, OSError, MemoryError, torch.OutOfMemoryError)
 """Errors that are one video's. Any other ends the run: it would fail the next video too."""
 
@@ -198,6 +200,7 @@ class Run(Generic[R]):
             yield from (self._failed(task, question, problem) for question in left)
 
     def _failed(self, task: Task, question: str, error: str) -> R:
+        logger.warning("%s failed: %s", task.job.video, error)
         return self._file.add(self._work.failed(task, question, error))
 
 

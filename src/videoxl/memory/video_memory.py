@@ -247,7 +247,8 @@ class VideoMemory:
     def __repr__(self) -> str:
         now = self.fork()
         begin, end = now.groups[0].start_s, now.groups[-1].end_s
+        rate = "" if now.duration <= 0 else f" ({now.frames / now.duration:.2g} a second)"
         return (
-            f"VideoMemory({clock(begin)}-{clock(end)}, {now.frames:,} frames, {len(now.token_ids):,} tokens, "
+            f"VideoMemory({clock(begin)}-{clock(end)}, {now.frames:,} frames{rate}, {len(now.token_ids):,} tokens, "
             f"{now.nbytes / 1e6:,.1f} MB, prefill={now.prefill})"
         )
