@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import videoxl
@@ -154,6 +156,21 @@ def test_the_pipeline_answers(tiny, clip, tiny_folder, processor):
     answer = pipeline("image-text-to-text", model=tiny.model, processor=processor)
     (made,) = answer(text=messages(clip), max_new_tokens=10, do_sample=False, return_full_text=False)
     assert made["generated_text"].strip() == tiny.ask(tiny.encode(clip), QUESTION, max_new_tokens=10).text
+
+
+def test_the_pipeline_for_any_input_answers_alike(tiny, clip, tiny_folder, processor):
+    auto = getattr(transformers, "AutoModelForMultimodalLM", None)
+    if auto is None:
+        pytest.skip(f"transformers {transformers.__version__} has no AutoModelForMultimodalLM")
+    assert isinstance(auto.from_pretrained(tiny_folder), type(tiny.model))
+    content = [{"type": "video", "url": Path(clip).as_uri(), "fps": 1}, {"type": "text", "text": "What is shown?"}]
+    messages = [{"role": "user", "content": content}]
+    answer = transformers.pipeline("any-to-any", model=tiny.model, processor=processor)
+    said = answer(text=messages, max_new_tokens=4, return_full_text=False)[0]["generated_text"]
+    other = transformers.pipeline("image-text-to-text", model=tiny.model, processor=processor)
+    assert said == other(text=messages, max_new_tokens=4, return_full_text=False)[0]["generated_text"]
+    asked = tiny.answer(clip, "What is shown?", fps=1, prefill="full", max_new_tokens=4)
+    assert said.strip() == asked.text
 
 
 def test_a_training_step_sees_the_video(tiny, clip, processor):

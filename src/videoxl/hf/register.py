@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoProcessor,
     AutoVideoProcessor,
 )
@@ -16,6 +16,10 @@ from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.released.model import VideoXLForCausalLM
 
+ANSWERING = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+"""Classes that answer about pictures, as far as the installed transformers has them; behind them are the pipelines
+``image-text-to-text`` and ``any-to-any``."""
+
 
 def register() -> None:
     """Register configurations, models and processors. May be called again."""
@@ -23,6 +27,8 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto in (AutoModel, AutoModelForCausalLM):  # the released AutoModel chats too
         auto.register(VideoXLConfig, VideoXLForCausalLM, exist_ok=True)
-    AutoModelForImageTextToText.register(VideoXLConfig, VideoXLForConditionalGeneration, exist_ok=True)
+    for name in ANSWERING:
+        if (auto := getattr(transformers, name, None)) is not None:
+            auto.register(VideoXLConfig, VideoXLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(VideoXLConfig, VideoXLProcessor, exist_ok=True)
     AutoVideoProcessor.register(VideoXLConfig, VideoXLVideoProcessor, exist_ok=True)

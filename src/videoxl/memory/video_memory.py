@@ -242,7 +242,9 @@ class VideoMemory:
 
     def __reduce__(self) -> NoReturn:
         """Raise ``TypeError``: pickled, a memory would take the model with it, or lose it."""
-        raise TypeError("a VideoMemory is not pickled: save() it, and load() the file where it is needed")
+        raise TypeError(
+            "a VideoMemory is not pickled: save() it and load() the file where it is needed; in one process, fork() it"
+        )
 
     def __repr__(self) -> str:
         now = self.fork()
