@@ -53,7 +53,7 @@ def subtitled(path: Path, tracks, shift: float = 0.0) -> Path:
             inside = av.open(str(source)) if isinstance(source, Path) else None
             copy = container.add_stream_from_template(inside.streams[0]) if inside else container.add_stream(source)
             copy.metadata["language"] = language
-            copy.disposition = disposition
+            copy.disposition = disposition.value
             streams.append((copy, inside))
         for number in range(75):
             frame = av.VideoFrame.from_ndarray(media.numbered(number, 64, 48), format="rgb24")

@@ -13,7 +13,8 @@ from videoxl.video.decoder.packets import Flags
 from videoxl.video.frames import Numbers
 
 EXACT_SHARE = 0.9
-"""Durations that are all the same are believed when this share of them equals the time to the next picture."""
+"""Durations that are all the same are believed when this share of them equals the time to the next picture; others
+unless this share of those like the last one is at most half of that time."""
 MOST_REORDERED = 16
 """Pictures are shown at most so many pictures after they were decoded."""
 TYPICAL_GAPS = 5
@@ -29,8 +30,13 @@ def file_start(opened: OpenedStream, first_pts: int) -> Fraction:
     for stream in opened.container.streams:
         counts = stream.type in ("video", "audio") and not stream.disposition & Disposition.attached_pic
         if counts and stream.index != opened.stream.index and stream.start_time is not None and stream.time_base:
-            starts.append(stream.start_time * stream.time_base)
+            starts.append(_shown_start(opened, stream.start_time) * stream.time_base)
     return min(starts)
+
+
+def _shown_start(opened: OpenedStream, start: int) -> int:
+    """Before FFmpeg 8.1 the silence that an encoder puts before its sound counts in Matroska, as time before zero."""
+    return max(start, 0) if opened.container.format.name.startswith("matroska") else start
 
 
 def time_unit(opened: OpenedStream) -> Fraction:
@@ -49,17 +55,20 @@ def stream_end(opened: OpenedStream) -> Fraction | None:
     return ((stream.start_time or 0) + stream.duration) * time_unit(opened)
 
 
-def last_end(pts_F: Numbers, ends_F: Numbers, declared: int | None) -> int | None:
+def last_end(pts_F: Numbers, ends_F: Numbers, declared: int | None, *, all_there: bool = False) -> int | None:
     """When the last picture leaves the screen, in the stream's unit; None when nothing says so.
 
     Args:
         pts_F: int64 [F], when each picture is shown, ascending.
         ends_F: int64 [F], until when each is shown according to its packets; equal to ``pts_F`` if they do not say.
         declared: the end of the stream according to the header.
+        all_there: as many pictures were found as the header counts.
     """
     last = int(pts_F[-1])
     if declared is not None and declared <= last:
         declared = None
+    if all_there and declared is not None and (ends_F == pts_F).all():
+        return declared  # FFmpeg 7 gives no durations where an MP4 holds B-frames
     if _are_exact(pts_F, ends_F):
         # The picture that a long pause belongs to need not be the last one: MP4 gives durations in decoding order.
         end = int(ends_F[-1 - MOST_REORDERED :].max())
@@ -75,7 +84,9 @@ def _are_exact(pts_F: Numbers, ends_F: Numbers) -> bool:
     durations_F = ends_F - pts_F
     if durations_F[-1] <= 0:
         return False
-    if np.ptp(durations_F) > 1:
-        return True
+    if np.ptp(durations_F) > 1:  # Matroska by FFmpeg 7 gives some pairs of fields the duration of one
+        gaps_of_same = np.diff(pts_F)[durations_F[:-1] == durations_F[-1]]
+        halved = gaps_of_same >= 2 * durations_F[-1] - 1
+        return not len(halved) or bool(halved.mean() < EXACT_SHARE)
     equal: Flags = np.abs(durations_F[:-1] - np.diff(pts_F)) <= 1
     return not len(equal) or bool(equal.mean() >= EXACT_SHARE)

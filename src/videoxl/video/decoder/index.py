@@ -154,7 +154,12 @@ def _with_times(index: FrameIndex, packets: PacketTable, opened: OpenedStream, f
     pts, positions, unit = index.pts_F[order], index.positions_F[order], time_unit(opened)
     zero = file_start(opened, first_pts)
     declared = stream_end(opened)
-    end = last_end(pts, _ends(packets, positions), None if declared is None else math.floor(declared / unit))
+    end = last_end(
+        pts,
+        _ends(packets, positions),
+        None if declared is None else math.floor(declared / unit),
+        all_there=len(packets.pts) == opened.stream.frames,
+    )
     times = (pts - pts[0]) * float(unit) + float(pts[0] * unit - zero)
     last = 1 / (index.rate or 1.0) if end is None else float((end - int(pts[-1])) * unit)
     shown_until = float(times[-1]) + last
