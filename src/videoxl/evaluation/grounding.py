@@ -17,7 +17,7 @@ from videoxl.evaluation.annotations import find_video, read_text
 from videoxl.evaluation.grounding_rules import RULES, Span
 from videoxl.evaluation.grounding_rules import overlap as overlap_of
 from videoxl.evaluation.log import Json, SampleLog
-from videoxl.evaluation.metrics import bootstrap_interval
+from videoxl.evaluation.metrics import share_interval
 from videoxl.evaluation.prompts import GROUNDING
 from videoxl.evaluation.samples import AnswerSettings, Sample, Tell, answer_all, make_result
 from videoxl.inference.engine import VideoXL
@@ -118,9 +118,7 @@ def score(events: Sequence[Event], texts: Mapping[str, str], *, seed: int = 0) -
     measures = {f"R1@{t}": [float(value >= t) for value in overlaps] for t in THRESHOLDS} | {"mIoU": overlaps}
     for name, values in measures.items():
         found[name] = math.fsum(values) / len(values) if values else None
-    found["interval"] = {
-        name: bootstrap_interval(values, seed=seed, clusters=videos) for name, values in measures.items()
-    }
+    found["interval"] = {name: share_interval(values, seed=seed, clusters=videos) for name, values in measures.items()}
     found["lmms_rules"] = {name: _by_rule(events, texts, rule) for name, rule in RULES.items()}
     found["without_span"] = sum(e.key in texts and not parse_spans(texts[e.key]) for e in events)
     found["unanswered"] = sum(e.key not in texts for e in events)

@@ -163,12 +163,22 @@ def test_ovo_bench(tmp_path):
     [
         ("mlvu", {"answer": "Pink"}, "record 0: the answer 'Pink' must be one of the options"),
         ("mlvu", {"candidates": []}, "1 to 26 options, got 0"),
+        ("mlvu", {"candidates": "Red"}, "expected a list of texts under 'candidates', got 'Red'"),
+        ("mlvu", {"candidates": [["Red"]]}, "expected a list of texts"),
         ("mlvu", {"question": ""}, "record 0: expected a text under 'question'"),
         ("mlvu-test", {"question": "No options?"}, "1 to 26 options, got 0"),
         ("videomme", {"options": "A. x"}, "expected a list of str under 'options'"),
         ("videomme", {"answer": "E"}, "the answer 'E' must be one of the options"),
         ("videomme-v2", {"group_type": "other"}, "group_type must be relevance or logic, got 'other'"),
         ("videomme-v2", {"group_structure": "[4, 3, 2, 1]"}, "group_structure must be one of"),
+        ("videomme-v2", {"question_id": "first"}, "question_id must end in its place in the group"),
+        ("longvideobench", {"candidates": 5}, "expected a list of texts under 'candidates', got 5"),
+        (
+            "lvbench",
+            {"qa": [{"uid": "0", "question": "?", "answer": "A", "options": 3}]},
+            "question 0: expected a list",
+        ),
+        ("egoschema", {"option": {"a": 1}}, "expected a list of texts under 'option'"),
         ("longvideobench", {"correct_choice": 5}, "correct_choice must be 0 to 4, got 5"),
         ("lvbench", {"qa": "none"}, "expected a list of dict under 'qa'"),
         ("egoschema", {"answer": "5"}, "the number of one of 5 options, got '5'"),
@@ -183,6 +193,25 @@ def test_bad_records_are_named(name, change, complaint, tmp_path):
     records[0] |= change
     with pytest.raises(EvaluationError, match=complaint):
         items_of(name, tmp_path, records)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_value_of_a_field_ends_in_a_traceback(name, tmp_path):
+    """Every field of the first record, replaced by values of every type: read, or refused by name."""
+    for field in FORMS[name][0]:
+        for value in (None, "", "x", 0, -1, 2.5, True, [], ["x"], [[1]], {}, {"a": 1}, "9" * 5000):
+            records = deepcopy(FORMS[name])
+            records[0][field] = value
+            items, complaint = read_or_refused(name, tmp_path, records)
+            assert all(item.question and item.key and item.video for item in items), (field, value)
+            assert items or ("annotations " in complaint and "\n" not in complaint), (field, value)
+
+
+def read_or_refused(name, tmp_path, records):
+    try:
+        return items_of(name, tmp_path, records), ""
+    except EvaluationError as error:
+        return [], str(error)
 
 
 @pytest.mark.parametrize(

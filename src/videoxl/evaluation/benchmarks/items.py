@@ -76,6 +76,19 @@ class Record:
             raise EvaluationError(f"annotations {self.where}: expected a list of {kind.__name__} under {name!r}")
         return value
 
+    def texts(self, *names: str) -> list[str]:
+        """Return the first of the fields that is there, a list of texts or numbers; nothing if none is there.
+
+        Raises :class:`EvaluationError` for one that is no such list.
+        """
+        name = next((name for name in names if self.value.get(name) is not None), None)
+        if name is None:
+            return []
+        value = self.value[name]
+        if not isinstance(value, list) or not all(isinstance(one, (str, int, float)) for one in value):
+            raise self.bad(f"expected a list of texts under {name!r}, got {value!r:.80}")
+        return [str(one) for one in value]
+
     def categories(self, *names: str) -> dict[str, str]:
         """Return the fields that averages are taken over, without those that are missing. Lists are joined."""
         found = {name: self.value.get(name) for name in names}

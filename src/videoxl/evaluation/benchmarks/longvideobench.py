@@ -8,6 +8,7 @@ from pathlib import Path
 from videoxl.evaluation.benchmarks.answers import PHRASES, first_capital
 from videoxl.evaluation.benchmarks.items import Item, Record, read_records
 from videoxl.evaluation.benchmarks.protocol import LETTER_DIRECTLY, Benchmark, Protocol, dot_options, numbered
+from videoxl.evaluation.choices import LETTERS
 
 
 def read(path: str | os.PathLike[str]) -> list[Item]:
@@ -16,18 +17,17 @@ def read(path: str | os.PathLike[str]) -> list[Item]:
 
 
 def _item(record: Record) -> Item:
-    value = record.value
-    given = value.get("candidates") or [value.get(f"option{n}") for n in range(5)]
-    options = tuple(str(option) for option in given if option not in (None, "N/A"))
-    right = value.get("correct_choice")
-    if not isinstance(right, int) or not 0 <= right < len(options):
+    given = record.texts("candidates") or [record.optional(f"option{n}") for n in range(5)]
+    options = tuple(option for option in given if option not in ("", "N/A"))
+    right = record.value.get("correct_choice")
+    if not isinstance(right, int) or not 0 <= right < len(options) <= len(LETTERS):
         raise record.bad(f"correct_choice must be 0 to {len(options) - 1}, got {right!r}")
     return Item(
         key=record.text("id"),
         video=record.text("video_path"),
         question=record.text("question"),
         options=options,
-        answer="ABCDE"[right],
+        answer=LETTERS[right],
         categories=record.categories("duration_group", "question_category"),
     )
 

@@ -35,8 +35,8 @@ def _items(record: Record, number: int) -> Iterator[Item]:
 
 def _item(record: Record, video: str, kind: str, number: int) -> Item:
     question, options = split_question(record.text("question").rstrip())
-    given = record.value.get("candidates") or record.value.get("options")
-    options = without_letters([str(option) for option in given]) if given else options
+    given = record.texts("candidates", "options")
+    options = without_letters(given) if given else options
     uid = record.optional("uid")
     return Item(
         key=f"{Path(video).stem} {uid}" if uid else f"{number:05d} {Path(video).stem}",

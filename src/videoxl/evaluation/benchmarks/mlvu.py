@@ -20,7 +20,7 @@ def read_choices(path: str | os.PathLike[str]) -> list[Item]:
 def _choice(record: Record, number: int) -> Item:
     question = record.text("question")
     if "candidates" in record.value:
-        options = tuple(map(str, record.value["candidates"] or ()))
+        options = tuple(record.texts("candidates"))
     else:
         question, options = split_question(question.rstrip())
     video = record.text("video_name", "video")

@@ -17,6 +17,7 @@ from videoxl.evaluation.benchmarks.items import (
     without_letters,
 )
 from videoxl.evaluation.benchmarks.protocol import LETTER_DIRECTLY, Benchmark, Protocol, dot_options, numbered
+from videoxl.evaluation.choices import LETTERS
 
 # ----------------------------------------------------------------------------------------------------------- EgoSchema
 
@@ -54,13 +55,12 @@ def _answer(record: Record, answers: dict[str, object]) -> object:
 
 def _ego_item(record: Record, answer: str) -> Item:
     key = record.text("q_uid", "video_idx")
-    listed = record.value.get("option")
-    given = [str(o) for o in listed] if listed else [record.text(f"option {n}") for n in range(5)]
-    options = without_letters(given)
-    if not answer.isdigit() or int(answer) >= len(options):
+    options = without_letters(record.texts("option") or [record.text(f"option {n}") for n in range(5)])
+    numbers = [str(number) for number in range(len(options))]
+    if answer not in numbers or len(options) > len(LETTERS):
         raise record.bad(f"the answer must be the number of one of {len(options)} options, got {answer!r}")
     return Item(
-        key=key, video=f"{key}.mp4", question=record.text("question"), options=options, answer="ABCDE"[int(answer)]
+        key=key, video=f"{key}.mp4", question=record.text("question"), options=options, answer=LETTERS[int(answer)]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,8 +89,11 @@ def _item_v2(record: Record) -> Item:
         raise record.bad(f"group_type must be relevance or logic, got {kind!r}")
     if kind == "logic" and _structure(structure) is None:
         raise record.bad(f"group_structure must be one of {', '.join(map(str, _LOGIC))}, got {structure!r}")
+    key = record.text("question_id")
+    if not re.fullmatch(r"[0-9]{1,6}", key.rpartition("-")[2]):
+        raise record.bad(f"question_id must end in its place in the group, 001-1 say; got {key!r}")
     return Item(
-        key=record.text("question_id"),
+        key=key,
         video=f"{record.text('video_id')}.mp4",
         question=record.text("question"),
         options=options,
