@@ -146,6 +146,13 @@ def test_an_answer_matches_its_expression(tiny: VideoXL, memory: VideoMemory, re
     assert cut.warnings[-1].endswith("does not match all of regex: allow more tokens")
 
 
+def test_a_number_that_python_cannot_hold_is_said(tiny: VideoXL, memory: VideoMemory) -> None:
+    answer = tiny.ask(memory, "How many?", regex=None, schema={"type": "number"}, prefix="1e999", max_new_tokens=3)
+    assert answer.parsed is None
+    assert re.search(r"JSON that cannot be read here \(the number 1e999\d* is out of range\)", answer.warnings[-1])
+    assert json.loads(answer.to_json())["parsed"] is None
+
+
 @dataclasses.dataclass
 class Event:
     what: str

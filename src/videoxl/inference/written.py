@@ -78,17 +78,18 @@ class Writer:
         text = how.prefix + said.whole()
         text = text if how.regex is not None else text.strip()
         whole, reason = _is_whole(written), self._finish_reason(how, written, stopped)
+        parsed, notes = _parsed(text) if how.schema is not None and whole else (None, ())
         return Answer(
             _best(written.choices).text if written.choices else text,
             start.read,
             self._usage(asked, start, written, reason, evidence),
-            (*asked.memory.warnings, *evidence.warnings, *(() if whole else (_cut_off(how, reason),))),
+            (*asked.memory.warnings, *evidence.warnings, *(() if whole else (_cut_off(how, reason),)), *notes),
             (*asked.given, *written.ids),
             evidence.spans,
             confidence=_mean([chance.logprob for chance in written.chances]),
             choices=written.choices,
             logprobs=None if how.logprobs is None else self._logprobs(written),
-            parsed=_parsed(text) if how.schema is not None and whole else None,
+            parsed=parsed,
         )
 
     def _finish_reason(self, how: Generation, written: Written, stopped: bool) -> FinishReason:
@@ -173,9 +174,17 @@ def _cut_off(how: Generation, reason: FinishReason) -> str:
     return f"the answer was cut off at max_new_tokens={how.max_new_tokens} and {what}: allow more tokens"
 
 
-def _parsed(text: str) -> Any:
-    """What JSON text holds; None for what is too deep or too long to be read."""
+def _parsed(text: str) -> tuple[Any, tuple[str, ...]]:
+    """What JSON text holds; None, and why, for JSON that Python cannot hold."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        return json.loads(text, parse_float=_finite), ()
+    except (ValueError, RecursionError) as error:
+        return None, (f"the answer is JSON that cannot be read here ({error}): its text is whole, parsed is None",)
+
+
+def _finite(text: str) -> float:
+    """Raise ``ValueError`` for a number that JSON allows and a float does not hold."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is out of range")
+    return value
