@@ -100,6 +100,9 @@ class ProcessOptions:
     interface: Annotated[str, typer.Option(help="chat, or simple.")] = "chat"
     limit: Annotated[int | None, typer.Option(help="Only the first questions, to try it out.")] = None
     processes: Annotated[int, typer.Option(help="Processes, each with a GPU of its own.")] = 1
+    memories: Annotated[
+        str | None, typer.Option(help="Folder in which memories are kept, so that a video is read once for all runs.")
+    ] = None
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder for answers and result. Default: runs/NAME-MODE.")
     ] = None
@@ -124,7 +127,13 @@ def lmms(loading: LoadOptions, benchmark: TaskOptions, reading: ReadingOptions, 
     require_lmms_eval()
     run = Run(
         task=preset.task if preset else str(benchmark.task),
-        model_args={**loaded, "quantization": loading.quantization, **published, **given},
+        model_args={
+            **loaded,
+            "quantization": loading.quantization,
+            "memories": out.memories,
+            **published,
+            **given,
+        },
         folder=Path(out.output or f"runs/{benchmark.name}"),
         preset=benchmark.preset,
         mode=benchmark.mode if preset else "given",

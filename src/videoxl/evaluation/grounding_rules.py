@@ -81,7 +81,10 @@ def overlap(one: Span, other: Span) -> float:
 
 
 def _seconds(time: str) -> float:
-    return sum(float(part) * 60**place for place, part in enumerate(reversed(time.split(":"))))
+    seconds = 0.0
+    for part in time.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 RULES: dict[str, Callable[[str], Span | None]] = {"charades": charades_span, "timelens": timelens_span}

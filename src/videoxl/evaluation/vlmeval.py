@@ -29,7 +29,7 @@ FAILED = "Failed to obtain answer via API."
 """What VLMEvalKit takes for a missing answer, which it asks for again in its next run."""
 
 
-class VideoXLForVLMEvalKit(_Base):  # type: ignore[misc]  # VLMEvalKit has no types
+class VideoXLForVLMEvalKit(_Base):  # VLMEvalKit has no types
     """A model in VLMEvalKit's terms. The last video is kept, since its benchmarks ask about one video in a row."""
 
     INSTALL_REQ = False
@@ -56,7 +56,7 @@ class VideoXLForVLMEvalKit(_Base):  # type: ignore[misc]  # VLMEvalKit has no ty
         """
         self.engine = model_path if isinstance(model_path, VideoXL) else load(model_path, **loading)
         given = {"fps": fps, "max_frames": max_frames, "prefill": prefill}
-        self.reading = {name: value for name, value in given.items() if value is not None}
+        self.reading: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.decode = decode
         self.generation = Generation(max_new_tokens=max_new_tokens)
         self._last: tuple[str, VideoMemory] | None = None

@@ -24,12 +24,13 @@ from videoxl.evaluation.benchmarks.selections import Selections
 from videoxl.evaluation.comparing import SAMPLES
 from videoxl.evaluation.costs import costs_with_reading
 from videoxl.evaluation.lmms.answering import Answerer, Question, ReadingSettings
-from videoxl.evaluation.log import Json, SampleLog, differences, how_it_was_run, write_bytes, write_json
+from videoxl.evaluation.log import Json, SampleLog, how_it_was_run, write_bytes, write_json
 from videoxl.evaluation.memories import MemoryStore
 from videoxl.evaluation.parquet import write_parquet
 from videoxl.evaluation.videos import VideoFolder
 from videoxl.inference.engine import VideoXL
 from videoxl.json_lines import dump_line, read_json, read_json_lines
+from videoxl.line_file import differences
 from videoxl.text import tell_text
 
 RESULT, PARQUET = "result.json", "samples.parquet"

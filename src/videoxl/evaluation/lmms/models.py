@@ -19,6 +19,7 @@ from videoxl.evaluation.lmms.outcomes import check_outcomes
 from videoxl.evaluation.lmms.published import Published
 from videoxl.evaluation.lmms.requests import Document, call_task, facts, media_of, only_one, split_messages, text_of
 from videoxl.evaluation.log import Json, SampleLog, how_it_was_run, write_json
+from videoxl.evaluation.memories import MemoryStore
 from videoxl.evaluation.subtitles import SubtitleFile, subtitle_file
 from videoxl.text import tell_text
 
@@ -58,6 +59,7 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
         subtitles: str | None = None,
         protocol: str | None = None,
         selections: str | None = None,
+        memories: str | None = None,
         check_outcome: bool = False,
         max_new_tokens: int = 256,
         seed: int = 0,
@@ -80,6 +82,7 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
             protocol: ``mlvu/released``: ask the prompts of that protocol instead of the task's (see
                 :mod:`videoxl.evaluation.benchmarks`).
             selections: with a protocol, a released file of selections for bi-level decoding, or a folder of them.
+            memories: a folder in which memories are kept, so that all processes and runs read a video once.
             check_outcome: end before the first answer if the task does not say which answers are right.
             max_new_tokens: for tasks that do not say.
             seed: for tasks that sample.
@@ -114,7 +117,8 @@ class VideoXLSimple(_Base):  # lmms-eval has no types
             attention=attention,
             quantization=_unquoted(quantization),
         )
-        self._answerer = Answerer(self.engine, reading, warn=_warn)
+        store = MemoryStore(_unquoted(memories) or "", warn=_warn) if memories else None
+        self._answerer = Answerer(self.engine, reading, memories=store, warn=_warn)
         self._published = Published.named(_unquoted(protocol), _unquoted(selections))
         self._check_outcome = check_outcome
         if log:
