@@ -13,7 +13,7 @@ import torch
 
 import videoxl
 from videoxl import Answer, Generation, VideoError, VideoMemory
-from videoxl.inference.decode.loop import SeededSampler
+from videoxl.inference.decode.choice import SeededSampler
 from videoxl.parity.runs import generated
 from videoxl.video.subtitles import Cue
 

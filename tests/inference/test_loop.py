@@ -8,7 +8,7 @@ import transformers
 
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl.config import Generation
-from videoxl.inference.decode.loop import RepetitionPenalty, SeededSampler
+from videoxl.inference.decode.choice import RepetitionPenalty, SeededSampler
 from videoxl.inference.decode.text import TextPieces
 
 

@@ -15,7 +15,8 @@ from tests.model.builders import difference, noise
 from videoxl.errors import CheckpointError
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.attention import causal_attention, eager_attention
-from videoxl.model.decoder import LanguageModel, RMSNorm, Rope
+from videoxl.model.decoder import LanguageModel
+from videoxl.model.layers import RMSNorm, Rope
 
 TOLERANCE = 2e-6
 SIZES = {

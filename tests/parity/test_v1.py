@@ -12,7 +12,7 @@ import torch
 from tests.parity.test_parity import GOLDEN
 from videoxl.model import attention, beacon, windows
 from videoxl.model.beacon import BeaconPlan
-from videoxl.model.decoder import Attention
+from videoxl.model.layers import Attention
 from videoxl.parity import run_parity
 
 E2E, TRAIN, CARRY = "v1_e2e_r4", "v1_train_r4", "v1_e2e_carry"

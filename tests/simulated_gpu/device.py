@@ -45,6 +45,8 @@ INDEXING = {
 }
 GATHERS = {"index_select", "index", "embedding", "gather"}
 """Kernels that read as much as they write, however large what they read from."""
+SCATTERS = {"index_copy_", "rotate_and_append"}
+"""Kernels that write as much as they are given, however large what they write into."""
 FREE = {
     aten.detach.default,
     aten._unsafe_view.default,
@@ -377,6 +379,9 @@ class SimulatedDevices(TorchDispatchMode):
         tensors, results = tensors_in(args, kwargs), tensors_in(out)
         written = sum(map(_nbytes, results))
         moved = 2 * written if name in GATHERS else written + sum(map(_nbytes, tensors))
+        if name in SCATTERS:
+            into = {id(t) for t in _written(func, args, kwargs)}
+            moved = 2 * sum(_nbytes(t) for t in tensors if id(t) not in into)
         counts.moved["device"] += moved
         flops = 0.0
         if (packet := getattr(func, "overloadpacket", None)) in flop_registry:

@@ -43,6 +43,11 @@ class SharedBuffer:
         """Tokens that fit."""
         return self.keys.shape[-2]
 
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where keys and values are."""
+        return self.keys.data_ptr(), self.values.data_ptr()
+
     def join(self, layer: PreallocatedLayer) -> None:
         with self._lock:
             self._layers.append(weakref.ref(layer))
@@ -162,6 +167,19 @@ class PreallocatedLayer:
         self.length = total
         return buffer.keys[..., :total, :], buffer.values[..., :total, :]
 
+    def make_room(self, total: int) -> SharedBuffer:
+        """A buffer that holds this layer's tokens, and in which those up to ``total`` belong to this layer alone.
+
+        Whoever writes into it says so with :meth:`grow_to`. Raises ``ValueError`` for a layer that is empty.
+        """
+        buffer = self.buffer()
+        self.writing = max(self.length, total)
+        return self._room_for(total, buffer.keys, buffer.values)
+
+    def grow_to(self, length: int) -> None:
+        """The tokens before ``length`` were written into the buffer. Room behind them stays this layer's."""
+        self.length = length
+
     def _records(self) -> bool:
         return not self.is_empty and (self.keys.requires_grad or self.values.requires_grad)
 
@@ -206,11 +224,13 @@ class PreallocatedLayer:
         self._attach(SharedBuffer(keys, values), keys.shape[-2])
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens; does nothing to a shorter layer."""
+        """Forget all but the first ``length`` tokens, or none of a shorter layer. Room behind them is given back."""
         if self.length > length:
-            buffer = self.buffer()
-            self.length = self.writing = length
-            buffer.release(self)
+            self.buffer()  # a layer of a file reads it now
+            self.length = length
+        if self._buffer is not None:
+            self.writing = self.length
+            self._buffer.release(self)
 
     def fork(self, reserved: int = 0) -> PreallocatedLayer:
         """A layer with the same content that grows on its own; copying, if it must, to ``reserved`` tokens."""
@@ -237,6 +257,16 @@ class KVCache:
     def update(self, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, layer: int) -> Pair:
         """Append to a layer; returns all of its keys and values ``[B, K, S, E]``."""
         return self.layers[layer].update(keys_BKLE, values_BKLE)
+
+    def make_room(self, total: int) -> list[Pair]:
+        """Of each layer the whole buffers ``[B, K, capacity, E]``: places up to ``total`` are this cache's alone."""
+        buffers = [layer.make_room(total) for layer in self.layers]
+        return [(buffer.keys, buffer.values) for buffer in buffers]
+
+    def grow_to(self, length: int) -> None:
+        """Every layer's tokens before ``length`` were written into its buffer."""
+        for layer in self.layers:
+            layer.grow_to(length)
 
     def __len__(self) -> int:
         """Tokens in the first layer."""

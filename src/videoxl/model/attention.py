@@ -79,6 +79,11 @@ class AttentionPlan(Protocol):
 class Watch(Protocol):
     """Somebody who looks at the queries of a forward, as evidence for an answer is gathered."""
 
+    @property
+    def layers(self) -> frozenset[int]:
+        """The layers whose queries are wanted; those of others may be left out."""
+        ...
+
     def see(self, layer: int, queries_BNLE: torch.Tensor, /) -> None:
         """Rotated queries of the new tokens in one layer. They may be kept, not changed."""
         ...
@@ -137,7 +142,7 @@ class CausalPlan:
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding in the half-split form; ``cos`` and ``sin`` broadcast to ``states`` ``[..., L, E]``.
 
-    The first half of ``sin`` is negative, as :class:`~videoxl.model.decoder.RotaryEmbedding` gives it.
+    The first half of ``sin`` is negative, as :class:`~videoxl.model.layers.RotaryEmbedding` gives it.
     """
     return states * cos + states.roll(states.shape[-1] // 2, -1) * sin
 

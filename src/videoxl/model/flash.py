@@ -69,6 +69,31 @@ def flash_with_sums(
     return out_LNE.transpose(0, 1)[None], sums_NL[None]
 
 
+def attend_to_used(
+    q_1NE: torch.Tensor, k_1KSE: torch.Tensor, v_1KSE: torch.Tensor, used: torch.Tensor, *, scale: float
+) -> torch.Tensor:
+    """Attention of one token over the first ``used`` (``[1]``, int32, on the device) of ``S`` keys: ``[1, N, E]``.
+
+    The host need not know how many there are: the call is the same at every length.
+    """
+    total = k_1KSE.shape[2]
+    out, _ = varlen_attn(
+        q_1NE,
+        k_1KSE[0].transpose(0, 1),
+        v_1KSE[0].transpose(0, 1),
+        _bounds(1, q_1NE.device),
+        _bounds(total, q_1NE.device),
+        1,
+        total,
+        return_aux=AuxRequest(lse=True),
+        scale=scale,
+        window_size=WHOLE,
+        enable_gqa=True,
+        seqused_k=used,
+    )
+    return out
+
+
 @lru_cache(maxsize=256)
 def _bounds(length: int, device: torch.device) -> torch.Tensor:
     """Where the one sequence begins and ends; made on the device, since an upload would wait for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class SideBySide:
     @classmethod
     def of(cls, *layers: nn.Module) -> SideBySide | None:
         """None where the layers are not plain linear layers of one kind, or their weights are not there."""
-        plain = [layer for layer in layers if type(layer) is nn.Linear and not _is_quantised(layer.weight.data)]
+        plain = [layer for layer in layers if is_plain(layer)]
         kinds = {(p.weight.dtype, p.weight.device, p.bias is None) for p in plain}
         if len(plain) < len(layers) or len(kinds) > 1 or plain[0].weight.is_meta:
             return None
@@ -51,6 +52,11 @@ class SideBySide:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., D]`` -> the outputs of all layers, one behind the other."""
         return F.linear(x, self.weight, self.bias)
+
+
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether this is a linear layer of torch, with weights that are plain numbers."""
+    return type(layer) is nn.Linear and not _is_quantised(layer.weight.data)
 
 
 def _is_quantised(weight: torch.Tensor) -> bool:

@@ -19,7 +19,9 @@ import torch
 
 from videoxl.config import Generation
 from videoxl.errors import DoesNotFitError
-from videoxl.inference.decode.loop import LogitsProcessor, Record, Stop, TokenChoice
+from videoxl.inference.decode.choice import LogitsProcessor, TokenChoice
+from videoxl.inference.decode.loop import Stop
+from videoxl.inference.decode.steps import Record
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.attention import AttentionLayer, Pair, attention_with_sums, rotate
 from videoxl.model.attention_parts import Part, merge
