@@ -20,13 +20,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from videoxl.model import fused_kernels as kernels
-kinds = {"counters": "*i64", "BLOCK": "constexpr"}
-for name in ("states", "tables", "queries", "keys", "values", "gate_up", "out"):
-    kinds[name] = "*bf16"
-for kernel in (kernels.silu_mul_kernel, kernels.rotate_and_append_kernel):
+constants = {"BLOCK": 128, "UNROTATE": True, "ROTATE": True}
+kinds = {name: "constexpr" for name in constants}
+kinds.update({name: "*i64" for name in ("counters", "index", "dense", "coarse")})
+kinds.update({name: "*fp32" for name in ("tables", "inverse")})
+kinds.update({name: "*bf16" for name in ("states", "queries", "keys", "values", "gate_up", "out")})
+for kernel in (kernels.silu_mul_kernel, kernels.rotate_and_append_kernel, kernels.gather_layers_kernel):
     for capability in (80, 90):
         signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
-        source = ASTSource(fn=kernel, signature=signature, constexprs={"BLOCK": 128})
+        values = {name: value for name, value in constants.items() if name in signature}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=values)
         assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
 """
 
@@ -58,6 +61,7 @@ def test_a_wrong_kernel_and_one_that_fails_are_told_and_not_used(monkeypatch: py
         monkeypatch.setattr(fused_kernels, "TRITON_MISSING", "")
         monkeypatch.setattr(fused_kernels, "silu_mul", kernel)
         monkeypatch.setattr(fused_kernels, "rotate_and_append", fused.plain_rotate_and_append)
+        monkeypatch.setattr(fused_kernels, "gather_layers", fused.plain_gather_layers)
         with pytest.warns(UserWarning, match=f"{told}.*takes longer"):
             assert fused.why_plain(CPU)
     fused.why_plain.cache_clear()

@@ -359,6 +359,8 @@ class SimulatedDevices(TorchDispatchMode):
         return self.hold(result, index)
 
     def _kernel(self, func: Any, args: Any, kwargs: dict[str, Any], index: int) -> Any:
+        if func is aten._log_softmax.default and args[2]:
+            return func(args[0].float(), args[1], False)  # a GPU converts on the way, a CPU does not
         if func is aten.native_group_norm.default and not self.real:
             x = args[0]  # on a GPU the result is contiguous, whatever came in
             if not x.is_contiguous():
@@ -379,6 +381,8 @@ class SimulatedDevices(TorchDispatchMode):
         tensors, results = tensors_in(args, kwargs), tensors_in(out)
         written = sum(map(_nbytes, results))
         moved = 2 * written if name in GATHERS else written + sum(map(_nbytes, tensors))
+        if name == "gather_layers":  # as many tokens as it writes, times those that it averages
+            moved = (1 + args[2].shape[1]) * _nbytes(args[5])
         if name in SCATTERS:
             into = {id(t) for t in _written(func, args, kwargs)}
             moved = 2 * sum(_nbytes(t) for t in tensors if id(t) not in into)

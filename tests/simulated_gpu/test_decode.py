@@ -17,12 +17,16 @@ from tests.simulated_gpu.true_size import true_size_engine
 from videoxl.config import Generation
 from videoxl.inference.decode import steps
 from videoxl.inference.decode.graph import CAPTURE_BEHIND
+from videoxl.inference.decode.likelihood import Likelihoods
 from videoxl.inference.decode.loop import decode_tokens
 from videoxl.inference.engine import VideoXL
+from videoxl.inference.evidence import QueryWatch, watched_layers
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model import flash
 
 LAYERS = 2
+AROUND_A_GROUP = 2
+"""Copies of the last token before some tokens are written, and of those written."""
 LAUNCHES_A_TOKEN = 320
 """Outside a graph, of a model of 28 layers."""
 OUTSIDE_OF_LAYERS = 9
@@ -41,13 +45,17 @@ def pictures(count: int) -> list[np.ndarray]:
 
 
 def write(engine: VideoXL, memory: VideoMemory, settings: Generation, keep_logits: bool = False) -> tuple[Any, ...]:
-    """Ids, logits, and the keys and values of what was read and written."""
-    cache = memory.cache.fork()
+    """Ids, logits, and the keys and values of what was read and written; queries and likelihoods of every token."""
+    cache, likely, watch = memory.cache.fork(), Likelihoods(), QueryWatch(watched_layers(engine.config))
     ids = [*memory.token_ids, *engine.chat_format.suffix("What is shown?")]
-    tokens = list(decode_tokens(engine.model, ids, cache, settings, keep_logits=keep_logits))
+    how: dict[str, Any] = {"keep_logits": keep_logits, "watch": watch, "record": likely}
+    tokens = list(decode_tokens(engine.model, ids, cache, settings, **how))
     assert len(cache) == len(ids) + len(tokens) - 1
     states = [part.cpu().clone() for layer in cache.layers for part in (layer.keys, layer.values)]
-    return [t.id for t in tokens], [t.logits_V.cpu() for t in tokens if t.logits_V is not None], states
+    logits = [t.logits_V.cpu() for t in tokens if t.logits_V is not None]
+    seen = [rows.queries_NLE.cpu() for rows in watch.rows(len(tokens)).values()]
+    seen.append(torch.tensor([chance.logprob for chance in likely.of_all(1)[0]]))
+    return [t.id for t in tokens], logits, states, seen
 
 
 def settings(way: str) -> Generation:
@@ -66,12 +74,12 @@ def test_launches_waits_and_bytes_of_a_token_at_true_size() -> None:
         found = {}
         for tokens in (2, 2, 4, 9, 16, 32):
             with devices.counting() as found[tokens]:
-                engine.ask(memory, "What is shown?", max_new_tokens=tokens)
-        layer = (found[4].kernels - found[2].kernels - OUTSIDE_OF_LAYERS * 2 - 1) / 2 / LAYERS
-        assert layer * 28 + OUTSIDE_OF_LAYERS <= LAUNCHES_A_TOKEN
+                cache, ids = memory.cache.fork(), [*memory.token_ids, *engine.chat_format.suffix("What is shown?")]
+                list(decode_tokens(engine.model, ids, cache, Generation(max_new_tokens=tokens)))
+        layer = (found[4].kernels - found[2].kernels - 2 * OUTSIDE_OF_LAYERS - AROUND_A_GROUP) / 2 / LAYERS
         assert layer == 9
-        inside = found[32].kernels - found[16].kernels
-        assert inside == 16 + 2  # and a copy of the last token for each group
+        assert layer * 28 + OUTSIDE_OF_LAYERS + WATCHED <= LAUNCHES_A_TOKEN
+        assert found[32].kernels - found[16].kernels == 16 + 2 * AROUND_A_GROUP
         assert found[32].waits - found[16].waits == 2
         weights = sum(p.numel() * p.element_size() for p in engine.model.model.language_model.layers.parameters())
         weights += engine.model.lm_head.weight.numel() * 2
@@ -99,10 +107,11 @@ def small() -> Iterator[tuple[SimulatedDevices, VideoXL, VideoMemory, dict[str, 
 @pytest.mark.parametrize("keep_logits", [False, True])
 def test_tokens_logits_and_cache_are_those_of_the_cpu(small: Any, way: str, keep_logits: bool) -> None:
     _, engine, memory, expected = small
-    ids, logits, states = write(engine, memory, settings(way), keep_logits)
+    ids, logits, states, seen = write(engine, memory, settings(way), keep_logits)
     assert ids == expected[way][0]
     assert not keep_logits or largest_difference(logits, expected[way][1]) < 1e-4
     assert largest_difference(states, expected[way][2]) < 1e-4
+    assert largest_difference(seen, expected[way][3]) < 1e-4
 
 
 def test_an_answer_goes_on_behind_the_room_made_at_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:

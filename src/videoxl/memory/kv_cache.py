@@ -29,6 +29,23 @@ class Rope(Protocol):
     def apply_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor: ...
     def inverse_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor: ...
 
+    def gather_layers(
+        self,
+        dense: Sequence[torch.Tensor],
+        coarse: Sequence[torch.Tensor],
+        index_MP: torch.Tensor,
+        out_XKME: torch.Tensor,
+        *,
+        unrotate: bool = ...,
+        rotate_from: int | None = ...,
+    ) -> None:
+        """Means of tokens of two sets, ``[1, K, S, E]`` per layer, in all layers at once.
+
+        ``index_MP`` names what each is the mean of: a dense token, ``-2 - n`` for coarse token ``n``, -1 for nothing.
+        ``unrotate`` takes the positions 0, 1, 2 ... out of dense tokens; ``rotate_from`` is the first put in.
+        """
+        ...
+
 
 class SharedBuffer:
     """Tensors with spare capacity at the end, shared by the layers that began with the same content."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +70,15 @@ class _AveragePlan:
     """The tokens averaged into each entry, ``[entries, pool]``."""
     visual_to: np.ndarray
 
+    @property
+    def index(self) -> np.ndarray:
+        """The tokens averaged into all entries, timestamps included: ``[entries, pool]``, -1 for none."""
+        pool = self.visual_from.shape[1]
+        index = np.full((int(self.offsets[-1]), pool), -1, dtype=np.int64)
+        index[self.time_to, 0] = self.time_from
+        index[self.visual_to] = self.visual_from
+        return index
+
 
 def _plan_averages(layout: GroupLayout, pool: int) -> _AveragePlan:
     times = layout.visuals_G - layout.starts_G
@@ -102,10 +111,23 @@ def make_coarse_kv(
     values: list[torch.Tensor] = []
     coarse = coarse_kv_of(token_ids, layout, pool, keys, values, video_token_id=video_token_id)
     plan = _plan_averages(layout, pool)
+    if lies_on_one_gpu(cache, devices):
+        for made, which in ((keys, "keys"), (values, "values")):
+            dense = [getattr(layer, which) for layer in cache.layers]
+            out = dense[0].new_empty((len(dense), dense[0].shape[1], len(coarse), dense[0].shape[3]))
+            rope.gather_layers(dense, (), _index(plan.index, devices[0]), out, unrotate=which == "keys")
+            made.extend(out[:, None].unbind())
+        return coarse
     for layer, device in zip(cache.layers, devices):
         keys.append(_average(layer, "keys", plan, len(coarse), device, rope))
         values.append(_average(layer, "values", plan, len(coarse), device, None))
     return coarse
+
+
+def lies_on_one_gpu(cache: KVCache, devices: Sequence[torch.device]) -> bool:
+    """Whether all layers are on the one GPU that computes with them: then they are gathered from at once."""
+    here = {layer.device for layer in cache.layers} | set(devices)
+    return len(here) == 1 and next(iter(here)).type == "cuda" and all(t.tier[0] == "device" for t in cache.layers)
 
 
 def coarse_kv_of(
@@ -152,7 +174,10 @@ def take(
 
 
 def _index(positions: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64)).to(device)
+    index = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64))
+    if device.type == "cuda":  # from pinned memory the host need not wait for what was queued before
+        return index.pin_memory().to(device, non_blocking=True)
+    return index.to(device)
 
 
 @dataclass(frozen=True)
@@ -170,6 +195,14 @@ class InterleavePlan:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def index(self) -> np.ndarray:
+        """Where every token comes from ``[tokens, 1]``: a dense position, or ``-2 - n`` for coarse token ``n``."""
+        index = np.empty((len(self), 1), dtype=np.int64)
+        index[self.dense_to, 0] = self.dense_from
+        index[self.coarse_to, 0] = -2 - self.coarse_from
+        return index
 
     def on(self, device: torch.device) -> InterleaveIndex:
         """Return the positions as tensors; they are copied to a device once, for all its layers."""
@@ -209,8 +242,10 @@ def plan_interleave(coarse: CoarseKV, dense_G: np.ndarray) -> InterleavePlan:
 def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rope, *, reserve: int = 0) -> KVCache:
     """Make a cache of dense and coarse tokens, keys rotated to the positions 0, 1, 2 ...; ``reserve``: final capacity.
 
-    Each layer takes two gathers and two scatters, whatever the number of groups.
+    Each layer takes two gathers and two scatters, whatever the number of groups; on a GPU all layers take two gathers.
     """
+    if lies_on_one_gpu(cache, [keys.device for keys in coarse.keys]):
+        return _interleave_at_once(cache, coarse, plan, rope, reserve)
     layers = []
     for layer, keys, values in zip(cache.layers, coarse.keys, coarse.values):
         device, made = keys.device, PreallocatedLayer(reserve)
@@ -220,6 +255,19 @@ def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rop
         made.update(rotated, _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
         layers.append(made)
     return KVCache(layers)
+
+
+def _interleave_at_once(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rope, reserve: int) -> KVCache:
+    index = _index(plan.index, cache.layers[0].device)
+    made = []
+    for which, pooled in (("keys", list(coarse.keys)), ("values", list(coarse.values))):
+        dense = [getattr(layer, which) for layer in cache.layers]
+        _, heads, _, width = dense[0].shape
+        out = pooled[0].new_empty((len(dense), 1, heads, max(reserve, len(plan)), width))
+        positions: dict[str, Any] = {"unrotate": True, "rotate_from": 0} if which == "keys" else {}
+        rope.gather_layers(dense, pooled, index, out[:, 0, :, : len(plan)], **positions)
+        made.append(out)
+    return KVCache([PreallocatedLayer.holding(keys, values, len(plan)) for keys, values in zip(*made)])
 
 
 def _scatter(dense: torch.Tensor, coarse: torch.Tensor, plan: InterleavePlan) -> torch.Tensor:

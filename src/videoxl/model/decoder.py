@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from videoxl.model.attention import AttentionPlan, CausalPlan, Mask, Pair, TokenCache, Watch, padding_mask, rotate_wide
 from videoxl.model.block_attention import BlockPlan
+from videoxl.model.fused import gather_layers
 from videoxl.model.layers import DecoderLayer, DecoderSpec, RMSNorm, RotaryEmbedding
 from videoxl.model.private import attention_kernel
 from videoxl.model.side_by_side import SideBySide
@@ -176,6 +177,33 @@ class LanguageModel(PreTrainedModel):
 
         Rotations compose: a key at position ``p`` becomes the key at ``p - d`` by taking ``d`` out.
         """
-        cos, sin = self.rope_tables(positions_L, states_BKLE.device)
+        return rotate_wide(states_BKLE, self._inverse_tables(positions_L, states_BKLE.device))
+
+    def _inverse_tables(self, positions_L: torch.Tensor, device: torch.device) -> Pair:
+        cos, sin = self.rope_tables(positions_L, device)
         scale = self.spec.rope.scale**2
-        return rotate_wide(states_BKLE, (cos / scale, -sin / scale))
+        return cos / scale, -sin / scale
+
+    def gather_layers(
+        self,
+        dense: Sequence[torch.Tensor],
+        coarse: Sequence[torch.Tensor],
+        index_MP: torch.Tensor,
+        out_XKME: torch.Tensor,
+        *,
+        unrotate: bool = False,
+        rotate_from: int | None = None,
+    ) -> None:
+        """Tokens of two sets of keys or values, in all layers at once (:func:`videoxl.model.fused.gather_layers`).
+
+        ``unrotate``: dense tokens have the positions 0, 1, 2 ..., which are taken out. ``rotate_from``: the first of
+        the positions that are put into the result.
+        """
+        device, inverse, tables = out_XKME.device, None, None
+        if unrotate and dense:
+            cos, sin = self._inverse_tables(torch.arange(dense[0].shape[2], device=device), device)
+            inverse = torch.stack((cos, sin), 1)
+        if rotate_from is not None:
+            places = torch.arange(rotate_from, rotate_from + len(index_MP), device=device)
+            tables = torch.stack(self.rope_tables(places, device), 1)
+        gather_layers(dense, coarse, index_MP, inverse, tables, out_XKME)

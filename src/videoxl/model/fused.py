@@ -7,6 +7,7 @@ Triton is there and agrees with the plain form, else the plain form.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -20,6 +21,11 @@ LIBRARY.define("silu_mul(Tensor gate_up) -> Tensor")
 LIBRARY.define(
     "rotate_and_append(Tensor states, Tensor tables, Tensor counters, Tensor(a!) queries, Tensor(b!) keys,"
     " Tensor(c!) values) -> ()"
+)
+
+LIBRARY.define(
+    "gather_layers(Tensor[] dense, Tensor[] coarse, Tensor index, Tensor? inverse, Tensor? tables, Tensor(a!) out)"
+    " -> ()"
 )
 
 
@@ -76,6 +82,50 @@ def plain_rotate_and_append(
     values_1KSE.index_copy_(2, places, states_LHE[:, rotated:].transpose(0, 1)[None])
 
 
+def gather_layers(
+    dense: Sequence[torch.Tensor],
+    coarse: Sequence[torch.Tensor],
+    index_MP: torch.Tensor,
+    inverse_S2E: torch.Tensor | None,
+    tables_M2E: torch.Tensor | None,
+    out_XKME: torch.Tensor,
+) -> None:
+    """Tokens out of two sets of keys or values, in all layers, into ``[layers, K, M, E]``; in float32, rounded once.
+
+    Args:
+        dense, coarse: per layer ``[1, K, S, E]``; either may be empty where ``index_MP`` names none of it.
+        index_MP: what each token is the mean of: a token of ``dense``, ``-2 - n`` for token ``n`` of ``coarse``, or -1
+            for nothing.
+        inverse_S2E: cosines and sines that take their positions out of dense tokens.
+        tables_M2E: those that put positions into the result.
+    """
+    torch.ops.videoxl.gather_layers(list(dense), list(coarse), index_MP, inverse_S2E, tables_M2E, out_XKME)
+
+
+def plain_gather_layers(
+    dense: Sequence[torch.Tensor],
+    coarse: Sequence[torch.Tensor],
+    index_MP: torch.Tensor,
+    inverse_S2E: torch.Tensor | None,
+    tables_M2E: torch.Tensor | None,
+    out_XKME: torch.Tensor,
+) -> None:
+    flat, shape = index_MP.flatten(), index_MP.shape
+    is_dense, is_coarse = ((flat >= 0)[:, None], (flat < -1)[:, None])
+    for layer, out_KME in enumerate(out_XKME):
+        total = torch.zeros((), device=out_XKME.device)
+        if dense:
+            rows = flat.clamp_min(0)
+            taken = dense[layer][0].index_select(1, rows).float()
+            if inverse_S2E is not None:
+                taken = rotate(taken, *inverse_S2E.index_select(0, rows).unbind(1))
+            total = total + taken * is_dense
+        if coarse:
+            total = total + coarse[layer][0].index_select(1, (-2 - flat).clamp_min(0)).float() * is_coarse
+        mean = total.unflatten(1, shape).sum(2) / (index_MP != -1).sum(1)[:, None]
+        out_KME.copy_(mean if tables_M2E is None else rotate(mean, *tables_M2E.unbind(1)))
+
+
 def _silu_mul_on_gpu(gate_up: torch.Tensor) -> torch.Tensor:
     return fused_kernels.silu_mul(gate_up) if why_plain(gate_up.device) == "" else plain_silu_mul(gate_up)
 
@@ -85,6 +135,14 @@ def _rotate_and_append_on_gpu(*tensors: torch.Tensor) -> None:
     own(*tensors)
 
 
+def _gather_layers_on_gpu(dense, coarse, index, inverse, tables, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    fits = why_plain(out.device) == "" and fused_kernels.are_alike(dense, coarse, out)
+    own = fused_kernels.gather_layers if fits else plain_gather_layers
+    own(dense, coarse, index, inverse, tables, out)
+
+
+LIBRARY.impl("gather_layers", plain_gather_layers, "CompositeExplicitAutograd")
+LIBRARY.impl("gather_layers", _gather_layers_on_gpu, "CUDA")
 LIBRARY.impl("silu_mul", plain_silu_mul, "CompositeExplicitAutograd")
 LIBRARY.impl("silu_mul", _silu_mul_on_gpu, "CUDA")
 LIBRARY.impl("rotate_and_append", plain_rotate_and_append, "CompositeExplicitAutograd")
@@ -111,8 +169,8 @@ def _what_is_wrong(device: torch.device) -> str:
     return "" if differs < TOLERANCE else f"the Triton kernels are wrong by {differs:.3g} on {device}"
 
 
-TOLERANCE = 0.04
-"""Numbers up to about 4 in bf16, which the plain form rounds three times: 0.016 apart at most."""
+TOLERANCE = 0.1
+"""Numbers up to about 8 in bf16, which the plain form of the first two rounds three times."""
 
 
 def largest_difference(device: torch.device, heads: int = 6, groups: int = 2, width: int = 24) -> float:
@@ -124,13 +182,19 @@ def largest_difference(device: torch.device, heads: int = 6, groups: int = 2, wi
         for shape in ((3, heads + 2 * groups, width), (5, 2, width))
     )
     counters = torch.tensor([1, 2], device=device)
+    keys = torch.randn((4, 1, groups, 5, width), generator=made).to(device, dtype)
+    index = torch.tensor([[0, 3, -1], [-2, -1, -1], [4, 2, 1], [-6, -1, -1]], device=device)
+    positions = torch.randn((5, 2, width), generator=made).to(device)
     found = []
-    for silu, append in (
-        (plain_silu_mul, plain_rotate_and_append),
-        (fused_kernels.silu_mul, fused_kernels.rotate_and_append),
+    for silu, append, gather in (
+        (plain_silu_mul, plain_rotate_and_append, plain_gather_layers),
+        (fused_kernels.silu_mul, fused_kernels.rotate_and_append, fused_kernels.gather_layers),
     ):
-        keys, values = (torch.zeros((1, groups, 6, width), dtype=dtype, device=device) for _ in range(2))
+        buffers = [torch.zeros((1, groups, 6, width), dtype=dtype, device=device) for _ in range(2)]
         queries = torch.zeros((heads, 3, width), device=device).transpose(0, 1)
-        append(states, tables, counters, queries, keys, values)
-        found.append([silu(states), queries, keys, values])
+        append(states, tables, counters, queries, *buffers)
+        gathered = torch.zeros((2, 2, groups, 6, width), dtype=dtype, device=device)
+        gather(list(keys[:2]), list(keys[2:]), index, positions, positions[1:], gathered[0, :, :, :4])
+        gather(list(keys[:2]), list(keys[2:]), index, None, None, gathered[1, :, :, 1:5])
+        found.append([silu(states), queries, *buffers, gathered])
     return max(float((a - b).abs().max()) for a, b in zip(*found))

@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from videoxl.inference.decode.scoring import ScoringRows
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.pooling import CoarseKV
 from videoxl.model.attention import AttentionLayer
 from videoxl.model.decoder import LanguageModel
+from videoxl.model.token_step import TokenStep
+from videoxl.model.upload import to_device
 
 
 def attention_scores(
@@ -56,11 +59,27 @@ def group_masses(model: Any, cache: KVCache, level: CoarseKV, ids: Sequence[int]
 
     Heads of all layers, one layer after the other.
     """
-    base = model.model
-    plan = ScoringPlan(base.language_model, cache, level, rows)
-    ids_BL = torch.tensor([list(ids)], device=base.text_device)
-    base.language_model.run_plan(base.get_input_embeddings()(ids_BL), plan)
+    base, language_model = model.model, model.model.language_model
+    embeds_BLD = base.get_input_embeddings()(to_device(torch.tensor([list(ids)]), base.text_device))
+    step, total = TokenStep.of(language_model), level.layout.prefix_length + len(level) + len(ids)
+    if step is not None and ScoringRows.serves(step, cache, level, len(ids), total):
+        members_GP, bias_M = members_and_bias(level)
+        at_once = ScoringRows(step, cache, level, bias_M, len(ids), rows)
+        step(embeds_BLD[0], at_once)
+        return at_once.masses(members_GP).double().cpu().numpy()
+    plan = ScoringPlan(language_model, cache, level, rows)
+    language_model.run_plan(embeds_BLD, plan)
     return np.concatenate([mass.double().cpu().numpy() for mass in plan.masses])
+
+
+def members_and_bias(level: CoarseKV) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each group's visual tokens stand ``[G, P]``, padded with ``M``; what is added to scores with tokens [M]."""
+    times = level.layout.visuals_G - level.layout.starts_G
+    sizes = np.diff(level.offsets) - times
+    steps = np.arange(sizes.max())
+    first = (level.offsets[:-1] + times)[:, None]
+    members_GP = torch.from_numpy(np.where(steps < sizes[:, None], first + steps, len(level)))
+    return members_GP, torch.zeros(len(level) + 1).index_fill_(0, members_GP.flatten(), math.log(level.pool))[:-1]
 
 
 class ScoringPlan:
@@ -73,13 +92,9 @@ class ScoringPlan:
         self.prefix = level.layout.prefix_length
         self.masses: list[torch.Tensor] = []
         """Per layer ``[N, G]``."""
-        times = level.layout.visuals_G - level.layout.starts_G
-        sizes = np.diff(level.offsets) - times
-        steps = np.arange(sizes.max())
-        first = (level.offsets[:-1] + times)[:, None]
-        members_GP = torch.from_numpy(np.where(steps < sizes[:, None], first + steps, len(level)))
-        bias_M = torch.zeros(len(level) + 1).index_fill_(0, members_GP.flatten(), math.log(level.pool))[:-1]
-        self._made: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {torch.device("cpu"): (members_GP, bias_M)}
+        self._made: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {
+            torch.device("cpu"): members_and_bias(level)
+        }
 
     def attend(
         self, layer: AttentionLayer, queries_BNLE: torch.Tensor, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor

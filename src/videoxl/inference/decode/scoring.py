@@ -1,0 +1,82 @@
+"""The same scores on a GPU, in few launches (see :mod:`videoxl.inference.decode.relevance`).
+
+Keys and values of prefix and pooled video are laid out for all layers first. A layer then takes 15 kernels. The weights
+are written out, as attention to each token is what is asked for.
+
+Shapes: ``N`` query heads, ``K`` key/value heads, ``L`` tokens of text, ``M`` pooled tokens, ``S`` prefix,
+pooled video and text, ``E`` head width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.pooling import CoarseKV, lies_on_one_gpu
+from videoxl.model.fused import rotate_and_append
+from videoxl.model.token_step import TokenStep
+from videoxl.model.upload import to_device
+
+SCORES_AT_ONCE = 1 << 26
+"""Scores of one layer that are written out: 256 MB in float32."""
+
+
+class ScoringRows:
+    """Attention of text over prefix, pooled video and itself, noting where it goes: a ``TokenAttention``."""
+
+    def __init__(
+        self, step: TokenStep, cache: KVCache, level: CoarseKV, bias_M: torch.Tensor, length: int, rows: int
+    ) -> None:
+        """``bias_M``: what is added to scores with pooled tokens; ``rows``: the last ones, whose attention counts."""
+        self.step, self.rows, self.length = step, rows, length
+        self.prefix, self.pooled = level.layout.prefix_length, len(level)
+        self.total = self.prefix + self.pooled + length
+        model, device = step.language_model, step.device
+        index = (-2 - torch.arange(self.pooled, device=device))[:, None]
+        self.states: list[torch.Tensor] = []
+        for which, pooled in (("keys", level.keys), ("values", level.values)):
+            prefix = torch.stack([getattr(layer, which)[0, :, : self.prefix] for layer in cache.layers])
+            out = prefix.new_empty((*prefix.shape[:2], self.total, step.width))
+            out[:, :, : self.prefix] = prefix
+            place = out[:, :, self.prefix : self.prefix + self.pooled]
+            model.gather_layers((), pooled, index, place, rotate_from=self.prefix if which == "keys" else None)
+            self.states.append(out)
+        self.counters = to_device(torch.tensor([0, self.total - length]), device)
+        places = torch.arange(self.total - length, self.total, device=device)
+        self.tables = torch.stack(model.rope_tables(places, device), 1)
+        bias_LS = torch.zeros(length, self.total)
+        bias_LS[:, self.prefix : -length] = bias_M
+        bias_LS[:, -length:].masked_fill_(torch.ones(length, length, dtype=torch.bool).triu_(1), -torch.inf)
+        self.bias_LS = to_device(bias_LS, device)
+        self.video_XNM = torch.empty((len(cache.layers), step.heads, self.pooled), device=device)
+        """Attention of the rows that count to pooled tokens, their mean."""
+
+    @staticmethod
+    def serves(step: TokenStep, cache: KVCache, level: CoarseKV, length: int, total: int) -> bool:
+        """Whether all is on one GPU, and the scores of a layer fit."""
+        devices = {step.device, *(keys.device for keys in level.keys)}
+        return lies_on_one_gpu(cache, tuple(devices)) and step.heads * length * total <= SCORES_AT_ONCE
+
+    def attend(self, layer: int, states_LHE: torch.Tensor) -> torch.Tensor:
+        step, length = self.step, self.length
+        keys_KSE, values_KSE = (states[layer] for states in self.states)
+        q_NLE = torch.empty((step.heads, length, step.width), device=step.device)
+        rotate_and_append(
+            states_LHE, self.tables, self.counters, keys_KSE[None], values_KSE[None], q_NLE.transpose(0, 1)
+        )
+        scores = torch.bmm(q_NLE.view(step.kv_heads, -1, step.width), keys_KSE.float().transpose(1, 2))
+        scores_NLS = scores.view(step.heads, length, -1)
+        weights_NLS = torch.add(self.bias_LS, scores_NLS, alpha=step.width**-0.5, out=scores_NLS).softmax(-1)
+        video_NLM = weights_NLS[:, -self.rows :, self.prefix : self.prefix + self.pooled]
+        torch.mean(video_NLM, 1, out=self.video_XNM[layer])
+        out_NLE = torch.bmm(weights_NLS.view(step.kv_heads, -1, self.total), values_KSE.float())
+        out_LNE = states_LHE.new_empty((length, step.heads, step.width))
+        out_LNE.copy_(out_NLE.view(step.heads, length, step.width).transpose(0, 1))
+        return out_LNE.view(length, -1)
+
+    def masses(self, members_GP: torch.Tensor) -> torch.Tensor:
+        """Attention to each group's pooled tokens ``[heads of all layers, G]``; ``members_GP``: padded with ``M``."""
+        video_HM = self.video_XNM.flatten(0, 1)
+        members = to_device(members_GP, video_HM.device)
+        # by gathering, a zero behind: sums in a fixed order
+        return torch.nn.functional.pad(video_HM, (0, 1))[:, members].sum(-1)
