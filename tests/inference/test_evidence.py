@@ -57,6 +57,11 @@ def start_of(engine, memory, decode, question=QUESTION):
     return tail, engine._asking.start(Asked(memory, question, tail, SHORT, decode, len(tail)))
 
 
+def telling(engine, new_ids) -> tuple[int, ...]:
+    """The tokens whose rows count: an end says nothing, unless there is nothing else."""
+    return new_ids[:-1] if new_ids[-1] in engine.end_ids and len(new_ids) > 1 else new_ids
+
+
 @torch.inference_mode()
 def plain_masses(engine, start, tail, new_ids, layers) -> np.ndarray:
     """Attention per token of the memory as read, mean over rows, heads and layers, from one forward, written out."""
@@ -109,10 +114,12 @@ def plain_groups(engine, memory, ids) -> list[dict[int, float]]:
 def test_it_is_the_attention_of_the_rows_that_wrote_the_answer(asked, way):
     engine, memory, answer = asked[way]
     tail, start = start_of(engine, memory, way[2])
-    mass = plain_masses(engine, start, tail, answer.token_ids, watched_layers(engine.config))
+    mass = plain_masses(engine, start, tail, telling(engine, answer.token_ids), watched_layers(engine.config))
     want_G = np.array([sum(mass[t] * w for t, w in part.items()) for part in plain_groups(engine, memory, start.ids)])
     cache = start.cache.fork()
-    rows = rows_of_answer(engine.model, [*start.ids, *tail], answer.token_ids, cache, watched_layers(engine.config))
+    rows = rows_of_answer(
+        engine.model, [*start.ids, *tail], telling(engine, answer.token_ids), cache, watched_layers(engine.config)
+    )
     got_G = group_masses(rows, cache, GroupTokens.of(memory, start.ids, engine.config), engine.config)
     np.testing.assert_allclose(got_G, want_G, rtol=1e-4, atol=1e-7)  # worst measured 4e-6, relative
     assert 0 < got_G.sum() < 1
@@ -149,6 +156,18 @@ def test_every_way_to_ask_has_it(asked, way):
     assert any(one.token_ids == other.token_ids for one, other in zip(several, alone))
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_the_row_that_ends_an_answer_does_not_count(asked, monkeypatch, together):
+    engine, memory, answer = asked[WAYS[0]]
+    monkeypatch.setattr(type(engine._asking), "end_ids", [answer.token_ids[3]])
+    end = answer.token_ids.index(answer.token_ids[3])
+    ended = engine.ask(memory, [QUESTION] * 2, generation=SHORT, together=together)[1]
+    assert ended.token_ids == answer.token_ids[: end + 1]
+    before = engine.ask(memory, QUESTION, max_new_tokens=max(end, 1))
+    assert [s[:2] for s in ended.evidence] == [s[:2] for s in before.evidence]
+    assert [s.share for s in ended.evidence] == pytest.approx([s.share for s in before.evidence], abs=2e-4)
+
+
 def test_beams_have_the_evidence_of_the_answer_they_chose(asked):
     engine, memory, answer = asked[WAYS[0]]
     beams = engine.ask(memory, QUESTION, num_beams=2, generation=SHORT)
@@ -164,7 +183,7 @@ def test_the_option_chosen_has_it_and_so_has_an_answer_with_a_prefix(asked):
         written = answer.token_ids if "choices" in settings else answer.token_ids[-5:]
         tail, start = start_of(engine, memory, "dense")
         before = [*tail, *answer.token_ids[: len(answer.token_ids) - len(written)]]
-        mass = plain_masses(engine, start, before, written, watched_layers(engine.config))
+        mass = plain_masses(engine, start, before, telling(engine, written), watched_layers(engine.config))
         expected = spans_of(GroupTokens.of(memory, start.ids, engine.config).sum(mass), memory.groups)
         assert [span[:2] for span in answer.evidence] == [span[:2] for span in expected]
         assert [span.share for span in answer.evidence] == pytest.approx([span.share for span in expected], abs=2e-4)
@@ -239,5 +258,6 @@ def test_a_watch_keeps_no_more_than_a_row():
         watch.see(layer, whole)
         watch.see(layer, whole[:, :, :1])
     assert list(watch.seen) == [1]
-    assert watch.rows(2)[1].queries_NLE.shape == (2, 2, 4)
+    assert watch.rows(2, 7)[1].queries_NLE.shape == (2, 2, 4)
+    assert (watch.rows(2, 7)[1].sees, watch.rows(1, 7)[1].sees, watch.forwards) == (8, 7, 2)
     assert watch.seen[1][0].untyped_storage().nbytes() == 2 * 4 * 4

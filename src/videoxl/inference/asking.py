@@ -28,6 +28,7 @@ from videoxl.inference.evidence import (
     Seen,
     SharedWatch,
     rows_of_answer,
+    rows_that_tell,
     watched_layers,
 )
 from videoxl.inference.hardware import peak_bytes
@@ -230,11 +231,11 @@ class Asking:
         """What the answer's rows attended to: ``cache``. Rows that nobody watched are computed once more."""
         if watch is None:
             return None
-        count = len(new_ids)
+        count, ids = rows_that_tell(new_ids, self.end_ids), [*start.ids, *asked.prompt]
         if watch.forwards >= count:  # more were written where the end was seen late
-            return cache, partial(watch.rows, count)
-        again, ids = cache.fork(), [*start.ids, *asked.prompt]
-        return again, partial(rows_of_answer, self.model, ids, new_ids, again, watch.layers)
+            return cache, partial(watch.rows, count, len(ids))
+        again = cache.fork()
+        return again, partial(rows_of_answer, self.model, ids, new_ids[:count], again, watch.layers)
 
     def answers(
         self, asked: Sequence[Asked], *, together: bool = True, progress: Progress | None = None
@@ -291,9 +292,11 @@ class Asking:
         seconds, chances = time.perf_counter() - begin, likely.of_all(len(batch))
         answers = []
         for number, ((one, start), kept) in enumerate(zip(batch, rules)):
-            ids = new_ids[number]
+            ids, seen = new_ids[number], None
+            if watch and one.generation.evidence:
+                count = rows_that_tell(ids, self.end_ids)
+                seen = start.cache, partial(watch.rows, number, count, len(start.ids))
             written = Written(ids, seconds, chances[number], kept.constraint, together=len(batch))
-            seen = (start.cache, partial(watch.rows, number, len(ids))) if watch and one.generation.evidence else None
             answers.append(self.writer.answer(one, start, written, seen))
         return answers
 

@@ -1,9 +1,10 @@
 """Where an answer's own tokens looked in the video: attention that was paid while it was written.
 
-The rows that produce the answer are the last one of the prompt and those of the answer's tokens but the last. Their
-queries are kept while they are computed (:class:`QueryWatch`), in the few layers that the family names. In the end
-they are compared with the keys of the whole cache once more: no second reading, and no forward of the model. What a
-group of frames gets is the mean over these rows, and over all heads of these layers, of the attention to its tokens.
+The rows that produce the answer are the last one of the prompt and those of the answer's tokens but the last; the one
+that produces its end is left out, as it looks nowhere in particular. Their queries are kept while they are computed
+(:class:`QueryWatch`), in the few layers that the family names. In the end they are compared with the keys of the whole
+cache once more: no second reading, and no forward of the model. What a group of frames gets is the mean over these
+rows, and over all heads of these layers, of the attention to its tokens.
 
 ``docs/notes/evidence.md`` says how layers and rows were chosen, and how often the best span is the true one.
 Shapes: ``N`` query heads, ``K`` key/value heads, ``L`` rows, ``S`` tokens in a cache, ``E`` head width, ``G`` groups.
@@ -35,9 +36,11 @@ class Rows:
 
     queries_NLE: torch.Tensor
     """Rotated."""
+    sees: int
+    """Tokens at the start of the cache that the last row sees, itself among them."""
     others_NL: torch.Tensor | None = None
-    """Log-sum-exps of their scores with keys that are kept elsewhere; None: the cache holds all that they see, and
-    they are its last tokens."""
+    """Log-sum-exps of their scores with keys that are kept elsewhere, the rows' own among them. All rows then see the
+    same of the cache."""
 
 
 @dataclass
@@ -59,9 +62,10 @@ class QueryWatch:
         """How many were seen. A captured graph shows none."""
         return min((len(self.seen.get(layer, ())) for layer in self.layers), default=0)
 
-    def rows(self, count: int) -> dict[int, Rows]:
-        """Of every layer, those of the first ``count`` forwards."""
-        return {layer: Rows(torch.cat(seen[:count], dim=2)[0]) for layer, seen in sorted(self.seen.items())}
+    def rows(self, count: int, prompt: int) -> dict[int, Rows]:
+        """Of every layer, those of the first ``count`` forwards behind a prompt of so many tokens."""
+        sees = prompt + count - 1
+        return {layer: Rows(torch.cat(seen[:count], dim=2)[0], sees) for layer, seen in sorted(self.seen.items())}
 
 
 @dataclass
@@ -77,14 +81,20 @@ class SharedWatch:
             last = (queries_BNLE[:, :, -1:].clone(), tail_sums_BNL[:, :, -1:].clone())
             self.seen.setdefault(layer, []).append((tuple(answers), *last))
 
-    def rows(self, answer: int, count: int) -> dict[int, Rows]:
-        """Of every layer, for one of the answers: those of its first ``count`` forwards."""
+    def rows(self, answer: int, count: int, sees: int) -> dict[int, Rows]:
+        """Of every layer, for one of the answers: those of its first ``count`` forwards. It started from ``sees``
+        tokens."""
         found = {}
         for layer, seen in sorted(self.seen.items()):
             places = [(answers.index(answer), q, sums) for answers, q, sums in seen if answer in answers][:count]
             queries = torch.cat([q[row] for row, q, _ in places], dim=1)
-            found[layer] = Rows(queries, torch.cat([sums[row] for row, _, sums in places], dim=1))
+            found[layer] = Rows(queries, sees, torch.cat([sums[row] for row, _, sums in places], dim=1))
         return found
+
+
+def rows_that_tell(new_ids: Sequence[int], end_ids: Sequence[int]) -> int:
+    """How many of the rows that produced ``new_ids`` count: all but that of the end, which looks anywhere."""
+    return len(new_ids) - (len(new_ids) > 1 and new_ids[-1] in end_ids)
 
 
 def watched_layers(config: VideoXLConfig) -> frozenset[int]:
@@ -148,7 +158,7 @@ def token_masses(rows: Rows, keys_KSE: torch.Tensor, count: int, scale: float) -
     Written out a key/value head at a time, and so many rows that the scores stay small.
     """
     q_NLE, heads = rows.queries_NLE, keys_KSE.shape[0]
-    length, keys = q_NLE.shape[1], len(keys_KSE[0]) if rows.others_NL is None else count
+    length, keys = q_NLE.shape[1], rows.sees
     mass = torch.zeros(count, device=q_NLE.device)
     step = max(1, SCORES_AT_ONCE // (keys * (len(q_NLE) // heads)))
     for head, q_RLE in enumerate(q_NLE.unflatten(0, (heads, -1))):
@@ -188,7 +198,8 @@ def rows_of_answer(
     fed = [*ids, *new_ids[:-1]][len(cache) :]
     watch = WholeWatch(frozenset(layers))
     model.next_logits(to_device(torch.tensor([fed]), model.model.text_device), cache, watch)
-    return {layer: Rows(q_BNLE[0, :, -len(new_ids) :]) for layer, q_BNLE in sorted(watch.seen.items())}
+    seen = sorted(watch.seen.items())
+    return {layer: Rows(q_BNLE[0, :, -len(new_ids) :], len(cache)) for layer, q_BNLE in seen}
 
 
 @dataclass

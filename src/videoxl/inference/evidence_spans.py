@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -85,11 +86,16 @@ def _visual_tokens(memory: VideoMemory) -> list[int]:
     return [group.token_end - group.visual_start for group in memory.groups]
 
 
+@lru_cache(maxsize=8)
+def _own_window(prefill: str) -> int | None:
+    """The window that a strategy names."""
+    return getattr(prefill_from_string(prefill), "window", None)
+
+
 def _of_beacons(memory: VideoMemory, beacons: int, config: VideoXLConfig) -> GroupTokens:
     """A beacon stands evenly for the visual tokens that it follows, and these for their frames."""
     group_P = np.repeat(np.arange(len(memory.groups)), _visual_tokens(memory))
-    strategy = prefill_from_string(memory.prefill)
-    window = getattr(strategy, "window", None) or config.beacon_window
+    window = _own_window(memory.prefill) or config.beacon_window
     ends: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
     remainder = 0
@@ -104,7 +110,7 @@ def _of_beacons(memory: VideoMemory, beacons: int, config: VideoXLConfig) -> Gro
     if len(end_B) != beacons:
         raise UnknownTokensError(f"the memory has {beacons} beacons, its windows make {len(end_B)}")
     beacon_T = np.repeat(np.arange(beacons), size_B)
-    back_T = np.concatenate([np.arange(size, 0, -1) for size in size_B])
+    back_T = np.repeat(np.cumsum(size_B), size_B) - np.arange(len(beacon_T))  # size_B, size_B - 1 ... 1
     return GroupTokens(
         tokens=memory.prefix_length + beacon_T,
         groups=group_P[end_B[beacon_T] - back_T],
