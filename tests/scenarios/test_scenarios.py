@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videoxl.scenarios.events import Event, clipped, denies, merge, parse_events
-from videoxl.scenarios.page import page, thumbnails
 from videoxl.scenarios.passes import Pass, plan_passes
 from videoxl.scenarios.prompt import TIMED, scenario_prompt
 from videoxl.scenarios.run import SCENARIOS, UNTIMED_FRAMES, read_answer, run_scenario
@@ -243,6 +240,18 @@ def replace_time_format(config):
     return changed
 
 
+def test_captions_describe_stretch_by_stretch(tiny, clip):
+    engine = Scripted(tiny, "No one is there. A bar moves.", "A wall.", "1.0s to 2.0s: out of this stretch")
+    with open_video(clip) as source:
+        found = run_scenario(engine, source, "captions", sampling={"max_frames": 4}, overlap=0)
+    assert [(e["start"], e["end"], e["text"]) for e in found.to_list()] == [
+        (0, 4, "No one is there. A bar moves."),
+        (4, 8, "A wall."),
+    ]
+    with pytest.raises(ValueError, match="captions reads a video in short stretches"):
+        run_scenario(tiny, tiny.encode(clip, max_frames=4), "captions")
+
+
 def test_a_memory_is_asked_once(tiny, clip):
     memory = tiny.encode(clip, max_frames=8)
     found = run_scenario(Scripted(tiny, "1.0s to 2.0s: one\n1.5s to 2.0s: two"), memory, "find-anomalies")
@@ -260,12 +269,11 @@ HOSTILE = "<script>alert('x')</script>\" onload=\"y\x1b[31m & <b>"
 def timeline(tiny, clip):
     answer = f"0.5s to 1.0s: {HOSTILE}\n4s to 6s: a bar code, {'long ' * 40}end\n9.9s to 9.9s: a moment"
     with open_video(clip) as source:
-        found = run_scenario(Scripted(tiny, answer), source, "summarize", sampling={"max_frames": 16})
-        return replace(found, warnings=("<i>half of it</i>",)), thumbnails(found, source)
+        return run_scenario(Scripted(tiny, answer), source, "summarize", sampling={"max_frames": 16})
 
 
 def test_the_terminal_gets_a_bar_and_wrapped_lines(timeline):
-    found, _ = timeline
+    found = timeline
     shown = draw(found, width=80)
     lines = shown.splitlines()
     assert lines[0].startswith("Summary: 3 found in 0:00:10 of ")
@@ -277,35 +285,3 @@ def test_the_terminal_gets_a_bar_and_wrapped_lines(timeline):
     assert "\x1b" not in shown
     assert draw(replace(found, events=())).startswith("Summary: nothing found in 0:00:10 of")
     assert [fine_clock(s) for s in (0, 59.96, 3723.5)] == ["0:00:00.0", "0:01:00.0", "1:02:03.5"]
-
-
-class Reader(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.attributes, self.open = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_and_holds_no_markup_of_the_model(timeline):
-    found, pictures = timeline
-    assert sorted(pictures) == [0, 1, 2]
-    assert len(set(pictures.values())) == 3
-    html = page(found, pictures)
-    reader = Reader()
-    reader.feed(html)
-    assert reader.open == []
-    assert not {"script", "b", "i", "link", "iframe"} & set(reader.tags)
-    assert reader.tags.count("img") == reader.tags.count("li") == 3
-    assert not [name for name, _ in reader.attributes if name.startswith("on")]
-    assert not re.search(r"(?:src|href)=\"(?!data:image/jpeg;base64,|#e\d)", html)
-    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
-    assert "&lt;i&gt;half of it" in html
-    assert "default-src 'none'" in html

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,9 +20,10 @@ from videoxl.cli.options import (
     grouped,
 )
 from videoxl.cli.output import print_json, say, tell_text
+from videoxl.cli.report import Report, ReportVideo, check_report, write_page
 
 if TYPE_CHECKING:
-    from videoxl.scenarios.run import SamplingSettings, Timeline
+    from videoxl.scenarios.run import SamplingSettings
     from videoxl.video import VideoSource
 
 Video = Annotated[str, typer.Argument(help="A video file, a folder of pictures, or a memory that encode wrote.")]
@@ -58,6 +58,9 @@ class PassSampling(SamplingOptions):
 class FindOptions:
     """How it is looked for, and how it is shown."""
 
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Write what was found to a file: .srt, .vtt, .csv or .json.")
+    ] = None
     overlap: Annotated[
         float, typer.Option(help="Seconds that two passes share, where the frames of a video take several.")
     ] = 30.0
@@ -66,7 +69,8 @@ class FindOptions:
         "dense"
     )
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer about one pass, in tokens.")] = None
-    report: Annotated[str | None, typer.Option(help="Write a page with pictures to this file: report.html.")] = None
+    report: Report = None
+    report_video: ReportVideo = "auto"
     as_json: Json = False
     quiet: Quiet = False
 
@@ -78,6 +82,7 @@ def add_scenarios(app: typer.Typer) -> None:
         ("find-ads", find_ads),
         ("find-anomalies", find_anomalies),
         ("summarize", summarize),
+        ("captions", captions),
     ):
         app.command(name)(command)
 
@@ -119,6 +124,24 @@ def summarize(
     _find("summarize", video, None, loading, frames, opening, options)
 
 
+@grouped
+def captions(
+    video: Annotated[str, typer.Argument(help="A video file, or a folder of pictures.")],
+    loading: LoadOptions,
+    frames: PassSampling,
+    opening: OpenOptions,
+    options: FindOptions,
+    every: Annotated[float, typer.Option(help="Seconds of video that one caption is asked for.")] = 32.0,
+) -> None:
+    """Describe a video stretch by stretch; -o film.srt or film.vtt writes subtitles."""
+    if not every > 0:
+        raise ValueError(f"--every must be seconds above 0, got {every}")
+    if frames.max_frames is not None or frames.num_frames is not None:
+        raise ValueError("captions reads a stretch of --every seconds at --fps frames a second: leave out --max-frames")
+    frames = replace(frames, max_frames=max(1, round(every * (frames.fps or 1.0))))
+    _find("captions", video, None, loading, frames, opening, replace(options, overlap=0.0))
+
+
 def _find(
     name: str,
     video: str,
@@ -129,11 +152,14 @@ def _find(
     options: FindOptions,
 ) -> None:
     from videoxl.config import decode_from_string
+    from videoxl.evaluation.log import write_bytes
     from videoxl.inference.asking import check_question
     from videoxl.inference.subtitles import cues_of
     from videoxl.inference.video_input import open_for_model
     from videoxl.memory.file.format import is_memory_file
+    from videoxl.scenarios.exports import exporter
     from videoxl.scenarios.run import run_scenario
+    from videoxl.scenarios.sheet import sheet_of_timeline
     from videoxl.scenarios.timeline import draw
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
@@ -141,8 +167,8 @@ def _find(
     decode_from_string(options.decode)
     if event is not None:
         check_question(event)
-    if options.report and (Path(options.report).is_dir() or not Path(options.report).absolute().parent.is_dir()):
-        raise ValueError(f"--report {options.report}: give a file in a folder that exists")
+    check_report(options.report, options.report_video)
+    write = None if options.output is None else exporter(options.output)
     tell = None if options.quiet else tell_text
     with contextlib.ExitStack() as stack:
         source: VideoSource | None = None
@@ -169,7 +195,9 @@ def _find(
                 tell=tell,
             )
         if options.report:
-            _write_page(options.report, timeline, source)
+            write_page(options.report, sheet_of_timeline(timeline), source, video, options.report_video)
+    if options.output and write:
+        write_bytes(options.output, write(timeline.events).encode(errors="replace"))
     for warning in timeline.warnings:
         tell_text(f"warning: {warning}")
     if not timeline.events and not options.quiet:
@@ -178,13 +206,3 @@ def _find(
         print_json(timeline.to_list())
     else:
         say(draw(timeline, width=min(120, shutil.get_terminal_size((100, 24)).columns)))
-
-
-def _write_page(path: str, timeline: Timeline, source: VideoSource | None) -> None:
-    """Write the page of a timeline. ``source``: the opened video; None for a memory, which has no pictures."""
-    from videoxl.evaluation.log import write_bytes
-    from videoxl.scenarios.page import page, thumbnails
-
-    write_bytes(
-        path, page(timeline, thumbnails(timeline, source) if source is not None else {}).encode(errors="replace")
-    )

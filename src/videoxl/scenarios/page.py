@@ -1,11 +1,17 @@
-"""Show a timeline as one self-contained HTML page: a bar, a picture for every event, and what the model said."""
+"""Show what was found in a video as one HTML page that needs nothing else: the video, a timeline, what the model said.
+
+Whatever a model or a file wrote is text to the page. Its policy lets it load pictures and video that stand in it, or
+the one video it is told of; the script is ours, and named by its hash.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import PurePath
 
 import jinja2
 from PIL import Image
@@ -13,13 +19,15 @@ from PIL import Image
 from videoxl._version import __version__
 from videoxl.config import Sampling
 from videoxl.memory.layout import clock
-from videoxl.scenarios.run import Timeline
-from videoxl.scenarios.timeline import fine_clock, summary_line, title, when
+from videoxl.scenarios.exports import EXPORTS
+from videoxl.scenarios.sheet import Sheet
+from videoxl.scenarios.timeline import fine_clock
+from videoxl.scenarios.web_video import WebVideo
 from videoxl.text import visible
 from videoxl.video import VideoSource
 
 MAX_PICTURES = 200
-"""Events that get a picture: about 2 MB of page."""
+"""Entries that get a picture: about 2 MB of page."""
 PICTURE_SIZE = (320, 240)
 """Largest width and height of a picture, in pixels."""
 
@@ -32,41 +40,37 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-@dataclass(frozen=True)
-class Mark:
-    """An event on the bar. ``left`` and ``width`` are percent of the bar."""
+def page(sheet: Sheet, pictures: Mapping[int, str], video: WebVideo | None = None) -> str:
+    """Return the page.
 
-    number: int
-    left: float
-    width: float
-    label: str
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the mark would begin at the right edge, where its least width lies outside the bar."""
-        return self.left > 99
-
-
-def page(timeline: Timeline, pictures: Mapping[int, str]) -> str:
-    """Return the page. ``pictures``: by the number of their event, as :func:`thumbnails` returns them."""
-    made = _TEMPLATES.get_template("timeline.html").render(
-        timeline=timeline,
-        title=title(timeline),
-        summary=summary_line(timeline),
+    Args:
+        pictures: by the number of their entry, as :func:`thumbnails` returns them.
+        video: what :func:`~videoxl.scenarios.web_video.web_video` returned.
+    """
+    script = _TEMPLATES.get_template("page.js").render().strip()
+    made = _TEMPLATES.get_template("page.html").render(
+        sheet=sheet,
+        video=video or WebVideo(),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,
-        begin=clock(timeline.begin),
-        end=clock(timeline.end),
-        marks=list(_marks(timeline)),
+        begin=clock(sheet.begin),
+        end=clock(sheet.end),
         pictures=pictures,
-        clock=fine_clock,
-        when=when,
+        downloads=list(_downloads(sheet)),
+        clock=clock,
+        fine_clock=fine_clock,
     )
     return visible(made)
 
 
-def thumbnails(timeline: Timeline, source: VideoSource) -> dict[int, str]:
-    """Return the frame in the middle of every event, up to :data:`MAX_PICTURES`, as ``data:`` URLs of JPEGs."""
-    middles = {n: (e.start + e.end) / 2 for n, e in enumerate(timeline.events[:MAX_PICTURES])}
+def thumbnails(sheet: Sheet, source: VideoSource) -> dict[int, str]:
+    """Return a frame for every entry, up to :data:`MAX_PICTURES`, as ``data:`` URLs of JPEGs: that in its middle."""
+    middles = {
+        number: (entry.start + entry.end) / 2
+        for number, entry in enumerate(sheet.entries[:MAX_PICTURES])
+        if entry.start is not None and entry.end is not None
+    }
     times = sorted(set(middles.values()))
     if not times:
         return {}
@@ -86,8 +90,9 @@ def _jpeg(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _marks(timeline: Timeline) -> Iterator[Mark]:
-    whole = max(timeline.end - timeline.begin, 1e-9)
-    for number, event in enumerate(timeline.events):
-        left = 100 * (event.start - timeline.begin) / whole
-        yield Mark(number, left, 100 * (event.end - event.start) / whole, f"{when(event)}: {event.text}")
+def _downloads(sheet: Sheet) -> Iterator[tuple[str, str, str]]:
+    """Name of the format, name of the file, and its content as a ``data:`` URL."""
+    stem = re.sub(r"[^\w.-]+", "-", PurePath(sheet.name).stem).strip("-.") or "video"
+    for end, (media_type, write) in EXPORTS.items() if sheet.events else ():
+        data = base64.b64encode(write(sheet.events).encode("utf-8", "replace")).decode()
+        yield end.upper(), f"{stem}.{end}", f"data:{media_type};charset=utf-8;base64,{data}"

@@ -25,6 +25,7 @@ TIMED = {
         "Summarize this video: divide it into its main events, in the order in which they happen, and say when each of "
         f"them happens and what is shown. {ONE_LINE_EACH}"
     ),
+    "captions": "Describe in one or two sentences what is shown in this video and what happens in it.",
 }
 """For models that are told the times of what they see."""
 UNTIMED = {
@@ -32,6 +33,7 @@ UNTIMED = {
     "find-ads": "Does this video contain any inserted advertisement? If yes, which is the content of the ad?",
     "find-anomalies": "Does anything abnormal happen in this video? If yes, what is it? If not, answer 'No'.",
     "summarize": "Summarize what happens in this video in one or two sentences.",
+    "captions": "Describe in one or two sentences what is shown in this video and what happens in it.",
 }
 """For models that are told no times (Video-XL), which are asked about short stretches. The question about
 advertisements is the released demo's."""
@@ -39,10 +41,11 @@ WORLD_TIMED = {
     "ground": "When is the {event} shown?",
     "find-anomalies": "What is shown, and when?",
     "summarize": "What is shown, and when?",
+    "captions": "What is shown, and when?",
 }
 """The embedded models know only the questions of their generated world. There, whatever is shown over the scenery is
 an event."""
-WORLD_UNTIMED = {"ground": "Is there {event}?"}
+WORLD_UNTIMED = {"ground": "Is there {event}?", "captions": "What is shown first?"}
 
 
 def scenario_prompt(scenario: str, model: str, event: str | None = None, *, timed: bool = True) -> str:

@@ -11,6 +11,7 @@ from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import watching
 from videoxl.inference.engine import VideoXL
+from videoxl.inference.evidence_spans import EvidenceSpan
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.subtitles import cues_of
 from videoxl.memory.video_memory import VideoMemory
@@ -38,6 +39,10 @@ class Scenario:
     max_new_tokens: int
     untimed_answer_counts: bool = True
     """Whether an answer that names no time is an event as long as the pass. Otherwise it finds nothing."""
+    may_find_nothing: bool = True
+    """Whether an answer that begins with "No" finds nothing."""
+    of_a_memory: bool = True
+    """Whether a memory can be asked; it is one pass, however long."""
 
 
 SCENARIOS = {
@@ -47,6 +52,7 @@ SCENARIOS = {
         Scenario("find-ads", 1024, 512),
         Scenario("find-anomalies", 512, 512),
         Scenario("summarize", 1024, 1024),
+        Scenario("captions", 32, 128, may_find_nothing=False, of_a_memory=False),
     )
 }
 
@@ -75,6 +81,8 @@ class Reply:
     frames: int
     seconds: float
     """What reading and answering took."""
+    evidence: tuple[EvidenceSpan, ...] = ()
+    """Where the tokens of the text looked."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,8 @@ def run_scenario(
     question = scenario_prompt(name, engine.name, event, timed=timed)
     tokens = max_new_tokens or scenario.max_new_tokens
     if isinstance(video, VideoMemory):
+        if not scenario.of_a_memory:
+            raise ValueError(f"{name} reads a video in short stretches, and a memory holds all at once: give the video")
         whole = Pass(video.groups[0].start_s, video.groups[-1].end_s)
         answer = engine.ask(video, question, decode=decode, max_new_tokens=tokens)
         answered: Sequence[tuple[Pass, Answer]] = [(whole, answer)]
@@ -186,7 +196,7 @@ def read_answer(
     text: str, part: Pass, scenario: Scenario, event: str | None = None, *, timed: bool = True
 ) -> list[Event]:
     """Return the events that an answer about one pass names. ``timed``: whether the model was told times."""
-    if not text.strip() or denies(text):
+    if not text.strip() or (scenario.may_find_nothing and denies(text)):
         return []
     events = parse_events(text) if timed else []
     if not events and (scenario.untimed_answer_counts or not timed):
@@ -238,4 +248,4 @@ def _ask_passes(engine: VideoXL, source: VideoSource, reading: _Reading) -> Iter
 
 def _reply(part: Pass, answer: Answer, events: int) -> Reply:
     seconds = round(sum(answer.usage.seconds.values()), 3)
-    return Reply(*part, answer.text, events, answer.usage.frames, seconds)
+    return Reply(*part, answer.text, events, answer.usage.frames, seconds, answer.evidence)

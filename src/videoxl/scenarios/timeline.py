@@ -14,6 +14,7 @@ TITLES = {
     "find-ads": "Advertisements",
     "find-anomalies": "Anomalies",
     "summarize": "Summary",
+    "captions": "Captions",
 }
 BAR = 60
 """Columns of the bar."""
