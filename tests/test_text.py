@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videoxl.text import require_characters, visible, without_surrogates
+from videoxl.text import html_bar, html_facts, require_characters, visible, without_surrogates
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,12 @@ def test_half_a_character_is_refused_by_its_place():
     with pytest.raises(ValueError, match=r"^the question holds half a character \(U\+DCFF, at place 3\)"):
         require_characters("a \udcff", "the question")
     assert without_surrogates("n\udcff\ud800.mp4") == "n\ufffd\ufffd.mp4"
+
+
+def test_html_for_notebooks_is_text_and_bars():
+    made = html_facts("<b>title</b>", {"a & b": "<script>\x1b[31m"}, html_bar(0, 10, [(2, 4, 0.5), (9, 9, 1)]))
+    assert "&lt;b&gt;title" in made
+    assert "<script" not in made
+    assert "\x1b" not in made
+    assert "left:20.00%;width:20.00%;opacity:0.50" in made
+    assert made.count("<div") == made.count("</div>") == 2

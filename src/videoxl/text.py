@@ -7,8 +7,10 @@ A lone surrogate is half of a character, which no encoding can write and no toke
 from __future__ import annotations
 
 import contextlib
+import html
 import re
 import sys
+from collections.abc import Iterable, Mapping
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -53,3 +55,29 @@ def tell_text(text: str, *, end: str = "\n") -> None:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
+
+
+def html_facts(title: str, facts: Mapping[str, object], bar: str = "") -> str:
+    """A title and a table of named facts as HTML, for notebooks: ``_repr_html_``. Everything is text but ``bar``."""
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{_html(name)}</th><td style='text-align:left'>{_html(value)}</td></tr>"
+        for name, value in facts.items()
+    )
+    return f"<div><strong>{_html(title)}</strong>{bar}<table>{rows}</table></div>"
+
+
+def html_bar(begin: float, end: float, spans: Iterable[tuple[float, float, float]]) -> str:
+    """A bar from ``begin`` to ``end`` seconds with spans (start, end, strength 0 to 1) on it, as HTML."""
+    length = max(end - begin, 1e-9)
+    marks = "".join(
+        f"<span style='position:absolute;top:0;bottom:0;min-width:2px;background:#c2410c;"
+        f"left:{100 * (start - begin) / length:.2f}%;width:{100 * (stop - start) / length:.2f}%;opacity:{strong:.2f}'>"
+        "</span>"
+        for start, stop, strong in spans
+    )
+    frame = "position:relative;height:1em;max-width:40em;margin:.3em 0;border:1px solid #8888;overflow:hidden"
+    return f"<div style='{frame}'>{marks}</div>"
+
+
+def _html(value: object) -> str:
+    return html.escape(visible(str(value)))

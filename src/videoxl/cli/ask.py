@@ -35,8 +35,10 @@ from videoxl.cli.options import (
     grouped,
 )
 from videoxl.cli.output import tell
+from videoxl.cli.report import Report, ReportVideo, check_report, tell_evidence, write_answers_page
 
 if TYPE_CHECKING:
+    from videoxl.inference.answers import Answer
     from videoxl.inference.engine import VideoXL
     from videoxl.many.answering import Asking
     from videoxl.many.record import AnswerRecord
@@ -77,6 +79,8 @@ def ask(
     siglip: Siglip = None,
     as_json: Json = False,
     as_lines: JsonLines = False,
+    report: Report = None,
+    report_video: ReportVideo = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Answer questions about a video, or about many."""
@@ -89,6 +93,7 @@ def ask(
     generation = answering.generation()
     frames.check()
     decode = decode_with(decode, relevance)
+    check_report(report, report_video)
     if as_json and as_lines:
         raise ValueError("--json prints one list and --jsonl a line for each record: give one of them")
     videos, questions = split_arguments(video, question or (), many.more_questions())
@@ -102,13 +107,16 @@ def ask(
         read = partial(
             encode_or_load, found.jobs[0].video, loading, frames, opening, subtitles=subtitles, siglip=siglip
         )
-        print_records(
-            ask_one(found.jobs[0], asking, partial(read, progress=not quiet)),
-            as_json=as_json,
-            as_lines=as_lines,
-            lines=_texts,
-        )
+        answered: list[tuple[str, Answer]] = []
+        records = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered)
+        print_records(records, as_json=as_json, as_lines=as_lines, lines=_texts)
+        if not (quiet or as_json or as_lines):
+            tell_evidence([answer for _, answer in answered])
+        if report:
+            write_answers_page(report, found.jobs[0].video, records[0].model, answered, report_video, opening)
         return
+    if report is not None:
+        raise ValueError("--report makes a page of one video: ask one, and leave out --output")
     for note in found.notes:
         tell("note", note)
     asking.reading.require_shared()
@@ -172,10 +180,16 @@ def _names_videos(text: str) -> bool:
         return False
 
 
-def ask_one(job: VideoJob, asking: Asking, read: Callable[..., tuple[VideoXL, VideoMemory]]) -> list[AnswerRecord]:
+def ask_one(
+    job: VideoJob,
+    asking: Asking,
+    read: Callable[..., tuple[VideoXL, VideoMemory]],
+    answered: list[tuple[str, Answer]] | None = None,
+) -> list[AnswerRecord]:
     """The records of one video. What is wrong with it is raised: nobody waits for the rest.
 
-    ``read``: gives the engine and the memory, for ``question``: the only one, or None.
+    ``read``: gives the engine and the memory, for ``question``: the only one, or None. ``answered``: gets the questions
+    and answers themselves.
     """
     from videoxl.many.answering import AnswerWork
     from videoxl.many.run import task_of
@@ -184,5 +198,7 @@ def ask_one(job: VideoJob, asking: Asking, read: Callable[..., tuple[VideoXL, Vi
     answers = engine.ask(memory, job.questions, decode=asking.decode, generation=asking.generation)
     for text in dict.fromkeys(text for answer in answers for text in answer.warnings[len(memory.warnings) :]):
         tell("warning", text)
+    if answered is not None:
+        answered += zip(job.questions, answers)
     work, task = AnswerWork(engine, asking), task_of(job, asking.noted(engine))
     return [work.row(task, question, answer) for question, answer in zip(job.questions, answers)]

@@ -65,6 +65,7 @@ from videoxl.cli.output import (
     tell,
     tell_text,
 )
+from videoxl.cli.report import tell_evidence
 from videoxl.cli.scenarios import add_scenarios
 from videoxl.cli.train import train
 from videoxl.config import DEFAULT_MODEL, TINY
@@ -171,7 +172,9 @@ def chat(
         line = sys.stdin.readline()
         if not line.strip():
             return
-        say(session.ask(line.strip(), max_new_tokens=max_new_tokens).text, flush=True)
+        answer = session.ask(line.strip(), max_new_tokens=max_new_tokens)
+        say(answer.text, flush=True)
+        tell_evidence([answer])
 
 
 @app.command()

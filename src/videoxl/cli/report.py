@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videoxl.cli.output import tell
+from videoxl.cli.output import tell, tell_text
 
 if TYPE_CHECKING:
+    from videoxl.cli.options import OpenOptions
+    from videoxl.inference.answers import Answer
     from videoxl.scenarios.sheet import Sheet
     from videoxl.video import VideoSource
 
@@ -46,3 +50,31 @@ def write_page(path: str, sheet: Sheet, source: VideoSource | None, video: str, 
     else:
         made = page(sheet, thumbnails(sheet, source), web_video(video, source.info, path, include))
     write_bytes(path, made.encode(errors="replace"))
+
+
+def tell_evidence(answers: Sequence[Answer]) -> None:
+    """Say on stderr where each answer's tokens looked: the three stretches with most of their attention."""
+    from videoxl.scenarios.timeline import fine_clock
+
+    for answer in answers:
+        spans = [f"{fine_clock(s.start)} - {fine_clock(s.end)} ({100 * s.share:.0f} %)" for s in answer.evidence[:3]]
+        if spans:
+            tell_text(f"looked at {', '.join(spans)}")
+
+
+def write_answers_page(
+    path: str, video: str, model: str, answered: Sequence[tuple[str, Answer]], include: str, opening: OpenOptions
+) -> None:
+    """Write a page of questions and answers about the video, or the memory, at ``video``."""
+    from videoxl.inference.video_input import open_for_model
+    from videoxl.memory.file.format import is_memory_file
+    from videoxl.scenarios.sheet import sheet_of_answers
+
+    spans = [span for _, answer in answered for span in answer.read]
+    begin, end = min(span.start for span in spans), max(span.end for span in spans)
+    sheet = sheet_of_answers(Path(video).name, model, begin, end, answered)
+    if is_memory_file(video):
+        write_page(path, sheet, None, video, include)
+        return
+    with open_for_model(video, **asdict(opening)) as source:
+        write_page(path, sheet, source, video, include)

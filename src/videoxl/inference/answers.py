@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from videoxl.inference.decode.text import FinishReason
 from videoxl.inference.evidence_spans import EvidenceSpan
+from videoxl.text import html_bar, html_facts
 
 
 class Span(NamedTuple):
@@ -119,6 +120,17 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        """In notebooks: the text, where it looked, and what it cost."""
+        most = max((span.share for span in self.evidence), default=1.0) or 1.0
+        spans = [(span.start, span.end, 0.25 + 0.75 * span.share / most) for span in self.evidence]
+        begin, end = min((s.start for s in self.read), default=0.0), max((s.end for s in self.read), default=0.0)
+        looked = ", ".join(f"{s.start:.1f} to {s.end:.1f} s ({100 * s.share:.0f} %)" for s in self.evidence)
+        facts: dict[str, object] = {"looked at": looked} if looked else {}
+        facts["cost"] = f"{self.usage.new_tokens} tokens, {self.usage.seconds.get('generate', 0.0):.2f} s"
+        facts |= {f"warning {number}": text for number, text in enumerate(self.warnings, 1)}
+        return html_facts(self.text, facts, html_bar(begin, end, spans) if spans else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain data for JSON. The names are the same for every answer."""

@@ -18,6 +18,7 @@ from videoxl.memory.pooling import CoarseKV
 from videoxl.memory.split_cache import SplitCache, is_offloaded
 from videoxl.memory.types import Features, FrameEmbeddings, MemoryOwner, MemoryState, PendingFrames, ReadStats
 from videoxl.out_of_memory import fitting
+from videoxl.text import html_facts
 
 
 class VideoMemory:
@@ -245,6 +246,18 @@ class VideoMemory:
         raise TypeError(
             "a VideoMemory is not pickled: save() it and load() the file where it is needed; in one process, fork() it"
         )
+
+    def _repr_html_(self) -> str:
+        """In notebooks: what was read, and what it takes."""
+        now = self.fork()
+        facts = {
+            "video": f"{now.usage.source}, {clock(now.groups[0].start_s)} to {clock(now.groups[-1].end_s)}",
+            "frames": f"{now.frames:,}, {now.usage.sampling}",
+            "tokens": f"{len(now.token_ids):,}, {now.nbytes / 1e6:,.1f} MB",
+            "prefill": now.prefill,
+            **{f"warning {number}": text for number, text in enumerate(now.warnings, 1)},
+        }
+        return html_facts("VideoMemory", facts)
 
     def __repr__(self) -> str:
         now = self.fork()

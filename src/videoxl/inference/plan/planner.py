@@ -28,6 +28,7 @@ from videoxl.inference.request import open_request
 from videoxl.inference.subtitles import check_place
 from videoxl.inference.video_input import open_for_model
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.text import html_facts
 from videoxl.video.info import DecodingWork
 from videoxl.video.subtitles import Cue
 
@@ -94,6 +95,14 @@ class Plan:
     def to_dict(self) -> dict[str, object]:
         derived = {"total_bytes": self.total_bytes, "fits": self.fits, "advice": self.advice}
         return {**asdict(self), "notes": list(self.notes), **derived}
+
+    def _repr_html_(self) -> str:
+        """In notebooks: the lines of ``str(plan)`` as a table."""
+        lines = [line.partition("  ") for line in str(self).splitlines()]
+        facts: dict[str, str] = {}
+        for name, _, value in lines:  # notes repeat their name
+            facts[name] = f"{facts[name]}; {value.strip()}" if name in facts else value.strip()
+        return html_facts("Plan: it fits" if self.fits else "Plan: it does not fit", facts)
 
     def __str__(self) -> str:
         def gigabytes(value: int) -> str:
