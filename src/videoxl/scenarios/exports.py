@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 
 from videoxl.scenarios.events import Event
 
 SPREADSHEET_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins like this is a formula to spreadsheets, which may do anything."""
+LINE_END = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+"""What some program or other takes for the end of a line."""
 SHORTEST = 0.5
 """Seconds that a caption of a moment is shown."""
 
@@ -77,7 +80,7 @@ def _end(event: Event) -> float:
 
 def _lines(text: str) -> str:
     """Without empty lines, which end a caption, and without what looks like the times of the next."""
-    lines = [line.strip().replace("-->", "->") for line in text.splitlines() if line.strip()]
+    lines = [line.strip().replace("-->", "->") for line in LINE_END.split(text) if line.strip()]
     return "\n".join(lines) or "-"
 
 

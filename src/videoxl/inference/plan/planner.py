@@ -98,7 +98,7 @@ class Plan:
 
     def _repr_html_(self) -> str:
         """In notebooks: the lines of ``str(plan)`` as a table."""
-        lines = [line.partition("  ") for line in str(self).splitlines()]
+        lines = [line.partition("  ") for line in str(self).split("\n")]
         facts: dict[str, str] = {}
         for name, _, value in lines:  # notes repeat their name
             facts[name] = f"{facts[name]}; {value.strip()}" if name in facts else value.strip()
