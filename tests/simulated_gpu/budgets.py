@@ -15,10 +15,10 @@ LAYER_LAUNCHES = {
     "beacon:ratio=8": 450,
 }
 """Per layer and tile of 96 frames, by prefill."""
-TOKEN_LAUNCHES = 23
+TOKEN_LAUNCHES = 18
 """Per layer and token of an answer."""
-TOKEN_OTHER_LAUNCHES = 10
-"""Per token, outside of layers."""
+TOKEN_OTHER_LAUNCHES = 20
+"""Per token, outside of layers: embedding, positions, head, choice and its likelihood."""
 TOKEN_WAITS = 1
 """Per token, at most."""
 TOGETHER_LAUNCHES = 60

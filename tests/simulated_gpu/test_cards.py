@@ -39,8 +39,8 @@ def test_kernels_of_the_language_model(card: Card, dtype: torch.dtype, kinds: se
         with devices.counting() as counts:
             memory = engine.encode(frames=[picture] * 16, fps=1, prefill="chunked")
             full = engine.encode(frames=[picture] * 16, fps=1, prefill="full")
-            engine.ask(memory, QUESTION, max_new_tokens=2)
-            engine.ask(full, QUESTION, max_new_tokens=2, decode=BILEVEL)
+            engine.ask(memory, QUESTION, max_new_tokens=1, evidence=False)
+            engine.ask(full, QUESTION, max_new_tokens=1, decode=BILEVEL, evidence=False)
     vision = ("model/vision.py", "model/token_synthesis.py")
     assert {kind for kind, where in counts.attention if not where.startswith(vision)} <= kinds
     assert not any("math" in kind for kind in counts.attention_kinds())

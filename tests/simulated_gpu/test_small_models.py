@@ -17,12 +17,12 @@ from tests.simulated_gpu.true_size import split_over_two
 from videoxl.inference.engine import VideoXL
 
 READINGS = [
-    ("tiny", "full", H200),
     ("tiny", "chunked", H200),
     ("tiny", "chunked:offload=true", H200),
     ("tiny-v1", "beacon", H200),
-    ("tiny-v1", "full", H200),
-    ("tiny", "chunked", T4),
+    pytest.param("tiny", "full", H200, marks=pytest.mark.slow),
+    pytest.param("tiny-v1", "full", H200, marks=pytest.mark.slow),
+    pytest.param("tiny", "chunked", T4, marks=pytest.mark.slow),
 ]
 
 

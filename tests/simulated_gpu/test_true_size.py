@@ -30,12 +30,10 @@ QUESTION_OF_30 = " ".join(["word"] * 23)
 """With the template around it."""
 READINGS = [
     ("video-xl", "beacon:ratio=8"),
-    ("video-xl", "full"),
-    ("video-xl-pro", "full"),
     ("video-xl-pro", "selective"),
-    ("video-xl-2", "full"),
     ("video-xl-2", "chunked"),
     ("video-xl-2", "chunked:offload=true"),
+    *(pytest.param((family, "full"), marks=pytest.mark.slow) for family in ("video-xl", "video-xl-pro", "video-xl-2")),
 ]
 LAYERS = 2
 """Of the language model. Each does the same; all of them take minutes to simulate."""
@@ -51,7 +49,7 @@ def first_tokens(scores_P: torch.Tensor, keep: float) -> torch.Tensor:
     return torch.arange(len(scores_P), device=scores_P.device) < kept_count(len(scores_P), keep)
 
 
-@pytest.fixture(scope="module", params=READINGS, ids=[f"{family}-{prefill}" for family, prefill in READINGS])
+@pytest.fixture(scope="module", params=READINGS, ids="-".join)
 def reading(request: Any) -> Iterator[tuple[SimulatedDevices, VideoXL, str, Counts, VideoMemory, float]]:
     """A model that has read 96 frames once before: what is counted is the second reading."""
     family, prefill = request.param
@@ -107,9 +105,9 @@ def test_the_plan_knows_the_peak(reading: Any) -> None:
 def test_launches_and_waits_of_a_token(reading: Any) -> None:
     devices, engine, _, _, memory, _ = reading
     with devices.counting() as one:
-        engine.ask(memory, QUESTION, max_new_tokens=1)
+        engine.ask(memory, QUESTION, max_new_tokens=1, evidence=False)
     with devices.counting() as five:
-        engine.ask(memory, QUESTION, max_new_tokens=5)
+        engine.ask(memory, QUESTION, max_new_tokens=5, evidence=False)
     launches = budgets.TOKEN_LAUNCHES * LAYERS + budgets.TOKEN_OTHER_LAUNCHES
     assert (five.kernels - one.kernels) / 4 <= launches
     assert five.waits - one.waits <= 4 * budgets.TOKEN_WAITS
@@ -121,7 +119,7 @@ def test_several_questions_read_a_memory_and_the_weights_once(reading: Any) -> N
     moved, launches = [], []
     for questions, tokens in ((1, 1), (1, 3), (16, 1), (16, 3)):
         with devices.counting() as counts:
-            engine.ask(memory, [QUESTION] * questions, max_new_tokens=tokens)
+            engine.ask(memory, [QUESTION] * questions, max_new_tokens=tokens, evidence=False)
         moved.append(counts.moved["device"])
         launches.append(counts.kernels)
     assert moved[3] - moved[2] <= budgets.TOGETHER_BYTES * (moved[1] - moved[0])
