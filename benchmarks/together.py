@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.tokens import thin_config
+from benchmarks.decode_loop import thin_config
 
 import videoxl
 from videoxl.config import Generation

@@ -1,6 +1,6 @@
 """Processor milliseconds per token of an answer: the decode loop, transformers' generate, and a loop by hand.
 
-    python benchmarks/tokens.py --json benchmarks/results/tokens-cpu2.json
+    python -m benchmarks.decode_loop --json benchmarks/results/decode_loop-cpu2.json
 
 On ``tiny`` and on a random model of 28 layers of width 64, in which arithmetic costs next to nothing: what is timed is
 what the code around it costs. The ways take turns, on one thread; each figure is the least of its rounds, and both ways
@@ -175,7 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config, folder = thin_config(), Path("runs/tokens-config")
+    config, folder = thin_config(), Path("runs/decode_loop-config")
     config.save_pretrained(folder)
     models = {"tiny": videoxl.load("tiny").model, "28 layers of 64": VideoXLForConditionalGeneration(config).eval()}
     ways = {"loop": by_loop, "generate": by_generate, "by hand": by_hand}
@@ -198,7 +198,11 @@ def main() -> None:
         if others:
             row["other checkout"] = min(others)
         results[name] = {way: round(value, 3) for way, value in row.items()}
-        print(name, " ".join(f"{way} {value:.2f} ms ({value / row['loop']:.2f}x)" for way, value in row.items()))
+        print(
+            name,
+            f"{row['loop'] / row['by hand']:.2f} times the loop by hand;",
+            " ".join(f"{way} {value:.2f} ms ({value / row['loop']:.2f}x)" for way, value in row.items()),
+        )
     if arguments.json:
         facts = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
