@@ -55,3 +55,35 @@ def test_bad_usage(videoxl: Run, clip, tmp_path):  # noqa: F811
     assert "unknown decode strategy" in one_line(videoxl("summarize", clip, "--decode", "nonsense"))
     assert videoxl("find-ads", tmp_path / "gone.mp4").returncode == 2
     assert "overlap must be" in one_line(videoxl("find-ads", clip, "--overlap", -1, "--max-frames", 4, "-q"))
+
+
+def test_ask_tells_where_it_looked_and_writes_a_page(videoxl: Run, film, tmp_path):  # noqa: F811
+    path, made = film
+    thing = made.events[2]
+    start, end = made.time_of(thing.start), made.time_of(thing.end)
+    report = tmp_path / "ask.html"
+    said = videoxl("ask", path, "When is the yellow ring shown?", "--model", "tiny", "--report", report)
+    assert said.stdout == f"{start}s to {end}s\n"
+    looked = [line for line in said.stderr.split("\n") if line.startswith("looked at ")]
+    assert len(looked) == 1
+    assert "0:00:5" in looked[0]
+    page = report.read_text(encoding="utf-8")
+    assert 'class="lane looked"' in page
+    assert "<video " in page
+    assert "When is the yellow ring shown?" in page
+    quiet = videoxl("ask", path, "When is the yellow ring shown?", "--model", "tiny", "-q", "--json")
+    assert "looked at" not in quiet.stderr
+    record = json.loads(quiet.stdout)
+    record = record[0] if isinstance(record, list) else record
+    assert start <= record["evidence"][0]["start"] < end
+    assert "--report makes a page of one video" in one_line(
+        videoxl("ask", path.parent, "Why?", "--model", "tiny", "--report", report)
+    )
+
+
+def test_captions_are_subtitles(videoxl: Run, film, tmp_path):  # noqa: F811
+    written = tmp_path / "film.srt"
+    assert videoxl("captions", film[0], "--model", "tiny", "--every", 60, "-o", written, "-q").returncode == 0
+    assert "00:00:12,000 --> 00:00:16,000\na blue circle\n" in written.read_text(encoding="utf-8")
+    assert "must end with" in one_line(videoxl("captions", film[0], "-o", tmp_path / "film.txt"))
+    assert "above 0" in one_line(videoxl("captions", film[0], "--every", 0))

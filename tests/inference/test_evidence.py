@@ -261,3 +261,12 @@ def test_a_watch_keeps_no_more_than_a_row():
     assert watch.rows(2, 7)[1].queries_NLE.shape == (2, 2, 4)
     assert (watch.rows(2, 7)[1].sees, watch.rows(1, 7)[1].sees, watch.forwards) == (8, 7, 2)
     assert watch.seen[1][0].untyped_storage().nbytes() == 2 * 4 * 4
+
+
+def test_notebooks_show_answers_and_memories(asked):
+    _, memory, answer = asked[WAYS[0]]
+    shown = replace(answer, text="<b>bold</b>", warnings=("half of it",))._repr_html_()
+    assert "&lt;b&gt;bold" in shown
+    assert "half of it" in shown
+    assert shown.count("<span") == len(answer.evidence)
+    assert "39, " in memory._repr_html_()

@@ -108,12 +108,12 @@ def ask(
             encode_or_load, found.jobs[0].video, loading, frames, opening, subtitles=subtitles, siglip=siglip
         )
         answered: list[tuple[str, Answer]] = []
-        records = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered)
-        print_records(records, as_json=as_json, as_lines=as_lines, lines=_texts)
+        rows = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered)
+        print_records(rows, as_json=as_json, as_lines=as_lines, lines=_texts)
         if not (quiet or as_json or as_lines):
             tell_evidence([answer for _, answer in answered])
         if report:
-            write_answers_page(report, found.jobs[0].video, records[0].model, answered, report_video, opening)
+            write_answers_page(report, found.jobs[0].video, rows[0].model, answered, report_video, opening)
         return
     if report is not None:
         raise ValueError("--report makes a page of one video: ask one, and leave out --output")

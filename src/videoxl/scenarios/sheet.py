@@ -122,7 +122,8 @@ def sheet_of_timeline(timeline: Timeline) -> Sheet:
 
 def sheet_of_answers(video: str, model: str, begin: float, end: float, answered: Sequence[tuple[str, Answer]]) -> Sheet:
     """Questions about a video that spans ``begin`` to ``end`` seconds, with their answers."""
-    entries, looked, read = [], [], []
+    entries = list[Entry]()
+    looked, read = list[Stretch](), list[Stretch]()
     for number, (question, answer) in enumerate(answered):
         own = tuple(
             Stretch(span.start, span.end, _share(span.start, span.end, span.share), number, span.share)
