@@ -51,7 +51,9 @@ class AnswerWork:
 
     def _answers(self, memory: VideoMemory, questions: Sequence[str]) -> Sequence[Answer | str]:
         try:
-            return self.engine.ask(memory, questions, decode=self.asking.decode, generation=self.asking.generation)
+            return self.engine.ask(
+                memory, list(questions), decode=self.asking.decode, generation=self.asking.generation
+            )
         except ValueError:  # one of them cannot be asked, and the others can
             return [self._answer(memory, question) for question in questions]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import torch
+
+from videoxl.model.attention import Pair
 
 
 @dataclass(frozen=True)
@@ -18,44 +21,56 @@ class TokenChance:
     """The likeliest ids at this place and their log-probabilities, the best first."""
 
 
-@dataclass(frozen=True)
-class _Step:
-    numbers: tuple[int, ...]
-    logprobs_B: torch.Tensor
-    top: tuple[torch.Tensor, torch.Tensor] | None
-    """Values and ids ``[B, k]``."""
+STEPS_AT_ONCE = 8
+"""Steps whose logits are kept until they are looked at together: few large kernels instead of many small ones."""
 
 
 @dataclass
 class Likelihoods:
-    """Watches the tokens of one or several answers. Nothing waits for the device until :meth:`of` is called."""
+    """Watches the tokens of one or several answers (a :data:`~videoxl.inference.decode.loop.Record`).
+
+    Nothing waits for the device until :meth:`of_all` is called.
+    """
 
     top: int = 0
     """How many of the likeliest tokens to keep at each place."""
-    _steps: list[_Step] = field(default_factory=list)
+    _numbers: list[int] = field(default_factory=list)
+    """The answer of every token."""
+    _waiting: list[Pair] = field(default_factory=list)
+    """Logits ``[B, V]`` and tokens ``[B]`` of steps."""
+    _logprobs: list[torch.Tensor] = field(default_factory=list)
+    _top: list[Pair] = field(default_factory=list)
+    """Values and ids ``[P, k]`` of ``P`` tokens."""
 
     def __call__(self, numbers: Sequence[int], logits_BV: torch.Tensor, tokens_B: torch.Tensor) -> None:
-        """One more token of each of some answers, ``[B]``, and the logits it was chosen from."""
-        logprobs_BV = logits_BV.log_softmax(-1, dtype=torch.float32)
-        chosen_B = logprobs_BV.gather(-1, tokens_B[:, None])[:, 0]
-        best = logprobs_BV.topk(self.top, dim=-1) if self.top else None
-        self._steps.append(_Step(tuple(numbers), chosen_B, best and (best.values, best.indices)))
+        """One more token of each of some answers, ``[B]``, and the logits it was chosen from, which must stay."""
+        self._numbers += numbers
+        self._waiting.append((logits_BV, tokens_B))
+        if len(self._waiting) == STEPS_AT_ONCE:
+            self._look()
 
     def of_all(self, count: int) -> list[list[TokenChance]]:
         """The tokens of answers 0 to ``count - 1``, in order."""
+        self._look()
         found: list[list[TokenChance]] = [[] for _ in range(count)]
-        if not self._steps:
-            return found
-        logprobs = iter(torch.cat([step.logprobs_B for step in self._steps]).tolist())
-        tops = iter(self._tops())
-        for step in self._steps:
-            for number in step.numbers:
-                found[number].append(TokenChance(next(logprobs), next(tops, ())))
+        if self._numbers:
+            tops = self._tops() if self.top else repeat(())
+            for number, logprob, top in zip(self._numbers, torch.cat(self._logprobs).tolist(), tops):
+                found[number].append(TokenChance(logprob, top))
         return found
 
-    def _tops(self) -> list[tuple[tuple[int, float], ...]]:
-        kept = [step.top for step in self._steps if step.top is not None]
-        if not kept:
-            return []
-        values, ids = (torch.cat(parts).tolist() for parts in zip(*kept))
-        return [tuple(zip(row_ids, row_values)) for row_ids, row_values in zip(ids, values)]
+    def _look(self) -> None:
+        """Log-probabilities of what is waiting."""
+        if not self._waiting:
+            return
+        logits_PV, tokens_P = (torch.cat(parts) for parts in zip(*self._waiting))
+        self._waiting.clear()
+        logprobs_PV = logits_PV.log_softmax(-1, dtype=torch.float32)
+        self._logprobs.append(logprobs_PV.gather(-1, tokens_P[:, None])[:, 0])
+        if self.top:
+            best = logprobs_PV.topk(self.top, dim=-1)
+            self._top.append((best.values, best.indices))
+
+    def _tops(self) -> Iterator[tuple[tuple[int, float], ...]]:
+        values, ids = (torch.cat(parts).tolist() for parts in zip(*self._top))
+        return (tuple(zip(row_ids, row_values)) for row_ids, row_values in zip(ids, values))
