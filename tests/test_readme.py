@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -78,3 +79,14 @@ def test_scripts_exist() -> None:
     assert scripts == ["script/demo", "script/test"]
     for script in scripts:
         assert os.access(ROOT / script, os.X_OK)
+
+
+def test_the_table_of_gpu_memory_is_what_plan_says() -> None:
+    """Written by ``script/gpu_table.py``, which says how to write it anew."""
+    spec = importlib.util.spec_from_file_location("gpu_table", ROOT / "script" / "gpu_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.BEGIN in README
+    assert script.with_table(README) == README

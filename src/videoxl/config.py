@@ -28,8 +28,29 @@ EMBEDDED = (TINY, TINY_V1)
 DEFAULT_MODEL = "BAAI/Video-XL-2"
 """What the command line asks, and :func:`videoxl.plan` plans for, when no model is named."""
 
+KVDtype = Literal["int8", "fp8"]
+KV_DTYPES: tuple[KVDtype, ...] = get_args(KVDtype)
+"""What keys and values of a video may be rounded to while they are held."""
+
 MODELS = (*EMBEDDED, DEFAULT_MODEL, "MINT-SJTU/Video-XL-Pro-3B", "lxr2003/Video-XL-Pro-3B", "lxr2003/Video-XL-7B")
 """Models by the names that people give, for "did you mean"."""
+
+
+def check_kv_dtype(kv_dtype: str | None, prefill: PrefillStrategy | None = None) -> KVDtype | None:
+    """``kv_dtype`` as typed; None for ``auto``: as the model is held.
+
+    Raises ``ValueError`` for another name, and for a strategy whose keys and values are not on the GPU.
+    """
+    if kv_dtype is None or kv_dtype == "auto":
+        return None
+    if kv_dtype not in KV_DTYPES:
+        raise ValueError(f"unknown kv_dtype {kv_dtype!r}; allowed: auto, {', '.join(KV_DTYPES)}")
+    if isinstance(prefill, ChunkedPrefill) and prefill.offload:
+        raise ValueError(
+            f"kv_dtype={kv_dtype!r} is for keys and values on the GPU, and offload=True keeps them in host memory: "
+            "leave one of both out"
+        )
+    return kv_dtype
 
 
 def _plain_numbers(values: object) -> object:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 
 import videoxl
+from tests.conftest import require
 from tests.model.builders import pro_model, randomised, small_config, small_model, write_released
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl import CheckpointError, DoesNotFitError, Sampling
@@ -20,6 +22,7 @@ from videoxl.inference.plan import fit, planner
 from videoxl.inference.plan.footprint import kv_bytes
 from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.planner import plan
+from videoxl.inference.plan.work import weight_bytes
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.host import free_host_bytes
 from videoxl.video.info import DecodingWork
@@ -207,6 +210,51 @@ def test_ways_to_read_all_of_it_are_named():
     assert offloaded.host_bytes == offloaded.memory_bytes > 15 * GB
 
 
+def long_video(device: str, **settings) -> planner.Plan:
+    """Ten thousand frames, one a second, read by Video-XL-2 chunk by chunk."""
+    video = np.broadcast_to(np.zeros((), np.uint8), (10_000, 4, 4, 3))
+    return plan(video, fps=1, max_frames=10_000, model="BAAI/Video-XL-2", prefill="chunked", device=device, **settings)
+
+
+def test_small_weights_and_small_keys_let_a_24_gb_card_read_10000_frames():
+    plain = long_video("rtx-4090")
+    assert not plain.fits
+    assert "all of them fit with quantization='nf4' and kv_dtype='int8', or with prefill=" in plain.advice
+    small = long_video("rtx-4090", quantization="nf4", kv_dtype="int8")
+    assert small.fits
+    assert small.weight_bytes < 7 * GB
+    assert small.unrounded_weight_bytes == pytest.approx(3.2 * GB, rel=0.01)  # embeddings, head, vision side
+    assert small.memory_bytes == pytest.approx(plain.memory_bytes * (128 + 4) / (2 * 128))
+    assert "weights 6.87 GB in nf4 (3.20 GB of them as they are)" in str(small)
+    rounded = long_video("rtx-4090", quantization="int8", kv_dtype="int8")
+    assert rounded.frames_that_fit > 8_000
+
+
+def test_smaller_cards_are_told_what_they_can_do():
+    sixteen, twelve = long_video("rtx-4080"), long_video("rtx-3060")
+    assert "all frames fit with quantization='nf4' and prefill='chunked:offload=True" in sixteen.advice
+    assert twelve.advice.startswith("the weights leave no room")
+    assert re.search(r"; [1-9],\d{3} frames fit with quantization='nf4' and prefill='chunked:offload", twelve.advice)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_small_weights_are_counted_as_bitsandbytes_holds_them(tmp_path, kind):
+    require("bitsandbytes")
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2}
+    folder = write_released(tmp_path / "wide", small_model(text=text))
+    engine = videoxl.load(str(folder), device="cpu", quantization=kind)
+    held = 0
+    for module in engine.model.modules():
+        for parameter in module.parameters(recurse=False):
+            held += parameter.numel() * parameter.element_size()
+            state = getattr(parameter, "quant_state", None)
+            held += 0 if state is None else state.absmax.numel() * 4
+            scales = getattr(parameter, "SCB", None)
+            held += 0 if scales is None else scales.numel() * 4
+    assert weight_bytes(engine.config, engine.model.dtype.itemsize, kind) == held
+    assert fit.quantization_of(engine.model) == kind
+
+
 def test_weights_that_leave_no_room_are_told_apart():
     advice = made(60, planner.Hardware("toy", 8 * GB, 1e12, 2)).advice
     assert advice.startswith("the weights leave no room: use a quantised model or a device with ")
@@ -238,6 +286,13 @@ def test_nothing_is_decoded_for_a_plan(plan_tiny, clip, monkeypatch):
         ({"device": "abacus"}, ValueError, "unknown device 'abacus'; allowed: auto, cpu, cuda, cuda:1, mps, h200"),
         ({"num_frames": 3, "fps": 1}, ValueError, "cannot be combined"),
         ({"loudness": 3}, ValueError, "loudness"),
+        ({"quantization": "int3"}, ValueError, "unknown quantization 'int3'; allowed: int8, nf4"),
+        ({"kv_dtype": "int4"}, ValueError, "unknown kv_dtype 'int4'; allowed: auto, int8, fp8"),
+        (
+            {"kv_dtype": "int8", "prefill": "chunked:offload=true", "model": "tiny"},
+            ValueError,
+            "kv_dtype='int8' is for keys and values on the GPU",
+        ),
     ],
 )
 def test_a_plan_of_nothing_is_refused(clip, settings, error, message):

@@ -68,7 +68,7 @@ def _describe_memory(target: str, verify: bool) -> Facts:
         "groups": len(stored.groups),
         "tokens": len(stored.token_ids),
         "levels": held,
-        "held_in": str(stored.held_dtype).removeprefix("torch."),
+        "held_in": usage.kv_dtype or str(stored.held_dtype).removeprefix("torch."),
         "stored_in": stored.dtype,
         "siglip": "not kept" if siglip is None else f"kept, of {siglip.model or 'the model itself'}",
         "file_bytes": stored.file.size,

@@ -203,20 +203,22 @@ class SamplingOptions:
             help="How the video is read: full, chunked, beacon or selective, with settings (beacon:ratio=16)."
         ),
     ] = None
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="Hold the video in int8 or fp8: half of the GPU memory, slower answers.")
+    ] = None
     stream: Stream = None
 
     def check(self) -> None:
         """Raise ``ValueError`` for what contradicts itself, before anything slow begins."""
-        from videoxl.config import Sampling, prefill_from_string
+        from videoxl.config import Sampling, check_kv_dtype, prefill_from_string
 
         Sampling(**self.sampling)
-        if self.prefill is not None:
-            prefill_from_string(self.prefill)
+        check_kv_dtype(self.kv_dtype, None if self.prefill is None else prefill_from_string(self.prefill))
 
     @property
     def sampling(self) -> dict[str, Any]:
         """The settings that :class:`Sampling` has."""
-        return {name: value for name, value in asdict(self).items() if name not in ("prefill", "stream")}
+        return {name: value for name, value in asdict(self).items() if name not in ("prefill", "kv_dtype", "stream")}
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,7 @@ def encode(
             source,
             **frames.sampling,
             prefill=strategy,
+            kv_dtype=frames.kv_dtype,
             subtitles=cues,
             siglip=siglip_of(siglip),
             progress=progress,

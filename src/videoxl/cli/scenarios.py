@@ -187,6 +187,7 @@ def _find(
                 event=event,
                 sampling=frames.by_name,
                 prefill=frames.prefill,
+                kv_dtype=frames.kv_dtype,
                 decode=options.decode,
                 subtitles=cues,
                 overlap=options.overlap,

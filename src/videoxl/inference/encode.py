@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from videoxl.errors import VideoError
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.hardware import peak_bytes, reset_peak
+from videoxl.inference.kv_dtype import quantisations, usable_kv_dtype
 from videoxl.inference.plan.fit import require_fit
 from videoxl.inference.plan.reading import ReadPlan, plan_reading
 from videoxl.inference.prefill.choose import frames_per_tile, make_prefiller
@@ -24,6 +26,7 @@ from videoxl.inference.request import EncodeRequest
 from videoxl.inference.subtitles import PlacedSubtitles, check_place
 from videoxl.inference.video_input import picture_size
 from videoxl.memory.kv_cache import SPARE_TOKENS
+from videoxl.memory.quantised import kv_dtype_of, quantised_cache
 from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -188,8 +191,16 @@ def prefill(
         runner.warnings.append(
             f"{subtitles.left_out} of {count} subtitles are at no time that was read, and were left out"
         )
+    held = request.kv_dtype
+    if held is not None:
+        devices = [layer.device for layer in context.model.model.language_model.decoder_layers]
+        held, lacking = usable_kv_dtype(held, devices)
+        runner.warnings += [lacking] if lacking else []
+    new_cache = None
+    if held is not None and before is None:
+        new_cache = partial(quantised_cache, quantisations(context.model.model.language_model, held))
     if plan is not None:
-        require_fit(context.model, plan.sizes, request.strategy)
+        require_fit(context.model, plan.sizes, request.strategy, kv_dtype=held)
     reset_peak(context.device)
     prefiller = make_prefiller(
         request.strategy,
@@ -200,6 +211,7 @@ def prefill(
         chat_format=context.chat_format,
         spare=SPARE_TOKENS,
         before=before,
+        new_cache=new_cache,
     )
     return runner.run(
         prefix_ids,
@@ -231,4 +243,5 @@ def read_stats(
         reader=source.info.reader,
         still=source.is_still,
         subtitles=subtitles.cues if subtitles else None,
+        kv_dtype=kv_dtype_of(filled.cache),
     )

@@ -14,8 +14,10 @@ from videoxl.config import (
     BiLevelDecode,
     DecodeStrategy,
     Generation,
+    KVDtype,
     PrefillStrategy,
     Sampling,
+    check_kv_dtype,
 )
 from videoxl.config_keywords import ExtendKeywords, GenerationKeywords
 from videoxl.inference.answers import Answer, Piece
@@ -26,6 +28,7 @@ from videoxl.inference.decode.siglip import SiglipRelevance, from_memory, siglip
 from videoxl.inference.encode import FrameEmbedder, ReadContext, encode
 from videoxl.inference.extend import extend
 from videoxl.inference.keywords import AnswerKeywords
+from videoxl.inference.kv_dtype import quantisations
 from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint, split_revision
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
@@ -37,6 +40,7 @@ from videoxl.inference.video_input import open_for_model
 from videoxl.inference.written import Asked
 from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.model_id import ModelId
+from videoxl.memory.quantised import Quantisation
 from videoxl.memory.types import MemoryState
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -99,6 +103,7 @@ class VideoXL:
         timestamps: Any = None,
         sampling: Sampling | None = None,
         prefill: PrefillStrategy | str | None = None,
+        kv_dtype: str | None = None,
         system: str = DEFAULT_SYSTEM_PROMPT,
         subtitles: Any = None,
         siglip: bool | str | SiglipRelevance = False,
@@ -123,6 +128,8 @@ class VideoXL:
             sampling: all of the sampling settings as one value, instead of the above.
             prefill: a strategy or its name. Default: :class:`BeaconPrefill` for Video-XL, as its config says, and
                 :class:`FullPrefill` for Video-XL-2, :class:`SelectivePrefill` for Video-XL-Pro.
+            kv_dtype: ``int8`` or ``fp8`` holds keys and values in half of the memory, rounded per token and head, with
+                slower answers; see ``docs/memory.md``. Default: as the model computes them.
             system: the system prompt in front of the video.
             subtitles: a subtitle file (``.srt``, ``.vtt``, ``.ass`` ...), a list of
                 :class:`~videoxl.video.subtitles.Cue`, or ``auto``: the video's own subtitle track (``auto:3``: that of
@@ -142,6 +149,7 @@ class VideoXL:
             ValueError: settings contradict each other.
         """
         strategy = choose_prefill(prefill, self.config)
+        held = check_kv_dtype(kv_dtype, strategy)
         if video is None and frames is None:
             raise ValueError("no video given: pass a file, a folder, pictures, an array or an iterator")
         if video is None:
@@ -159,6 +167,7 @@ class VideoXL:
                 sampling=sampling,
                 system=system,
                 subtitles=subtitles,
+                kv_dtype=held,
             )
             embedder = FrameEmbedder(siglip_for(self, siglip)) if siglip and not source.is_still else None
             return VideoMemory(encode(self._read_context, request, as_progress(progress), embedder), self)
@@ -198,6 +207,10 @@ class VideoXL:
     @property
     def _read_context(self) -> ReadContext:
         return ReadContext(self.model, self.chat_format, self.fingerprint)
+
+    def quantisations(self, kv_dtype: KVDtype) -> Sequence[Quantisation]:
+        """How each layer packs keys and values."""
+        return quantisations(self.model.model.language_model, kv_dtype)
 
     @property
     def rope(self) -> Rope:

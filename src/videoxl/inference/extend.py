@@ -76,7 +76,14 @@ def extend(
             given.setdefault("start", max(last + step - between, 0.0))  # the frame due next, not one just before it
             given["fps"] = fps or 1 / step
         request = open_request(
-            source, given, context.config, strategy, frames=frames, sampling=sampling, subtitles=subtitles
+            source,
+            given,
+            context.config,
+            strategy,
+            frames=frames,
+            sampling=sampling,
+            subtitles=subtitles,
+            kv_dtype=memory.usage.kv_dtype,
         )
         shift = last + step if _counts_from_zero(source) else 0.0
         return _read_on(context, memory, request, shift, committed_cache, siglip, as_progress(progress))

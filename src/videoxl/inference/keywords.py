@@ -18,6 +18,7 @@ class AnswerKeywords(GenerationKeywords, SamplingKeywords, total=False):
     timestamps: Any
     sampling: Sampling | None
     prefill: PrefillStrategy | str | None
+    kv_dtype: str | None
     subtitles: Any
     siglip: bool | str | SiglipRelevance
     stream: int | None

@@ -53,6 +53,8 @@ TEXT_FILES = (".json", ".txt", ".jinja", ".model")
 SPARE_IDS = 64
 """Tokens that a tokenizer may have beyond the model's embeddings: markers that prompts never hold."""
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
+QUANTIZATIONS = ("int8", "nf4")
+"""What weights can be rounded to by name, the larger first."""
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
 NOT_QUANTIZED = (
     "model.vision_tower",
@@ -335,12 +337,17 @@ def pick_dtype(dtype: Dtype, folder: Path, device: DeviceMap) -> torch.dtype:
     return torch.float32 if weights < 0.8 * free_host_bytes() else torch.bfloat16
 
 
+def check_quantization(quantization: str | None) -> None:
+    """Raise ``ValueError`` for a name that this package does not offer."""
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise ValueError(f"unknown quantization {quantization!r}; allowed: int8, nf4, or a transformers config")
+
+
 def quantization_config(quantization: object) -> object:
     """Make a transformers quantisation config from a name this package offers; a config passes through."""
     if not isinstance(quantization, str):
         return quantization
-    if quantization not in ("int8", "nf4"):
-        raise ValueError(f"unknown quantization {quantization!r}; allowed: int8, nf4, or a transformers config")
+    check_quantization(quantization)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(f"quantization={quantization!r} needs bitsandbytes: pip install 'videoxl[quant]'")
     from transformers import BitsAndBytesConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from videoxl.config import DEFAULT_SYSTEM_PROMPT, PrefillStrategy, Sampling
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, KVDtype, PrefillStrategy, Sampling
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.subtitles import cues_of
 from videoxl.inference.video_input import choose_sampling, end_of
@@ -27,6 +27,8 @@ class EncodeRequest:
     system: str = DEFAULT_SYSTEM_PROMPT
     cues: tuple[Cue, ...] | None = None
     """Subtitles to read with the frames; None: there are none."""
+    kv_dtype: KVDtype | None = None
+    """What keys and values are rounded to; None: as they are computed."""
 
     @property
     def is_open(self) -> bool:
@@ -59,6 +61,7 @@ def open_request(
     sampling: Sampling | None = None,
     system: str = DEFAULT_SYSTEM_PROMPT,
     subtitles: object = None,
+    kv_dtype: KVDtype | None = None,
 ) -> EncodeRequest:
     """Choose the frames of an opened source. ``given``: single sampling settings by name; see :class:`Sampling`.
 
@@ -70,4 +73,4 @@ def open_request(
     )
     selection = source.select(wanted, whole_groups_of=whole_groups_of)
     cues = None if subtitles is None else cues_of(subtitles, source)
-    return EncodeRequest(source, selection, wanted, strategy, system, cues)
+    return EncodeRequest(source, selection, wanted, strategy, system, cues, kv_dtype)

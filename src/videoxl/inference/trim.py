@@ -77,14 +77,14 @@ def _without(model: VideoXLForConditionalGeneration, cache: KVCache, head: int, 
 
     What waits in host memory stays there.
     """
-    out = KVCache(len(cache.layers), reserve=head + stop - begin + SPARE_TOKENS)
+    out = KVCache([layer.empty(head + stop - begin + SPARE_TOKENS) for layer in cache.layers])
     for number, layer in enumerate(cache.layers):
-        distance = torch.full((stop - begin,), begin - head, device=layer.keys.device)
-        moved = model.model.language_model.inverse_rope(layer.keys[..., begin:stop, :], distance)
-        keys = torch.cat([layer.keys[..., :head, :], moved], dim=2)
-        values = torch.cat([layer.values[..., :head, :], layer.values[..., begin:stop, :]], dim=2)
+        (first_keys, first_values), (keys, values) = layer.span(0, head), layer.span(begin, stop)
+        distance = torch.full((stop - begin,), begin - head, device=keys.device)
+        moved = model.model.language_model.inverse_rope(keys, distance)
+        keys, values = torch.cat([first_keys, moved], dim=2), torch.cat([first_values, values], dim=2)
         if layer.on_host:
             out.layers[number] = HostLayer.of(PreallocatedLayer.holding(keys, values))
         else:
-            out.update(keys, values, number)
+            out.layers[number].keep(keys, values)
     return out

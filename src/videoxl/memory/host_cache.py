@@ -92,18 +92,19 @@ class HostLayer(PreallocatedLayer):
 
 
 class LayerOnItsWay(PreallocatedLayer):
-    """A fork of a :class:`HostLayer`: it reads the block in host memory, until it grows in a buffer on the device."""
+    """A fork of a :class:`HostLayer`: it reads what is in host memory, until it grows in a buffer on the device."""
+
+    _begun_in: SharedBuffer | None = None
 
     @property
     def on_host(self) -> bool:
-        return isinstance(self.buffer(), HostBuffer)
+        return self._buffer is not None and self._buffer is self._begun_in
 
     def fork(self, reserved: int = 0) -> PreallocatedLayer:
         return _on_its_way(self, reserved) if self.on_host else super().fork(reserved)
 
     def _fill(self, buffer: SharedBuffer) -> None:
         held = self.buffer()
-        assert isinstance(held, HostBuffer) or not self.on_host
         if not isinstance(held, HostBuffer):
             super()._fill(buffer)
             return
@@ -117,8 +118,9 @@ class LayerOnItsWay(PreallocatedLayer):
 def _on_its_way(layer: PreallocatedLayer, reserved: int) -> PreallocatedLayer:
     other = LayerOnItsWay(reserved)
     if not layer.is_empty:
-        layer.buffer().release(layer)
-        other._attach(layer.buffer(), layer.length)
+        buffer = other._begun_in = layer.buffer()
+        buffer.release(layer)
+        other._attach(buffer, layer.length)
     return other
 
 
@@ -136,16 +138,17 @@ class DeviceStore:
 
     def append(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, landmarks: torch.Tensor) -> None:
         """New tokens of a layer; ``landmarks`` indexes those among them that all later tokens see."""
-        kept = self._landmarks[layer]
+        kept, held, begin = self._landmarks[layer], self.cache.layers[layer], self.cache.layers[layer].length
         if kept.is_empty and len(self._before):
-            old = self.cache.layers[layer]
-            index = self._before.to(old.keys.device)
-            kept.update(*(t.index_select(2, index).to(keys_BKLE.device) for t in (old.keys, old.values)))
+            keys, values = held.select("keys", self._before), held.select("values", self._before)
+            kept.update(keys.to(keys_BKLE.device), values.to(keys_BKLE.device))
         self._keep(layer, keys_BKLE, values_BKLE)
+        if held.is_packed:  # what all later tokens see is rounded as the rest is
+            keys_BKLE, values_BKLE = held.span(begin, held.length)
         kept.update(keys_BKLE.index_select(2, landmarks), values_BKLE.index_select(2, landmarks))
 
     def _keep(self, layer: int, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> None:
-        self.cache.layers[layer].update(keys_BKLE, values_BKLE)
+        self.cache.layers[layer].keep(keys_BKLE, values_BKLE)
 
     def read(self, layer: int, run: RowRun) -> Pair:
         """What a run attends to: landmarks before its window, then its window."""
@@ -157,8 +160,7 @@ class DeviceStore:
 
     def span(self, layer: int, begin: int, end: int) -> Pair:
         """Tokens ``[begin, end)`` of a layer, on the device."""
-        held = self.cache.layers[layer]
-        return held.keys[..., begin:end, :], held.values[..., begin:end, :]
+        return self.cache.layers[layer].span(begin, end)
 
     def everything(self, layer: int, end: int) -> Pair:
         """The first ``end`` tokens of a layer, on the device."""

@@ -154,6 +154,11 @@ class PreallocatedLayer:
         return False
 
     @property
+    def is_packed(self) -> bool:
+        """Whether the buffers hold keys and values otherwise than attention reads them."""
+        return False
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the keys and values held, without spare capacity."""
         return 0 if self.is_empty else _nbytes(self.keys) + _nbytes(self.values)
@@ -163,6 +168,10 @@ class PreallocatedLayer:
         """Where the content is, and its bytes there."""
         on_host = self.is_empty or self.device.type == "cpu"
         return "host" if on_host else "device", self.nbytes
+
+    def span(self, begin: int, end: int) -> Pair:
+        """Keys and values of the tokens ``[begin, end)``."""
+        return self.keys[..., begin:end, :], self.values[..., begin:end, :]
 
     def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
         """Keys or values of some tokens, ``[B, K, len(positions), E]``, on the device that holds them."""
@@ -196,6 +205,10 @@ class PreallocatedLayer:
     def grow_to(self, length: int) -> None:
         """The tokens before ``length`` were written into the buffer. Room behind them stays this layer's."""
         self.length = length
+
+    def keep(self, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor) -> None:
+        """Append, for whoever does not need all keys and values now."""
+        self.update(keys_BKLE, values_BKLE)
 
     def _records(self) -> bool:
         return not self.is_empty and (self.keys.requires_grad or self.values.requires_grad)
@@ -257,6 +270,19 @@ class PreallocatedLayer:
             buffer.release(self)
             other._attach(buffer, self.length)
         return other
+
+    def empty(self, reserved: int = 0) -> PreallocatedLayer:
+        """An empty layer of the same kind, on the device."""
+        return PreallocatedLayer(reserved)
+
+    def cut(self, begin: int) -> PreallocatedLayer:
+        """A copy of the tokens from ``begin`` on, to be given to :meth:`join`."""
+        keys, values = self.span(begin, self.length)
+        return PreallocatedLayer.holding(keys.clone(), values.clone())
+
+    def join(self, piece: PreallocatedLayer) -> None:
+        """Append what :meth:`cut` returned."""
+        self.update(piece.keys, piece.values)
 
 
 def _nbytes(tensor: torch.Tensor) -> int:

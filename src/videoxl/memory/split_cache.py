@@ -18,9 +18,7 @@ class SplitCache(KVCache):
     """
 
     def __init__(self, cache: KVCache, committed: int) -> None:
-        self._pending = [
-            (layer.keys[..., committed:, :].clone(), layer.values[..., committed:, :].clone()) for layer in cache.layers
-        ]
+        self._pending = [layer.cut(committed) for layer in cache.layers]
         self._committed = cache.fork()
         self._committed.truncate(committed)
         self._joined: KVCache | None = None
@@ -41,15 +39,14 @@ class SplitCache(KVCache):
     @torch.inference_mode()  # the buffers were made in it, and may only be written to in it
     def _join(self) -> KVCache:
         joined = self._committed.fork()
-        for number, (keys, values) in enumerate(self._pending):
-            joined.update(keys, values, number)
+        for layer, piece in zip(joined.layers, self._pending):
+            layer.join(piece)
         return joined
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values, without joining them."""
-        pending = (tensor for pair in self._pending for tensor in pair)
-        return self._committed.nbytes + sum(t.numel() * t.element_size() for t in pending)
+        return self._committed.nbytes + sum(piece.nbytes for piece in self._pending)
 
 
 def is_offloaded(cache: KVCache) -> bool:

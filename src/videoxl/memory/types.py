@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le
 
+from videoxl.config import KVDtype
 from videoxl.config_keywords import ExtendKeywords
 from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV
+from videoxl.memory.quantised import Quantisation
 from videoxl.settings import Count, CountOrZero, from_json
 
 Cost = Annotated[float, Ge(0), Le(1e12)]
@@ -48,14 +50,17 @@ class ReadStats:
     """Whether the source was a single picture."""
     subtitles: CountOrZero | None = None
     """Number of cues read; None: no subtitles were given."""
+    kv_dtype: KVDtype | None = None
+    """What keys and values are rounded to while they are held; None: they are as the model computed them."""
     extended: CountOrZero = 0
     """How often the memory was extended."""
 
     def to_dict(self) -> dict[str, object]:
-        """Convert to plain data for JSON. ``extended`` appears once the memory was extended."""
+        """Convert to plain data for JSON. ``extended`` appears once the memory was extended, ``kv_dtype`` with one."""
         data: dict[str, object] = {**asdict(self), "seconds": dict(self.seconds)}
-        if not self.extended:
-            del data["extended"]
+        for name in ("extended", "kv_dtype"):
+            if not data[name]:
+                del data[name]
         return data
 
     @classmethod
@@ -157,6 +162,7 @@ class MemoryOwner(Protocol):
     ) -> MemoryState: ...
     def trimmed(self, state: MemoryState, *, start: float | None, end: float | None) -> MemoryState: ...
     def check_stored(self, state: MemoryState) -> None: ...
+    def quantisations(self, kv_dtype: KVDtype) -> Sequence[Quantisation]: ...
     @property
     def rope(self) -> Rope: ...
     @property

@@ -113,6 +113,7 @@ class _Reading:
     question: str
     sampling: SamplingSettings
     prefill: PrefillStrategy | str | None
+    kv_dtype: str | None
     decode: DecodeStrategy | str | None
     cues: Sequence[Cue] | None
     overlap: float
@@ -129,6 +130,7 @@ def run_scenario(
     event: str | None = None,
     sampling: SamplingSettings | None = None,
     prefill: PrefillStrategy | str | None = None,
+    kv_dtype: str | None = None,
     decode: DecodeStrategy | str | None = None,
     subtitles: object = None,
     overlap: float = OVERLAP,
@@ -167,6 +169,7 @@ def run_scenario(
             question=question,
             sampling=_pass_sampling(sampling or {}, scenario.max_frames if timed else UNTIMED_FRAMES),
             prefill=prefill,
+            kv_dtype=kv_dtype,
             decode=decode,
             cues=None if subtitles is None else cues_of(subtitles, video),
             overlap=overlap,
@@ -236,7 +239,14 @@ def _ask_passes(engine: VideoXL, source: VideoSource, reading: _Reading) -> Iter
             if reading.tell:
                 reading.tell(f"pass {number} of {len(passes)}: {part.start:.1f}s to {part.end:.1f}s")
         cues = [cue for cue in reading.cues or () if cue.start_s < part.end and cue.end_s > part.start]
-        memory = engine.encode(source, **sampling, prefill=strategy, subtitles=cues or None, progress=reading.progress)
+        memory = engine.encode(
+            source,
+            **sampling,
+            prefill=strategy,
+            kv_dtype=reading.kv_dtype,
+            subtitles=cues or None,
+            progress=reading.progress,
+        )
         answer = engine.ask(
             memory,
             reading.question,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from videoxl.config import (
     BeaconPrefill,
@@ -11,6 +11,7 @@ from videoxl.config import (
     ChunkedPrefill,
     DecodeStrategy,
     DenseDecode,
+    KVDtype,
     PrefillStrategy,
     SelectivePrefill,
 )
@@ -19,6 +20,7 @@ from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import SPARE_TOKENS
+from videoxl.memory.quantised import TOKENS_AT_ONCE, packed_bytes
 from videoxl.model.attention import ROWS_ON_CPU
 from videoxl.model.configuration import VideoXLConfig
 
@@ -80,21 +82,41 @@ def footprint(
     itemsize: int,
     prefill: PrefillStrategy,
     decode: DecodeStrategy | None = None,
+    *,
+    kv_dtype: KVDtype | None = None,
+    quantization: str | None = None,
 ) -> Footprint:
-    """``further_tokens``: those of a question and its answer; ``decode``: how it reads, default all of the video."""
-    memory = kv_bytes(config, sizes.kept, itemsize)
+    """What a run takes.
+
+    Args:
+        further_tokens: those of a question and its answer.
+        itemsize: bytes of a number as the model computes.
+        decode: how a question reads, default all of the video.
+        kv_dtype, quantization: what keys and values, and weights, are rounded to while they are held.
+    """
+    memory = kv_bytes(config, sizes.kept, itemsize, kv_dtype)
     offloaded = isinstance(prefill, ChunkedPrefill) and prefill.offload
     return Footprint(
         memory=memory,
         host=memory if offloaded else 0,
-        spare=0 if offloaded else kv_bytes(config, SPARE_TOKENS, itemsize),
-        question=_question_bytes(config, sizes, further_tokens, itemsize, decode or DenseDecode(), offloaded),
-        working=working_bytes(config, sizes, itemsize, prefill),
+        spare=0 if offloaded else kv_bytes(config, _spare_tokens(config, prefill), itemsize, kv_dtype),
+        question=_question_bytes(config, sizes, further_tokens, itemsize, decode or DenseDecode(), offloaded, kv_dtype)
+        + _product_bytes(config, further_tokens, itemsize, quantization),
+        working=working_bytes(config, sizes, itemsize, prefill, kv_dtype, quantization),
     )
 
 
-def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
+def _spare_tokens(config: VideoXLConfig, prefill: PrefillStrategy) -> int:
+    """Room behind the video: for questions, and for a window of beacons while it is read."""
+    windows = 2 * (prefill.window or config.beacon_window) if isinstance(prefill, BeaconPrefill) else 0
+    return SPARE_TOKENS + windows
+
+
+def kv_bytes(config: VideoXLConfig, tokens: int, itemsize: int, kv_dtype: KVDtype | None = None) -> int:
     """Bytes of the keys and values of ``tokens`` tokens, exactly."""
+    text = config.text
+    if kv_dtype is not None:
+        return text.num_hidden_layers * packed_bytes(tokens, text.num_key_value_heads, config.head_width)
     return 2 * tokens * config.text.num_hidden_layers * config.text.num_key_value_heads * config.head_width * itemsize
 
 
@@ -112,17 +134,45 @@ def mixed_tokens(config: VideoXLConfig, sizes: Sizes, decode: BiLevelDecode) -> 
 
 
 def _question_bytes(
-    config: VideoXLConfig, sizes: Sizes, further: int, itemsize: int, decode: DecodeStrategy, offloaded: bool
+    config: VideoXLConfig,
+    sizes: Sizes,
+    further: int,
+    itemsize: int,
+    decode: DecodeStrategy,
+    offloaded: bool,
+    kv_dtype: KVDtype | None,
 ) -> int:
     if isinstance(decode, BiLevelDecode):
         pooled, mixed = mixed_tokens(config, sizes, decode)
         return kv_bytes(config, pooled + mixed + further, itemsize)
+    read = _unpacked_bytes(config, sizes.kept + further, itemsize) if kv_dtype is not None else 0
     if offloaded or further > SPARE_TOKENS:  # a copy on the device
-        return kv_bytes(config, sizes.kept + further, itemsize)
-    return 0
+        return kv_bytes(config, sizes.kept + further, itemsize, kv_dtype) + read
+    return read
 
 
-def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
+def _product_bytes(config: VideoXLConfig, rows: int, itemsize: int, quantization: str | None) -> int:
+    """What a product with rounded weights takes: ``nf4`` unpacks the matrix, ``int8`` sums in 32 bits."""
+    text = config.text
+    if quantization == "nf4":
+        return text.hidden_size * text.intermediate_size * itemsize
+    return rows * text.intermediate_size * 4 if quantization == "int8" else 0
+
+
+def _unpacked_bytes(config: VideoXLConfig, tokens: int, itemsize: int) -> int:
+    """Keys and values of one layer as attention reads them, and what unpacking takes beside."""
+    wide = 2 * min(tokens, TOKENS_AT_ONCE) * config.text.num_key_value_heads * config.head_width * 4
+    return kv_bytes(config, tokens, itemsize) // config.text.num_hidden_layers + wide
+
+
+def working_bytes(
+    config: VideoXLConfig,
+    sizes: Sizes,
+    itemsize: int,
+    prefill: PrefillStrategy,
+    kv_dtype: KVDtype | None = None,
+    quantization: str | None = None,
+) -> int:
     """What reading holds at its peak: the feed-forward layer of the vision tower, or a tile of the language model."""
     text = config.text
     groups = frames_per_tile(prefill, config) // config.frames_per_group
@@ -137,7 +187,12 @@ def working_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: P
         reading += sizes.kept**2 * (1 + itemsize)
     elif not isinstance(prefill, ChunkedPrefill):
         reading += ROWS_ON_CPU * sizes.kept * (1 + itemsize)
+    if kv_dtype is not None:
+        reading += _unpacked_bytes(config, sizes.kept, itemsize)
+    reading += _product_bytes(config, tile, itemsize, quantization)
     seeing = _vision_bytes(config, sizes, itemsize, prefill)
+    if isinstance(prefill, SelectivePrefill):  # its cache is made when all frames were seen
+        seeing = max(0, seeing - kv_bytes(config, sizes.kept + SPARE_TOKENS, itemsize, kv_dtype))
     return max(seeing, reading) + _held_while_reading(config, sizes, itemsize, prefill)
 
 
@@ -165,7 +220,8 @@ def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, pref
         return global_tokens
     per_group = (sizes.kept + sizes.groups - 1) // max(1, sizes.groups)
     window = kv_bytes(config, min(sizes.kept, (prefill.chunk_size + GROUPS_PER_TILE) * per_group), itemsize)
-    return global_tokens + window + kv_bytes(config, sizes.kept, itemsize) // text.num_hidden_layers  # one layer back
+    back = 2 * kv_bytes(config, sizes.kept + SPARE_TOKENS, itemsize) // text.num_hidden_layers  # two layers come back
+    return global_tokens + window + back
 
 
 def frames_that_fit(
@@ -176,24 +232,24 @@ def frames_that_fit(
     free_bytes: int,
     prefill: PrefillStrategy,
     decode: DecodeStrategy | None = None,
+    *,
+    kv_dtype: KVDtype | None = None,
+    quantization: str | None = None,
 ) -> int:
     """Most frames, in whole groups, of a video like this that fit into ``free_bytes`` of the device."""
 
     def fits(count: int) -> bool:
-        return footprint(config, sizes.scaled(count), further_tokens, itemsize, prefill, decode).device <= free_bytes
+        needed = footprint(
+            config,
+            sizes.scaled(count),
+            further_tokens,
+            itemsize,
+            prefill,
+            decode,
+            kv_dtype=kv_dtype,
+            quantization=quantization,
+        )
+        return needed.device <= free_bytes
 
     group = config.frames_per_group
     return bisect_left(range(group, sizes.frames + 1, group), True, key=lambda count: not fits(count)) * group
-
-
-def settings_that_fit(
-    config: VideoXLConfig, sizes: Sizes, further_tokens: int, itemsize: int, free_bytes: int
-) -> tuple[PrefillStrategy, DecodeStrategy] | None:
-    """A way to read all of the video that fits, where the family has one."""
-    for prefill, decode in config.traits.low_memory:
-        if isinstance(prefill, BeaconPrefill):
-            kept = sizes.global_tokens + sizes.frames * config.tokens_per_group // min(prefill.ratios)
-            sizes = replace(sizes, kept=kept)
-        if footprint(config, sizes, further_tokens, itemsize, prefill, decode).device <= free_bytes:
-            return prefill, decode
-    return None

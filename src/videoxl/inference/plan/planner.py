@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Unpack
 
@@ -11,17 +11,19 @@ from videoxl.config import (
     DEFAULT_SYSTEM_PROMPT,
     DecodeStrategy,
     DenseDecode,
+    KVDtype,
     PrefillStrategy,
     Sampling,
+    check_kv_dtype,
 )
 from videoxl.config_keywords import SamplingKeywords
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.hardware import Hardware, hardware
-from videoxl.inference.plan.fit import describe_settings
-from videoxl.inference.plan.footprint import footprint, frames_that_fit, settings_that_fit
+from videoxl.inference.loading import QUANTIZATIONS, check_quantization
 from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.reading import plan_reading
-from videoxl.inference.plan.work import model_flops, prefill_work, weight_bytes
+from videoxl.inference.plan.ways import Room, Way, frames_by_way, ways_that_fit
+from videoxl.inference.plan.work import WeightSizes, model_flops, prefill_work
 from videoxl.inference.prefill.choose import choose_prefill
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import open_request
@@ -47,6 +49,7 @@ class Plan:
     question_tokens: int
     max_new_tokens: int
     weight_bytes: int
+    """All weights as they are held."""
     memory_bytes: int
     """Keys and values of the video, which ``encode`` keeps."""
     host_bytes: int
@@ -67,8 +70,16 @@ class Plan:
     """How the video is read."""
     decode: str = "dense"
     """How questions read it."""
+    kv_dtype: str | None = None
+    """What keys and values are rounded to while they are held; None: as the model computes."""
+    quantization: str | None = None
+    """What weights are rounded to."""
+    unrounded_weight_bytes: int = 0
+    """How much of the weights ``quantization`` leaves as it is."""
     fitting: str | None = None
     """Settings with which all of the frames fit, where these do not."""
+    fewer: str | None = None
+    """How many frames fit in the way that fits most of them, where none fits all."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -86,11 +97,13 @@ class Plan:
         """What to change when it does not fit."""
         if self.fits:
             return None
+        fewest = [self.fewer] if self.fewer else []
         if self.frames_that_fit == 0:
             need = (self.total_bytes - self.available_bytes) / 1e9
-            return f"the weights leave no room: use a quantised model or a device with {need:.1f} GB more"
+            no_room = f"the weights leave no room: use a quantised model or a device with {need:.1f} GB more"
+            return "; ".join([no_room, *([f"all frames fit with {self.fitting}"] if self.fitting else []), *fewest])
         fewer = f"at most {self.frames_that_fit:,} frames fit: lower max_frames or fps, or read a part with end="
-        return f"{fewer}; all of them fit with {self.fitting}" if self.fitting else fewer
+        return "; ".join([fewer, *([f"all of them fit with {self.fitting}"] if self.fitting else []), *fewest])
 
     def to_dict(self) -> dict[str, object]:
         derived = {"total_bytes": self.total_bytes, "fits": self.fits, "advice": self.advice}
@@ -109,12 +122,16 @@ class Plan:
             return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
         subtitles = f" with {self.subtitle_tokens:,} of subtitles" if self.subtitle_tokens else ""
+        rounded = ""
+        if self.quantization:
+            rounded = f" in {self.quantization} ({gigabytes(self.unrounded_weight_bytes)} of them as they are)"
         lines = [
             f"frames      {self.frames:,} over {self.video_seconds:,.1f} s of video",
             f"tokens      {self.memory_tokens:,} ({self.visual_tokens:,} visual, {self.timestamp_tokens:,} timestamps"
             f"{subtitles}) + {self.question_tokens} question + up to {self.max_new_tokens} answer",
-            f"prefill     {self.prefill}, decode {self.decode}",
-            f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}, video "
+            f"prefill     {self.prefill}, decode {self.decode}"
+            + (f", keys and values in {self.kv_dtype}" if self.kv_dtype else ""),
+            f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}{rounded}, video "
             f"{gigabytes(self.memory_bytes - self.host_bytes)}, spare {gigabytes(self.spare_bytes)}, and then reading "
             f"about {gigabytes(self.working_bytes)} or asking {gigabytes(self.question_bytes)}",
             *([f"host        {gigabytes(self.host_bytes)} of the video"] if self.host_bytes else []),
@@ -141,9 +158,19 @@ def make_plan(
     system: str = DEFAULT_SYSTEM_PROMPT,
     prefill: PrefillStrategy | None = None,
     decode: DecodeStrategy | None = None,
+    kv_dtype: KVDtype | None = None,
+    quantization: str | None = None,
+    unrounded: int = 0,
+    smaller_weights: Mapping[str, int] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Plan:
-    """Put the numbers together. ``weights``: bytes to load; 0 when they are on the device already."""
+    """Put the numbers together.
+
+    Args:
+        weights: bytes to load; 0 when they are on the device already.
+        unrounded: how many of them ``quantization`` leaves as they are.
+        smaller_weights: bytes to load under another ``quantization``, by its name.
+    """
     strategy, frames = choose_prefill(prefill, config), len(timestamps)
     if cues is not None:
         check_place(config.family, config.time_format)
@@ -155,8 +182,13 @@ def make_plan(
     question_tokens = len(chat_format.suffix(question)) if question else 0
     further = question_tokens + max_new_tokens
     free = where.free_bytes - weights
-    needed = footprint(config, sizes, further, itemsize, strategy, decode)
-    low_memory = None if needed.device <= free else settings_that_fit(config, sizes, further, itemsize, free)
+    asked = Way(strategy, decode or DenseDecode(), kv_dtype, quantization)
+    all_weights: dict[str | None, int] = {quantization: weights}
+    all_weights.update(smaller_weights or {})
+    room = Room(config, sizes, strategy, further, itemsize, where.free_bytes, all_weights)
+    needed = room.needed(asked)
+    others = [] if needed.device <= free else [way.changes(asked) for way in ways_that_fit(room, asked)]
+    most = None if needed.device <= free or others else frames_by_way(room, asked)
     flops = model_flops(config, frames, *prefill_work(strategy, config, prefix_tokens, span))
     widths = {"vision": config.vision.hidden_size, "prefill": config.text.hidden_size}
     seconds = {"decode": where.decoding_seconds(decoding)}
@@ -178,12 +210,16 @@ def make_plan(
         question_bytes=needed.question,
         working_bytes=needed.working,
         available_bytes=where.free_bytes,
-        frames_that_fit=frames_that_fit(config, sizes, further, itemsize, free, strategy, decode),
+        frames_that_fit=room.frames(asked),
         device=where.name,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         prefill=str(strategy),
         decode=str(decode or DenseDecode()),
-        fitting=describe_settings(low_memory),
+        kv_dtype=kv_dtype,
+        quantization=quantization,
+        unrounded_weight_bytes=unrounded,
+        fitting=", or with ".join(others) or None,
+        fewer=f"{most[0]:,} frames fit with {most[1].changes(asked)}" if most else None,
         notes=notes,
     )
 
@@ -196,6 +232,8 @@ def plan(
     max_new_tokens: int = 256,
     prefill: PrefillStrategy | str | None = None,
     decode: DecodeStrategy | str | None = None,
+    kv_dtype: str | None = None,
+    quantization: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     sampling: Sampling | None = None,
@@ -211,7 +249,8 @@ def plan(
         video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
         model: a folder, an embedded model, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
-        prefill, frames, timestamps, subtitles: as in :meth:`VideoXL.encode`.
+        prefill, kv_dtype, frames, timestamps, subtitles: as in :meth:`VideoXL.encode`.
+        quantization: as in :func:`videoxl.load`, by name.
         decode: as in :meth:`VideoXL.ask`.
         settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
 
@@ -220,6 +259,10 @@ def plan(
     """
     spec = model_spec(model, dtype, on_cpu=device == "cpu")
     strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
+    held = check_kv_dtype(kv_dtype, strategy)
+    check_quantization(quantization)
+    sizes, itemsize = WeightSizes.of(spec.config), spec.dtype.itemsize
+    smaller = QUANTIZATIONS[QUANTIZATIONS.index(quantization) + 1 :] if quantization else QUANTIZATIONS
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
@@ -234,13 +277,17 @@ def plan(
         request.timestamps,
         decoding=decoding,
         where=hardware(device),
-        weights=weight_bytes(spec.config, spec.dtype.itemsize),
-        itemsize=spec.dtype.itemsize,
+        weights=sizes.nbytes(itemsize, quantization),
+        itemsize=itemsize,
         question=question,
         max_new_tokens=max_new_tokens,
         video_end=end_s,
         cues=request.cues,
         prefill=strategy,
         decode=reading,
+        kv_dtype=held,
+        quantization=quantization,
+        unrounded=sizes.kept_bytes(itemsize, quantization),
+        smaller_weights={name: sizes.nbytes(itemsize, name) for name in smaller},
         notes=notes + spec.notes,
     )

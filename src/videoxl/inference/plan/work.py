@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import nn
 
 from videoxl.config import BeaconPrefill, ChunkedPrefill, PrefillStrategy
+from videoxl.inference.loading import NOT_QUANTIZED
 from videoxl.inference.prefill.choose import memory_tokens
 from videoxl.inference.prompt import VisualSpan
 from videoxl.model.configuration import VideoXLConfig
@@ -44,9 +48,48 @@ def model_flops(config: VideoXLConfig, frames: int, tokens: int, pairs: float | 
     return {"vision": frames * (tower + synthesis), "prefill": tokens * linear + attention}
 
 
-def weight_bytes(config: VideoXLConfig, itemsize: int) -> int:
-    """Bytes of all weights, exactly, from a model that is never filled."""
-    with torch.device("meta"):
-        model = VideoXLForConditionalGeneration(config)
-    nbytes: int = sum(p.numel() for p in model.parameters()) * itemsize
-    return nbytes
+@dataclass(frozen=True)
+class WeightSizes:
+    """How many numbers a model has, from one that is never filled."""
+
+    numbers: int
+    """In all of its weights."""
+    matrices: tuple[tuple[int, int], ...]
+    """Rows and columns of those that quantising rounds: the language model's, without embeddings and head."""
+
+    @classmethod
+    def of(cls, config: VideoXLConfig) -> WeightSizes:
+        with torch.device("meta"):
+            model = VideoXLForConditionalGeneration(config)
+        rounded = [
+            (module.out_features, module.in_features)
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and not name.startswith(NOT_QUANTIZED)
+        ]
+        return cls(sum(p.numel() for p in model.parameters()), tuple(rounded))
+
+    def nbytes(self, itemsize: int, quantization: str | None = None) -> int:
+        """Bytes of all weights; ``itemsize``: of a number that is not rounded."""
+        return self.kept_bytes(itemsize, quantization) + self.rounded_bytes(quantization)
+
+    def kept_bytes(self, itemsize: int, quantization: str | None = None) -> int:
+        """Bytes of what stays as it is: with ``quantization`` vision side, embeddings, head, norms and biases."""
+        rounded = sum(rows * columns for rows, columns in self.matrices) if quantization else 0
+        return (self.numbers - rounded) * itemsize
+
+    def rounded_bytes(self, quantization: str | None) -> int:
+        """Bytes of rounded matrices: ``int8`` has a scale per row, ``nf4`` one per 64 numbers, both in fp32."""
+        if quantization == "int8":
+            return sum(rows * columns + 4 * rows for rows, columns in self.matrices)
+        if quantization == "nf4":
+            return sum(-(-rows * columns // 2) + 4 * -(-rows * columns // NF4_BLOCK) for rows, columns in self.matrices)
+        return 0
+
+
+NF4_BLOCK = 64
+"""Numbers that share a scale in ``nf4``."""
+
+
+def weight_bytes(config: VideoXLConfig, itemsize: int, quantization: str | None = None) -> int:
+    """Bytes of all weights, exactly."""
+    return WeightSizes.of(config).nbytes(itemsize, quantization)

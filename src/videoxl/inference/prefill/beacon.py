@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from videoxl.config import BeaconPrefill
-from videoxl.inference.prefill.prefiller import Committed
+from videoxl.inference.prefill.prefiller import Committed, NewCache, plain_caches
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.beacon import ratio_chooser, require_beacons, run_window
@@ -81,6 +81,7 @@ class BeaconPrefiller:
         ratios: RatioChooser | None = None,
         cache: KVCache | None = None,
         seen: int = 0,
+        new_cache: NewCache | None = None,
     ) -> None:
         """
         Args:
@@ -104,11 +105,8 @@ class BeaconPrefiller:
         while seen and self.loop.end < prefix + seen:
             self._count(self.loop.next(prefix + seen))
         reserve = prefix + (visual_tokens or 0) // min(strategy.ratios) + 2 * self.loop.window + spare
-        self.cache = (
-            cache
-            if cache is not None
-            else KVCache(model.model.num_text_layers, reserve=reserve if visual_tokens else 0)
-        )
+        made = new_cache or plain_caches(model)
+        self.cache = cache if cache is not None else made(reserve if visual_tokens else 0)
 
     @property
     def ids(self) -> list[int]:

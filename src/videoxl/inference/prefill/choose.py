@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from videoxl.config import (
     PREFILLS,
@@ -16,7 +17,7 @@ from videoxl.config import (
 from videoxl.inference.prefill.beacon import BeaconPrefiller, count_beacons
 from videoxl.inference.prefill.chunked import chunked_prefiller
 from videoxl.inference.prefill.full import FullPrefiller
-from videoxl.inference.prefill.prefiller import Prefiller, PrefillState
+from videoxl.inference.prefill.prefiller import NewCache, Prefiller, PrefillState
 from videoxl.inference.prefill.selective import SelectivePrefiller
 from videoxl.inference.prefill.tiles import FRAMES_PER_TILE
 from videoxl.inference.prompt import ChatFormat, VisualSpan
@@ -68,6 +69,7 @@ def make_prefiller(
     chat_format: ChatFormat,
     spare: int = 0,
     before: PrefillState | None = None,
+    new_cache: NewCache | None = None,
 ) -> Prefiller:
     """Make the prefiller of a strategy.
 
@@ -75,22 +77,37 @@ def make_prefiller(
         visual_tokens, tokens: those of the whole video, where known; else None and 0.
         spare: tokens that questions will need, so that buffers have the right size from the start.
         before: what was read before, which the prefiller goes on from.
+        new_cache: makes the cache otherwise; default: one that holds keys and values as they are computed.
     """
     cache, ids = (before.cache, before.token_ids) if before else (None, ())
     reserve = tokens + spare if tokens else 0
     if isinstance(strategy, SelectivePrefill):
         text_ids = [*prefix_ids, *chat_format.suffix(strategy.about or "")]
         return SelectivePrefiller(
-            model, prefix_ids, strategy, text_ids=text_ids, visual_tokens=visual_tokens, tokens=reserve
+            model,
+            prefix_ids,
+            strategy,
+            text_ids=text_ids,
+            visual_tokens=visual_tokens,
+            tokens=reserve,
+            new_cache=new_cache,
         )
     if isinstance(strategy, BeaconPrefill):
         seen = len(before.timestamps) * model.config.tokens_per_group if before else 0
         return BeaconPrefiller(
-            model, prefix_ids, strategy, visual_tokens=visual_tokens, spare=spare, seen=seen, cache=cache
+            model,
+            prefix_ids,
+            strategy,
+            visual_tokens=visual_tokens,
+            spare=spare,
+            seen=seen,
+            cache=cache,
+            new_cache=new_cache,
         )
+    given: dict[str, Any] = {"reserve": reserve, "cache": cache, "ids": ids, "new_cache": new_cache}
     if isinstance(strategy, ChunkedPrefill):
-        return chunked_prefiller(model, prefix_ids, strategy, reserve=reserve, cache=cache, ids=ids)
-    return FullPrefiller(model, prefix_ids, reserve=reserve, cache=cache, ids=ids)
+        return chunked_prefiller(model, prefix_ids, strategy, **given)
+    return FullPrefiller(model, prefix_ids, **given)
 
 
 def frames_per_tile(strategy: PrefillStrategy, config: VideoXLConfig) -> int:

@@ -21,7 +21,7 @@ import torch
 
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prefill.full import TiledPrefiller
-from videoxl.inference.prefill.prefiller import WholeGroups
+from videoxl.inference.prefill.prefiller import NewCache, WholeGroups, plain_caches
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.host_cache import DeviceStore, HostStore
@@ -191,11 +191,12 @@ class MaskPrefiller(WholeGroups):
         reserve: int = 0,
         cache: KVCache | None = None,
         ids: Sequence[int] = (),
+        new_cache: NewCache | None = None,
     ) -> None:
         """As :class:`TiledPrefiller`."""
         super().__init__(model, prefix_ids)
         self.strategy = strategy
-        self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
+        self.cache = cache if cache is not None else (new_cache or plain_caches(model))(reserve)
         self.ids += ids
         self._waiting = [] if self.ids else list(prefix_ids)
         self._spans: list[tuple[int, ...]] = []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from videoxl.errors import DoesNotFitError
-from videoxl.inference.prefill.prefiller import WholeGroups
+from videoxl.inference.prefill.prefiller import NewCache, WholeGroups, plain_caches
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -30,15 +30,17 @@ class TiledPrefiller(WholeGroups, ABC):
         cache: KVCache | None = None,
         ids: Sequence[int] = (),
         tile_groups: int | None = None,
+        new_cache: NewCache | None = None,
     ) -> None:
         """
         Args:
             reserve: tokens expected in the end.
             cache, ids: what was read before, and the ids in it, which begin with ``prefix_ids``. It grows in place.
             tile_groups: most groups per forward; default as many as are handed over at once.
+            new_cache: makes the cache where none is given.
         """
         super().__init__(model, prefix_ids)
-        self.cache = cache if cache is not None else KVCache(model.model.num_text_layers, reserve=reserve)
+        self.cache = cache if cache is not None else (new_cache or plain_caches(model))(reserve)
         self.ids += ids
         self.tile_groups = tile_groups
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,14 @@ import torch
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
+
+NewCache = Callable[[int], KVCache]
+"""Makes an empty cache for so many tokens."""
+
+
+def plain_caches(model: VideoXLForConditionalGeneration) -> NewCache:
+    """Caches that hold keys and values as they are computed."""
+    return lambda reserve: KVCache(model.model.num_text_layers, reserve=reserve)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from videoxl.config import SelectivePrefill
-from videoxl.inference.prefill.prefiller import WholeGroups
+from videoxl.inference.prefill.prefiller import NewCache, WholeGroups, plain_caches
 from videoxl.inference.prompt import VisualSpan
-from videoxl.memory.kv_cache import KVCache
 from videoxl.model.token_scores import kept_count, normalise_scores, scored_embeddings, select_tokens
 from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -44,6 +43,7 @@ class SelectivePrefiller(WholeGroups):
         text_ids: Sequence[int],
         visual_tokens: int | None = None,
         tokens: int = 0,
+        new_cache: NewCache | None = None,
     ) -> None:
         """
         Args:
@@ -53,7 +53,7 @@ class SelectivePrefiller(WholeGroups):
         super().__init__(model, prefix_ids)
         self.keep, self.text_ids = strategy.keep, list(text_ids)
         reserve = tokens - visual_tokens + kept_count(visual_tokens, strategy.keep) if visual_tokens else 0
-        self.cache = KVCache(model.model.num_text_layers, reserve=reserve)
+        self.cache = (new_cache or plain_caches(model))(reserve)
         self._tiles: list[_Tile] = []
 
     def add(self, span: VisualSpan, tokens_PD: torch.Tensor) -> None:

@@ -119,14 +119,14 @@ def check_tokens(facts: MemoryFacts, ids: Sequence[int], groups: Sequence[Group]
             raise ValueError("visual tokens are at other places than the groups say")
 
 
-def check_usage(usage: ReadStats, *, frames: int, groups: Sequence[Group], tokens: int, token_bytes: int) -> None:
+def check_usage(usage: ReadStats, *, frames: int, groups: Sequence[Group], tokens: int, memory_bytes: int) -> None:
     """Raise ``ValueError`` where statistics contradict what is in the file."""
     facts = {
         "frames": frames,
         "video_seconds": groups[-1].end_s - groups[0].start_s,
         "visual_tokens": sum(group.token_end - group.visual_start for group in groups),
         "memory_tokens": tokens,
-        "memory_bytes": tokens * token_bytes,
+        "memory_bytes": memory_bytes,
     }
     for name, fact in facts.items():
         if getattr(usage, name) != fact:

@@ -21,6 +21,7 @@ from videoxl.memory.file.codec import Codec, Parts
 from videoxl.memory.file.format import MemoryFile, TensorSpec
 from videoxl.memory.kv_cache import SPARE_TOKENS, PreallocatedLayer, Rope, SharedBuffer, Tier, Which
 from videoxl.memory.model_id import ModelId
+from videoxl.memory.quantised import Quantisation, QuantisedLayer, packed_bytes
 
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that read blocks: reading and checking release the interpreter."""
@@ -134,6 +135,14 @@ class StoredLevel:
                 begin, end = ranges[block]
                 buffer_1KSE[0, :, begin:end].copy_(self._decode(which, block, parts, device))
 
+    def blocks(self, layer: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield keys and values of a layer by block. Raises :class:`MemoryFileError` when some are missing."""
+        if not self.complete:
+            raise self.incomplete()
+        for block in range(len(self.layout.ranges)):
+            keys, values = (self._decode(which, block, self._read(which, layer, block), device) for which in BOTH)
+            yield keys, values
+
     def incomplete(self) -> MemoryFileError:
         return MemoryFileError(
             f"{self.file.path} was saved with level='pooled': in detail it holds only the beginning and the end of the "
@@ -151,8 +160,16 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pin
 class _LayerSource:
     """One layer of a stored level, shared by all cache layers that have not read it yet; read at most once."""
 
-    def __init__(self, level: StoredLevel, layer: int, device: torch.device, host: bool) -> None:
-        self.level, self.layer, self.device, self.host = level, layer, device, host
+    def __init__(
+        self,
+        level: StoredLevel,
+        layer: int,
+        device: torch.device,
+        *,
+        host: bool = False,
+        packed: Quantisation | None = None,
+    ) -> None:
+        self.level, self.layer, self.device, self.host, self.packed = level, layer, device, host, packed
         self._lock = threading.Lock()
         self._held: PreallocatedLayer | None = None
 
@@ -160,11 +177,20 @@ class _LayerSource:
     def read(self) -> bool:
         return self._held is not None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values once they are read."""
+        layout = self.level.layout
+        if self.packed is None:
+            return self.level.nbytes
+        return packed_bytes(layout.tokens, layout.heads, layout.width)
+
     def held(self, reserve: int) -> PreallocatedLayer:
         """Return the layer in memory; the first call reads it. It is kept here, which reserves its tokens for later."""
         with self._lock:
             if self._held is None:
-                self._held = self._read(max(reserve, self.level.length + SPARE_TOKENS))
+                room = max(reserve, self.level.length + SPARE_TOKENS)
+                self._held = self._read(room) if self.packed is None else self._read_packed(self.packed, room)
             return self._held
 
     def _read(self, room: int) -> PreallocatedLayer:
@@ -179,20 +205,22 @@ class _LayerSource:
             buffers.append(buffer)
         return PreallocatedLayer.holding(buffers[0], buffers[1], self.level.length)
 
+    def _read_packed(self, how: Quantisation, room: int) -> PreallocatedLayer:
+        layer = QuantisedLayer(how, room)
+        with torch.inference_mode(False), torch.no_grad():  # later calls append to it, whether or not in inference mode
+            for keys, values in self.level.blocks(self.layer, self.device):
+                layer.keep(keys[None], values[None])
+        return layer
 
-class FileLayer(PreallocatedLayer):
-    """A cache layer that is read from its file when its keys or values are first asked for."""
 
-    def __init__(self, source: _LayerSource, reserved: int = 0) -> None:
-        super().__init__(reserved)
+class _FromFile(PreallocatedLayer):
+    """The part of a cache layer that knows its file. A layer inherits it before its own kind."""
+
+    source: _LayerSource
+
+    def _take_from(self, source: _LayerSource) -> None:
         self.source = source
         self.length = self.claimed = self.writing = source.level.length
-
-    @classmethod
-    def at(cls, level: StoredLevel, layer: int, device: torch.device, *, host: bool = False) -> FileLayer:
-        """Make layer number ``layer`` of a stored level. ``host``: keep what is read in host memory; a fork moves to
-        ``device`` when it grows."""
-        return cls(_LayerSource(level, layer, device, host))
 
     @property
     def unread(self) -> bool:
@@ -226,10 +254,6 @@ class FileLayer(PreallocatedLayer):
             return super().device
         return torch.device("cpu") if self.source.host else self.source.device
 
-    def fork(self, reserved: int = 0) -> PreallocatedLayer:
-        """Return a layer with the same content. Nothing is read for that."""
-        return FileLayer(self.source, reserved) if self.unread else super().fork(reserved)
-
     def select(self, which: Which, positions: torch.Tensor) -> torch.Tensor:
         if not self.unread:
             return super().select(which, positions)
@@ -238,11 +262,47 @@ class FileLayer(PreallocatedLayer):
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values once they are read."""
-        return self.source.level.nbytes if self.unread else super().nbytes
+        return self.source.nbytes if self.unread else super().nbytes
 
     @property
     def tier(self) -> tuple[Tier, int]:
         return ("disk", self.source.level.stored_bytes) if self.unread else super().tier
+
+
+class FileLayer(_FromFile):
+    """A cache layer that is read from its file when its keys or values are first asked for."""
+
+    def __init__(self, source: _LayerSource, reserved: int = 0) -> None:
+        super().__init__(reserved)
+        self._take_from(source)
+
+    @classmethod
+    def at(cls, level: StoredLevel, layer: int, device: torch.device, *, host: bool = False) -> FileLayer:
+        """Make layer number ``layer`` of a stored level. ``host``: keep what is read in host memory; a fork moves to
+        ``device`` when it grows."""
+        return cls(_LayerSource(level, layer, device, host=host))
+
+    def fork(self, reserved: int = 0) -> PreallocatedLayer:
+        """Return a layer with the same content. Nothing is read for that."""
+        return FileLayer(self.source, reserved) if self.unread else super().fork(reserved)
+
+
+class PackedFileLayer(_FromFile, QuantisedLayer):
+    """The same, of a memory that is held in eight bits (``kv_dtype``)."""
+
+    def __init__(self, source: _LayerSource, how: Quantisation, reserved: int = 0) -> None:
+        QuantisedLayer.__init__(self, how, reserved)
+        self._read_as = source.level.dtype
+        self._take_from(source)
+
+    @classmethod
+    def at(cls, level: StoredLevel, layer: int, device: torch.device, how: Quantisation) -> PackedFileLayer:
+        """Make layer number ``layer`` of a stored level."""
+        return cls(_LayerSource(level, layer, device, packed=how), how)
+
+    def fork(self, reserved: int = 0) -> QuantisedLayer:
+        """Return a layer with the same content. Nothing is read for that."""
+        return PackedFileLayer(self.source, self.how, reserved) if self.unread else super().fork(reserved)
 
 
 class StoredTensors(Sequence[torch.Tensor]):

@@ -24,11 +24,21 @@ from videoxl.memory.file.facts import (
     read_small,
 )
 from videoxl.memory.file.format import MemoryFile
-from videoxl.memory.file.layers import DENSE, POOLED, FileLayer, LevelLayout, Ranges, StoredLevel, StoredTensors
+from videoxl.memory.file.layers import (
+    DENSE,
+    POOLED,
+    FileLayer,
+    LevelLayout,
+    PackedFileLayer,
+    Ranges,
+    StoredLevel,
+    StoredTensors,
+)
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group, GroupLayout
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV, coarse_kv_of
+from videoxl.memory.quantised import packed_bytes
 from videoxl.memory.types import FrameEmbeddings, MemoryOwner, MemoryState, PendingFrames, ReadStats
 from videoxl.settings import from_json
 
@@ -77,7 +87,7 @@ class StoredMemory:
         small = read_small(file)
         ids, timestamps = tuple(small["token_ids"].tolist()), small["timestamps"].numpy()
         groups = read_groups(small["group_seconds"], small["group_tokens"])
-        features, held = small.get("siglip_features"), PLAIN[facts.held_dtype]
+        features = small.get("siglip_features")
         if dense.ranges[-1][1] != len(ids) or (dense.tokens < len(ids) and not coarse):
             raise ValueError(f"blocks and ids disagree about the {len(ids)} tokens")
         check_times(timestamps, "frames are shown")
@@ -87,7 +97,7 @@ class StoredMemory:
             frames=len(timestamps),
             groups=groups,
             tokens=len(ids),
-            token_bytes=2 * model_id.layers * model_id.heads * model_id.head_width * held.itemsize,
+            memory_bytes=held_bytes(model_id, facts, len(ids)),
         )
         if len(groups) > len(timestamps):
             raise ValueError(f"there are {len(groups)} groups of {len(timestamps)} frames")
@@ -95,7 +105,7 @@ class StoredMemory:
             file=file,
             model_id=model_id,
             dtype=storage.dtype,
-            held_dtype=held,
+            held_dtype=PLAIN[facts.held_dtype],
             offloaded=facts.offloaded,
             dense=dense,
             coarse=coarse,
@@ -119,7 +129,12 @@ class StoredMemory:
         """Make the state of a memory of ``model``; keys and values stay in the file until they are asked for."""
         devices = model.layer_devices
         dense = StoredLevel(self.file, self.dense, len(self.token_ids), self.held_dtype, model.rope)
-        cache = KVCache([FileLayer.at(dense, n, device, host=self.offloaded) for n, device in enumerate(devices)])
+        if self.usage.kv_dtype:
+            packed = model.quantisations(self.usage.kv_dtype)
+            layers = [PackedFileLayer.at(dense, n, device, how) for n, (device, how) in enumerate(zip(devices, packed))]
+            cache = KVCache(layers)
+        else:
+            cache = KVCache([FileLayer.at(dense, n, device, host=self.offloaded) for n, device in enumerate(devices)])
         return MemoryState(
             cache=cache,
             token_ids=self.token_ids,
@@ -148,6 +163,13 @@ class StoredMemory:
         if len(made) != layout.tokens:
             raise ValueError(f"{layout.name} has {layout.tokens} tokens, the ids ask for {len(made)}")
         return made
+
+
+def held_bytes(model_id: ModelId, facts: MemoryFacts, tokens: int) -> int:
+    """Bytes of the keys and values in memory."""
+    if facts.usage.kv_dtype:
+        return model_id.layers * packed_bytes(tokens, model_id.heads, model_id.head_width)
+    return 2 * tokens * model_id.layers * model_id.heads * model_id.head_width * PLAIN[facts.held_dtype].itemsize
 
 
 def load_memory(path: str | os.PathLike[str], model: MemoryOwner) -> MemoryState:
