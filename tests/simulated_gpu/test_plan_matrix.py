@@ -1,7 +1,7 @@
 """The plan against the peak of a simulated card: families, prefills, decodes, offload, and small keys and weights.
 
 Models of true width with two layers on either side, whose peaks are those of activations more than of layers; at all
-of their layers the same was compared by hand (``docs/notes/simulated-gpu.md`` says how).
+of their layers the same was compared by hand (``docs/notes/plan.md``).
 """
 
 from __future__ import annotations
