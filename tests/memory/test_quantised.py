@@ -10,7 +10,7 @@ from videoxl.memory.kv_cache import KVCache, PreallocatedLayer
 from videoxl.memory.quantised import Quantisation, QuantisedLayer, kv_dtype_of, packed_bytes, quantised_cache, usable
 from videoxl.memory.split_cache import SplitCache
 from videoxl.model.attention import rotate_wide
-from videoxl.model.decoder import Rope, RotaryEmbedding
+from videoxl.model.layers import Rope, RotaryEmbedding
 
 HEADS, WIDTH = 2, 16
 ROTARY = RotaryEmbedding(Rope("default", 1e4, WIDTH))

@@ -66,7 +66,7 @@ def begin(
         steps = DeviceSteps(model, cache, step, most, watch)
         return steps.read(feed_1L), steps
     logits_1V = model.next_logits(feed_1L, cache, watch)
-    if step is None or any(layer.device != step.device for layer in cache.layers):
+    if step is None or any(layer.device != step.device or layer.is_packed for layer in cache.layers):
         return logits_1V, GrowingSteps(model, cache, watch)
     if step.device.type == "cpu":
         return logits_1V, HostSteps(model, cache, step, most, watch)
@@ -77,7 +77,7 @@ def begin(
 
 def _serves(cache: KVCache, step: TokenStep) -> bool:
     """Whether the kernel that reads the number of tokens from the GPU takes what the cache holds."""
-    here = all(not layer.is_empty and layer.device == step.device for layer in cache.layers)
+    here = all(not layer.is_empty and layer.device == step.device and not layer.is_packed for layer in cache.layers)
     return here and DevicePositions.serves(cache.layers[0].keys)
 
 
