@@ -324,7 +324,7 @@ def test_a_memory_says_what_it_is(memory):
     assert memory.frames == 8
     assert memory.timestamps == (0, 1, 2, 3, 4, 5, 6, 7)
     assert [(g.start_s, g.end_s) for g in memory.groups] == [(0.0, 4.0), (4.0, pytest.approx(10.0))]
-    assert repr(memory).startswith("VideoMemory(0:00:00-0:00:10, 8 frames, ")
+    assert repr(memory).startswith("VideoMemory(0:00:00-0:00:10, 8 frames (0.8 a second), ")
 
 
 def test_progress_is_told_in_order(tiny, clip):
