@@ -30,7 +30,7 @@ from videoxl.inference.prompt import span_for
 from videoxl.model.token_loss import token_losses
 from videoxl.model.vision import normalize_pixels
 from videoxl.scenarios.time_spans import iou
-from videoxl.world import Renderer, ask, sample_film
+from videoxl.world import Renderer, ask, kinds_for, sample_film
 
 SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*s?\s*to\s*(\d+(?:\.\d+)?)")
 ANSWER_TOKENS = 24
@@ -62,6 +62,8 @@ def draw_task(engine: Any, seed: Sequence[int], groups: int) -> Task:
     """A fresh film in which something is asked for."""
     source = np.random.default_rng(seed)
     film = sample_film(source, groups)
+    while "when" not in kinds_for(film):  # nothing happens in it
+        film = sample_film(source, groups)
     question = ask(source, film, "when")
     span = span_for(engine.config, list(film.timestamps), engine.chat_format.tokenize).ids
     ids = engine.chat_format.prefix() + list(span) + engine.chat_format.suffix(question.text)

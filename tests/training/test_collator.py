@@ -245,3 +245,24 @@ def test_pixels_are_normalised_as_in_inference(engine, folder, alone):
     seen = processor(str(folder / "clip.mp4"), fps=2, max_frames=16)
     assert torch.equal(collate(engine, [alone[0]])["pixel_values_videos"], seen["pixel_values_videos"])
     assert np.asarray(alone[0].pixels_FHWC).dtype == np.uint8
+
+
+def test_pixels_may_travel_as_bytes_and_are_normalised_by_the_model(engine, folder, alone):
+    """The same loss and gradients, from a quarter of the bytes; pictures in crops as well."""
+    whole, raw = (Collator(engine.model.config, 0, raw_pixels=raw)(alone[:2]) for raw in (False, True))
+    assert raw["pixel_values_videos"].dtype == torch.uint8
+    assert raw["pixel_values_videos"].nbytes * 4 == whole["pixel_values_videos"].nbytes
+    (loss, gradients), (other, others) = run(engine, whole), run(engine, raw)
+    assert torch.equal(loss, other)
+    assert all(torch.equal(gradient, others[name]) for name, gradient in gradients.items())
+    crops = torch.randint(0, 255, (3, 96, 96, 3), dtype=torch.uint8)
+    example = Example("x", "image", [1, 2], [1, 2], [0, 0], None, crops, (3,), True)
+    counts = torch.tensor([3])
+    with torch.no_grad():
+        seen = [
+            engine.model.model.get_image_features(
+                Collator(engine.model.config, 0, raw_pixels=raw)([example])["pixel_values"], counts
+            )
+            for raw in (False, True)
+        ]
+    assert torch.equal(seen[0][0], seen[1][0])

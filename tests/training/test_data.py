@@ -379,3 +379,17 @@ def test_a_prefill_of_another_family_changes_no_frames(folder, tiny_v1):
     found = first(folder, tiny_v1, one, prefill=BeaconPrefill(ratio=4), sampling=SAMPLING)
     assert found.counts == (18,)
     assert found.labels.count(IGNORE_INDEX) > 18 * tiny_v1.config.tokens_per_group
+
+
+def test_lengths_know_durations_that_records_state(folder, tiny):
+    question = "<image>\nWhat is shown?"
+    seconds = (4, 8.0, 400, None, -3, True, "long", 10**9)
+    records = [record(question, "A bar.", video="clip.mp4", **({} if s is None else {"duration": s})) for s in seconds]
+    for settings, frames in (
+        ({"sampling": Sampling(fps=1.0, max_frames=16)}, [4, 8, 16, 16, 16, 16, 16, 16]),
+        ({"sampling": Sampling(fps=1.0, max_fps=2.0, max_frames=16)}, [8, 16, 16, 16, 16, 16, 16, 16]),
+        ({"sampling": Sampling(num_frames=8)}, [8] * 8),
+    ):
+        data = dataset(folder, records, tiny, name="durations.json", **settings)
+        groups = [count // tiny.config.frames_per_group * tiny.config.tokens_per_group for count in frames]
+        assert [length - data.lengths[0] for length in data.lengths] == [count - groups[0] for count in groups]

@@ -62,3 +62,30 @@ def test_steps_are_counted_from_the_data(tmp_path):
     config = replace(config, data=DataConfig(sources=(Source(str(path), "first:9"),), sampling=Sampling(num_frames=8)))
     made = estimate(config, processes=2)  # 9 records are 3 batches a pass and process, 6 in all, 3 steps
     assert (made.steps, made.samples_per_step, made.frames) == (3, 8, 8)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(1, 12), (4, 5), (5, 4)])
+def test_batches_hold_one_kind_so_each_kind_fills_its_own(tmp_path, batch, steps):
+    """9 texts, 2 videos and 1 picture: as many steps as the order of a run makes."""
+    from videoxl.training.data.order import BatchOrder
+
+    records = [record("What?", "That.")] * 9 + [record("<image>\nWhat?", "That.", video="a.mp4")] * 2
+    path = write(tmp_path / "data.json", [*records, record("<image>\nWhat?", "That.", image="a.png")])
+    config = config_of(max_steps=None, per_device_batch_size=batch)
+    config = replace(config, data=DataConfig(sources=(Source(str(path)),)))
+    names = ["text"] * 9 + ["video"] * 2 + ["image"]
+    assert estimate(config).steps == steps == len(BatchOrder(12, batch, kinds=names if batch > 1 else None))
+
+
+def test_deepspeed_holds_bf16_weights_and_divides_fp32_copies():
+    """8.1 G weights on 8 GPUs by hand: 2 bytes of weights and gradients, and 4 + 8 of copies and moments an eighth."""
+    stage = replace(video_xl_2_stage4(), sharding="zero1")
+    made = estimate(stage, device="h200", processes=8)
+    learnt, rest = sum(made.trained.values()), sum(made.frozen.values())
+    assert made.weight_bytes == 2 * (learnt + rest)
+    assert made.gradient_bytes == 2 * learnt
+    assert made.optimiser_bytes == 12 * learnt // 8
+    third = estimate(replace(stage, sharding="zero3"), device="h200", processes=8)
+    assert (third.weight_bytes, third.gradient_bytes) == (made.weight_bytes // 8, made.gradient_bytes // 8)
+    wide = estimate(replace(stage, precision="fp32"), device="h200", processes=8)
+    assert (wide.weight_bytes, wide.optimiser_bytes) == (4 * (learnt + rest), made.optimiser_bytes)

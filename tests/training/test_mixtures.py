@@ -32,6 +32,9 @@ RECORDS = [
         ("end:100%", 3, [0, 1, 2]),
         ("random:0%", 3, []),
         ("random:100%", 3, [0, 1, 2]),
+        ("random:300%", 2, [0, 0, 0, 1, 1, 1]),
+        ("first:150%", 4, [0, 0, 1, 1, 2, 3]),
+        ("end:101%", 3, [0, 1, 2, 2]),
     ],
 )
 def test_sampling_strategies(sampling, count, want):
@@ -48,7 +51,7 @@ def test_random_records_depend_on_the_seed_alone():
     assert (np.diff(first) > 0).all()
 
 
-@pytest.mark.parametrize("sampling", ["", "first", "first:", "first:-1", "first:1.5", "last:3", "first:101%", "ALL"])
+@pytest.mark.parametrize("sampling", ["", "first", "first:", "first:-1", "first:1.5", "last:3", "first:10001%", "ALL"])
 def test_strategies_that_do_not_exist(sampling):
     with pytest.raises(ValueError, match="sampling must be"):
         Source("a.json", sampling=sampling)

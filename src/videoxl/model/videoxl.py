@@ -26,7 +26,7 @@ from videoxl.model.token_loss import next_token_losses
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.upload import to_device
-from videoxl.model.vision import patch_features, resize_grid
+from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
 
 
@@ -137,7 +137,13 @@ class VideoXLModel(VideoXLPreTrainedModel):
         """Visual tokens of a video's pixels or features, a few groups at a time."""
         encode = self.encode_frames if frames.ndim == 4 else self.encode_features
         for batch in frames.split(groups * self.config.frames_per_group):
-            yield encode(batch)
+            yield encode(self.normalized(batch))
+
+    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels as the tower takes them. uint8 ``[N, H, W, 3]`` are normalised here: a quarter of the bytes to move."""
+        if pixels.dtype != torch.uint8:
+            return pixels.to(self.dtype)
+        return normalize_pixels(pixels, self.config.image_mean, self.config.image_std, self.dtype)
 
     def get_video_features(
         self,
@@ -148,13 +154,14 @@ class VideoXLModel(VideoXLPreTrainedModel):
     ) -> list[torch.Tensor]:
         """Visual tokens of each video: a list of ``[groups, tokens_per_group, D]``.
 
-        ``pixel_values_videos``: ``[videos, F, 3, H, W]``, or ``[sum of frames, 3, H, W]`` with ``frames_per_video``.
+        ``pixel_values_videos``: ``[videos, F, 3, H, W]``, or ``[sum of frames, 3, H, W]`` with ``frames_per_video``;
+        uint8 pixels that are not normalised have their colours last.
         ``video_features`` instead: what :meth:`grid_features` gives for them, ``[sum of frames, token_grid^2, C]``.
         ``vision_batch`` is the number of groups encoded at once; it bounds memory and does not change the result.
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("give exactly one of pixel_values_videos and video_features")
-        frames = cast(torch.Tensor, pixel_values_videos if video_features is None else video_features).to(self.dtype)
+        frames = cast(torch.Tensor, pixel_values_videos if video_features is None else video_features)
         if frames.ndim == 5:
             videos = list(frames)
         elif frames_per_video is not None:
@@ -170,9 +177,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
         self, pixel_values: torch.Tensor, crops_per_image: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
         """Visual tokens of each still image: a list of ``[P, D]``. ``pixel_values``: ``[sum of crops, 3, H, W]``."""
-        pixels = pixel_values.to(self.dtype)
-        counts = [len(pixels)] if crops_per_image is None else crops_per_image.tolist()
-        return [self.encode_image(crops) for crops in pixels.split(counts)]
+        counts = [len(pixel_values)] if crops_per_image is None else crops_per_image.tolist()
+        return [self.encode_image(self.normalized(crops)) for crops in pixel_values.split(counts)]
 
     def _place(
         self, embeds_BLD: torch.Tensor, input_ids: torch.Tensor, token_id: int, tokens_PD: torch.Tensor, what: str

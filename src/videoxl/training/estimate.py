@@ -7,6 +7,7 @@ where they are used).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from videoxl.inference.prompt import VisualSpan, span_for
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families.video_xl import BEACON_PARAM
 from videoxl.model.released_config import HUB_CONFIGS, KNOWN_VISION_TOWERS, TEXT_KEYS
+from videoxl.model.token_loss import ROWS
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.assemble import assembled_config
 from videoxl.training.config.stages import OUTPUT, STAGES
 from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.media import media_of
 from videoxl.training.data.mixtures import RecordFile, choose_records
 from videoxl.training.param_groups import group_of, is_read, target_pattern, unread_by, weight_dtype
 
@@ -208,14 +211,20 @@ def parameters(config: TrainingConfig, model_config: VideoXLConfig) -> tuple[dic
 def _state_bytes(
     config: TrainingConfig, trained: dict[str, int], frozen: dict[str, int], processes: int
 ) -> tuple[int, int, int]:
-    """Weights, gradients and the optimiser's states on one process."""
-    itemsize = weight_dtype(config).itemsize
+    """Weights, gradients and the optimiser's states on one process.
+
+    DeepSpeed's engine holds weights and gradients in bf16 where the arithmetic is, and fp32 copies of what is trained,
+    which its processes divide with the states.
+    """
+    deepspeed = config.sharding.startswith("zero")
+    itemsize = 2 if deepspeed and config.precision == "bf16" else weight_dtype(config).itemsize
     learnt, rest = sum(trained.values()), sum(frozen.values())
     small = frozen.get("language_model", 0) if config.quantization else 0
     held = (rest - small) * itemsize + int(small * {"int8": 1.0, "nf4": 0.53}.get(config.quantization or "", 0.0))
-    of_learnt = 4 if config.lora is not None else itemsize  # adapters are held in fp32
-    per_state = EIGHT_BIT if "8bit" in config.optim else STATES[config.optim] * of_learnt
-    weights, gradients, states = held + learnt * of_learnt, learnt * of_learnt, int(learnt * per_state)
+    of_learnt = 4 if config.lora is not None and not deepspeed else itemsize  # adapters are held in fp32
+    per_state = EIGHT_BIT if "8bit" in config.optim else STATES[config.optim] * (4 if deepspeed else of_learnt)
+    copies = 4 if deepspeed else 0
+    weights, gradients, states = held + learnt * of_learnt, learnt * of_learnt, int(learnt * (per_state + copies))
     divided = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[config.sharding]
     return (
         weights // processes if divided >= 3 else weights,
@@ -241,8 +250,8 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
 
     A layer of the language model keeps 9 rows of its width, 4 of its inner width and keys and values; a vision layer
     13 rows and 2. With gradient checkpointing every layer keeps its input, and one at a time all of it. Attention
-    keeps no scores (``sdpa``). Logits count three times: as they come, in fp32, and their gradient. A frozen tower
-    keeps nothing.
+    keeps no scores (``sdpa``). Logits count three times: as they come, in fp32, and their gradient, of as many rows as
+    exist at one time. A frozen tower keeps nothing.
     """
     t: PreTrainedConfig = model_config.text_config
     v: PreTrainedConfig = model_config.vision_config
@@ -257,9 +266,9 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
     if not config.gradient_checkpointing:
         language, vision = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing
     grid = frames * model_config.token_grid**2 * v.hidden_size * size
-    synthesised = 40 * grid if "token_synthesis" in rates else 0
+    synthesised = (16 if config.gradient_checkpointing else 40) * grid if "token_synthesis" in rates else 0
     between = synthesised + frames * model_config.tokens_per_group * t.hidden_size * size
-    logits = (text if isinstance(config.prefill, BeaconPrefill) else tokens) * t.vocab_size * (size + 8)
+    logits = min(text, ROWS) * t.vocab_size * (size + 8)
     if config.objective == "synthesis":
         return int(40 * grid + seeing)
     learns_to_see = "vision_tower" in rates
@@ -270,11 +279,26 @@ def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | No
     if config.max_steps is not None:
         return config.max_steps, None
     try:
-        count = records(config)
+        counts = kinds(config) if config.per_device_batch_size > 1 else {"text": records(config)}
     except (TrainingDataError, OSError) as error:
         return None, f"steps are unknown: {error}"
-    batches = math.ceil(config.num_train_epochs * math.ceil(count / (config.per_device_batch_size * processes)))
+    # a batch holds one kind, and the last one of each is filled up
+    each = config.per_device_batch_size * processes
+    batches = math.ceil(config.num_train_epochs * sum(math.ceil(count / each) for count in counts.values()))
     return math.ceil(batches / config.gradient_accumulation_steps), None
+
+
+def kinds(config: TrainingConfig) -> Counter[str]:
+    """Records that a config's data chooses, by what they show. One that cannot be read counts as text, as in a run."""
+    found: Counter[str] = Counter()
+    for number, source in enumerate(config.data.all_sources()):
+        file = RecordFile(source.path)
+        for record in choose_records(source.sampling, len(file), seed=config.data.seed + number).tolist():
+            try:
+                found[media_of(file.read(record))[0]] += 1
+            except (TrainingDataError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                found["text"] += 1
+    return found
 
 
 def records(config: TrainingConfig) -> int:

@@ -190,7 +190,7 @@ def load_samples(config: TrainingConfig, model: TrainingModel) -> tuple[VideoDat
 
 def _collator(config: TrainingConfig, model: TrainingModel) -> Collator:
     mask = config.prefill if isinstance(config.prefill, ChunkedPrefill) else None
-    return Collator(model.model.config, model.tokenizer.pad_token_id, mask=mask)
+    return Collator(model.model.config, model.tokenizer.pad_token_id, mask=mask, raw_pixels=True)
 
 
 def _examples(config: TrainingConfig, model: TrainingModel, rank: int, world: int) -> VideoDataset:

@@ -44,12 +44,14 @@ class Collator:
         mask: ChunkedPrefill | None = None,
         *,
         dtype: torch.dtype = torch.float32,
+        raw_pixels: bool = False,
     ) -> None:
-        """``mask``: how a video's tokens see each other (default: causally). ``dtype``: the model's, for pixels."""
+        """``mask``: how a video's tokens see each other (default: causally). ``dtype``: the model's, for pixels.
+        ``raw_pixels``: leave them uint8 ``[N, H, W, 3]``, which the model normalises on its device."""
         self.config = model_config
         self.pad_token_id = pad_token_id
         self.mask = mask
-        self.dtype = dtype
+        self.dtype, self.raw_pixels = dtype, raw_pixels
 
     def __call__(self, samples: Sequence[Example | BadSample]) -> Batch:
         """Raises ``ValueError`` for images beside videos where one id stands for both (Video-XL)."""
@@ -136,8 +138,10 @@ class Collator:
         return batch
 
     def _normalized(self, examples: Sequence[Example]) -> torch.Tensor:
-        """``[sum of pictures, 3, H, W]`` in the model's dtype."""
+        """``[sum of pictures, 3, H, W]`` in the model's dtype, or as they are."""
         config, pixels = self.config, [e.pixels_FHWC for e in examples if e.pixels_FHWC is not None]
+        if self.raw_pixels:
+            return torch.cat(pixels)
         return torch.cat([normalize_pixels(p, config.image_mean, config.image_std, self.dtype) for p in pixels])
 
 

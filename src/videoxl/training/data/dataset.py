@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ __all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
 
 UNUSABLE = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
 """What reading values of the wrong kind may raise: a bad sample, whatever a record holds."""
+MOST_SECONDS = 10**7
+"""A longer ``duration`` of a record is no duration."""
 LETTERS_PER_TOKEN = 4
 """Rough average for English text; only the grouping of examples by length depends on it."""
 
@@ -227,22 +230,28 @@ class VideoDataset(Dataset[Example | BadSample]):
             return KINDS.index("text"), 0
         turns = conversation.turns if turn < 0 else conversation.turns[turn : turn + 1]
         letters = sum(len(turn.answer) + sum(map(len, turn.parts)) for turn in turns)
-        return KINDS.index(kind), letters // LETTERS_PER_TOKEN + len(names) * self._tokens_of_a(kind)
+        each = self._tokens_of_a(kind, record.get("duration"))
+        return KINDS.index(kind), letters // LETTERS_PER_TOKEN + len(names) * each
 
-    def _tokens_of_a(self, kind: Kind) -> int:
-        """The most tokens of a picture of this kind, or a rough number."""
+    def _tokens_of_a(self, kind: Kind, duration: object = None) -> int:
+        """The most tokens of a picture of this kind, or a rough number. ``duration``: of a video in seconds, if its
+        record says it."""
         if self.reader.crops(kind):
             return self.model_config.image_tokens(1)
         sampling = self.config.sampling
         listed = sampling.times or sampling.indices or ()
         frames = len(listed) or sampling.num_frames or sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
+        known = isinstance(duration, int | float) and not isinstance(duration, bool) and 0 < duration < MOST_SECONDS
+        if known and not listed and not sampling.num_frames:
+            rate = sampling.max_fps or sampling.fps or Sampling.DEFAULT_FPS
+            frames = min(frames, max(int(cast(float, duration) * rate), 1))
         groups = -(-(frames if kind == "video" else 1) // self.model_config.frames_per_group)
         return groups * self.model_config.tokens_per_group
 
     @property
     def lengths(self) -> list[int]:
-        """Estimated tokens of every example: its text, and as much of pictures as the sampling allows. No picture is
-        opened for it."""
+        """Estimated tokens of every example: its text, and as much of pictures as the sampling allows, or as a record's
+        ``duration`` (in seconds) makes. No picture is opened for it."""
         return [int(length) for length in self._facts[:, 1]]
 
     @property

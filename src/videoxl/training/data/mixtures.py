@@ -22,6 +22,7 @@ MAX_RECORD_BYTES = 64 * 2**20
 """A longer record is taken for damage: 64 MiB of JSON are no conversation."""
 # a whole string, a quote that opens none, or a bracket
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
+MOST_PERCENT = 10_000
 _STRATEGY = re.compile(r"(first|end|random):(\d+)(%?)")
 
 
@@ -32,7 +33,8 @@ class Source:
     path: str
     """A ``.json`` list of records, or ``.jsonl`` with a record on every line."""
     sampling: str = "all"
-    """Which records are used: ``all``; ``first:N``, ``end:N`` or ``random:N`` of them, or ``N%`` (rounded up)."""
+    """Which records are used: ``all``; ``first:N``, ``end:N`` or ``random:N`` of them, or ``N%`` (rounded up). Above
+    100 % records come more than once in a pass."""
     media_folder: str | None = None
     """The folder of its ``image`` and ``video`` files. Default: the configuration's, else that of ``path``."""
 
@@ -46,14 +48,18 @@ class Source:
 def choose_records(sampling: str, count: int, *, seed: int) -> np.ndarray:
     """Numbers of the records that a sampling strategy takes of ``count``, ascending: int64.
 
-    ``random`` draws without repetition, the same for the same ``seed`` and ``count``. Raises ``ValueError`` for an
-    unknown strategy.
+    ``random`` draws without repetition, the same for the same ``seed`` and ``count``. ``250%`` takes all twice, and
+    half of them once more. Raises ``ValueError`` for an unknown strategy, and for more than 10,000 %.
     """
     if sampling == "all":
         return np.arange(count)
     match = _STRATEGY.fullmatch(sampling)
-    if match is None or (match[3] and int(match[2]) > 100):
+    if match is None or (match[3] and int(match[2]) > MOST_PERCENT):
         raise ValueError(f"sampling must be all, or first:, end: or random: with N or N%, got {sampling!r}")
+    if match[3] and int(match[2]) > 100:
+        whole, rest = divmod(int(match[2]), 100)
+        more = choose_records(f"{match[1]}:{rest}%", count, seed=seed)
+        return np.sort(np.concatenate([np.tile(np.arange(count), whole), more]))
     wanted = math.ceil(int(match[2]) * count / 100) if match[3] else min(int(match[2]), count)
     if match[1] == "first":
         return np.arange(wanted)

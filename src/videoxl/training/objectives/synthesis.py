@@ -142,8 +142,8 @@ class SynthesisPretraining(Objective):
     def _seen(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
         """The tower's features; no more frames at once than it reads at once elsewhere."""
         model = self.model.model
-        batches = pixels_FCHW.to(model.vision_dtype).split(VISION_BATCH * self.frames)
-        return torch.cat([model.grid_features(batch) for batch in batches])
+        batches = pixels_FCHW.split(VISION_BATCH * self.frames)
+        return torch.cat([model.grid_features(model.normalized(batch).to(model.vision_dtype)) for batch in batches])
 
     def _whole_groups(self, features_FPC: torch.Tensor, counts: torch.Tensor | None) -> list[torch.Tensor]:
         """Features video by video; an unfilled last group repeats its last frame (SPEC 3.2.2)."""
