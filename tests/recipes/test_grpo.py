@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recipes.grounding.grpo import draw_task, log_probs, loss_of, reward, sample, span_of
+from recipes.grounding.grpo import draw_task, log_probs, loss_of, main, reward, sample, span_of
 
 import videoxl
 
@@ -54,3 +54,14 @@ def test_a_better_answer_becomes_more_likely(engine):
             weight += 1e-5 * weight.grad
             weight.grad = None
     assert after[0] - after[1] > before[0] - before[1]
+
+
+@pytest.mark.slow
+def test_a_spoiled_model_learns_to_tell_when_again(tmp_path):
+    """Measured: mean reward 0.709 in the first ten steps, 0.918 in the last; greedy IoU 0.876 before, 0.917 after."""
+    given = ["--noise", "0.35", "--steps", "40", "--learning-rate", "3e-4", "--test-films", "24"]
+    history = main([*given, "--output", str(tmp_path / "tuned")])
+    first, last = history.rewards[:10], history.rewards[-10:]
+    assert sum(last) / 10 > sum(first) / 10 + 0.1
+    assert history.after >= history.before
+    assert videoxl.load(str(tmp_path / "tuned"), device="cpu").config.family == "video-xl-2"

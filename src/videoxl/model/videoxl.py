@@ -16,13 +16,13 @@ from transformers import AutoModel, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from videoxl.model.attention import TokenCache, Watch
-from videoxl.model.beacon import IGNORED, GradientCache, make_loop, visual_range, window_loss, window_steps
+from videoxl.model.beacon import GradientCache, make_loop, visual_range, window_loss, window_steps
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import LanguageModel
 from videoxl.model.generation import CACHE, PICTURE_INPUTS, check_ids, generate, one_cache
 from videoxl.model.pretrained import VideoXLPreTrainedModel
 from videoxl.model.projector import Projector, pool_grid
-from videoxl.model.token_loss import next_token_losses
+from videoxl.model.token_loss import IGNORED, next_token_losses
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.upload import to_device
@@ -140,7 +140,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
             yield encode(self.normalized(batch))
 
     def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels as the tower takes them. uint8 ``[N, H, W, 3]`` are normalised here: a quarter of the bytes to move."""
+        """Pixels as the tower takes them. uint8 ``[N, H, W, 3]`` are normalised here: fewer bytes to move."""
         if pixels.dtype != torch.uint8:
             return pixels.to(self.dtype)
         return normalize_pixels(pixels, self.config.image_mean, self.config.image_std, self.dtype)
@@ -492,7 +492,8 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
                     cache.update(keys, values, number)
         mean = None if labels is None else total / (num_items_in_batch if num_items_in_batch else max(live, 1))
         lost = None if labels is None else torch.stack(rows_lost)
-        return VideoXLOutput(**{"loss": mean, "logits": torch.cat(last), CACHE: cache, "row_losses": lost})
+        found: dict[str, Any] = {"loss": mean, "logits": torch.cat(last), CACHE: cache, "row_losses": lost}
+        return VideoXLOutput(**found)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:

@@ -15,6 +15,10 @@ class Tokenizer(Protocol):
         """The ids of a text."""
         ...
 
+    def get_vocab(self) -> dict[str, int]:
+        """All tokens and their ids."""
+        ...
+
     def save_pretrained(self, save_directory: str | Path) -> object:
         """Write its files into a folder."""
         ...

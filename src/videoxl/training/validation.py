@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -20,7 +20,7 @@ from videoxl.json_lines import read_json_lines
 from videoxl.training.checkpoints import STAGING, publish
 from videoxl.training.config.training import SYNCHRONOUS, TrainingConfig
 from videoxl.training.config.validation import ValidationConfig
-from videoxl.training.data.batches import CollateFunction, RunOrder, SampleSource, data_loader
+from videoxl.training.data.batches import Batch, CollateFunction, RunOrder, SampleSource, data_loader
 from videoxl.training.saving import writing
 from videoxl.training.setup import TrainingModel, load_samples
 from videoxl.training.step_lines import append_line, keep_until
@@ -149,7 +149,7 @@ class Validation(TrainerCallback):
                     loss = trainer.compute_loss(
                         model, send_to_device(inputs, trainer.args.device), num_items_in_batch=1
                     )
-                total += float(loss) * (1 if trainer.loss_per_token else items)
+                total += float(cast(torch.Tensor, loss)) * (1 if trainer.loss_per_token else items)
                 weight += items
         finally:
             model.train(was)
@@ -159,7 +159,7 @@ class Validation(TrainerCallback):
         total, weight = float(sums[0]), float(sums[1])
         return total / max(weight, 1), int(sums[2]), int(sums[3])
 
-    def _batches(self) -> Iterator[dict[str, object]]:
+    def _batches(self) -> Iterator[Batch]:
         args, data = self.trainer.args, self.data
         assert data is not None
         numbers = data.numbers(self.settings.max_samples, args.process_index, args.world_size)
@@ -188,6 +188,7 @@ class Validation(TrainerCallback):
             ]
             said = self.output / COMMANDS / f"{step}.txt"
             said.parent.mkdir(exist_ok=True)
+            code: int | str
             try:
                 with said.open("w", encoding="utf-8") as file:
                     code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False).returncode

@@ -15,7 +15,7 @@ from videoxl.training.config.training import TrainingConfig
 
 Value = str | int | float | bool | None | tuple[object, ...]
 
-_ALL = {
+_ALL: dict[str, Value] = {
     "optim": "adamw_torch",
     "weight_decay": 0.0,
     "warmup_ratio": 0.03,
@@ -29,7 +29,7 @@ _ALL = {
     "mm_spatial_pool_stride": 2,
     "mm_projector_type": "mlp2x_gelu",
 }
-_FULL = {
+_FULL: dict[str, Value] = {
     "version": "qwen_1_5",
     "image_aspect_ratio": "anyres",
     "mm_patch_merge_type": "unires",
@@ -42,18 +42,18 @@ _FULL = {
     "save_steps": 1000,
     "save_total_limit": 1,
 }
-_VIDEO_XL = {
+_VIDEO_XL: dict[str, Value] = {
     "vision_tower": "clip-vit-large-patch14-336",
     "model_max_length": 32768,
     "dataloader_num_workers": 4,
 }
-_BEACONS = {
+_BEACONS: dict[str, Value] = {
     "beacon_window": 1440,
     "beacon_ratio_mix": "step-random",
     "beacon_param": ("q", "k", "v"),
     "image_grid_pinpoints": CROPS_OF_VIDEO_XL,
 }
-_VIDEO_XL_2 = {"vision_tower": "siglip-so400m-patch14-384", "image_grid_pinpoints": "(1x1)...(6x6)"}
+_VIDEO_XL_2: dict[str, Value] = {"vision_tower": "siglip-so400m-patch14-384", "image_grid_pinpoints": "(1x1)...(6x6)"}
 
 RELEASED: dict[str, Mapping[str, Value]] = {
     "video_xl_pretrain": {

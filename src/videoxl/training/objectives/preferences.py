@@ -106,7 +106,9 @@ class PreferenceTraining(Objective):
         if self.settings.gamma or self.settings.dpo_alpha != 1:
             chosen = (batch["labels"][:, 1:] != IGNORED) & (batch["segments"][:, 1:] == CHOSEN)
             output.sft_loss = -log_probs[:, 0].sum() / chosen.sum().clamp(min=1)
-            output.loss = self.settings.dpo_alpha * output.loss + self.settings.gamma * output.sft_loss
+            output.loss = (
+                self.settings.dpo_alpha * cast(torch.Tensor, output.loss) + self.settings.gamma * output.sft_loss
+            )
         self.log_losses(output)
         return output
 
