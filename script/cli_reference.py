@@ -57,6 +57,8 @@ def _section(command: Any, path: str) -> str:
     if options:
         rows = [f"| {_flags(p, context)} | {_default(p)} | {_help(p)} |" for p in options]
         lines += ["| option | default | meaning |", "|---|---|---|", *rows, ""]
+    if examples := [line.strip() for line in (command.epilog or "").split("\n\n")[1:]]:
+        lines += ["```shell", *examples, "```", ""]
     return "\n".join(lines)
 
 

@@ -147,6 +147,13 @@ class ManyVideosError(VideoXLError):
     code = "many_videos"
 
 
+class ConfigurationError(VideoXLError):
+    """A configuration file cannot be read, or holds a name that nothing has."""
+
+    exit_code = 2
+    code = "configuration"
+
+
 class MissingDependencyError(VideoXLError, ImportError):
     """An optional part is not installed; the message names the extra that brings it."""
 

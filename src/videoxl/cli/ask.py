@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,7 @@ from videoxl.cli.options import (
     decode_with,
     encode_or_load,
     grouped,
+    without_configured,
 )
 from videoxl.cli.output import tell
 from videoxl.cli.report import Report, ReportVideo, check_report, tell_evidence, write_answers_page
@@ -88,6 +90,7 @@ def ask(
     from videoxl.inference.progress import as_progress
     from videoxl.many.answering import Asking, run_answers
     from videoxl.many.sources import Columns, find_videos
+    from videoxl.memory.file.format import is_memory_file
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
     generation = answering.generation()
@@ -100,7 +103,8 @@ def ask(
     for text in questions or ():
         check_question(text)
     found = find_videos(videos, questions, Columns(many.video_column, many.question_column))
-    asking = Asking(reading=reading_of(frames, opening, subtitles, siglip), decode=decode, generation=generation)
+    reading = reading_of(frames, opening, subtitles, siglip, loading.allow_url)
+    asking = Asking(reading=reading, decode=decode, generation=generation)
     if found.single and many.output is None:
         if many.resume:
             raise ValueError("--resume goes on with an output: name it (-o answers.jsonl)")
@@ -119,6 +123,9 @@ def ask(
         raise ValueError("--report makes a page of one video: ask one, and leave out --output")
     for note in found.notes:
         tell("note", note)
+    if all(is_memory_file(job.video) for job in found.jobs):
+        own = reading_of(without_configured(frames), without_configured(opening), subtitles, siglip, loading.allow_url)
+        asking = replace(asking, reading=own)
     asking.reading.require_shared()
     records = run_answers(
         found.jobs,
@@ -156,7 +163,7 @@ def split_arguments(video: str, rest: Sequence[str], more: Sequence[str]) -> tup
 
     videos, questions = [video], list(rest)
     two = len(rest) == 1 and not more
-    while questions and _names_videos(questions[0]) and not (two and not is_media_name(questions[0])):
+    while questions and _names_videos(questions[0]) and not (two and not _names_one(questions[0])):
         videos.append(questions.pop(0))
     for text in questions:
         if is_media_name(text) and not any(character.isspace() for character in text):
@@ -171,11 +178,19 @@ def split_arguments(video: str, rest: Sequence[str], more: Sequence[str]) -> tup
     return videos, questions or None
 
 
+def _names_one(text: str) -> bool:
+    from videoxl.many.sources import is_media_name
+    from videoxl.video.url import is_url
+
+    return is_media_name(text) or is_url(text)
+
+
 def _names_videos(text: str) -> bool:
     from videoxl.many.sources import is_pattern
+    from videoxl.video.url import is_url
 
     try:
-        return os.path.lexists(text) or (is_pattern(text) and any(glob.iglob(text, recursive=True)))
+        return is_url(text) or os.path.lexists(text) or (is_pattern(text) and any(glob.iglob(text, recursive=True)))
     except (OSError, ValueError):  # a text that is too long for a name, or holds a zero byte
         return False
 

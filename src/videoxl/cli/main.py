@@ -18,7 +18,9 @@ from typing import Annotated, Literal, cast
 import typer
 
 from videoxl._version import __version__
+from videoxl.cli import configuration
 from videoxl.cli.ask import ask
+from videoxl.cli.chat import chat
 from videoxl.cli.errors import (
     EXPECTED,
     LAST_RESORT,
@@ -30,6 +32,7 @@ from videoxl.cli.errors import (
     usage_line,
 )
 from videoxl.cli.evaluate import app as evaluations
+from videoxl.cli.examples import epilog
 from videoxl.cli.many import encode_many
 from videoxl.cli.options import (
     Decode,
@@ -42,13 +45,10 @@ from videoxl.cli.options import (
     OpenOptions,
     Quiet,
     Reader,
-    Relevance,
     SamplingOptions,
     Siglip,
     Stream,
     Subtitles,
-    decode_with,
-    encode_or_load,
     grouped,
 )
 from videoxl.cli.options import encode as encode_video
@@ -65,7 +65,6 @@ from videoxl.cli.output import (
     tell,
     tell_text,
 )
-from videoxl.cli.report import tell_evidence
 from videoxl.cli.scenarios import add_scenarios
 from videoxl.cli.train import train
 from videoxl.config import DEFAULT_MODEL, TINY
@@ -74,17 +73,14 @@ app = typer.Typer(
     name="videoxl",
     help="Ask questions about hours of video on one GPU.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 SaveDtype = Literal["auto", "bf16", "int8", "fp8"]
 Level = Literal["dense", "pooled"]
 Video = Annotated[str, typer.Argument(help="A video file, a picture, or a folder of pictures.")]
-VideoOrMemory = Annotated[
-    str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -95,19 +91,25 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell what is done, with times.")] = False,
+    config: Annotated[
+        str | None,
+        typer.Option(help="A configuration file, instead of videoxl.toml here and in the user's folder."),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Ask questions about hours of video on one GPU."""
     if verbose:
         log_to_stderr()
+    context.default_map = configuration.use(config, context.command).commands
 
 
-app.command()(ask)
+app.command(epilog=epilog("ask"))(ask)
 
 
-@app.command()
+@app.command(epilog=epilog("encode"))
 @grouped
 def encode(
     video: Video,
@@ -136,48 +138,19 @@ def encode(
     memory.save(output, dtype=cast(SaveDtype, save_dtype), level=cast(Level, level))
     size = os.path.getsize(output)
     if as_json:
-        print_json({"memory": output, "file_bytes": size, **memory.usage.to_dict()})
+        rate = round(memory.frames / memory.duration, 6) if memory.duration > 0 else None
+        print_json({"memory": output, "file_bytes": size, "frames_per_second": rate, **memory.usage.to_dict()})
     else:
         say(f"{output}: {memory}, {size / 1e6:,.1f} MB on disk")
 
 
-app.command()(encode_many)
+app.command(epilog=epilog("encode-many"))(encode_many)
 
 
-@app.command()
-@grouped
-def chat(
-    video: VideoOrMemory,
-    loading: LoadOptions,
-    frames: SamplingOptions,
-    opening: OpenOptions,
-    subtitles: Subtitles = None,
-    decode: Decode = "dense",
-    relevance: Relevance = None,
-    siglip: Siglip = None,
-    max_new_tokens: MaxNewTokens = 256,
-) -> None:
-    """Talk about a video: one question a line, each sees those before it; an empty line or Ctrl-D ends."""
-    frames.check()
-    decode = decode_with(decode, relevance)
-    if sys.stdin is None:
-        raise ValueError("chat reads questions from standard input, which is closed: use ask, or leave it open")
-    prompt = "> " if sys.stdin.isatty() else ""
-    engine, memory = encode_or_load(video, loading, frames, opening, subtitles=subtitles, siglip=siglip)
-    tell_text(str(memory))
-    session = engine.chat_session(memory, decode=decode)
-    while True:
-        if prompt:
-            tell_text(prompt, end="")
-        line = sys.stdin.readline()
-        if not line.strip():
-            return
-        answer = session.ask(line.strip(), max_new_tokens=max_new_tokens)
-        say(answer.text, flush=True)
-        tell_evidence([answer])
+app.command(epilog=epilog("chat"))(chat)
 
 
-@app.command()
+@app.command(epilog=epilog("info"))
 def info(
     target: Annotated[
         str | None, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")
@@ -209,7 +182,7 @@ def info(
         say(draw_timeline(timeline))
 
 
-@app.command()
+@app.command(epilog=epilog("plan"))
 @grouped
 def plan(
     video: Video,
@@ -251,7 +224,7 @@ def plan(
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(epilog=epilog("convert"))
 def convert(
     source: Annotated[str, typer.Argument(help="A model folder in either layout, or 'tiny'/'tiny-v1'.")],
     target: Annotated[str, typer.Argument(help="A folder that does not exist yet.")],
@@ -264,7 +237,7 @@ def convert(
     print_facts({"target": target, **convert_checkpoint(source, target, to)}, as_json)
 
 
-@app.command()
+@app.command(epilog=epilog("parity"))
 def parity(
     golden: Annotated[str, typer.Argument(help="A folder with cases.json and recorded arrays.")],
     kinds: Annotated[
@@ -292,7 +265,7 @@ def parity(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=epilog("demo"))
 def demo(
     model: Model = TINY,
     device: Device = "auto",
@@ -307,7 +280,7 @@ def demo(
         print_json(result)
 
 
-app.command()(train)
+app.command(epilog=epilog("train"))(train)
 app.add_typer(evaluations)
 add_scenarios(app)
 

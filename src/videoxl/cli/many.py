@@ -85,13 +85,17 @@ class ManyOptions:
 
 
 def reading_of(
-    frames: SamplingOptions, opening: OpenOptions, subtitles: str | None = None, siglip: str | None = None
+    frames: SamplingOptions,
+    opening: OpenOptions,
+    subtitles: str | None = None,
+    siglip: str | None = None,
+    allow_url: bool = False,
 ) -> Reading:
     """The settings of reading that many videos share."""
     from videoxl.many.reading import Reading
 
     named = {**asdict(frames), **asdict(opening), "subtitles": subtitles, "siglip": siglip_of(siglip)}
-    return Reading.of(named)
+    return Reading.of({**named, "allow_url": allow_url})
 
 
 def engine_for(jobs: Sequence[VideoJob], loading: LoadOptions) -> VideoXL:
@@ -181,7 +185,7 @@ def encode_many(
     frames.check()
     check_save(save_dtype, level)
     saving = Saving(
-        reading=reading_of(frames, opening, subtitles, siglip),
+        reading=reading_of(frames, opening, subtitles, siglip, loading.allow_url),
         folder=Path(output),
         dtype=cast("SaveDtype", save_dtype),
         level=cast("Level", level),

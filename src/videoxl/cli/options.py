@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
+from videoxl.cli.configuration import current
 from videoxl.cli.output import tell
 from videoxl.config import DEFAULT_MODEL, EMBEDDED, TINY
 from videoxl.errors import CheckpointError
@@ -21,7 +23,21 @@ if TYPE_CHECKING:
     from videoxl.memory.model_id import ModelId
     from videoxl.memory.video_memory import VideoMemory
 
-Model = Annotated[str, typer.Option("--model", "-m", help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id.")]
+
+def _full_name(model: str | None) -> str | None:
+    """What the configuration file calls by a short name."""
+    return None if model is None else current().model(model)
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", callback=_full_name, help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id."
+    ),
+]
+VideoOrMemory = Annotated[
+    str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, gpu (cuda), cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Stream = Annotated[int | None, typer.Option(help="Which video stream of a file that has several.")]
@@ -69,8 +85,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(given.replace(annotation=hints[given.name]))
             continue
         options = get_type_hints(groups[given.name], include_extras=True)
+        panel = (groups[given.name].__doc__ or "").partition("\n")[0].partition(":")[0].rstrip(".")
         parameters += [
-            inspect.Parameter(field.name, given.kind, default=field.default, annotation=options[field.name])
+            inspect.Parameter(
+                field.name, given.kind, default=field.default, annotation=_in_panel(options[field.name], panel)
+            )
             for field in dataclasses.fields(groups[given.name])
         ]
 
@@ -85,6 +104,16 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _in_panel(hint: Any, panel: str) -> Any:
+    """The type of an option that the help shows under a heading."""
+    kind, *rest = get_args(hint)
+    said = [copy.copy(one) for one in rest]  # the same option has other headings in other commands
+    for one in said:
+        if hasattr(one, "rich_help_panel"):
+            one.rich_help_panel = panel
+    return Annotated[(kind, *said)]
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """Which model, and how."""
@@ -94,6 +123,7 @@ class LoadOptions:
         typer.Option(
             "--model",
             "-m",
+            callback=_full_name,
             help=f"'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when "
             "the Hub must not be asked and the cache does not hold it); for a memory, its own.",
         ),
@@ -105,6 +135,9 @@ class LoadOptions:
         str | None, typer.Option(help="With a Hub id: the commit, branch or tag. Default: the newest.")
     ] = None
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download a model without asking.")] = False
+    allow_url: Annotated[
+        bool, typer.Option("--allow-url", help="Download a video that is given as an https URL, to a temporary file.")
+    ] = False
 
     def arguments(self) -> dict[str, str | None]:
         """The arguments of :func:`videoxl.load`, with the default where no model was given: for other processes."""
@@ -287,8 +320,12 @@ def encode(
     from videoxl.inference.request import open_request
     from videoxl.inference.subtitles import cues_of
     from videoxl.inference.video_input import open_for_model
+    from videoxl.video.url import local_copy
 
-    with open_for_model(video, fps=frames.fps, stream=frames.stream, **asdict(opening)) as source:
+    with (
+        local_copy(video, allowed=loading.allow_url) as path,
+        open_for_model(path, fps=frames.fps, stream=frames.stream, **asdict(opening)) as source,
+    ):
         cues = None if subtitles is None else cues_of(subtitles, source)
         engine = loading.load()
         strategy = choose_prefill(frames.prefill, engine.config)
@@ -312,6 +349,20 @@ def encode(
             if text not in told and text not in source.losses:
                 tell("warning", text)
         return engine, memory
+
+
+T = TypeVar("T", bound="SamplingOptions | OpenOptions")
+
+
+def without_configured(options: T) -> T:
+    """The options without those that a configuration file gives: for a memory, whose video was read before."""
+    usual: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(options)}
+    given = {name: value for name in usual if (value := current().default_of(name)) is not None}
+    kept: dict[str, Any] = {
+        name: usual[name] if given.get(name, usual[name]) == getattr(options, name) else getattr(options, name)
+        for name in usual
+    }
+    return type(options)(**kept)
 
 
 def siglip_of(name: str | None) -> bool | str:
@@ -343,7 +394,7 @@ def encode_or_load(
 
     changed = [
         f"--{field.name.replace('_', '-')}"
-        for group in (frames, opening)
+        for group in (without_configured(frames), without_configured(opening))
         for field in dataclasses.fields(group)
         if getattr(group, field.name) != field.default
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from videoxl.cli.examples import epilog
 from videoxl.cli.options import (
     Json,
     LoadOptions,
@@ -84,7 +85,7 @@ def add_scenarios(app: typer.Typer) -> None:
         ("summarize", summarize),
         ("captions", captions),
     ):
-        app.command(name)(command)
+        app.command(name, epilog=epilog(name))(command)
 
 
 @grouped
@@ -161,6 +162,7 @@ def _find(
     from videoxl.scenarios.run import run_scenario
     from videoxl.scenarios.sheet import sheet_of_timeline
     from videoxl.scenarios.timeline import draw
+    from videoxl.video.url import local_copy
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
     frames.check()
@@ -178,7 +180,8 @@ def _find(
                 engine, memory, name, event=event, decode=options.decode, max_new_tokens=options.max_new_tokens
             )
         else:
-            source = stack.enter_context(open_for_model(video, fps=frames.fps, stream=frames.stream, **asdict(opening)))
+            path = stack.enter_context(local_copy(video, allowed=loading.allow_url))
+            source = stack.enter_context(open_for_model(path, fps=frames.fps, stream=frames.stream, **asdict(opening)))
             cues = None if options.subtitles is None else cues_of(options.subtitles, source)
             timeline = run_scenario(
                 loading.load(),

@@ -8,6 +8,7 @@ import platform
 import sys
 
 from videoxl._version import __version__
+from videoxl.cli import configuration
 from videoxl.errors import VideoXLError
 from videoxl.video.decoder.confinement import confinement
 from videoxl.video.host import free_host_bytes, usable_cores
@@ -25,12 +26,19 @@ def describe_system(reader: str = "pyav") -> Facts:
         "platform": f"{platform.platform()} {' '.join(platform.libc_ver())}".strip(),
         "packages": {name: _version(name) for name in PACKAGES},
         "ffmpeg": _ffmpeg(),
+        "configuration": _configuration(),
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "free_memory": f"{free_host_bytes() / 2**30:.1f} GiB",
         "gpus": _gpus(),
         "decoder_processes": f"up to {usable_cores()} for a file, each for itself and in a session of its own",
         "decoder": _decoder(reader),
     }
+
+
+def _configuration() -> str:
+    if files := configuration.current().files:
+        return ", ".join(str(file.absolute()) for file in files)
+    return f"none; looked for {' and '.join(str(place.absolute()) for place in configuration.places())}"
 
 
 def _version(package: str) -> str:

@@ -19,6 +19,7 @@ from videoxl.memory.file.format import is_memory_file
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import VideoLimits, VideoSource
 from videoxl.video.subtitles import Cue
+from videoxl.video.url import local_copy
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
@@ -47,6 +48,8 @@ class Reading:
     reader: str = "auto"
     decoder_processes: int | str = "auto"
     strict: bool = False
+    allow_url: bool = False
+    """Download videos that are given as https URLs."""
     limits: VideoLimits = field(default_factory=VideoLimits)
 
     def __post_init__(self) -> None:
@@ -117,11 +120,11 @@ class Opened:
 def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading.Event) -> Opened:
     """Open a video and decode its first frames as ``engine`` will ask for them. Raises as ``encode`` does."""
     if is_memory_file(video):
-        if changed := [name for name in reading.changed if name != "siglip"]:
+        if changed := [name for name in reading.changed if name not in ("siglip", "allow_url")]:
             raise ValueError(f"is a memory, the video was read when it was made: leave out {', '.join(changed)}")
         return Opened(video)
-    opened = open_for_model(video, fps=reading.fps, **reading.opening)
-    source = opened.__enter__()
+    with local_copy(video, allowed=reading.allow_url) as path:  # an opened file may be removed
+        source = open_for_model(path, fps=reading.fps, **reading.opening).__enter__()
     try:
         cues = None if reading.subtitles is None else cues_of(reading.subtitles, source)
         strategy = choose_prefill(reading.prefill, engine.config)

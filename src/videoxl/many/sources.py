@@ -14,6 +14,7 @@ from videoxl.many.tables import Table, is_table, read_table
 from videoxl.text import without_surrogates
 from videoxl.video.local_file import display_name, file_digest, open_local
 from videoxl.video.pictures import NAMED_FILES, PICTURE_SUFFIXES, natural_key
+from videoxl.video.url import is_url
 
 _NAMES = (
     "mp4 m4v mov qt mkv webm avi divx wmv asf flv f4v mpg mpeg mpe m1v m2v vob ts mts m2ts m2t 3gp 3g2 ogv ogm mxf dv "
@@ -90,7 +91,9 @@ class _Finder:
 
     def add(self, given: str) -> None:
         """Add what one argument names."""
-        if is_pattern(given):
+        if is_url(given):
+            self._video(given, self.questions)
+        elif is_pattern(given):
             self._several(given, _kept(given, self._matches(given), self.notes))
         elif os.path.isdir(given):
             self._folder(Path(given))
@@ -144,7 +147,7 @@ class _Finder:
                 self._video(beside(table.path, video), (question,) if asked is not None else self.questions, row.place)
 
     def _video(self, path: str, questions: tuple[str, ...], place: str | None = None) -> None:
-        where = os.path.abspath(path)
+        where = path if is_url(path) else os.path.abspath(path)
         known = self.jobs.get(where)
         if known is None:
             self.jobs[where] = VideoJob(path, tuple(dict.fromkeys(questions)))
@@ -168,6 +171,8 @@ def is_media_name(path: str) -> bool:
 
 def beside(table: Path, video: str) -> str:
     """The path that a table's cell names: beside the table, or else from the working directory."""
+    if is_url(video):
+        return video
     near = table.parent / Path(video).expanduser()
     return video if not near.exists() and os.path.exists(video) else str(near)
 
@@ -194,8 +199,11 @@ def _kept(given: str, files: list[str], notes: list[str]) -> list[str]:
 def digest_of(video: str) -> str:
     """What tells the content of a video from others': sha256 of the size and both ends of a file.
 
-    For a folder of pictures it is made of their names, sizes and times. Raises ``VideoError`` for what cannot be read.
+    For a folder of pictures it is made of their names, sizes and times, for a URL of its text. Raises ``VideoError``
+    for what cannot be read.
     """
+    if is_url(video):
+        return hashlib.sha256(video.encode(errors="surrogateescape")).hexdigest()
     if os.path.isdir(video):
         total = hashlib.sha256()
         for entry in _entries(video):

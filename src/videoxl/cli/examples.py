@@ -1,0 +1,32 @@
+"""Examples that the help of each command ends with."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "ask": (
+        'videoxl ask film.mp4 "When does the goal fall?"',
+        'videoxl ask film.vxl "Who scores?" "And when?" --json',
+        "videoxl ask 'films/*.mp4' \"Who wins?\" -o answers.jsonl --resume",
+        "videoxl ask list.csv --questions questions.txt -o answers.csv",
+    ),
+    "encode": ("videoxl encode film.mp4 -o film.vxl", "videoxl encode film.mp4 -o film.vxl --fps 2 --prefill chunked"),
+    "encode-many": ("videoxl encode-many films -o memories", "videoxl encode-many list.csv -o memories --resume"),
+    "chat": ("videoxl chat film.mp4", "videoxl chat film.vxl --decode bilevel"),
+    "info": ("videoxl info film.mp4", "videoxl info film.vxl --verify", "videoxl info --system"),
+    "plan": ("videoxl plan film.mp4 --model BAAI/Video-XL-2 --device a100-80g",),
+    "convert": ("videoxl convert released-folder new-folder",),
+    "parity": ("videoxl parity tests/fixtures/golden",),
+    "demo": ("videoxl demo", "videoxl demo --keep film.mp4"),
+    "train": ("videoxl train", "videoxl train config.yaml --set data.num_workers=4"),
+    "ground": ('videoxl ground film.mp4 "the goal falls" --report report.html',),
+    "find-ads": ("videoxl find-ads film.mp4 --json",),
+    "find-anomalies": ("videoxl find-anomalies camera.mp4",),
+    "captions": ("videoxl captions film.mp4",),
+    "summarize": ("videoxl summarize film.mp4 --report report.html",),
+}
+"""Command -> what may be typed."""
+
+
+def epilog(name: str) -> str:
+    """The end of a command's help. A blank line keeps each example on a line of its own."""
+    return "\n\n".join(("Examples:", *(f"  {one}" for one in EXAMPLES[name])))

@@ -1,0 +1,181 @@
+"""Download a video that is given as a URL, for whoever allows it.
+
+Only ``https`` and only addresses that everybody may reach: a URL is no way into the network of this machine. Every
+redirect is checked as the first URL is. The name is looked up once, and the connection goes to the address that was
+checked. The bytes go to a temporary file, which is then opened as any other: in a sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from videoxl.errors import VideoError
+from videoxl.text import visible
+
+URL = re.compile(r"(?i)https?://")
+REDIRECTS = (301, 302, 303, 307, 308)
+CHUNK = 1 << 20
+TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32")))
+"""Addresses behind which a translator of the network reaches others (NAT64, Teredo)."""
+
+
+@dataclass(frozen=True)
+class UrlLimits:
+    """How much one download may take."""
+
+    bytes: int = 20 * 10**9
+    seconds: float = 3600.0
+    stall_seconds: float = 30.0
+    """Longest wait for the next bytes."""
+    redirects: int = 5
+
+
+DEFAULT_LIMITS = UrlLimits()
+
+
+def is_url(video: object) -> bool:
+    """Whether a video is given as ``http://...`` or ``https://...``."""
+    return isinstance(video, str) and URL.match(video) is not None
+
+
+@contextlib.contextmanager
+def local_copy(video: str, *, allowed: bool, limits: UrlLimits = DEFAULT_LIMITS) -> Iterator[str]:
+    """The path of a video: itself, or of a copy of what a URL names, which is removed after the block.
+
+    Raises ``VideoError``, or ``ValueError`` for a URL that is not ``allowed``.
+    """
+    if not is_url(video):
+        yield video
+        return
+    if not allowed:
+        raise ValueError(f"{_short(video)}: is a URL; --allow-url downloads it, or download it first and give the path")
+    with tempfile.TemporaryDirectory(prefix="videoxl-url-") as folder:
+        target = Path(folder) / _name(video)
+        with open(target, "wb") as file:
+            _fetch(video, file, limits)
+        yield str(target)
+
+
+def _fetch(url: str, file: IO[bytes], limits: UrlLimits) -> None:
+    until, at = time.monotonic() + limits.seconds, url
+    for _ in range(limits.redirects + 1):
+        connection, path = _connection(at, limits)
+        try:
+            connection.request("GET", path, headers={"User-Agent": "videoxl", "Accept-Encoding": "identity"})
+            answer = connection.getresponse()
+            if answer.status in REDIRECTS and (location := answer.getheader("Location")):
+                at = urljoin(at, location)
+                continue
+            if answer.status != 200:
+                raise _refused(at, f"the server answered {answer.status} {answer.reason}")
+            _copy(answer, file, at, limits, until)
+            return
+        except (OSError, http.client.HTTPException) as error:
+            raise _refused(at, f"could not be downloaded ({type(error).__name__}: {error})") from None
+        finally:
+            connection.close()
+    raise _refused(url, f"was redirected more than {limits.redirects} times")
+
+
+def _copy(answer: http.client.HTTPResponse, file: IO[bytes], url: str, limits: UrlLimits, until: float) -> None:
+    kind = (answer.getheader("Content-Type") or "").partition(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise _refused(url, "is a web page, not a video file; download its video (with yt-dlp, say) and give the path")
+    said = int(answer.getheader("Content-Length") or 0)
+    free = shutil.disk_usage(os.path.dirname(file.name)).free
+    most = min(limits.bytes, free)
+    if said > most:
+        raise _refused(url, f"has {said / 1e6:,.1f} MB, and at most {most / 1e6:,.1f} MB are taken")
+    got = 0
+    while chunk := answer.read(CHUNK):
+        got += len(chunk)
+        if got > most:
+            raise _refused(url, f"is longer than {most / 1e6:,.1f} MB, which are taken at most")
+        if time.monotonic() > until:
+            raise _refused(url, f"took longer than {limits.seconds:g} s")
+        file.write(chunk)
+    if said and got < said:
+        raise _refused(url, f"ended after {got} of {said} bytes; try again")
+
+
+def _connection(url: str, limits: UrlLimits) -> tuple[http.client.HTTPSConnection, str]:
+    """A connection to the checked address of a URL's host, and what to ask it for."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError as error:
+        raise _refused(url, f"is no URL ({error})") from None
+    if parts.scheme.lower() != "https":
+        raise _refused(url, "only https is downloaded")
+    if parts.username is not None or parts.password is not None or not parts.hostname:
+        raise _refused(url, "holds a user name, or no host")
+    connection = _Checked(parts.hostname, port, timeout=limits.stall_seconds, context=ssl.create_default_context())
+    connection.address = global_address(url, parts.hostname, port)
+    return connection, _path(parts)
+
+
+class _Checked(http.client.HTTPSConnection):
+    """Connects to the address that was checked, and expects the certificate of the host."""
+
+    address: str
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self.address, self.port), self.timeout)
+        self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+
+
+def global_address(url: str, host: str, port: int) -> str:
+    """An address of a host. Raises ``VideoError`` unless all of them are ones that everybody may reach."""
+    try:
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError) as error:
+        raise _refused(url, f"the host {_short(host)} is not known ({error})") from None
+    for address in found:
+        if not _is_for_everybody(ipaddress.ip_address(address.partition("%")[0])):
+            raise _refused(url, f"its host has the address {address}, which is not one that everybody may reach")
+    return found[0]
+
+
+def _is_for_everybody(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is global, and the one inside it too where it stands for another."""
+    if isinstance(number, ipaddress.IPv6Address):
+        if any(number in network for network in TRANSLATED):
+            return False
+        inner = number.ipv4_mapped or number.sixtofour
+        if inner is not None and not inner.is_global:
+            return False
+    return number.is_global and not number.is_multicast
+
+
+def _path(parts: SplitResult) -> str:
+    path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    return "".join(c if "!" <= c <= "~" else "".join(f"%{byte:02X}" for byte in c.encode()) for c in path)
+
+
+def _name(url: str) -> str:
+    """A name for the copy: that of the URL's file, as far as it is plain."""
+    last = urlsplit(url).path.rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", last)[-80:].lstrip(".") or "video"
+
+
+def _short(text: str) -> str:
+    shown = visible(text, lines=False)
+    return shown if len(shown) <= 120 else f"{shown[:120]} ..."
+
+
+def _refused(url: str, why: str) -> VideoError:
+    return VideoError(f"{_short(url)}: {why}", code="not_found")
