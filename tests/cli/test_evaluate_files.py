@@ -34,7 +34,7 @@ def test_grounding_fails_visibly_and_resumes(videoxl: Run, clip, tmp_path):  # n
 def test_bad_usage(videoxl: Run, tmp_path):  # noqa: F811
     (tmp_path / "notes.txt").write_text("here 0 5##a star\n")
     for command, option, complaint in (
-        ("grounding", ("--prompt", "nonsense"), "--prompt must be one of default, timelens, world"),
+        ("grounding", ("--prompt", "nonsense"), "--prompt must be one of default, timelens, charades, world"),
         ("grounding", ("--limit", 0), "--limit must be at least 1"),
         ("grounding", ("--fps", 0), "fps must be a finite number above 0"),
         ("vnbench", (), "are no JSON"),

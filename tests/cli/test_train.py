@@ -178,7 +178,8 @@ def test_the_guides_table_of_stages_is_theirs():
             row[5].strip()
             == f"{config.per_device_batch_size} x {config.gradient_accumulation_steps}, {config.num_train_epochs:g}"
         )
-        assert str(config.data.sampling.num_frames or config.data.sampling.max_frames) in row[6]
+        frames = config.data.sampling.num_frames or config.data.sampling.max_frames
+        assert (str(frames) if frames else "pictures") in row[6]
         assert f"{config.data.max_length:,}" in row[6] if config.data.max_length else ";" not in row[6]
 
 
