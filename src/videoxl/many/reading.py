@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from videoxl.config import DEFAULT_SYSTEM_PROMPT, PrefillStrategy, Sampling
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, PrefillStrategy, Sampling, check_kv_dtype
 from videoxl.inference.decode.siglip import siglip_for
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.request import open_request
@@ -40,6 +40,7 @@ class Reading:
     start: float | None = None
     end: float | None = None
     prefill: PrefillStrategy | str | None = None
+    kv_dtype: str | None = None
     system: str | None = None
     subtitles: str | None = None
     """``auto``: each video's own track (``auto:3``, ``auto:eng``); or the file of the only video."""
@@ -54,6 +55,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         Sampling(**self.sampling)  # its own checks judge what came
+        check_kv_dtype(self.kv_dtype)
 
     def require_shared(self) -> None:
         """Raise ``ValueError`` for a subtitle file: it belongs to one video."""
@@ -97,7 +99,7 @@ class Reading:
             **({} if self.system is None else {"system_prompt": self.system}),
             **{
                 name: value
-                for name in ("subtitles", "siglip", "stream", "strict")
+                for name in ("kv_dtype", "subtitles", "siglip", "stream", "strict")
                 if (value := getattr(self, name)) not in (None, False)
             },
         }
@@ -155,6 +157,7 @@ def memory_of(engine: VideoXL, opened: Opened, reading: Reading, question: str |
             opened.source,
             **reading.sampling,
             prefill=strategy if question is None else for_question(strategy, question),
+            kv_dtype=reading.kv_dtype,
             subtitles=opened.cues,
             siglip=reading.siglip,
             system=DEFAULT_SYSTEM_PROMPT if reading.system is None else reading.system,
