@@ -103,10 +103,10 @@ def line(part: str, found: dict[str, Any]) -> str:
     return f"{part}: {', '.join(said) or 'done'} ({found['took_seconds']:.0f} s)"
 
 
+@torch.no_grad()
 def run(parts: tuple[Part, ...], folder: Path, *, simulated: bool) -> dict[str, Any]:
     """Run the parts in their order; results are written after every one."""
     sizes, begin = (SHORT if simulated else TRUE), time.perf_counter()
-    torch.set_grad_enabled(False)
     folder.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"machine": machine.facts(simulated=simulated), "parts": {}}
     traced = Part("trace", 40, lambda sizes: trace(sizes, folder / "trace.json.gz"))

@@ -31,15 +31,14 @@ def test_the_mask_is_the_rule_of_chunked_prefill(groups, block, previous):
 @pytest.mark.parametrize(("groups", "block", "previous"), [(5, 1, 1), (7, 2, 1), (4, 2, 9), (6, 1, 0)])
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_outputs_and_gradients_are_those_of_the_mask(groups, block, previous, kernel):
-    # Measured worst: 4e-7 of gradients up to 1.
     rows = [sequence(groups, block=block), sequence(groups - 1, block=block, padding=7)]
     blocks = torch.tensor(rows)
-    model = small_model().model.language_model
+    model = small_model().model.language_model.double()
     model.set_attn_implementation(kernel)
     source = torch.Generator().manual_seed(1)
     found = []
-    embeds = torch.randn(2, blocks.shape[1], 48, generator=source)
-    wanted = torch.randn(2, blocks.shape[1], 48, generator=source)
+    embeds = torch.randn(2, blocks.shape[1], 48, generator=source, dtype=torch.float64)
+    wanted = torch.randn(2, blocks.shape[1], 48, generator=source, dtype=torch.float64)
     for how in (
         {"visual_blocks": blocks, "previous_blocks": previous},
         {"attention_mask": block_mask(blocks, previous)},

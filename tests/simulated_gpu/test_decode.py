@@ -53,7 +53,7 @@ def write(engine: VideoXL, memory: VideoMemory, settings: Generation, keep_logit
     assert len(cache) == len(ids) + len(tokens) - 1
     states = [part.cpu().clone() for layer in cache.layers for part in (layer.keys, layer.values)]
     logits = [t.logits_V.cpu() for t in tokens if t.logits_V is not None]
-    seen = [rows.queries_NLE.cpu() for rows in watch.rows(len(tokens)).values()]
+    seen = [rows.queries_NLE.cpu() for rows in watch.rows(len(tokens), len(ids)).values()]
     seen.append(torch.tensor([chance.logprob for chance in likely.of_all(1)[0]]))
     return [t.id for t in tokens], logits, states, seen
 

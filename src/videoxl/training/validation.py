@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from accelerate.utils import send_to_device
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import BatchEncoding, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from videoxl.errors import TrainingDataError
 from videoxl.json_lines import read_json_lines
@@ -147,7 +146,7 @@ class Validation(TrainerCallback):
                     continue
                 with trainer.compute_loss_context_manager():
                     loss = trainer.compute_loss(
-                        model, send_to_device(inputs, trainer.args.device), num_items_in_batch=1
+                        model, BatchEncoding(inputs).to(trainer.args.device).data, num_items_in_batch=1
                     )
                 total += float(cast(torch.Tensor, loss)) * (1 if trainer.loss_per_token else items)
                 weight += items

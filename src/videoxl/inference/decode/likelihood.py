@@ -8,6 +8,7 @@ from itertools import repeat
 
 import torch
 
+from videoxl.errors import DoesNotFitError
 from videoxl.model.attention import Pair
 
 
@@ -50,8 +51,13 @@ class Likelihoods:
             self._look()
 
     def of_all(self, count: int) -> list[list[TokenChance]]:
-        """The tokens of answers 0 to ``count - 1``, in order."""
-        self._look()
+        """The tokens of answers 0 to ``count - 1``, in order. Raises :class:`DoesNotFitError`."""
+        try:
+            self._look()
+        except torch.OutOfMemoryError as error:
+            raise DoesNotFitError(
+                f"the GPU ran out of memory for the likelihoods of {count} answers at once: ask fewer together"
+            ) from error
         found: list[list[TokenChance]] = [[] for _ in range(count)]
         if self._numbers:
             tops = self._tops() if self.top else repeat(())
