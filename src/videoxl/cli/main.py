@@ -46,6 +46,8 @@ from videoxl.cli.options import (
     Quiet,
     Reader,
     SamplingOptions,
+    SavedAs,
+    SavedLevel,
     Siglip,
     Stream,
     Subtitles,
@@ -119,12 +121,8 @@ def encode(
     opening: OpenOptions,
     subtitles: Subtitles = None,
     siglip: Siglip = None,
-    save_dtype: Annotated[
-        str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")
-    ] = "auto",
-    level: Annotated[
-        str, typer.Option(help="dense, or pooled: averages alone, for --decode bilevel:relevance=0.")
-    ] = "dense",
+    save_dtype: SavedAs = "auto",
+    level: SavedLevel = "dense",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

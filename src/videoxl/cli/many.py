@@ -15,6 +15,8 @@ from videoxl.cli.options import (
     OpenOptions,
     Quiet,
     SamplingOptions,
+    SavedAs,
+    SavedLevel,
     Siglip,
     Subtitles,
     grouped,
@@ -163,12 +165,8 @@ def encode_many(
     opening: OpenOptions,
     subtitles: Subtitles = None,
     siglip: Siglip = None,
-    save_dtype: Annotated[
-        str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")
-    ] = "auto",
-    level: Annotated[
-        str, typer.Option(help="dense, or pooled: averages alone, for --decode bilevel:relevance=0.")
-    ] = "dense",
+    save_dtype: SavedAs = "auto",
+    level: SavedLevel = "dense",
     resume: Resume = False,
     workers: Workers = 1,
     video_column: VideoColumn = "video",

@@ -62,6 +62,8 @@ Siglip = Annotated[
 Decode = Annotated[str, typer.Option(help="How questions read it: dense, or bilevel, with settings (bilevel:top_k=8).")]
 Reader = Annotated[str, typer.Option(help="auto, pyav or torchcodec.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+SavedAs = Annotated[str, typer.Option(help="auto (exact), bf16, or, at half the size and with an error, int8 or fp8.")]
+SavedLevel = Annotated[str, typer.Option(help="dense, or pooled: averages alone, for --decode bilevel:relevance=0.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
