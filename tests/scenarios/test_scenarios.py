@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videoxl.scenarios.events import Event, clipped, denies, merge, parse_events
@@ -48,6 +48,8 @@ def test_answers_become_events(answer, expected):
     assert found == (expected if expected is not None else [STAR, (20, 24, "")])
 
 
+@example("0H\xa0")
+@example("0s to 4s \u3000\u2003a star\x1f")
 @given(st.text(max_size=300) | st.text(st.sampled_from(list('0123456789:.- s[]{}",\nto')), max_size=300))
 def test_any_answer_at_all(answer):
     for event in parse_events(answer):

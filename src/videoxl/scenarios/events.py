@@ -27,7 +27,9 @@ _DENIAL = re.compile(
     re.IGNORECASE,
 )
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-_FRINGE = " \t\r\n*_`'\"|:;,-–—>])}"
+_SPACES = "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""All of Unicode's white space: what ``str.strip()`` takes away, the no-break space included."""
+_FRINGE = _SPACES + "*_`'\"|:;,-–—>])}"
 
 
 class EventDict(TypedDict):
