@@ -28,13 +28,13 @@ LAYERS = (
     ("config_keywords",),
     ("config",),
     ("video", "model", "memory"),
-    ("world",),
+    ("world", "words"),
     ("inference",),
-    ("many",),
+    ("many", "catalogue"),
     ("released",),
     ("hf", "parity", "mm_utils", "constants", "conversation", "demo_utils", "utils"),
     ("scenarios", "_on_import"),
-    ("evaluation", "training"),
+    ("evaluation", "training", "server"),
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""

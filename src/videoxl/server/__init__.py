@@ -1,0 +1,1 @@
+"""The HTTP server: its front, its worker, its page; live streams."""
