@@ -32,6 +32,7 @@ VideoErrorCode = Literal[
     "no_frames_selected",
     "bad_frames",
     "bad_subtitles",
+    "bad_sound",
 ]
 
 

@@ -16,7 +16,8 @@ from videoxl.video.frames import Frames, Resize, Selection, TimedPicture, Times
 from videoxl.video.info import DecodingWork, VideoInfo
 from videoxl.video.sampling import Timeline, select_frames
 
-if TYPE_CHECKING:  # it would bring a library into the decoder processes
+if TYPE_CHECKING:  # they would bring a library into the decoder processes
+    from videoxl.video.sound import Sound
     from videoxl.video.subtitles import Cue
 
 BATCH_BYTES = 256 * 2**20
@@ -77,6 +78,19 @@ class VideoSource(ABC):
             raise VideoError(f"{self.name}: has no subtitle tracks, only video files have", code="bad_subtitles")
         self.note("no subtitles are read with it: only video files have tracks of them")
         return ()
+
+    def sound(self, which: str = "", start_s: float = 0.0, end_s: float | None = None) -> Sound | None:
+        """The sound of the file between two seconds: one channel of 16,000 samples a second, in chunks.
+
+        ``which`` is the number of a stream, or a language; without it, the track that is meant for everybody. None
+        where there is no sound, which ``warnings`` then say. Reading it ends a :meth:`read` that is not finished.
+        Raises ``VideoError``: ``bad_sound`` for a track that is not there, ``no_decoder`` for one that cannot be
+        decoded.
+        """
+        if which:
+            raise VideoError(f"{self.name}: has no sound tracks, only video files have", code="bad_sound")
+        self.note("has no sound: only video files have")
+        return None
 
     def close(self) -> None:  # noqa: B027  (most inputs hold nothing)
         """Release what the source holds. May be called more than once."""

@@ -34,6 +34,12 @@ def file_start(opened: OpenedStream, first_pts: int) -> Fraction:
     return min(starts)
 
 
+def sound_start(opened: OpenedStream) -> float:
+    """The time, in seconds of the container's clock, at which the earliest sound begins; 0 without sound."""
+    streams = (s for s in opened.container.streams if s.type == "audio" and s.start_time is not None and s.time_base)
+    return float(min((_shown_start(opened, s.start_time or 0) * (s.time_base or 0) for s in streams), default=0))
+
+
 def _shown_start(opened: OpenedStream, start: int) -> int:
     """Before FFmpeg 8.1 the silence that an encoder puts before its sound counts in Matroska, as time before zero."""
     return max(start, 0) if opened.container.format.name.startswith("matroska") else start

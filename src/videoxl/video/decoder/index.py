@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from videoxl.errors import VideoError
-from videoxl.video.decoder.clock import file_start, last_end, stream_end, time_unit
+from videoxl.video.decoder.clock import file_start, last_end, sound_start, stream_end, time_unit
 from videoxl.video.decoder.demux import OpenedStream
 from videoxl.video.decoder.packets import NO_TIME, Flags, Heartbeat, PacketTable, read_packets
 from videoxl.video.frames import Numbers, Times
@@ -136,6 +136,7 @@ def with_synthetic_times(index: FrameIndex, opened: OpenedStream) -> FrameIndex:
         index,
         times_F=np.arange(len(index.pts_F), dtype=np.float64) / rate,
         end=len(index.pts_F) / rate,
+        zero=sound_start(opened),
         rate=rate,
         by_order=True,
         problems=(*index.problems, problem),

@@ -100,6 +100,18 @@ class SubtitleCommand(_Message):
     """Number of a stream, or a language; empty: the one that is meant for everybody."""
 
 
+class SoundCommand(_Message):
+    """Decode a track of sound of the opened file. It ends the command before it."""
+
+    kind: Literal["sound"] = "sound"
+    id: int
+    which: str
+    """Number of a stream, or a language; empty: the one that is meant for everybody."""
+    start: Seconds
+    end: Seconds
+    """Between these seconds of the file."""
+
+
 class VideoFacts(_Message):
     """What is known about the video.
 
@@ -183,6 +195,38 @@ class SubtitleAnswer(_Message):
     """Which track was read, and what was not."""
 
 
+class SoundFacts(_Message):
+    """Which track of sound is going to be read. Batches and a report follow, unless there is none."""
+
+    kind: Literal["sound_facts"] = "sound_facts"
+    id: int
+    there: bool
+    track: Text
+    """The track; or a sentence that says that there is none."""
+    language: Text
+    end: AnySeconds | None
+    """Seconds of the file at which it ends according to the header."""
+
+
+class SoundBatch(_Message):
+    """Some sound. The payload holds its samples, float32 from -1 to 1, 16,000 a second."""
+
+    kind: Literal["sound_batch"] = "sound_batch"
+    id: int
+    first: Annotated[int, Field(ge=0, le=2**40)]
+    """Number of its first sample, from the start of the file."""
+
+
+class SoundReport(_Message):
+    """All sound has been sent; what went wrong on the way."""
+
+    kind: Literal["sound_done"] = "sound_done"
+    id: int
+    goes_on: bool
+    """Whether there is sound after the end that was asked for."""
+    notes: Texts
+
+
 class ErrorReport(_Message):
     """A command failed. The message is one line."""
 
@@ -200,8 +244,9 @@ class Alive(_Message):
 
 FirstCommand = OpenCommand | PictureCommand | InspectCommand
 """A decoder process reads the first command before it gives up its rights: the command says how many."""
-Command = FirstCommand | ReadCommand | SubtitleCommand
-Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer | SubtitleAnswer | Confinement
+Command = FirstCommand | ReadCommand | SubtitleCommand | SoundCommand
+SoundAnswer = SoundFacts | SoundBatch | SoundReport
+Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer | SubtitleAnswer | SoundAnswer | Confinement
 """What a command can end with, or bring on its way."""
 Answer = Result | ErrorReport | Alive
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 from av.video.frame import VideoFrame
 
 from videoxl.errors import VideoError
@@ -25,12 +26,17 @@ from videoxl.video.decoder.messages import (
     OpenCommand,
     ReadCommand,
     ReadReport,
+    SoundBatch,
+    SoundCommand,
+    SoundFacts,
+    SoundReport,
     SubtitleAnswer,
     SubtitleCommand,
     VideoFacts,
 )
 from videoxl.video.decoder.packets import Heartbeat
 from videoxl.video.decoder.pyav import Orientation, PyAVBackend, orientation_of
+from videoxl.video.decoder.sound_tracks import SoundReader, choose_sound
 from videoxl.video.decoder.subtitle_tracks import read_track
 from videoxl.video.decoder.trial import confirm_index
 from videoxl.video.frames import Pixels, Resize, TimedPicture
@@ -107,6 +113,21 @@ class DecodeSession(Generic[PictureT]):
         """Send the texts of a subtitle track."""
         texts, notes = read_track(self.opener, self.index.zero, command.which, self.channel.heartbeat)
         self.channel.send(SubtitleAnswer(id=command.id, texts=texts, notes=notes))
+
+    def read_sound(self, command: SoundCommand) -> None:
+        """Send which track of sound is read, its sound in batches, and a report of what is missing."""
+        chosen = choose_sound(self.opener, command.which)
+        if isinstance(chosen, str):
+            self.channel.send(SoundFacts(id=command.id, there=False, track=chosen, language="", end=None))
+            return
+        end = None if chosen.end is None else round(chosen.end - self.index.zero, 6)
+        language = chosen.track.language
+        self.channel.send(SoundFacts(id=command.id, there=True, track=str(chosen.track), language=language, end=end))
+        reader = SoundReader(chosen, self.index.zero, command.start, command.end, self.channel.heartbeat)
+        for batch in reader.batches():
+            payload = np.ascontiguousarray(batch.samples_N).data.cast("B")
+            self.channel.send(SoundBatch(id=command.id, first=batch.first), payload)
+        self.channel.send(SoundReport(id=command.id, goes_on=reader.goes_on, notes=reader.notes()))
 
     def _read_segment(self, segment: list[int], command: ReadCommand, pool: ThreadPoolExecutor) -> None:
         pictures = _Pictures(self.backend, self.channel.heartbeat, pool, IN_FLIGHT * command.finishers, command.resize)

@@ -11,13 +11,22 @@ import numpy as np
 from videoxl.errors import VideoError
 from videoxl.video.decoder.checks import CheckedFacts, ExpectedFrames, check_facts
 from videoxl.video.decoder.client import DecoderProcess
-from videoxl.video.decoder.messages import OpenCommand, ReadReport, SubtitleAnswer, SubtitleCommand, VideoFacts
+from videoxl.video.decoder.messages import (
+    OpenCommand,
+    ReadReport,
+    SoundCommand,
+    SubtitleAnswer,
+    SubtitleCommand,
+    VideoFacts,
+)
 from videoxl.video.decoder.pool import DecoderPool
 from videoxl.video.decoder.segments import DecoderProcesses, Segment, choose_processes, cut, useful_processes
+from videoxl.video.decoder.sound_client import SoundReading
 from videoxl.video.frames import Frames, Numbers, Resize, Selection, Times
 from videoxl.video.info import DecodingWork, VideoInfo, VideoLimits
 from videoxl.video.local_file import LocalFile, file_digest, mp4_complaint
 from videoxl.video.sampling import Timeline
+from videoxl.video.sound import Sound
 from videoxl.video.source import VideoSource, check_batch_frames
 from videoxl.video.subtitles import Cue, cues_from
 
@@ -62,7 +71,7 @@ class FileSource(VideoSource):
         self._file = file
         self._strict = strict
         self._allowed: DecoderProcesses = decoder_processes if reader[0] == "pyav" else 1
-        self._max_pixels = limits.max_pixels
+        self._limits = limits
         self._command = OPEN_COMMAND
         self._process = DecoderProcess(file.fd, file.name, limits)
         self._pool = DecoderPool(self._process, file.fd, file.name)
@@ -130,6 +139,20 @@ class FileSource(VideoSource):
             self.note(note)
         return cues
 
+    def sound(self, which: str = "", start_s: float = 0.0, end_s: float | None = None) -> Sound | None:
+        self._command += 1
+        command = self._command
+        most = self._limits.max_duration
+        end = most if end_s is None else min(end_s, most)
+
+        def check() -> None:
+            if command != self._command:
+                raise RuntimeError(f"{self.name}: another reading of this source has begun; use one at a time")
+
+        asked = SoundCommand(id=command, which=which, start=min(start_s, end), end=end)
+        with self._errors_of_processes():
+            return SoundReading(self._process, asked, check, self.note).begin()
+
     def decoding_work(self, selection: Selection) -> DecodingWork:
         """What it takes to decode a selection, and how many of the allowed processes can share it."""
         segments = self._cut(selection.indices_F)
@@ -185,7 +208,7 @@ class FileSource(VideoSource):
             self.times_F,
             resize=reading.resize,
             batch_frames=reading.batch_frames,
-            max_pixels=self._max_pixels,
+            max_pixels=self._limits.max_pixels,
         )
 
     def _next_answer(self, reading: _Reading, expected: ExpectedFrames, process: DecoderProcess) -> Frames | ReadReport:

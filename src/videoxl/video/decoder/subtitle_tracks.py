@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition, Stream
+from av.stream import Stream
 
 from videoxl.errors import VideoError
 from videoxl.video.decoder.demux import Opener
 from videoxl.video.decoder.packets import Heartbeat
+from videoxl.video.decoder.side_tracks import SideTrack, choose, listed
 
 TEXT_CODECS = ("srt", "subrip", "text", "webvtt", "mov_text", "ass", "ssa")
 """FFmpeg's names of tracks that hold text. Others hold pictures of text, or a format of their own."""
@@ -21,36 +21,6 @@ LONGEST_CUE = 10.0
 """Seconds. A cue that does not say how long it is shown ends with the next one, or after so many."""
 TimedText = tuple[float, float, str]
 """(begin, end, text), in seconds."""
-FOR_EVERYBODY = ""
-SPECIAL = {
-    "for the hard of hearing": Disposition.hearing_impaired,
-    "a commentary": Disposition.comment,
-    "forced": Disposition.forced,  # only what a listener would not understand, such as signs
-}
-"""What a track may be instead of being for everybody; the first is chosen before the others."""
-
-
-@dataclass(frozen=True)
-class Track:
-    """A subtitle track."""
-
-    number: int
-    """Of the stream, in its container."""
-    language: str
-    """As the file says it, in lower case; empty if it does not."""
-    codec: str
-    is_default: bool
-    special: str
-    """A key of :data:`SPECIAL`, or :data:`FOR_EVERYBODY`."""
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it can be read."""
-        return self.codec in TEXT_CODECS
-
-    def __str__(self) -> str:
-        words = (self.language, self.codec, self.special, "" if self.is_text else "not text")
-        return f"stream {self.number} ({', '.join(word for word in words if word)})"
 
 
 def read_track(opener: Opener, zero: float, which: str, heartbeat: Heartbeat) -> tuple[list[TimedText], list[str]]:
@@ -64,15 +34,16 @@ def read_track(opener: Opener, zero: float, which: str, heartbeat: Heartbeat) ->
     Raises ``VideoError`` ``bad_subtitles`` where the track that was asked for is not there or cannot be read.
     """
     opened = opener()
-    tracks = [_track(stream) for stream in opened.container.streams if stream.type == "subtitle"]
-    listed = "; ".join(map(str, tracks)) or "none"
-    track = _choose(tracks, which)
+    tracks = [SideTrack.of(s, _lacking(s)) for s in opened.container.streams if s.type == "subtitle"]
+    track = choose(tracks, which)
     if track is None and which:
-        raise _bad(f"has no subtitle track {which!r}; there are: {listed}")
+        raise _bad(f"has no subtitle track {which!r}; there are: {listed(tracks)}")
     if track is None:
-        return [], [f"no subtitles are read with it; its subtitle tracks: {listed}"]
-    if not track.is_text:
-        raise _bad(f"holds pictures or an unknown format in its subtitle track {track.number}; there are: {listed}")
+        return [], [f"no subtitles are read with it; its subtitle tracks: {listed(tracks)}"]
+    if track.lacking:
+        raise _bad(
+            f"holds pictures or an unknown format in its subtitle track {track.number}; there are: {listed(tracks)}"
+        )
     note = f"its subtitles are read from {track}"
     others = "; ".join(str(other) for other in tracks if other != track)
     note += f", not from {others}: choose another by auto:NUMBER or auto:LANGUAGE" if others else ""
@@ -80,24 +51,9 @@ def read_track(opener: Opener, zero: float, which: str, heartbeat: Heartbeat) ->
     return timed, [note, *cut]
 
 
-def _track(stream: Stream) -> Track:
-    context, disposition = stream.codec_context, stream.disposition
-    return Track(
-        number=stream.index,
-        language=(stream.metadata.get("language") or "").lower().replace("und", ""),
-        codec=context.name if context is not None else "unknown",
-        is_default=bool(disposition & Disposition.default),
-        special=next((word for word, flag in SPECIAL.items() if disposition & flag), FOR_EVERYBODY),
-    )
-
-
-def _choose(tracks: list[Track], which: str) -> Track | None:
-    """The track that is asked for. A language is found by its first letters: ``en`` finds ``eng`` and ``en-GB``."""
-    if which.isdecimal():
-        return next((track for track in tracks if track.number == int(which)), None)
-    wanted = [t for t in tracks if t.language.startswith(which.lower()) and (t.is_text or which)]
-    order = [FOR_EVERYBODY, *SPECIAL]
-    return min(wanted, key=lambda t: (not t.is_text, order.index(t.special), not t.is_default), default=None)
+def _lacking(stream: Stream) -> str:
+    """Why a track cannot be read."""
+    return "" if stream.codec_context is not None and stream.codec_context.name in TEXT_CODECS else "not text"
 
 
 def _read(

@@ -36,6 +36,7 @@ from videoxl.video.decoder.messages import (
     PictureAnswer,
     PictureCommand,
     ReadCommand,
+    SoundCommand,
     SubtitleCommand,
     parse_command,
 )
@@ -124,6 +125,8 @@ def _answer_all(
                 session.describe()
             elif session is not None and isinstance(command, SubtitleCommand):
                 session.read_subtitles(command)
+            elif session is not None and isinstance(command, SoundCommand):
+                session.read_sound(command)
             elif session is not None and isinstance(command, ReadCommand):
                 session.read(command)
         except NewerCommandError:
