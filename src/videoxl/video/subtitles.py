@@ -16,13 +16,13 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 
 import pysubs2
 
+from videoxl.cues import Cue as Cue
 from videoxl.errors import VideoError, VideoNotFoundError
 
 MAX_FILE_BYTES = 16 << 20
@@ -53,19 +53,6 @@ INVISIBLE = re.compile(
 
 TimedText = tuple[float, float, str]
 """(begin, end, text), in seconds."""
-
-
-@dataclass(frozen=True)
-class Cue:
-    """A text and when it is on screen, in seconds on the video's own clock. Raises ``ValueError`` for other times."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.start_s <= self.end_s and math.isfinite(self.end_s)):
-            raise ValueError(f"a cue needs 0 <= start <= end in seconds, got {self.start_s} to {self.end_s}")
 
 
 def _warn(text: str) -> None:
