@@ -12,6 +12,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "encode": ("videoxl encode film.mp4 -o film.vxl", "videoxl encode film.mp4 -o film.vxl --fps 2 --prefill chunked"),
     "encode-many": ("videoxl encode-many films -o memories", "videoxl encode-many list.csv -o memories --resume"),
     "chat": ("videoxl chat film.mp4", "videoxl chat film.vxl --decode bilevel"),
+    "clip": (
+        "videoxl clip film.mp4 --span 12-16 --span 1:02-1:10 -o clips",
+        "videoxl clip --from answers.jsonl --margin 2 -o clips",
+        "videoxl clip film.mp4 --from found.json -o clips",
+    ),
     "info": ("videoxl info film.mp4", "videoxl info film.vxl --verify", "videoxl info --system"),
     "plan": ("videoxl plan film.mp4 --model BAAI/Video-XL-2 --device a100-80g",),
     "convert": ("videoxl convert released-folder new-folder",),

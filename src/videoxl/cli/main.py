@@ -21,6 +21,7 @@ from videoxl._version import __version__
 from videoxl.cli import configuration
 from videoxl.cli.ask import ask
 from videoxl.cli.chat import chat
+from videoxl.cli.clip import clip
 from videoxl.cli.errors import (
     EXPECTED,
     LAST_RESORT,
@@ -278,6 +279,7 @@ def demo(
         print_json(result)
 
 
+app.command(epilog=epilog("clip"))(clip)
 app.command(epilog=epilog("train"))(train)
 app.add_typer(evaluations)
 add_scenarios(app)

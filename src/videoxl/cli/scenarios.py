@@ -62,6 +62,9 @@ class FindOptions:
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Write what was found to a file: .srt, .vtt, .csv or .json.")
     ] = None
+    clips: Annotated[
+        str | None, typer.Option(help="Write a clip of each event to this folder; see the command clip.")
+    ] = None
     overlap: Annotated[
         float, typer.Option(help="Seconds that two passes share, where the frames of a video take several.")
     ] = 30.0
@@ -152,12 +155,14 @@ def _find(
     opening: OpenOptions,
     options: FindOptions,
 ) -> None:
+    from videoxl.cli.clip import check_clips, tell_clips
     from videoxl.config import decode_from_string
     from videoxl.evaluation.log import write_bytes
     from videoxl.inference.asking import check_question
     from videoxl.inference.subtitles import cues_of
     from videoxl.inference.video_input import open_for_model
     from videoxl.memory.file.format import is_memory_file
+    from videoxl.scenarios.clips import Span, with_margin, write_clips
     from videoxl.scenarios.exports import exporter
     from videoxl.scenarios.run import run_scenario
     from videoxl.scenarios.sheet import sheet_of_timeline
@@ -170,6 +175,7 @@ def _find(
     if event is not None:
         check_question(event)
     check_report(options.report, options.report_video)
+    check_clips(options.clips, video)
     write = None if options.output is None else exporter(options.output)
     tell = None if options.quiet else tell_text
     with contextlib.ExitStack() as stack:
@@ -200,6 +206,9 @@ def _find(
             )
         if options.report:
             write_page(options.report, sheet_of_timeline(timeline), source, video, options.report_video)
+        if options.clips and source is not None:
+            spans = with_margin((Span(event.start, event.end) for event in timeline.events), 0.0)
+            tell_clips(write_clips(source, spans, options.clips, overwrite=True), quiet=options.quiet)
     if options.output and write:
         write_bytes(options.output, write(timeline.events).encode(errors="replace"))
     for warning in timeline.warnings:

@@ -18,6 +18,7 @@ from videoxl.video.decoder.messages import (
     HEARTBEAT_SECONDS,
     Alive,
     Answer,
+    ClipReport,
     Command,
     Confinement,
     ErrorReport,
@@ -92,7 +93,7 @@ class DecoderProcess:
         self._check_open()
         while True:
             answer, payload = self._next_answer()
-            if payload and isinstance(answer, Alive | ErrorReport | ReadReport | Confinement):
+            if payload and isinstance(answer, Alive | ErrorReport | ReadReport | ClipReport | Confinement):
                 raise self.garbage(ValueError(f"{len(payload)} bytes with {answer.kind}"))
             if isinstance(answer, Alive):
                 self._count_alive()

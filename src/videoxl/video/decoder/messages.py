@@ -3,7 +3,8 @@
 :class:`OpenCommand`, once, then any number of :class:`ReadCommand` go to the decoder process. Back come one
 :class:`VideoFacts` for the first, some :class:`FrameBatch` and one :class:`ReadReport` for each segment of the others,
 or an :class:`ErrorReport`; and :class:`Alive` whenever work takes long. A process for pictures gets
-:class:`PictureCommand` instead, each of which is answered by a :class:`PictureAnswer`. Types are checked on both sides.
+:class:`PictureCommand` instead, each of which is answered by a :class:`PictureAnswer`. :class:`ClipCommand` brings
+:class:`ClipPart` messages and a :class:`ClipReport`. Types are checked on both sides.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ PictureKind = Literal["still", "pages", "video"]
 """Whether a picture file holds one picture, several to be read one by one, or an animation that FFmpeg reads."""
 
 
+ClipFormat = Literal["mp4", "matroska"]
+"""The container of a clip, as FFmpeg calls it."""
+ClipHow = Literal["auto", "copy", "encode"]
+"""Whether the pictures of a clip are copied, encoded anew, or copied where that begins at the right picture."""
 HEARTBEAT_SECONDS = 1.0
 """While it works, a decoder process sends something at least this often."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
@@ -110,6 +115,17 @@ class SoundCommand(_Message):
     start: Seconds
     end: Seconds
     """Between these seconds of the file."""
+
+
+class ClipCommand(_Message):
+    """Write a stretch of the opened video as a file."""
+
+    kind: Literal["clip"] = "clip"
+    id: int
+    start: AnySeconds
+    end: AnySeconds
+    format: ClipFormat
+    how: ClipHow
 
 
 class VideoFacts(_Message):
@@ -227,6 +243,30 @@ class SoundReport(_Message):
     notes: Texts
 
 
+class ClipPart(_Message):
+    """Bytes of a clip, in the payload, for a place in its file. A later part may replace bytes of an earlier one."""
+
+    kind: Literal["clip_part"] = "clip_part"
+    id: int
+    offset: Count
+
+
+class ClipReport(_Message):
+    """A clip is complete: what became of it. Its file has ``size`` bytes; what was sent behind them does not count."""
+
+    kind: Literal["clip"] = "clip"
+    id: int
+    copied: bool
+    """Whether its pictures are those of the file; else they were encoded anew."""
+    start: Seconds
+    """When its first picture begins, in seconds from the start of the file."""
+    end: Seconds
+    frames: Size
+    size: Size
+    notes: Texts
+    """What is not in it."""
+
+
 class ErrorReport(_Message):
     """A command failed. The message is one line."""
 
@@ -244,9 +284,20 @@ class Alive(_Message):
 
 FirstCommand = OpenCommand | PictureCommand | InspectCommand
 """A decoder process reads the first command before it gives up its rights: the command says how many."""
-Command = FirstCommand | ReadCommand | SubtitleCommand | SoundCommand
+Command = FirstCommand | ReadCommand | SubtitleCommand | SoundCommand | ClipCommand
+ClipAnswer = ClipPart | ClipReport
 SoundAnswer = SoundFacts | SoundBatch | SoundReport
-Result = VideoFacts | FrameBatch | ReadReport | PictureAnswer | SubtitleAnswer | SoundAnswer | Confinement
+Result = (
+    VideoFacts
+    | FrameBatch
+    | ReadReport
+    | PictureAnswer
+    | SubtitleAnswer
+    | SoundAnswer
+    | ClipPart
+    | ClipReport
+    | Confinement
+)
 """What a command can end with, or bring on its way."""
 Answer = Result | ErrorReport | Alive
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])

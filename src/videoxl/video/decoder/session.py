@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 
 from videoxl.errors import VideoError
 from videoxl.video.decoder.channel import Channel
+from videoxl.video.decoder.clip import Clipper, PartWriter
 from videoxl.video.decoder.decode import FrameDecoder
 from videoxl.video.decoder.demux import OpenedStream, Opener, check_pixels, open_stream
 from videoxl.video.decoder.duration import held_until, missing_end
@@ -22,6 +23,8 @@ from videoxl.video.decoder.handover import ONLY_THE_FIRST, pack_index, starts_of
 from videoxl.video.decoder.hdr import NAMES, transfer_of
 from videoxl.video.decoder.index import FrameIndex, build_index
 from videoxl.video.decoder.messages import (
+    ClipCommand,
+    ClipPart,
     FrameBatch,
     OpenCommand,
     ReadCommand,
@@ -128,6 +131,12 @@ class DecodeSession(Generic[PictureT]):
             payload = np.ascontiguousarray(batch.samples_N).data.cast("B")
             self.channel.send(SoundBatch(id=command.id, first=batch.first), payload)
         self.channel.send(SoundReport(id=command.id, goes_on=reader.goes_on, notes=reader.notes()))
+
+    def write_clip(self, command: ClipCommand) -> None:
+        """Send a stretch of the video as a file, in parts, then a report."""
+        writer = PartWriter(lambda offset, data: self.channel.send(ClipPart(id=command.id, offset=offset), data))
+        clipper = Clipper(self.opener, self.index, self.backend, self.channel.heartbeat)
+        self.channel.send(clipper.write(command, writer))
 
     def _read_segment(self, segment: list[int], command: ReadCommand, pool: ThreadPoolExecutor) -> None:
         pictures = _Pictures(self.backend, self.channel.heartbeat, pool, IN_FLIGHT * command.finishers, command.resize)

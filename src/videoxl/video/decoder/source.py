@@ -12,6 +12,11 @@ from videoxl.errors import VideoError
 from videoxl.video.decoder.checks import CheckedFacts, ExpectedFrames, check_facts
 from videoxl.video.decoder.client import DecoderProcess
 from videoxl.video.decoder.messages import (
+    ClipCommand,
+    ClipFormat,
+    ClipHow,
+    ClipPart,
+    ClipReport,
     OpenCommand,
     ReadReport,
     SoundCommand,
@@ -152,6 +157,34 @@ class FileSource(VideoSource):
         asked = SoundCommand(id=command, which=which, start=min(start_s, end), end=end)
         with self._errors_of_processes():
             return SoundReading(self._process, asked, check, self.note).begin()
+
+    def clip(
+        self, start: float, end: float, form: ClipFormat, how: ClipHow
+    ) -> Iterator[tuple[int, bytearray] | ClipReport]:
+        """The bytes of a stretch as a file of its own, in parts with their places, and at last a report.
+
+        Raises ``VideoError``: ``no_frames_selected``, ``unsupported_container``.
+        """
+        self._command += 1
+        with self._errors_of_processes():
+            self._process.request(ClipCommand(id=self._command, start=start, end=end, format=form, how=how))
+            while True:
+                answer, payload = self._process.receive(self._command)
+                if isinstance(answer, ClipReport):
+                    yield answer
+                    return
+                if not isinstance(answer, ClipPart):
+                    raise self._process.garbage(ValueError(f"{answer.kind} in answer to clip"))
+                yield answer.offset, payload
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    def garbage(self, what: Exception) -> VideoError:
+        """The error for an answer that cannot be right. Ends the process that gave it."""
+        return self._process.garbage(what)
 
     def decoding_work(self, selection: Selection) -> DecodingWork:
         """What it takes to decode a selection, and how many of the allowed processes can share it."""

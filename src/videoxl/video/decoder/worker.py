@@ -28,6 +28,7 @@ from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.video.decoder import sandbox, wire
 from videoxl.video.decoder.channel import Channel, NewerCommandError
 from videoxl.video.decoder.messages import (
+    ClipCommand,
     Confinement,
     ErrorReport,
     FirstCommand,
@@ -127,6 +128,8 @@ def _answer_all(
                 session.read_subtitles(command)
             elif session is not None and isinstance(command, SoundCommand):
                 session.read_sound(command)
+            elif session is not None and isinstance(command, ClipCommand):
+                session.write_clip(command)
             elif session is not None and isinstance(command, ReadCommand):
                 session.read(command)
         except NewerCommandError:
