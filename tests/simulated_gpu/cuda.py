@@ -173,7 +173,8 @@ def _attention_patches(devices: SimulatedDevices) -> list[Any]:
     def lower_right(*size: int) -> Any:
         return LowerRight(bias.CausalVariant.LOWER_RIGHT, *size)
 
-    users = [m for m in sys.modules.values() if getattr(m, "causal_lower_right", None) is bias.causal_lower_right]
+    loaded = [m for m in [*sys.modules.values()] if "causal_lower_right" in getattr(m, "__dict__", ())]
+    users = [m for m in loaded if m.causal_lower_right is bias.causal_lower_right]
     return [
         mock.patch.object(F, "scaled_dot_product_attention", attention),
         *(mock.patch.object(module, "causal_lower_right", lower_right) for module in users),
