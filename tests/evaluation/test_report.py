@@ -9,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+from tests.conftest import require
 from videoxl.cli.main import main
 from videoxl.config import BiLevelDecode, ChunkedPrefill, decode_from_string, prefill_from_string
 from videoxl.errors import EvaluationError, MissingDependencyError
@@ -17,7 +18,8 @@ from videoxl.evaluation.lmms.outcomes import outcome
 from videoxl.evaluation.lmms.presets import MODES, PRESETS, Mode, mode_of
 from videoxl.evaluation.lmms.running import Run, result_of, run_lmms, text
 from videoxl.evaluation.lmms.scores import scored
-from videoxl.evaluation.plots import draw
+from videoxl.evaluation.metrics import wilson_interval
+from videoxl.evaluation.plots import PLOTS, draw, line_of
 from videoxl.evaluation.report import published_scores, write_report
 from videoxl.evaluation.rows import read_rows
 
@@ -230,9 +232,10 @@ def test_a_report_of_everything(tmp_path):
     assert str(tmp_path) not in text
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
-    for axis in ("frames", "seconds", "bytes"):
-        picture = Image.open(io.BytesIO((tmp_path / "report" / f"accuracy-{axis}.png").read_bytes()))
-        assert min(picture.size) > 300
+    pictures = [(tmp_path / "report" / f"{what}.png").read_bytes() for what in PLOTS]
+    assert len(set(pictures)) == 3
+    assert all(min(Image.open(io.BytesIO(picture)).size) > 300 for picture in pictures)
+    assert "| 73.87 | 7" in text  # with its interval
 
 
 def test_ways_compared_in_one_result_are_rows_of_their_own(tmp_path):
@@ -277,9 +280,26 @@ def test_a_row_without_costs_is_in_the_table_and_in_no_plot(tmp_path):
     assert not list((tmp_path / "report").glob("*.png"))
 
 
+def test_plots_begin_at_zero_and_accuracies_have_intervals(tmp_path, monkeypatch):
+    require("matplotlib")
+    from matplotlib.axes import Axes
+
+    limits = []
+    monkeypatch.setattr(Axes, "set_xlim", lambda self, low, high: limits.append(low))
+    monkeypatch.setattr(Axes, "set_ylim", lambda self, low, high: limits.append(low))
+    rows = read_rows([str(niah(tmp_path))])
+    for what in PLOTS:
+        draw(rows, what)
+    assert limits == [0] * 6
+    low, high = wilson_interval(6, 8)
+    first = line_of(rows[0], "accuracy")[0]
+    assert first == (64, 75, pytest.approx(100 * low), pytest.approx(100 * high))
+    assert line_of(rows[0], "memory")[0] == (64, 0.064, 0.064, 0.064)
+
+
 def test_plots_are_the_same_every_time(tmp_path):
     rows = read_rows([str(niah(tmp_path))])
-    assert draw(rows, "frames") == draw(rows, "frames")
+    assert draw(rows, "accuracy") == draw(rows, "accuracy")
 
 
 def test_the_command_line(tmp_path, capsys):

@@ -164,7 +164,7 @@ def report(
     ),
     as_json: Json = False,
 ) -> None:
-    """Draw results side by side: tables, and plots of accuracy against frames, seconds and bytes."""
+    """Draw results side by side: tables, and plots of accuracy, time and memory against frames."""
     from videoxl.evaluation.report import write_report
 
     rows = write_report(results, Path(output), published=published)

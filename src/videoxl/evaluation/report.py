@@ -14,7 +14,8 @@ import jinja2
 
 from videoxl.evaluation.comparing import Pair, compare_all
 from videoxl.evaluation.log import write_bytes
-from videoxl.evaluation.plots import AXES, draw, line_of
+from videoxl.evaluation.metrics import wilson_interval
+from videoxl.evaluation.plots import PLOTS, draw, line_of
 from videoxl.evaluation.rows import Point, Row, read_rows, result_files
 from videoxl.text import visible
 
@@ -51,7 +52,7 @@ COMPARED = (
     "answers rightly: below 0.05, so uneven a split is unlikely if both are equally good. Among many comparisons some "
     "are below it by chance."
 )
-PUBLISHED_COLUMNS = ("model", "benchmark", "mode", "%", "right", "questions", "frames", "problems")
+PUBLISHED_COLUMNS = ("model", "benchmark", "mode", "%", "95 % interval", "right", "questions", "frames", "problems")
 NUMBERS = frozenset(
     {"accuracy", "95 % interval", "questions", "failed", "frames", "s a video", "MB", "%", "right", "p"}
 )
@@ -94,19 +95,19 @@ class Published(TypedDict):
 
 @dataclass(frozen=True)
 class Plot:
-    """A PNG picture of accuracy against one of :data:`AXES`."""
+    """A PNG picture of one of :data:`PLOTS` against frames."""
 
-    axis: str
+    what: str
     png: bytes
 
     @property
     def name(self) -> str:
         """File name."""
-        return f"accuracy-{self.axis}.png"
+        return f"{self.what}.png"
 
     @property
     def label(self) -> str:
-        return f"accuracy against {AXES[self.axis]}"
+        return f"{PLOTS[self.what]}, against frames read"
 
     @property
     def base64(self) -> str:
@@ -136,7 +137,7 @@ def published_scores() -> Published:
 
 
 def write_report(results: Sequence[str], folder: Path, *, published: bool = True) -> list[dict[str, object]]:
-    """Write ``report.md``, ``report.html`` and ``accuracy-*.png`` into ``folder``, and return the rows.
+    """Write ``report.md``, ``report.html`` and a ``.png`` for each plot into ``folder``, and return the rows.
 
     ``results``: result files, or folders that hold some. Raises :class:`EvaluationError` for a file that is no result.
     """
@@ -160,7 +161,7 @@ def _results(rows: Sequence[Row]) -> Table:
         title="Results",
         columns=RESULT_COLUMNS,
         rows=[_cells(row) for row in rows],
-        plots=[Plot(axis, draw(rows, axis)) for axis in AXES if any(line_of(row, axis) for row in rows)],
+        plots=[Plot(what, draw(rows, what)) for what in PLOTS if any(line_of(row, what) for row in rows)],
         notes=_environments(rows),
     )
 
@@ -226,7 +227,9 @@ def _cells(row: Row) -> list[str]:
 def _published_cells(score: PublishedScore) -> list[str]:
     mode = score["mode"] + (f", blocks {score['blocks'][0]}/{score['blocks'][1]}" if "blocks" in score else "")
     problems = ", ".join(score["problems"])
-    counts = [f"{score['right']:,}", f"{score['questions']:,}", str(score["max_frames"])]
+    low, high = wilson_interval(score["right"], score["questions"]) or (None, None)
+    between = f"{_percent(low)} to {_percent(high)}"
+    counts = [between, f"{score['right']:,}", f"{score['questions']:,}", str(score["max_frames"])]
     return [score["model"], score["benchmark"], mode, f"{score['score']:.2f}", *counts, problems]
 
 

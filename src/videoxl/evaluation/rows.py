@@ -25,6 +25,8 @@ class Point:
     frames: float | None
     seconds: float | None
     bytes: float | None
+    questions: int = 0
+    """Of which :attr:`accuracy` is the share that was answered rightly; 0 where it is a mean of something else."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def _niah(found: Json) -> list[Row]:
                 frames,
                 fmean(c["reading_seconds"] for c in cells),
                 max(c["memory_bytes"] for c in cells),
+                sum(c["questions"] for c in cells),
             )
             for frames, cells in sorted(by_length.items())
         ]
@@ -123,7 +126,7 @@ def _benchmark(found: Json) -> Row:
     costs = scores.get("costs") or found.get("costs") or {}
     metric, accuracy = _headline(found, scores)
     samples = next(scores[name] for name in ("samples", "questions", "events") if name in scores)
-    points = [_point(accuracy, costs)] if costs and accuracy is not None else []
+    points = [_point(accuracy, costs, samples if metric == "micro" else 0)] if costs and accuracy is not None else []
     interval = scores["interval"] if not isinstance(scores["interval"], dict) else scores["interval"].get(metric)
     shown: Json = {"interval": interval if metric in ("micro", "mIoU") else None}
     name = found["benchmark"] + (f" {found['mode']}" if found.get("mode") not in (None, "given") else "")
@@ -141,11 +144,11 @@ def _headline(found: Json, scores: Json) -> tuple[str, float | None]:
     return ("macro", scores["macro"]) if found.get("headline") == "macro" else ("micro", scores["accuracy"])
 
 
-def _point(accuracy: float, costs: Json) -> Point:
+def _point(accuracy: float, costs: Json, questions: int) -> Point:
     seconds = costs.get("reading_seconds_per_video")
     if seconds is None:
         seconds = reading_seconds(costs["mean_seconds"])
-    return Point(accuracy, costs["mean_frames"], seconds, costs["mean_memory_bytes"])
+    return Point(accuracy, costs["mean_frames"], seconds, costs["mean_memory_bytes"], questions)
 
 
 def _row(

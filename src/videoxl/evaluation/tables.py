@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from videoxl.evaluation.log import Json
+from videoxl.evaluation.metrics import wilson_interval
 
 
 def text(result: Json) -> str:
@@ -35,7 +36,10 @@ def _grounding(scores: Json) -> list[str]:
 
 
 def _vnbench(scores: Json) -> list[str]:
-    types = [[name, _percent(one["accuracy"]), str(one["questions"])] for name, one in scores["types"].items()]
+    types = [
+        [name, _percent(one["accuracy"]), f"{one['questions']}, {_wilson(one['accuracy'], one['questions'])}"]
+        for name, one in scores["types"].items()
+    ]
     tasks = [[name, _percent(value), ""] for name, value in scores["tasks"].items()]
     totals = [
         ["overall (mean of tasks)", _percent(scores["overall"]), str(scores["questions"])],
@@ -45,7 +49,7 @@ def _vnbench(scores: Json) -> list[str]:
         ["guessing", _percent(scores["chance"]), f"single tries {_percent(scores['single_try_chance'])}"],
     ]
     return [
-        *_aligned([["", "%", "questions"], *types, ["", "", ""], *tasks, ["", "", ""], *totals]),
+        *_aligned([["", "%", "questions, 95 % interval"], *types, ["", "", ""], *tasks, ["", "", ""], *totals]),
         f"{scores['no_option_chosen']} answers choose no option, {scores['unanswered']} are missing",
     ]
 
@@ -59,6 +63,10 @@ def _percent(share: float | None) -> str:
 
 def _interval(between: Sequence[float] | None) -> str:
     return "-" if between is None else f"{_percent(between[0])} to {_percent(between[1])}"
+
+
+def _wilson(share: float | None, questions: int) -> str:
+    return "-" if share is None else _interval(wilson_interval(round(share * questions), questions))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -95,13 +95,16 @@ def text(result: Json) -> str:
     lines = [selectors_table(result)] if "ways" in result else _accuracy_lines(result)
     lines += [f"chance       {percent(result['chance'])}"]
     control = result["no_video"]
-    lines += [f"no video     {percent(control['accuracy'])}" + ("" if control["questions"] else " (not asked)")]
+    asked = with_interval(control["accuracy"], control["questions"]) if control["questions"] else "n.a. (not asked)"
+    lines += [f"no video     {asked}"]
     lines += [f"failed       {name}: {why}" for name, why in result["failed"].items()]
     return "\n".join(lines)
 
 
 def _accuracy_lines(result: Json) -> list[str]:
-    kinds = ", ".join(f"{kind} {percent(found['accuracy'])}" for kind, found in result["by_kind"].items())
+    kinds = ", ".join(
+        f"{kind} {with_interval(found['accuracy'], found['samples'])}" for kind, found in result["by_kind"].items()
+    )
     low, high = result["interval"] or (None, None)
     return [
         *([grid(result["cells"])] if result["cells"] else []),
@@ -118,10 +121,21 @@ def selectors_table(result: Json) -> str:
     """
     lines = ["| selector | accuracy | inner needles | seen | read | questions |", "|---|---|---|---|---|---|"]
     for selector, found in result["ways"].items():
-        shown = (percent(found[n]) for n in ("accuracy", "inner_accuracy", "inner_seen", "read_share"))
-        lines.append(f"| {selector} | {' | '.join(shown)} | {found['questions']}, inner {found['inner_questions']} |")
+        inner = found["inner_questions"]
+        shown = (
+            with_interval(found["accuracy"], found["questions"]),
+            *(with_interval(found[name], inner) for name in ("inner_accuracy", "inner_seen")),
+            percent(found["read_share"]),
+        )
+        lines.append(f"| {selector} | {' | '.join(shown)} | {found['questions']}, inner {inner} |")
     lines += [f"| {selector} | n.a.: {why} | | | | |" for selector, why in result["not_available"].items()]
     return "\n".join(lines)
+
+
+def with_interval(share: float | None, questions: int) -> str:
+    """Show a share of questions with Wilson's 95 % interval: ``90.0 % (59.6 to 98.2)``."""
+    between = None if share is None else wilson_interval(round(share * questions), questions)
+    return percent(share) + (f" ({100 * between[0]:.1f} to {100 * between[1]:.1f})" if between else "")
 
 
 def percent(share: float | None) -> str:
