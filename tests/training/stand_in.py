@@ -95,7 +95,7 @@ def config_of(**changes) -> TrainingConfig:
         **{
             "name": "test",
             "model": "tiny",
-            "data": DataConfig(sources=(Source("none.json"),), **data),
+            "data": DataConfig(**{"sources": (Source("none.json"),), **data}),
             "learning_rates": {"projector": 1e-3, "language_model": 1e-3},
             "max_steps": 4,
             "warmup_steps": 0.0,

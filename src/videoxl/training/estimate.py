@@ -32,7 +32,8 @@ from videoxl.training.assemble import assembled_config
 from videoxl.training.config.stages import OUTPUT, STAGES
 from videoxl.training.config.training import TrainingConfig
 from videoxl.training.data.media import media_of
-from videoxl.training.data.mixtures import RecordFile, choose_records
+from videoxl.training.data.mixtures import choose_records
+from videoxl.training.data.open_records import open_sources
 from videoxl.training.param_groups import group_of, is_read, target_pattern, unread_by, weight_dtype
 
 ANSWER_TOKENS = 256
@@ -291,8 +292,8 @@ def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | No
 def kinds(config: TrainingConfig) -> Counter[str]:
     """Records that a config's data chooses, by what they show. One that cannot be read counts as text, as in a run."""
     found: Counter[str] = Counter()
-    for number, source in enumerate(config.data.all_sources()):
-        file = RecordFile(source.path)
+    sources = config.data.all_sources()
+    for number, (source, file) in enumerate(zip(sources, open_sources(sources, config.data))):
         for record in choose_records(source.sampling, len(file), seed=config.data.seed + number).tolist():
             try:
                 found[media_of(file.read(record))[0]] += 1
@@ -304,7 +305,8 @@ def kinds(config: TrainingConfig) -> Counter[str]:
 def records(config: TrainingConfig) -> int:
     """Records that a config's data chooses."""
     sources = config.data.all_sources()
-    return sum(len(choose_records(s.sampling, len(RecordFile(s.path)), seed=config.data.seed)) for s in sources)
+    files = open_sources(sources, config.data)
+    return sum(len(choose_records(s.sampling, len(f), seed=config.data.seed)) for s, f in zip(sources, files))
 
 
 def _seconds(

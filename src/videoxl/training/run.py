@@ -24,7 +24,15 @@ from videoxl.training.data.batches import RunOrder
 from videoxl.training.ema import WeightAverage
 from videoxl.training.param_groups import enable_checkpointing, freeze
 from videoxl.training.saving import CheckpointWriter, no_progress_bars, writing
-from videoxl.training.setup import TrainingData, TrainingModel, load_data, load_model_to_train, merge_adapters
+from videoxl.training.setup import (
+    OpenFiles,
+    TrainingData,
+    TrainingModel,
+    load_data,
+    load_model_to_train,
+    merge_adapters,
+    open_files,
+)
 from videoxl.training.trainer import VideoXLTrainer
 from videoxl.training.trainer_hooks import load_models_whole
 from videoxl.training.validation import BEST, Validation, load_validation
@@ -44,6 +52,8 @@ FREE_TO_CHANGE = (
     "data.prefetch_factor",
     "data.max_bad_fraction",
     "data.feature_cache",
+    "data.media_cache",
+    "data.media_cache_gb",
 )
 """Settings that a run may be resumed with changed, those of ``validation`` beside them: they do not change what is
 computed."""
@@ -149,15 +159,34 @@ class _Run:
                 "would come in another order"
             )
 
+    def _check_same_records(self, files: OpenFiles | None) -> None:
+        """Raise :class:`TrainingError` where files hold other records than when the run began: their order would
+        change."""
+        self.records = {} if files is None else files.counts
+        before = self.found.facts.get("records") or self.records
+        if self.found.newest is not None and before != self.records:
+            told = [
+                f"{name.partition(' ')[2]} had {n} records and now has {self.records.get(name, 0)}"
+                for name, n in before.items()
+                if self.records.get(name) != n
+            ]
+            raise TrainingError(
+                f"{self.found.newest} is of a run on other records: {'; '.join(told) or 'there are more files now'}. "
+                "Bring back the files it had, or begin a new run from its weights"
+            )
+
     def train(self, model: TrainingModel | None, data: TrainingData | None, progress: bool) -> TrainingResult:
         torch.manual_seed(self.config.seed)  # for fresh weights, such as adapters
         load_models_whole()  # DeepSpeed divides the model when the Trainer begins
+        files = open_files(self.config) if data is None else None
+        self._check_same_records(files)
         model = model or load_model_to_train(self.config)
         if self.config.gradient_checkpointing:
             enable_checkpointing(model.model)
         trained = freeze(model.module, self.config.learning_rates, adapters=self.config.lora is not None)
-        data = data or load_data(self.config, model, self.output, rank=self.rank, world=self.world)
-        measured = load_validation(self.config, model)
+        own, held_out = (None, None) if files is None else (files.training, files.validation)
+        data = data or load_data(self.config, model, self.output, rank=self.rank, world=self.world, files=own)
+        measured = load_validation(self.config, model, held_out)
         trainer = self._trainer(model, data, progress)
         weights = self._average(trainer)
         if self.config.validation is not None:
@@ -198,7 +227,7 @@ class _Run:
             collator=data.collator,
             order=RunOrder(lambda epoch: data.order(epoch, self.rank, self.world), batches, per_epoch=per_epoch),
             processor=model.processor,
-            facts={"config": plain(config)},
+            facts={"config": plain(config), "records": self.records},
         )
         for callback in (ProgressCallback, PrinterCallback):  # they print to stdout
             trainer.remove_callback(callback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -24,8 +25,10 @@ from videoxl.training.data.batches import CollateFunction, SampleSource
 from videoxl.training.data.collator import Collator
 from videoxl.training.data.dataset import VideoDataset
 from videoxl.training.data.features import FeatureCache
+from videoxl.training.data.open_records import open_sources
 from videoxl.training.data.order import BatchOrder
 from videoxl.training.data.pairs import PreferenceCollator, PreferenceDataset, reference_log_probs
+from videoxl.training.data.records import Records
 from videoxl.training.objectives.preferences import PreferenceTraining
 from videoxl.training.objectives.synthesis import SynthesisPretraining
 from videoxl.training.param_groups import add_adapters, weight_dtype
@@ -51,6 +54,25 @@ class TrainingData:
     """Samples to a batch of tensors."""
     order: Callable[[int, int, int], Batches]
     """Epoch, rank and number of processes -> that process's batches of sample numbers, as many for each."""
+
+
+@dataclass(frozen=True)
+class OpenFiles:
+    """The files of records of a run."""
+
+    training: Sequence[Records]
+    validation: Sequence[Records] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records each file of training holds: what a run is resumed with must hold as many."""
+        return {f"{number} {file.path}": len(file) for number, file in enumerate(self.training, start=1)}
+
+
+def open_files(config: TrainingConfig) -> OpenFiles:
+    """Open all files of records, before weights are read. Raises :class:`TrainingDataError` for unusable ones."""
+    measured = config.validation.all_sources() if config.validation is not None else ()
+    return OpenFiles(open_sources(config.data.all_sources(), config.data), open_sources(measured, config.data))
 
 
 @dataclass(frozen=True)
@@ -155,36 +177,56 @@ def _whole(config: TrainingConfig) -> tuple[VideoXLForConditionalGeneration, Tok
 
 
 def load_data(
-    config: TrainingConfig, model: TrainingModel, output: Path, *, rank: int = 0, world: int = 1
+    config: TrainingConfig,
+    model: TrainingModel,
+    output: Path,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    files: Sequence[Records] | None = None,
 ) -> TrainingData:
     """The data that a config names. Features of a frozen tower, and what pairs of answers are compared with, are
-    computed first where the config asks for them."""
-    dataset, collator = _data(config, model, output, rank, world)
+    computed first where the config asks for them. ``files``: of the records, if they are open."""
+    dataset, collator = _data(config, model, output, rank, world, files)
     sizes = dataset.lengths if config.data.group_by_length else len(dataset)
     # a batch of one holds one kind, so that the records need not be read for it
     kinds = dataset.kinds if config.per_device_batch_size > 1 else None
 
     def order(epoch: int, rank: int, world: int) -> BatchOrder:
         return BatchOrder(
-            sizes, config.per_device_batch_size, seed=config.data.seed, epoch=epoch, rank=rank, world=world, kinds=kinds
+            sizes,
+            config.per_device_batch_size,
+            seed=config.data.seed,
+            epoch=epoch,
+            rank=rank,
+            world=world,
+            kinds=kinds,
+            blocks=dataset.blocks,
         )
 
     return TrainingData(dataset, collator, order)
 
 
 def _data(
-    config: TrainingConfig, model: TrainingModel, output: Path, rank: int, world: int
+    config: TrainingConfig,
+    model: TrainingModel,
+    output: Path,
+    rank: int,
+    world: int,
+    files: Sequence[Records] | None,
 ) -> tuple[VideoDataset, CollateFunction]:
     examples = _collator(config, model)
     if not isinstance(model.module, PreferenceTraining):
-        return _examples(config, model, rank, world), examples
-    pairs = PreferenceDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
+        return _examples(config, model, rank, world, files), examples
+    pairs = PreferenceDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill, files=files)
     return pairs, _comparing(config, model, pairs, examples, output)
 
 
-def load_samples(config: TrainingConfig, model: TrainingModel) -> tuple[VideoDataset, Collator]:
+def load_samples(
+    config: TrainingConfig, model: TrainingModel, files: Sequence[Records] | None = None
+) -> tuple[VideoDataset, Collator]:
     """Samples of ``config.data`` that are read from their files, and what makes batches of them."""
-    dataset = VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
+    dataset = VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill, files=files)
     return dataset, _collator(config, model)
 
 
@@ -193,16 +235,19 @@ def _collator(config: TrainingConfig, model: TrainingModel) -> Collator:
     return Collator(model.model.config, model.tokenizer.pad_token_id, mask=mask, raw_pixels=True)
 
 
-def _examples(config: TrainingConfig, model: TrainingModel, rank: int, world: int) -> VideoDataset:
+def _examples(
+    config: TrainingConfig, model: TrainingModel, rank: int, world: int, files: Sequence[Records] | None
+) -> VideoDataset:
+    made = partial(VideoDataset, config.data, model.model.config, model.tokenizer, prefill=config.prefill, files=files)
     if config.data.feature_cache is None:
-        return VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill)
+        return made()
     if "vision_tower" in config.learning_rates:
         raise ValueError(
             "data.feature_cache keeps what a frozen vision tower gives, and learning_rates.vision_tower trains it: "
             "leave one of them out"
         )
     cache = FeatureCache(config.data.feature_cache, model.model, limit_gb=config.data.feature_cache_gb)
-    dataset = VideoDataset(config.data, model.model.config, model.tokenizer, prefill=config.prefill, features=cache)
+    dataset = made(features=cache)
     dataset.fill_features(model.model, rank=rank, world=world)
     if world > 1:
         torch.distributed.barrier()

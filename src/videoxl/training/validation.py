@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,6 +20,7 @@ from videoxl.training.checkpoints import STAGING, publish
 from videoxl.training.config.training import SYNCHRONOUS, TrainingConfig
 from videoxl.training.config.validation import ValidationConfig
 from videoxl.training.data.batches import Batch, CollateFunction, RunOrder, SampleSource, data_loader
+from videoxl.training.data.records import Records
 from videoxl.training.saving import writing
 from videoxl.training.setup import TrainingModel, load_samples
 from videoxl.training.step_lines import append_line, keep_until
@@ -46,12 +47,17 @@ class ValidationData:
         return own + [[] for _ in range(math.ceil(count / world) - len(own))]
 
 
-def load_validation(config: TrainingConfig, model: TrainingModel) -> ValidationData | None:
-    """The data whose loss is measured, if there is any. Raises :class:`TrainingDataError` for unusable files."""
+def load_validation(
+    config: TrainingConfig, model: TrainingModel, files: Sequence[Records] | None = None
+) -> ValidationData | None:
+    """The data whose loss is measured, if there is any. ``files``: of its records, if they are open.
+
+    Raises :class:`TrainingDataError` for unusable files.
+    """
     if config.validation is None or not config.validation.measures:
         return None
     data = replace(config.data, sources=config.validation.all_sources(), mixture=None, feature_cache=None)
-    return ValidationData(*load_samples(replace(config, data=data), model))
+    return ValidationData(*load_samples(replace(config, data=data), model, files))
 
 
 class Validation(TrainerCallback):

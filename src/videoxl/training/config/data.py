@@ -76,7 +76,8 @@ class DataConfig:
     """Names of fields in version 0.1; files that use them still load."""
 
     sources: Annotated[tuple[Source, ...], BeforeValidator(_as_sources)] = ()
-    """Files of records, in LLaVA's format. Give either these or ``mixture``."""
+    """Files of records (``.json``, ``.jsonl``, ``.parquet``, ``.tar``), folders and patterns. Give either these or
+    ``mixture``."""
     mixture: Text | None = None
     """A YAML file that lists sources: ``datasets: [{json_path, sampling_strategy, media_folder}]``."""
     media_folder: Text | None = None
@@ -118,6 +119,12 @@ class DataConfig:
     """Folder for features of a frozen vision tower, computed once instead of every epoch."""
     feature_cache_gb: Positive = 50.0
     """Largest size of that folder, in GB (10^9 bytes)."""
+    media_cache: Text | None = None
+    """Folder for copies of files that lie in other storage (``s3://...``). Default: in the user's cache folder."""
+    media_cache_gb: Positive = 50.0
+    """Largest size of that folder, in GB (10^9 bytes). The longest unused copies are removed."""
+    allow_url: Flag = False
+    """Download what is named as a plain ``https`` URL."""
     seed: CountOrZero = 0
     """Seed for the order of examples and for ``random`` sampling strategies."""
 

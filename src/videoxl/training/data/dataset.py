@@ -6,7 +6,6 @@ any number of worker processes gives the same examples, and training can begin i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -33,8 +32,11 @@ from videoxl.training.data.examples import BadSample, Example
 from videoxl.training.data.features import CachedReader, FeatureCache, fill_cache
 from videoxl.training.data.machine import machine_fault
 from videoxl.training.data.media import KINDS, PICTURE, Kind, media_of
-from videoxl.training.data.mixtures import RecordFile, Source, choose_records
-from videoxl.training.data.read_sample import Picture, PictureReader, find_files, time_scale
+from videoxl.training.data.mixtures import Source, choose_records
+from videoxl.training.data.open_records import open_sources, storage_of
+from videoxl.training.data.order import OPEN_BLOCKS
+from videoxl.training.data.read_sample import Picture, PictureReader, time_scale
+from videoxl.training.data.records import Media, Records
 from videoxl.training.protocols import Tokenizer
 
 __all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
@@ -58,9 +60,10 @@ class VideoDataset(Dataset[Example | BadSample]):
         *,
         prefill: PrefillStrategy | None = None,
         features: FeatureCache | None = None,
+        files: Sequence[Records] | None = None,
     ) -> None:
         """``prefill``: how the model will read videos (default: all at once). ``features``: a cache that
-        :meth:`fill_features` fills; videos are then read from it alone.
+        :meth:`fill_features` fills; videos are then read from it alone. ``files``: of the sources, if they are open.
 
         Raises :class:`TrainingDataError` for files that cannot be used as a whole.
         """
@@ -71,8 +74,9 @@ class VideoDataset(Dataset[Example | BadSample]):
         self.reader = PictureReader(model_config, chat_format.tokenize, config.sampling, prefill=prefill)
         self.cached = None if features is None else CachedReader(self.reader, features)
         sources = config.all_sources()
-        self.files = [RecordFile(source.path) for source in sources]
-        self.folders = [s.media_folder or config.media_folder or os.path.dirname(s.path) for s in sources]
+        self.storage = storage_of(config)
+        self.files = list(open_sources(sources, config) if files is None else files)
+        self.folders = [s.media_folder or config.media_folder or f.folder for s, f in zip(sources, self.files)]
         self.index_N3 = self._index(sources)
         """int64: file, record and turn (-1: all) of every example."""
         if not len(self.index_N3):
@@ -94,7 +98,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         """Whether every turn becomes an example, since a model with windows cannot read packed questions."""
         return self.config.turns == "packed" and self.model_config.has_beacons
 
-    def _turns_of(self, file: RecordFile, record: int) -> int:
+    def _turns_of(self, file: Records, record: int) -> int:
         """How many examples a record makes. A bad record makes one, which fails when it is read."""
         try:
             return len(read_conversation(file.read(record)).turns)
@@ -104,10 +108,22 @@ class VideoDataset(Dataset[Example | BadSample]):
     def __len__(self) -> int:
         return len(self.index_N3)
 
+    @cached_property
+    def blocks(self) -> np.ndarray | None:
+        """int64 ``[N, 2]``: the file of every example and its block there, -1 for files that can be read anywhere. None
+        where all can."""
+        found = np.column_stack([self.index_N3[:, 0], np.full(len(self), -1)])
+        for number, file in enumerate(self.files):
+            blocks = file.blocks
+            if blocks is not None and len(blocks) and blocks.max() >= OPEN_BLOCKS:
+                rows = self.index_N3[:, 0] == number
+                found[rows, 1] = blocks[self.index_N3[rows, 1]]
+        return found if (found[:, 1] >= 0).any() else None
+
     @property
     def source_names(self) -> list[str]:
         """What the sources are called in the log: their files' names, with a number where two are the same."""
-        stems = [file.path.stem for file in self.files]
+        stems = [file.stem for file in self.files]
         return [f"{stem}-{at}" if stems.count(stem) > 1 else stem for at, stem in enumerate(stems, start=1)]
 
     def source_of(self, number: int) -> int:
@@ -123,7 +139,7 @@ class VideoDataset(Dataset[Example | BadSample]):
     def __getitem__(self, number: int) -> Example | BadSample:
         """An example, or what is wrong with it."""
         file, record_number, turn = (int(value) for value in self.index_N3[number])
-        name, path = self.name(number), str(self.files[file].path)
+        name, path = self.name(number), self.files[file].path
         try:
             record = self.files[file].read(record_number)
             if isinstance(record.get("id"), (str, int)):
@@ -131,14 +147,22 @@ class VideoDataset(Dataset[Example | BadSample]):
             kind, names = media_of(record)
             encoded = self._encode(read_conversation(record), turn, kind, len(names))
             scale, pictures = time_scale(record), []
-            for path in find_files(names, self.folders[file]):
-                pictures.append(self._read(path, kind, scale))
+            for media in self._media(names, file, record_number):
+                path = media.key
+                with media.local() as local:
+                    pictures.append(self._read(local, kind, scale))
             return self._example(name, kind, encoded, pictures)
         except (VideoXLError, OSError, MemoryError, *UNUSABLE) as error:
             if lacking := machine_fault(error):
                 return BadSample(name, path, lacking, machine=True)
             told = isinstance(error, (VideoXLError, OSError, ValueError))
             return BadSample(name, path, str(error) if told else f"{type(error).__name__}: {error}")
+
+    def _media(self, names: Sequence[str], file: int, record_number: int) -> list[Media]:
+        """Where the files of a record lie: within it, in its folder, or in other storage. Raises
+        :class:`TrainingDataError`, and ``ValueError`` for a URL."""
+        held, folder = self.files[file], self.folders[file]
+        return [held.media(record_number, name) or self.storage.media(name, folder) for name in names]
 
     def _read(self, path: str, kind: Kind, scale: float) -> Picture:
         if self.cached is not None and kind == "video":
@@ -152,18 +176,19 @@ class VideoDataset(Dataset[Example | BadSample]):
         share. Raises :class:`TrainingDataError` when the cache would grow beyond its limit."""
         if self.cached is None:
             raise ValueError("the dataset has no feature cache: give it features=FeatureCache(...)")
-        return fill_cache(self.cached, model, sorted(set(self._videos()))[rank::world], progress=progress)
+        videos = sorted(set(self._videos()), key=lambda media: media.key)
+        return fill_cache(self.cached, model, videos[rank::world], progress=progress)
 
-    def _videos(self) -> Iterator[str]:
+    def _videos(self) -> Iterator[Media]:
         """The videos of all examples whose records can be read."""
         for file, record_number, _ in self.index_N3.tolist():
             try:
                 kind, names = media_of(self.files[file].read(record_number))
-                paths = find_files(names, self.folders[file])
+                media = self._media(names, file, record_number)
             except (TrainingDataError, *UNUSABLE):  # named when training asks for it
                 continue
             if kind == "video":
-                yield from paths
+                yield from media
 
     def _encode(self, conversation: Conversation, turn: int, kind: Kind, pictures: int) -> Encoded:
         """Ids with placeholders. ``turn``: the only one that is wanted, or -1."""

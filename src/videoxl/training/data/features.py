@@ -27,6 +27,7 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
 from videoxl.training.data.machine import machine_fault
 from videoxl.training.data.read_sample import Picture, PictureReader, digest_of
+from videoxl.training.data.records import Media
 
 FRAMES_AT_ONCE = 96
 FORMAT = "1"
@@ -139,7 +140,7 @@ class CachedReader:
 def fill_cache(
     reader: CachedReader,
     model: VideoXLForConditionalGeneration,
-    paths: Iterable[str],
+    videos: Iterable[Media],
     *,
     progress: Progress | None = None,
 ) -> int:
@@ -149,15 +150,16 @@ def fill_cache(
     Raises :class:`TrainingDataError` when the cache would grow beyond its limit, or the disk is full.
     """
     cache, written, held = reader.cache, 0, reader.cache.size()
-    wanted = sorted(set(paths))
-    for number, path in enumerate(wanted):
+    wanted = sorted(set(videos), key=lambda media: media.key)
+    for number, media in enumerate(wanted):
         if progress is not None:
             progress("features", number, len(wanted))
         try:
-            place = reader.entry_path(path)
-            if place is None or place.exists():
-                continue
-            picture = reader.reader.read(path, "video")
+            with media.local() as path:
+                place = reader.entry_path(path)
+                if place is None or place.exists():
+                    continue
+                picture = reader.reader.read(path, "video")
         except VideoXLError as error:  # named, counted and listed when training asks for it
             if lacking := machine_fault(error):
                 raise TrainingError(f"{lacking}; then fill the cache again") from error
@@ -166,8 +168,9 @@ def fill_cache(
         held += features.nbytes
         if held > cache.limit_bytes:
             raise TrainingDataError(
-                f"the feature cache {cache.folder} would grow to {held / 1e9:.2f} GB with {path}, number {number + 1} "
-                f"of {len(wanted)}: raise feature_cache_gb={cache.limit_bytes / 1e9:g}, or leave out feature_cache"
+                f"the feature cache {cache.folder} would grow to {held / 1e9:.2f} GB with {media.key}, number "
+                f"{number + 1} of {len(wanted)}: raise feature_cache_gb={cache.limit_bytes / 1e9:g}, or leave out "
+                "feature_cache"
             )
         cache.store(place, Entry(features, picture.times_F))
         written += 1

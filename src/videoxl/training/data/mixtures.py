@@ -1,4 +1,4 @@
-"""Files of records, which of their records are used, and mixtures of such files (LLaVA's JSON, JSONL and YAML).
+"""Mixtures of files of records, which of their records are used, and files of JSON (LLaVA's JSON, JSONL and YAML).
 
 Records stay on disk: of a file only the places of its records are held, and a record is parsed when it is asked for.
 """
@@ -17,9 +17,8 @@ import numpy as np
 
 from videoxl.errors import TrainingDataError
 from videoxl.json_lines import BOM, WHITESPACE, parse_object
+from videoxl.training.data.records import MAX_RECORD_BYTES, InPlace, Opener, Records
 
-MAX_RECORD_BYTES = 64 * 2**20
-"""A longer record is taken for damage: 64 MiB of JSON are no conversation."""
 # a whole string, a quote that opens none, or a bracket
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 MOST_PERCENT = 10_000
@@ -28,10 +27,11 @@ _STRATEGY = re.compile(r"(first|end|random):(\d+)(%?)")
 
 @dataclass(frozen=True)
 class Source:
-    """One file of records."""
+    """One file of records, or several under one name."""
 
     path: str
-    """A ``.json`` list of records, or ``.jsonl`` with a record on every line."""
+    """A ``.json`` list of records, or ``.jsonl`` with a record on every line; ``.parquet``; ``.tar``; a folder, or a
+    pattern: see :func:`videoxl.training.data.open_records.open_records`."""
     sampling: str = "all"
     """Which records are used: ``all``; ``first:N``, ``end:N`` or ``random:N`` of them, or ``N%`` (rounded up). Above
     100 % records come more than once in a pass."""
@@ -71,7 +71,8 @@ def choose_records(sampling: str, count: int, *, seed: int) -> np.ndarray:
 def load_mixture(path: str | os.PathLike[str]) -> tuple[Source, ...]:
     """The sources of a YAML mixture: ``datasets: [{json_path, sampling_strategy, media_folder}]`` (LLaVA's keys).
 
-    Relative paths are relative to the mixture's folder. Raises :class:`TrainingDataError`.
+    ``json_path`` names any kind of file. Relative paths are relative to the mixture's folder. Raises
+    :class:`TrainingDataError`.
     """
     import yaml
 
@@ -95,22 +96,31 @@ def _source(mixture: Path, number: int, entry: object) -> Source:
     folder = entry.get("media_folder")
     try:
         return Source(
-            str(mixture.parent / entry["json_path"]),
+            _beside(mixture, entry["json_path"]),
             entry.get("sampling_strategy", "all"),
-            None if folder is None else str(mixture.parent / folder),
+            None if folder is None else _beside(mixture, folder),
         )
     except (ValueError, TypeError) as error:
         raise TrainingDataError(f"{mixture}: entry {number}: {error}") from error
 
 
-class RecordFile:
-    """The records of one file, by number. Holds where they are, not what they say."""
+def _beside(mixture: Path, name: str) -> str:
+    """A path relative to the mixture's folder; a URL is itself."""
+    if not isinstance(name, str):
+        raise TypeError(f"media_folder must be a text, got {name!r:.60}")
+    return name if "://" in name else str(mixture.parent / name)
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+
+class RecordFile(Records):
+    """The records of one file of JSON."""
+
+    def __init__(self, path: str | os.PathLike[str], opened: Opener | None = None, folder: str | None = None) -> None:
         """Raises :class:`TrainingDataError` when the file cannot be read or is no list of records."""
-        self.path = Path(path)
+        self.path = os.fspath(path)
+        self.folder = os.path.dirname(self.path) if folder is None else folder
+        self.opened = opened or InPlace(self.path)
         try:
-            with open(self.path, "rb") as file:
+            with self.opened() as local, open(local, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size == 0:
                     raise TrainingDataError(f"{self.path} is empty: give a JSON list of records, or JSON lines")
@@ -126,15 +136,14 @@ class RecordFile:
         return len(self.places_N3)
 
     def name(self, number: int) -> str:
-        """The name of a record in messages: ``train.jsonl:17`` is its 17th line, ``train.json#17`` its 17th record."""
-        return f"{self.path.name}{'#' if self.is_list else ':'}{int(self.places_N3[number, 2])}"
+        """``train.jsonl:17`` is its 17th line, ``train.json#17`` its 17th record."""
+        return f"{self.file_name}{'#' if self.is_list else ':'}{int(self.places_N3[number, 2])}"
 
     def read(self, number: int) -> Mapping[str, object]:
-        """Parse one record. Raises :class:`TrainingDataError` naming the file, the line and what is wrong."""
         begin, end = (int(place) for place in self.places_N3[number, :2])
         if end - begin > MAX_RECORD_BYTES:
             raise TrainingDataError(f"{self.name(number)} has {end - begin:,} bytes, most are {MAX_RECORD_BYTES:,}")
-        with open(self.path, "rb") as file:
+        with self.opened() as local, open(local, "rb") as file:
             data = os.pread(file.fileno(), end - begin, begin)
         if len(data) < end - begin:
             raise TrainingDataError(f"{self.name(number)}: the file has become shorter since training began")
@@ -148,12 +157,12 @@ def _parse(name: str, data: bytes) -> Mapping[str, object]:
         raise TrainingDataError(f"{name} is {error}; a record is an object with 'conversations'") from error
 
 
-def _is_list(path: Path, data: mmap.mmap) -> bool:
+def _is_list(path: str, data: mmap.mmap) -> bool:
     """Whether the file is one list; if not, it must be JSON lines."""
-    if path.suffix.lower() == ".jsonl":
+    if path.lower().endswith(".jsonl"):
         return False
     head = data[:4096].removeprefix(BOM).lstrip(WHITESPACE)
-    if not head.startswith(b"[") and path.suffix.lower() == ".json":
+    if not head.startswith(b"[") and path.lower().endswith(".json"):
         raise TrainingDataError(f"{path} must be a list of records, [{{...}}, ...]; name a file of JSON lines .jsonl")
     return head.startswith(b"[")
 
@@ -169,7 +178,7 @@ def _line_places(data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
         begin, number = end + 1, number + 1
 
 
-def _list_places(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
+def _list_places(path: str, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
     """Begin, end and number of every object of a list. Nothing is parsed, so a broken record costs only itself."""
     depth, begin, number, closed = 0, 0, 0, False
     last = len(BOM) if data[: len(BOM)] == BOM else 0  # end of what is accounted for
@@ -195,7 +204,7 @@ def _list_places(path: Path, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
         raise _no_list(path, data, last, "more behind the list" if closed else "no end of the list")
 
 
-def _no_list(path: Path, data: mmap.mmap, at: int, found: str) -> TrainingDataError:
+def _no_list(path: str, data: mmap.mmap, at: int, found: str) -> TrainingDataError:
     return TrainingDataError(
         f"{path} is no list of records: {found} at byte {at:,}, {data[at : at + 40]!r}; it must be "
         "[{...}, {...}], or JSON lines in a file named .jsonl"

@@ -9,6 +9,8 @@ from torch.utils.data import Sampler
 
 GROUPED_BATCHES = 50
 """Examples of similar length are looked for among this many global batches, so that the order stays random."""
+OPEN_BLOCKS = 4
+"""Where files are best read block by block, examples of about so many blocks of a file are mixed with one another."""
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -30,12 +32,14 @@ class BatchOrder(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         kinds: Sequence[str] | None = None,
+        blocks: np.ndarray | None = None,
         shuffle: bool = True,
     ) -> None:
         """``lengths`` of all examples to group them by, or how many there are.
 
-        ``kinds``: what must not meet in a batch. ``shuffle=False``: as they come, for evaluation. ``start_batch``: how
-        many batches of the epoch are already done. Raises ``ValueError`` for numbers out of range.
+        ``kinds``: what must not meet in a batch. ``blocks``: int64 ``[N, 2]``, the file of every example and its block
+        there, -1 where it may be read at any time. ``shuffle=False``: as they come, for evaluation. ``start_batch``:
+        how many batches of the epoch are already done. Raises ``ValueError`` for numbers out of range.
         """
         self.count = lengths if isinstance(lengths, int) else len(lengths)
         self.lengths = None if isinstance(lengths, int) else np.asarray(lengths, dtype=np.int64)
@@ -55,6 +59,7 @@ class BatchOrder(Sampler[list[int]]):
         if kinds is not None and len(kinds) != self.count:
             raise ValueError(f"kinds are needed for all {self.count} examples, got {len(kinds)}")
         self.kinds = None if kinds is None else np.unique(np.asarray(kinds), return_inverse=True)[1]
+        self.blocks = blocks
         self.batch_size, self.seed, self.epoch, self.start_batch = batch_size, seed, epoch, start_batch
         self.rank, self.world, self.shuffle = rank, world, shuffle
 
@@ -86,12 +91,26 @@ class BatchOrder(Sampler[list[int]]):
         for kind in range(int(kinds.max()) + 1):
             numbers = np.flatnonzero(kinds == kind)
             if self.shuffle:
-                numbers = self._grouped(random.permutation(numbers), size * GROUPED_BATCHES)
+                numbers = self._grouped(self._shuffled(random, numbers), size * GROUPED_BATCHES)
             whole = np.resize(numbers, -(-len(numbers) // size) * size)  # begins anew where it ends
             batches += list(whole.reshape(-1, size))
         if self.shuffle and (self.lengths is not None or self.kinds is not None):
             batches = [batches[at] for at in random.permutation(len(batches))]
         return batches
+
+    def _shuffled(self, random: np.random.Generator, numbers: np.ndarray) -> np.ndarray:
+        """In random order. Every block of a file has its stretch of the epoch, and stretches overlap."""
+        if self.blocks is None:
+            return random.permutation(numbers)
+        moments, of = random.random(len(numbers)), self.blocks[numbers]
+        for file in np.unique(of[of[:, 1] >= 0, 0]).tolist():
+            rows = np.flatnonzero((of[:, 0] == file) & (of[:, 1] >= 0))
+            own, places = np.unique(of[rows, 1], return_inverse=True)
+            stretch = min(OPEN_BLOCKS / len(own), 1.0)
+            begins = random.permutation(len(own)) / max(len(own) - 1, 1) * (1 - stretch)
+            moments[rows] = begins[places] + stretch * moments[rows]
+        found: np.ndarray = numbers[np.argsort(moments, kind="stable")]
+        return found
 
     def _grouped(self, numbers: np.ndarray, among: int) -> np.ndarray:
         """Sorted by length, the longest first, within stretches of ``among`` examples."""

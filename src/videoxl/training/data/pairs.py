@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
 
@@ -28,7 +29,7 @@ from videoxl.training.data.conversations import Conversation, ConversationEncode
 from videoxl.training.data.dataset import DataConfig, VideoDataset
 from videoxl.training.data.examples import BadSample, Example
 from videoxl.training.data.media import PICTURE, PLACEHOLDERS, TURNS, either, media_of, parts_of, shown, turns_of
-from videoxl.training.data.mixtures import RecordFile
+from videoxl.training.data.records import Records
 from videoxl.training.objectives.preferences import CHOSEN, REJECTED, PreferenceTraining
 from videoxl.training.protocols import Tokenizer
 from videoxl.training.step_lines import naming
@@ -88,15 +89,31 @@ def _answer(record: Mapping[str, object], name: str) -> str:
     return answer
 
 
-class PairFile(RecordFile):
+class PairFile(Records):
     """A file of records with two answers each."""
 
-    def __init__(self, file: RecordFile) -> None:
-        self.path, self.is_list, self.places_N3 = file.path, file.is_list, file.places_N3
+    def __init__(self, file: Records) -> None:
+        self.file, self.path, self.folder = file, file.path, file.folder
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def name(self, number: int) -> str:
+        return self.file.name(number)
 
     def read(self, number: int) -> Mapping[str, object]:
         """A record of two answers as a conversation. Raises :class:`TrainingDataError`."""
-        return as_conversation(super().read(number))
+        return as_conversation(self.file.read(number))
+
+    def held(self, number: int) -> Sequence[str]:
+        return self.file.held(number)
+
+    def copy_held(self, number: int, name: str, target: IO[bytes]) -> None:
+        self.file.copy_held(number, name, target)
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        return self.file.blocks
 
 
 class PairEncoder(ConversationEncoder):
@@ -125,8 +142,10 @@ class PreferenceDataset(VideoDataset):
         tokenizer: Tokenizer,
         *,
         prefill: PrefillStrategy | None = None,
+        files: Sequence[Records] | None = None,
     ) -> None:
-        super().__init__(replace(config, labels="answers", turns="packed"), model_config, tokenizer, prefill=prefill)
+        config = replace(config, labels="answers", turns="packed")
+        super().__init__(config, model_config, tokenizer, prefill=prefill, files=files)
         self.files = [PairFile(file) for file in self.files]
         self.encoder = PairEncoder(self.encoder.chat, labels="answers", template=config.template)
 
@@ -139,7 +158,7 @@ class PreferenceDataset(VideoDataset):
         pair = super().__getitem__(number)
         if isinstance(pair, Example) and pair.truncated:
             reason = f"max_length={self.config.max_length} cuts {pair.truncated} tokens of its answers; raise it"
-            return BadSample(pair.id, str(self.files[0].path), reason)
+            return BadSample(pair.id, self.files[0].path, reason)
         return pair
 
 

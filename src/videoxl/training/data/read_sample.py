@@ -14,7 +14,6 @@ import torch
 
 from videoxl.config import FullPrefill, PrefillStrategy, Sampling
 from videoxl.errors import TrainingDataError, VideoError
-from videoxl.hf.content import local_source
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.prompt import Tokenize, span_for
 from videoxl.inference.video_input import choose_sampling, open_for_model, picture_size
@@ -132,19 +131,6 @@ class PictureReader:
         )
         ids = (self.config.image_token_id,) * self.config.image_tokens(len(crops))
         return Picture(torch.from_numpy(crops), ids, ())
-
-
-def find_files(names: Sequence[str], folder: str) -> tuple[str, ...]:
-    """Paths of a record's files: relative names are relative to ``folder``, and ``file://`` becomes a path.
-
-    Raises ``ValueError`` for files that lie elsewhere, at a URL.
-    """
-    return tuple(_find_file(name, folder) for name in names)
-
-
-def _find_file(name: str, folder: str) -> str:
-    path = os.path.join(folder, name)
-    return path if os.path.lexists(path) else os.path.join(folder, str(local_source(name, "the record")))
 
 
 def digest_of(path: str) -> str | None:
