@@ -45,7 +45,7 @@ def check_kv_dtype(kv_dtype: str | None, prefill: PrefillStrategy | None = None)
         return None
     if kv_dtype not in KV_DTYPES:
         raise ValueError(f"unknown kv_dtype {kv_dtype!r}; allowed: auto, {', '.join(KV_DTYPES)}")
-    if isinstance(prefill, ChunkedPrefill) and prefill.offload:
+    if prefill is not None and is_offloading(prefill):
         raise ValueError(
             f"kv_dtype={kv_dtype!r} is for keys and values on the GPU, and offload=True keeps them in host memory: "
             "leave one of both out"
@@ -132,6 +132,9 @@ def _check_ascending(name: str, values: Sequence[float]) -> None:
 @settings
 class FullPrefill:
     """Plain causal attention over prompt and video. Exact; cost grows with the square of the length."""
+
+    offload: bool = False
+    """Keep keys and values of the video in host memory; every tile brings all of them back, a layer at a time."""
 
     def __str__(self) -> str:
         return to_string("full", self)
@@ -347,6 +350,11 @@ PREFILLS: dict[str, type[PrefillStrategy]] = {
 """Name -> prefill strategy. The command line, docs and tests iterate over this table."""
 DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode, "bilevel": BiLevelDecode}
 """Name -> decode strategy."""
+
+
+def is_offloading(prefill: PrefillStrategy) -> bool:
+    """Whether a strategy keeps keys and values in host memory."""
+    return isinstance(prefill, FullPrefill | ChunkedPrefill) and prefill.offload
 
 
 def _texts(given: Any) -> Any:

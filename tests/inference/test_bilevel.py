@@ -205,7 +205,7 @@ def test_a_strategy_is_its_text_and_back(decode):
 
 def test_other_families_have_no_two_levels(tiny, memory, monkeypatch):
     monkeypatch.setattr(tiny.config, "family", "video-xl")
-    with pytest.raises(ValueError, match="bi-level decoding is video-xl-2's, this model is of video-xl"):
+    with pytest.raises(ValueError, match="bi-level decoding is for video-xl-2 and qwen3-vl, this model is of video-xl"):
         tiny.ask(memory, QUESTION, decode=FEW)
 
 

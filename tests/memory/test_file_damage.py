@@ -158,7 +158,7 @@ def test_the_model_in_another_dtype_is_another_model(film):
     assert "tiny (video-xl-2, bfloat16" in message
 
 
-@pytest.mark.parametrize(("version", "todo"), [("2", "update videoxl"), ("0", "encode"), ("x", "encode")])
+@pytest.mark.parametrize(("version", "todo"), [("3", "update videoxl"), ("0", "encode"), ("x", "encode")])
 def test_other_versions(tiny, film, tmp_path, version, todo):
     path = with_header(film, tmp_path / "v.vxl", lambda h: h["__metadata__"].update(version=version))
     message = refused(path, tiny, "memory_version")

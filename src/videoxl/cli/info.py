@@ -129,7 +129,10 @@ def _why(config: VideoXLConfig, found: Facts, names: Iterable[str]) -> str:
     """What the family was recognised by, looked for in the order in which reading a released config does."""
     from videoxl.model.checkpoint import is_released
     from videoxl.model.families import with_tower
+    from videoxl.model.own_config import has_own_format
 
+    if has_own_format(found):
+        return f"config.json is of transformers' own class {found['model_type']!r}"
     if not is_released(found):
         return "config.json has our model_type 'video_xl' and names the family"
     released = "config.json is a released one (it has mm_vision_tower)"
@@ -145,15 +148,14 @@ def _why(config: VideoXLConfig, found: Facts, names: Iterable[str]) -> str:
 
 
 def _sizes(config: VideoXLConfig) -> Facts:
-    parts = config.to_dict()
-    text, vision = parts["text_config"], parts["vision_config"]
+    text, vision = config.text, config.vision
     return {
         "image_size": config.image_size,
         "frames_per_group": config.frames_per_group,
         "tokens_per_group": config.tokens_per_group,
-        "vision_layers": vision["num_hidden_layers"],
-        "text_layers": text["num_hidden_layers"],
-        "text_width": text["hidden_size"],
-        "vocabulary": text["vocab_size"],
+        "vision_layers": vision.num_hidden_layers,
+        "text_layers": text.num_hidden_layers,
+        "text_width": text.hidden_size,
+        "vocabulary": text.vocab_size,
         "dtype": str(config.dtype).removeprefix("torch.") if config.dtype else None,
     }

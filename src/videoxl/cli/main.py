@@ -238,20 +238,36 @@ def convert(
 
 @app.command(epilog=epilog("parity"))
 def parity(
-    golden: Annotated[str, typer.Argument(help="A folder with cases.json and recorded arrays.")],
+    golden: Annotated[
+        str, typer.Argument(help="A folder with cases.json and recorded arrays; with --against, a model.")
+    ],
     kinds: Annotated[
         list[str] | None, typer.Option(help="Only these kinds; may be repeated or comma-separated.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="transformers: load the model there too, and compare both on the same frames."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compare this implementation with recorded numbers of the released one; exits with 1 on any miss."""
+    """Compare with recorded numbers of the released code, or with transformers; exits with 1 on any miss."""
     from dataclasses import asdict
 
-    from videoxl.parity import run_parity
+    if against not in (None, "transformers"):
+        raise ValueError(f"--against must be transformers, got {against!r}")
+    if against:
+        from videoxl.parity.against import run_against_transformers
 
-    chosen = [kind for item in kinds for kind in item.split(",")] if kinds else None
+        found = run_against_transformers(golden, device=device, dtype=dtype)
+    else:
+        from videoxl.parity import run_parity
+
+        chosen = [kind for item in kinds for kind in item.split(",")] if kinds else None
+        found = run_parity(Path(golden), chosen)
     results = []
-    for result in run_parity(Path(golden), chosen):
+    for result in found:
         results.append(result)
         if not as_json:
             say(result, flush=True)

@@ -24,7 +24,6 @@ from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import EncodeRequest
 from videoxl.inference.subtitles import PlacedSubtitles, check_place
-from videoxl.inference.video_input import picture_size
 from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.memory.quantised import kv_dtype_of, quantised_cache
 from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
@@ -84,12 +83,13 @@ def encode(
     Raises ``VideoError`` when no frame can be decoded, ``DoesNotFitError`` before the first one is decoded, and
     ``ValueError`` for subtitles that have no place.
     """
-    check_subtitles(context.config, request)
+    config = request.config
+    check_subtitles(config, request)
     prefix_ids = context.chat_format.prefix(request.system)
     plan = None
     if not request.is_open and not request.source.is_still:
         plan = plan_reading(
-            context.config,
+            config,
             context.chat_format,
             request.strategy,
             request.timestamps,
@@ -97,11 +97,12 @@ def encode(
             end_s=request.end_s,
             cues=request.cues,
         )
-    if request.source.is_still and context.config.traits.vision.stills == "crops":
-        stream: Iterator[Tile] = iter([_still(context.config, request)])
+    stills = config.traits.vision.stills
+    if request.source.is_still and stills != "frame":
+        stream: Iterator[Tile] = iter([_cut(config, request) if stills == "crops" else _picture(request)])
     else:
-        frames = read_frames(context.config, request, embedder)
-        stream = tiles(frames, frames_per_tile(request.strategy, context.config))
+        frames = read_frames(request, embedder)
+        stream = tiles(frames, frames_per_tile(request.strategy, config))
     subtitles = plan.subtitles if plan else None
     filled = prefill(
         context,
@@ -142,16 +143,19 @@ def check_subtitles(config: VideoXLConfig, request: EncodeRequest) -> None:
         raise ValueError("subtitles need frames whose times are known beforehand: an iterator's are not")
 
 
-def read_frames(
-    config: VideoXLConfig, request: EncodeRequest, embedder: FrameEmbedder | None = None
-) -> Iterator[Frames]:
+def read_frames(request: EncodeRequest, embedder: FrameEmbedder | None = None) -> Iterator[Frames]:
     """Decode the chosen frames at the model's size. Nothing is opened before the first is asked for."""
-    size = picture_size(request.source, config.image_size, config.frame_fit)
-    batches = request.source.read(request.selection, resize=size)
+    batches = request.source.read(request.selection, resize=request.resize)
     yield from embedder.passing(batches) if embedder else batches
 
 
-def _still(config: VideoXLConfig, request: EncodeRequest) -> Tile:
+def _picture(request: EncodeRequest) -> Tile:
+    """A still picture as a whole."""
+    (batch,) = read_frames(request)
+    return Tile(torch.from_numpy(batch.pixels_FHWC), (0.0,), still=True)
+
+
+def _cut(config: VideoXLConfig, request: EncodeRequest) -> Tile:
     """Cut a still picture into crops for Video-XL (SPEC 2.1)."""
     batches = request.source.read(request.selection, resize=None)
     (picture,) = (frame for batch in batches for frame in batch.pixels_FHWC)
@@ -185,7 +189,9 @@ def prefill(
         end_s: the second at which the last group ends; None: one frame distance after the last frame.
         before: what was read before, which this continues.
     """
-    runner = PrefillRunner(context.model, context.chat_format.tokenize, subtitles=subtitles, progress=progress)
+    runner = PrefillRunner(
+        context.model, context.chat_format.tokenize, config=request.config, subtitles=subtitles, progress=progress
+    )
     if subtitles and subtitles.left_out:
         count = len(request.cues or ())
         runner.warnings.append(
@@ -209,6 +215,8 @@ def prefill(
         visual_tokens=plan.span.visual_tokens if plan else None,
         tokens=plan.tokens if plan else 0,
         chat_format=context.chat_format,
+        config=request.config,
+        still=request.source.is_still,
         spare=SPARE_TOKENS,
         before=before,
         new_cache=new_cache,

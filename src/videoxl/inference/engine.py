@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import (
-    DEFAULT_SYSTEM_PROMPT,
     BiLevelDecode,
     DecodeStrategy,
     Generation,
@@ -64,7 +63,7 @@ class VideoXL:
         self.name, self.revision = name, revision
         self.config = model.config
         self.fingerprint = model_fingerprint(model)
-        self.chat_format = ChatFormat.of(tokenizer)
+        self.chat_format = ChatFormat.of(tokenizer, self.config.traits)
         self._asking = Asking(model, tokenizer, self.chat_format)
         self.siglip: SiglipRelevance | None = None
         """Embeds frames and questions for ``relevance="siglip"``; loaded when it is first needed."""
@@ -104,7 +103,7 @@ class VideoXL:
         sampling: Sampling | None = None,
         prefill: PrefillStrategy | str | None = None,
         kv_dtype: str | None = None,
-        system: str = DEFAULT_SYSTEM_PROMPT,
+        system: str | None = None,
         subtitles: Any = None,
         siglip: bool | str | SiglipRelevance = False,
         stream: int | None = None,
@@ -130,7 +129,7 @@ class VideoXL:
                 :class:`FullPrefill` for Video-XL-2, :class:`SelectivePrefill` for Video-XL-Pro.
             kv_dtype: ``int8`` or ``fp8`` holds keys and values in half of the memory, rounded per token and head, with
                 slower answers; see ``docs/memory.md``. Default: as the model computes them.
-            system: the system prompt in front of the video.
+            system: the system prompt in front of the video. Default: that of the model's family, if it has one.
             subtitles: a subtitle file (``.srt``, ``.vtt``, ``.ass`` ...), a list of
                 :class:`~videoxl.video.subtitles.Cue`, or ``auto``: the video's own subtitle track (``auto:3``: that of
                 stream 3; ``auto:eng``: that in English). Each cue is read after the timestamp of the frames it begins

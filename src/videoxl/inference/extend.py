@@ -25,7 +25,7 @@ from videoxl.inference.prefill.choose import frames_per_tile
 from videoxl.inference.prefill.prefiller import PrefillState
 from videoxl.inference.prefill.tiles import tiles
 from videoxl.inference.progress import Progress, as_progress
-from videoxl.inference.prompt import VisualSpan
+from videoxl.inference.prompt import VisualSpan, group_time, time_text
 from videoxl.inference.request import EncodeRequest, open_request
 from videoxl.inference.subtitles import PlacedSubtitles
 from videoxl.inference.video_input import open_for_model
@@ -85,6 +85,10 @@ def extend(
             subtitles=subtitles,
             kv_dtype=memory.usage.kv_dtype,
         )
+        if memory.grid is not None:  # the pictures of one memory are of one size
+            rows, columns = memory.grid
+            side = context.config.token_side
+            request = replace(request, config=context.config.with_picture(rows * side, columns * side))
         shift = last + step if _counts_from_zero(source) else 0.0
         return _read_on(context, memory, request, shift, committed_cache, siglip, as_progress(progress))
 
@@ -117,7 +121,7 @@ def _read_on(
     progress: Progress,
 ) -> MemoryState:
     """Plan, read, and put the new state together. ``shift``: seconds to add to the times of the new frames."""
-    config, end_s = context.config, None if request.source.info.reader == "memory" else request.end_s
+    config, end_s = request.config, None if request.source.info.reader == "memory" else request.end_s
     check_subtitles(config, request)
     kept = _committed_span(memory, config)
     read_again = _subtitles_of(context, memory, len(kept.groups))
@@ -135,7 +139,7 @@ def _read_on(
         )
     subtitles = plan.subtitles if plan else before.subtitles
     embedder = FrameEmbedder(siglip) if siglip else None
-    new = _later(read_frames(config, request, embedder), shift, memory.timestamps[-1])
+    new = _later(read_frames(request, embedder), shift, memory.timestamps[-1])
     filled = prefill(
         context,
         request,
@@ -171,8 +175,18 @@ def _subtitles_of(context: ReadContext, memory: MemoryState, first: int) -> Plac
     if memory.usage.subtitles is None:
         return None
     span_ids, time_format = memory.token_ids[memory.prefix_length :], context.config.time_format
-    tokenize = context.chat_format.tokenize
-    return PlacedSubtitles.read_before(span_ids, memory.groups[first:], tokenize, time_format, memory.usage.subtitles)
+    tokenize, layout = context.chat_format.tokenize, context.config.traits.tokens
+    around = [len(tokenize(text)) if text else 0 for text in (layout.opening, layout.closing)]
+    per_group, times = context.config.frames_per_group, memory.timestamps
+    told = [group_time(layout, times[begin : begin + per_group]) for begin in range(0, len(times), per_group)]
+    return PlacedSubtitles.read_before(
+        span_ids,
+        memory.groups[first:],
+        [len(tokenize(time_text(time, time_format))) for time in told[first:]],
+        memory.usage.subtitles,
+        opening=around[0],
+        closing=[around[1] * (number > 0) for number in range(first, len(told))],
+    )
 
 
 @dataclass(frozen=True)

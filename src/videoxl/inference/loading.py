@@ -287,7 +287,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path
 def end_tokens(model: VideoXLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """List the ids at which an answer ends: the checkpoint's own end tokens and ``<|im_end|>``."""
     stored = model.generation_config.eos_token_id
-    stored = stored if stored is not None else model.config.text.eos_token_id
+    stored = stored if stored is not None else getattr(model.config.text, "eos_token_id", None)
     ends = list(stored) if isinstance(stored, (list, tuple)) else [stored] if stored is not None else []
     turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return ends if turn_end in ends else [*ends, turn_end]

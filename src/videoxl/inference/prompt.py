@@ -16,8 +16,8 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from videoxl.config import DEFAULT_SYSTEM_PROMPT
 from videoxl.memory.layout import Group
+from videoxl.model.families.family import Chat, Family, TokenLayout
 from videoxl.text import require_characters
 
 IMAGE_TOKEN_INDEX = -200
@@ -27,6 +27,7 @@ IGNORE_INDEX = -100
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
 Tokenize = Callable[[str], list[int]]
+PLAIN_CHAT = Chat()
 
 
 def round_time(seconds: float) -> float:
@@ -63,13 +64,19 @@ def visual_span(
     time_format: str = "Time {:.1f}s:",
     end_s: float | None = None,
     subtitle_ids: Sequence[Sequence[int]] | None = None,
+    layout: TokenLayout | None = None,
+    continued: bool = False,
 ) -> VisualSpan:
     """Lay out the visual span of frames shown at ``timestamps`` (seconds, ascending).
 
-    A group is told the time of its first frame. It ends, for evidence spans, where the next one begins; the last
-    ends at ``end_s``, by default one frame distance after its last frame. ``subtitle_ids``: per group the ids of its
-    subtitles, which stand behind its timestamp.
+    A group is told the time of its first frame, unless ``layout`` says otherwise. It ends, for evidence spans, where
+    the next one begins; the last ends at ``end_s``, by default one frame distance after its last frame.
+    ``subtitle_ids``: per group the ids of its subtitles, which stand behind its timestamp. ``layout``: further text
+    around a group; ``continued``: there are groups before these, so that the first of them begins with what closes the
+    one before it.
     """
+    opening = tokenize(layout.opening) if layout and layout.opening else []
+    closing = tokenize(layout.closing) if layout and layout.closing else []
     if len(timestamps) == 0:
         return VisualSpan((), ())
     ids: list[int] = []
@@ -79,13 +86,22 @@ def visual_span(
     groups, time_ends = [], []
     for number, (first, group_end) in enumerate(zip(starts, ends)):
         begin = len(ids)
-        ids += tokenize(time_text(times[first], time_format)) if time_format else []
+        ids += closing if number or continued else []
+        told = group_time(layout, times[first : first + frames_per_group])
+        ids += tokenize(time_text(told, time_format)) if time_format else []
         time_ends.append(len(ids))
         ids += subtitle_ids[number] if subtitle_ids else []
+        ids += opening
         visual = len(ids)
         ids += [video_token_id] * tokens_per_group
         groups.append(Group(times[first], group_end, begin, visual, len(ids)))
     return VisualSpan(tuple(ids), tuple(groups), tuple(time_ends))
+
+
+def group_time(layout: TokenLayout | None, times: Sequence[float]) -> float:
+    """The time that a group is told, of its frames: that of the first, or the middle between first and last."""
+    middle = layout is not None and layout.time_of == "middle"
+    return (times[0] + times[-1]) / 2 if middle else times[0]
 
 
 def last_end(timestamps: Sequence[float], end_s: float | None = None) -> float:
@@ -135,6 +151,8 @@ class SpanSizes(Protocol):
 
     @property
     def tokens_per_group(self) -> int: ...
+    @property
+    def traits(self) -> Family: ...
 
 
 def span_for(
@@ -143,8 +161,10 @@ def span_for(
     tokenize: Tokenize,
     end_s: float | None = None,
     subtitle_ids: Sequence[Sequence[int]] | None = None,
+    *,
+    continued: bool = False,
 ) -> VisualSpan:
-    """Call :func:`visual_span` with the sizes of a model."""
+    """Call :func:`visual_span` with the sizes of a model. ``continued``: groups stand before these."""
     return visual_span(
         timestamps,
         tokenize,
@@ -154,6 +174,8 @@ def span_for(
         time_format=config.time_format,
         end_s=end_s,
         subtitle_ids=subtitle_ids,
+        layout=config.traits.tokens,
+        continued=continued,
     )
 
 
@@ -167,10 +189,15 @@ class ChatFormat:
 
     tokenize: Tokenize
     tokenize_user: Tokenize
+    chat: Chat = PLAIN_CHAT
+    closing: str = ""
+    """What closes a video, in front of whatever follows it."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, traits: Family | None = None) -> ChatFormat:
         """Wrap a transformers tokenizer. The result can be pickled if the tokenizer can.
+
+        ``traits``: of the family, how its models are talked to; default as Video-XL's are.
 
         Template and text of users go through a copy each. ``split_special_tokens``, truncation and padding are a
         state of the tokenizer that every call sets anew, so calls in two threads on one tokenizer change each other's
@@ -180,10 +207,17 @@ class ChatFormat:
         users.model_max_length = sys.maxsize  # how much the model reads is checked elsewhere
         template = partial(own.encode, add_special_tokens=False, split_special_tokens=False)
         typed = partial(users.encode, add_special_tokens=False, split_special_tokens=True)
-        return cls(template, partial(_tokenize_typed, typed))
+        made = cls(template, partial(_tokenize_typed, typed))
+        return made if traits is None else replace(made, chat=traits.chat, closing=traits.tokens.closing)
 
-    def prefix(self, system: str = DEFAULT_SYSTEM_PROMPT) -> list[int]:
-        """Encode everything before the visual span: system turn and head of the user's turn (14 ids by default)."""
+    def prefix(self, system: str | None = None) -> list[int]:
+        """Encode everything before the visual span: system turn and head of the user's turn (14 ids by default).
+
+        ``system``: default the family's; where it has none, there is no system turn.
+        """
+        system = self.chat.system if system is None else system
+        if system is None or (not system and self.chat.system is None):
+            return self.tokenize(f"{IM_START}user\n")
         return (
             self.tokenize(f"{IM_START}system\n")
             + self.tokenize_user(system)
@@ -203,7 +237,10 @@ class ChatFormat:
 
     def suffix(self, question: str) -> list[int]:
         """Encode everything after the visual span: the question and the head of the assistant's turn."""
-        return self.user_turn(f"\n{question}")
+        return self._closing() + self.user_turn(f"{self.chat.before_question}{question}")
+
+    def _closing(self) -> list[int]:
+        return self.tokenize(self.closing) if self.closing else []
 
     def system_turn(self, system: str, *, closed: bool) -> list[int]:
         """Encode a system turn behind what was read, and the head of a user's turn.
@@ -227,7 +264,8 @@ class ChatFormat:
         ``first``: it follows the video, else an answer; ``closed``: that answer ended with ``<|im_end|>``.
         """
         if system:
-            return self.system_turn(system, closed=closed and not first), self.user_turn(question)
+            head = self._closing() if first else []
+            return head + self.system_turn(system, closed=closed and not first), self.user_turn(question)
         return [], self.suffix(question) if first else self.next_turn(question, answer_closed=closed)
 
     def closed_turn(self, question: str, answer: str, *, first: bool) -> list[int]:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from videoxl.config import DEFAULT_SYSTEM_PROMPT, KVDtype, PrefillStrategy, Sampling
+from videoxl.config import KVDtype, PrefillStrategy, Sampling
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.subtitles import cues_of
-from videoxl.inference.video_input import choose_sampling, end_of
+from videoxl.inference.video_input import choose_sampling, end_of, picture_size, sized_for
 from videoxl.model.configuration import VideoXLConfig
-from videoxl.video import Selection, VideoSource
+from videoxl.video import Resize, Selection, VideoSource
 from videoxl.video.frames import OpenSelection
 from videoxl.video.subtitles import Cue
 
@@ -24,7 +24,10 @@ class EncodeRequest:
     selection: Selection
     sampling: Sampling
     strategy: PrefillStrategy
-    system: str = DEFAULT_SYSTEM_PROMPT
+    config: VideoXLConfig
+    """The model's, for pictures of the size that they are brought to."""
+    system: str | None = None
+    """Default: the family's."""
     cues: tuple[Cue, ...] | None = None
     """Subtitles to read with the frames; None: there are none."""
     kv_dtype: KVDtype | None = None
@@ -46,6 +49,13 @@ class EncodeRequest:
         return end_of(self.source, self.sampling)
 
     @property
+    def resize(self) -> Resize:
+        """What frames are brought to."""
+        if self.config.traits.vision.any_size:
+            return Resize(*self.config.picture_size)
+        return picture_size(self.source, self.config.image_size, self.config.frame_fit)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong with the source, and what differs from the sampling that was asked for."""
         return (*self.source.warnings, *([self.selection.note] if self.selection.note else []))
@@ -59,7 +69,7 @@ def open_request(
     *,
     frames: Iterable[float] | None = None,
     sampling: Sampling | None = None,
-    system: str = DEFAULT_SYSTEM_PROMPT,
+    system: str | None = None,
     subtitles: object = None,
     kv_dtype: KVDtype | None = None,
 ) -> EncodeRequest:
@@ -73,4 +83,5 @@ def open_request(
     )
     selection = source.select(wanted, whole_groups_of=whole_groups_of)
     cues = None if subtitles is None else cues_of(subtitles, source)
-    return EncodeRequest(source, selection, wanted, strategy, system, cues, kv_dtype)
+    sized = sized_for(source, None if isinstance(selection, OpenSelection) else len(selection.timestamps_F), config)
+    return EncodeRequest(source, selection, wanted, strategy, sized, system, cues, kv_dtype)

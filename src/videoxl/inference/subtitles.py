@@ -11,9 +11,9 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 
-from videoxl.inference.prompt import Tokenize, time_text
+from videoxl.inference.prompt import Tokenize
 from videoxl.memory.layout import Group
 from videoxl.video import VideoSource
 from videoxl.video.subtitles import Cue, read_subtitles
@@ -98,15 +98,26 @@ class PlacedSubtitles:
 
     @classmethod
     def read_before(
-        cls, ids: Sequence[int], groups: Iterable[Group], tokenize: Tokenize, time_format: str, cues: int
+        cls,
+        ids: Sequence[int],
+        groups: Iterable[Group],
+        times: Iterable[int],
+        cues: int,
+        *,
+        opening: int = 0,
+        closing: Iterable[int] = repeat(0),
     ) -> PlacedSubtitles:
-        """Recover the ``cues`` cues of a visual span from its ids: they stand between timestamp and visual tokens."""
+        """Recover the ``cues`` cues of a visual span from its ids: they stand between timestamp and visual tokens.
+
+        ``times``: tokens of each group's timestamp; ``closing``: those in front of it, ``opening``: in front of its
+        visual tokens.
+        """
         frame_times, found = [], []
-        for group in groups:
-            begin = group.token_start + len(tokenize(time_text(group.start_s, time_format)))
-            if begin < group.visual_start:
+        for group, time, before in zip(groups, times, closing):
+            begin, end = group.token_start + before + time, group.visual_start - opening
+            if begin < end:
                 frame_times.append(group.start_s)
-                found.append(tuple(ids[begin : group.visual_start]))
+                found.append(tuple(ids[begin:end]))
         return cls(tuple(frame_times), tuple(found), cues=cues)
 
     def after(self, earlier: PlacedSubtitles | None) -> PlacedSubtitles:

@@ -30,6 +30,9 @@ def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end:
             f"start={start}, end={end} leaves nothing of {groups[0].start_s:.1f} to {groups[-1].end_s:.1f} s"
         )
     head, moved = memory.prefix_length, groups[first].token_start
+    closing = context.config.traits.tokens.closing
+    if first and closing:  # it closes a group that is forgotten
+        moved += len(context.chat_format.tokenize(closing))
     begin, stop = head + moved, head + groups[last - 1].token_end
     per_group = context.config.frames_per_group
     frames = slice(first * per_group, last * per_group)
@@ -45,7 +48,7 @@ def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end:
         memory,
         cache=cache,
         token_ids=(*memory.token_ids[:head], *memory.token_ids[begin:stop]),
-        groups=tuple(_moved(group, moved) for group in groups[first:last]),
+        groups=(_begun(groups[first], moved), *(_moved(group, moved) for group in groups[first + 1 : last])),
         timestamps=memory.timestamps[frames],
         pending=pending,
         embeddings=embeddings,
@@ -60,6 +63,11 @@ def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end:
         memory_bytes=kept.nbytes,
     )
     return replace(kept, usage=usage)
+
+
+def _begun(group: Group, tokens: int) -> Group:
+    """The first group, moved to the begin of the video."""
+    return replace(_moved(group, tokens), token_start=0)
 
 
 def _moved(group: Group, tokens: int) -> Group:
@@ -77,10 +85,12 @@ def _without(model: VideoXLForConditionalGeneration, cache: KVCache, head: int, 
 
     What waits in host memory stays there.
     """
-    out = KVCache([layer.empty(head + stop - begin + SPARE_TOKENS) for layer in cache.layers])
+    out, moved_by = KVCache([layer.empty(head + stop - begin + SPARE_TOKENS) for layer in cache.layers]), begin - head
+    if cache.positions is not None:
+        out.positions, moved_by = cache.positions.without(head, begin, stop)
     for number, layer in enumerate(cache.layers):
         (first_keys, first_values), (keys, values) = layer.span(0, head), layer.span(begin, stop)
-        distance = torch.full((stop - begin,), begin - head, device=keys.device)
+        distance = torch.full((stop - begin,), moved_by, device=keys.device)
         moved = model.model.language_model.inverse_rope(keys, distance)
         keys, values = torch.cat([first_keys, moved], dim=2), torch.cat([first_values, values], dim=2)
         if layer.on_host:

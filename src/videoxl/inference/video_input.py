@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any, Literal
 
 from videoxl.config import Sampling
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.video import Resize, VideoSource, open_video
 from videoxl.video.pictures import PAGES
 
@@ -82,6 +83,18 @@ def end_of(source: VideoSource, sampling: Sampling) -> float | None:
     if sampling.times is not None or (sampling.indices is not None and sampling.indices[-1] != len(times_F) - 1):
         return None
     return end if sampling.end is None else min(float(sampling.end), end)
+
+
+UNKNOWN_FRAMES = 768
+"""Frames that a video of unknown length shares its budget of pixels among."""
+
+
+def sized_for(source: VideoSource, frames: int | None, config: VideoXLConfig) -> VideoXLConfig:
+    """The configuration for pictures of the size that ``frames`` frames of a source are brought to; None: unknown."""
+    info = source.info
+    if not config.traits.vision.any_size or not (info.width and info.height):
+        return config
+    return config.sized(frames or UNKNOWN_FRAMES, info.height, info.width, still=source.is_still)
 
 
 def picture_size(source: VideoSource, side: int, fit: Literal["crop", "stretch"] = "stretch") -> Resize:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from videoxl.config import DEFAULT_SYSTEM_PROMPT, PrefillStrategy, Sampling, check_kv_dtype
+from videoxl.config import PrefillStrategy, Sampling, check_kv_dtype
 from videoxl.inference.decode.siglip import siglip_for
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.request import open_request
 from videoxl.inference.subtitles import AUTO, cues_of
-from videoxl.inference.video_input import open_for_model, picture_size
+from videoxl.inference.video_input import open_for_model
 from videoxl.many.ahead import DecodedAhead
 from videoxl.memory.file.format import is_memory_file
 from videoxl.memory.video_memory import VideoMemory
@@ -133,8 +133,7 @@ def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading
         request = open_request(source, reading.sampling, engine.config, strategy)
         if source.is_still or request.is_open:
             return Opened(video, source, cues)
-        size = picture_size(source, engine.config.image_size, engine.config.frame_fit)
-        return Opened(video, DecodedAhead(source, request.selection, size, stopped), cues)
+        return Opened(video, DecodedAhead(source, request.selection, request.resize, stopped), cues)
     except BaseException:
         source.close()
         raise
@@ -160,7 +159,7 @@ def memory_of(engine: VideoXL, opened: Opened, reading: Reading, question: str |
             kv_dtype=reading.kv_dtype,
             subtitles=opened.cues,
             siglip=reading.siglip,
-            system=DEFAULT_SYSTEM_PROMPT if reading.system is None else reading.system,
+            system=reading.system,
         )
     finally:
         opened.close()

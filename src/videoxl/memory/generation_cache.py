@@ -63,3 +63,5 @@ class GenerationCache(Cache):
 
     def __init__(self, cache: KVCache) -> None:
         super().__init__(layers=[GenerationLayer(layer) for layer in cache.layers])
+        self.shift = cache.shift
+        """As of a :class:`~videoxl.memory.kv_cache.KVCache`."""

@@ -200,7 +200,7 @@ class HostStore(DeviceStore):
     def __init__(self, cache: KVCache, landmarks: Sequence[int] = (), *, tail_from: int = 0) -> None:
         """``tail_from``: the first token of ``cache`` that windows can still reach."""
         self._layers = [HostLayer.of(layer, layer.reserved) for layer in cache.layers]
-        super().__init__(KVCache(self._layers), landmarks)
+        super().__init__(KVCache(self._layers).placed(cache.positions), landmarks)
         self._tail_from = tail_from
         self._tails: list[_Tail | None] = [None] * len(self._layers)
         self._lanes: dict[torch.device, _Lane] = {}

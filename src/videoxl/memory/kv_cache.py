@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
+
+from videoxl.memory.positions import Positions
 
 Which = Literal["keys", "values"]
 Tier = Literal["device", "host", "disk"]
@@ -21,9 +23,9 @@ SPARE_TOKENS = 2048
 
 
 class Rope(Protocol):
-    """Rotary position embedding of a language model: puts positions ``[S]`` into keys ``[B, K, S, E]``, takes them out.
+    """Rotary position embedding of a language model: puts positions into keys ``[B, K, S, E]``, takes them out.
 
-    It is computed in fp32.
+    Positions are ``[S]``, or ``[3, S]`` where a model has three dimensions. It is computed in fp32.
     """
 
     def apply_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor: ...
@@ -38,11 +40,14 @@ class Rope(Protocol):
         *,
         unrotate: bool = ...,
         rotate_from: int | None = ...,
+        positions: torch.Tensor | None = ...,
+        rotate_to: torch.Tensor | None = ...,
     ) -> None:
         """Means of tokens of two sets, ``[1, K, S, E]`` per layer, in all layers at once.
 
         ``index_MP`` names what each is the mean of: a dense token, ``-2 - n`` for coarse token ``n``, -1 for nothing.
-        ``unrotate`` takes the positions 0, 1, 2 ... out of dense tokens; ``rotate_from`` is the first put in.
+        ``unrotate`` takes the positions 0, 1, 2 ... out of dense tokens, or ``positions``; ``rotate_from`` is the first
+        put in, ``rotate_to`` are all of them.
         """
         ...
 
@@ -292,10 +297,27 @@ def _nbytes(tensor: torch.Tensor) -> int:
 class KVCache:
     """The layers of one sequence: what the language model appends to, and what is forked for every question."""
 
+    positions: Positions | None = None
+    """Of the first tokens, where positions have three dimensions; None: a token's position is its index."""
+
     def __init__(self, layers: int | Sequence[PreallocatedLayer], *, reserve: int = 0) -> None:
         """``layers``: the layers, or how many empty ones. ``reserve``: tokens expected in the end."""
         made = [PreallocatedLayer(reserve) for _ in range(layers)] if isinstance(layers, int) else layers
         self.layers: list[PreallocatedLayer] = list(made)
+
+    @property
+    def shift(self) -> int:
+        """Added to the index of a token of text, it gives the token's position."""
+        return 0 if self.positions is None else self.positions.shift
+
+    def positions_at(self, index_L: torch.Tensor) -> torch.Tensor:
+        """Positions of tokens by their index: ``[L]``, or ``[3, L]``."""
+        return index_L if self.positions is None else self.positions.at(index_L)
+
+    def placed(self, positions: Positions | None) -> Self:
+        """This cache, whose first tokens have these positions."""
+        self.positions = positions
+        return self
 
     def update(self, keys_BKLE: torch.Tensor, values_BKLE: torch.Tensor, layer: int) -> Pair:
         """Append to a layer; returns all of its keys and values ``[B, K, S, E]``."""
@@ -321,12 +343,14 @@ class KVCache:
 
     def fork(self, *, reserve: int = 0) -> KVCache:
         """An independent cache that starts with the same content; nothing is copied until it grows."""
-        return KVCache([layer.fork(reserve) for layer in self.layers])
+        return KVCache([layer.fork(reserve) for layer in self.layers]).placed(self.positions)
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` tokens of every layer."""
         for layer in self.layers:
             layer.truncate(length)
+        if self.positions is not None:
+            self.positions = self.positions.cut(length)
 
     def truncate_layer(self, layer: int, length: int) -> None:
         """Forget all but the first ``length`` tokens of one layer."""

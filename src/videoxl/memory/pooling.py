@@ -16,6 +16,7 @@ import torch
 
 from videoxl.memory.kv_cache import KVCache, PreallocatedLayer, Rope, Tier, Which
 from videoxl.memory.layout import GroupLayout
+from videoxl.memory.positions import Positions
 
 TOKENS_AT_ONCE = 1 << 16
 """Tokens whose keys are un-rotated at once; it bounds the fp32 copies."""
@@ -40,6 +41,9 @@ class CoarseKV:
     keys: Sequence[torch.Tensor]
     """Per layer ``[1, K, M, E]``."""
     values: Sequence[torch.Tensor]
+    positions: Positions | None = None
+    """Of every entry, where positions have three dimensions: an average has the mean of those it was made from. None:
+    entries take the places they get in a question's cache."""
 
     @property
     def nbytes(self) -> int:
@@ -109,17 +113,21 @@ def make_coarse_kv(
     """Average a whole memory, layer by layer; ``devices``: where each layer's result is computed and kept."""
     keys: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
-    coarse = coarse_kv_of(token_ids, layout, pool, keys, values, video_token_id=video_token_id)
+    coarse = coarse_kv_of(
+        token_ids, layout, pool, keys, values, video_token_id=video_token_id, positions=cache.positions
+    )
     plan = _plan_averages(layout, pool)
     if lies_on_one_gpu(cache, devices):
         for made, which in ((keys, "keys"), (values, "values")):
             dense = [getattr(layer, which) for layer in cache.layers]
             out = dense[0].new_empty((len(dense), dense[0].shape[1], len(coarse), dense[0].shape[3]))
-            rope.gather_layers(dense, (), _index(plan.index, devices[0]), out, unrotate=which == "keys")
+            held = None if cache.positions is None else cache.positions.held_3S
+            index = _index(plan.index, devices[0])
+            rope.gather_layers(dense, (), index, out, unrotate=which == "keys", positions=held)
             made.extend(out[:, None].unbind())
         return coarse
     for layer, device in zip(cache.layers, devices):
-        keys.append(_average(layer, "keys", plan, len(coarse), device, rope))
+        keys.append(_average(layer, "keys", plan, len(coarse), device, rope, cache.positions))
         values.append(_average(layer, "values", plan, len(coarse), device, None))
     return coarse
 
@@ -138,39 +146,68 @@ def coarse_kv_of(
     values: Sequence[torch.Tensor],
     *,
     video_token_id: int,
+    positions: Positions | None = None,
 ) -> CoarseKV:
-    """Describe the coarse keys and values of a memory; the sequences may be filled later."""
+    """Describe the coarse keys and values of a memory; the sequences may be filled later.
+
+    ``positions``: of the memory's tokens, where they are not the indices.
+    """
     plan = _plan_averages(layout, pool)
     ids = np.full(int(plan.offsets[-1]), video_token_id)
     ids[plan.time_to] = np.asarray(token_ids)[plan.time_from]
-    return CoarseKV(pool, token_ids, layout, plan.offsets, tuple(ids.tolist()), keys, values)
+    placed = None if positions is None else _mean_positions(positions, plan)
+    return CoarseKV(pool, token_ids, layout, plan.offsets, tuple(ids.tolist()), keys, values, placed)
+
+
+def _mean_positions(positions: Positions, plan: _AveragePlan) -> Positions:
+    """Of every coarse entry; what follows the video has the position it has behind the whole of it."""
+    held = positions.held_3S.float()
+    out = torch.empty((3, int(plan.offsets[-1])))
+    out[:, plan.time_to] = held[:, plan.time_from]
+    out[:, plan.visual_to] = held[:, plan.visual_from].mean(-1)
+    return Positions(out, positions.next)
 
 
 def _average(
-    layer: PreallocatedLayer, which: Which, plan: _AveragePlan, length: int, device: torch.device, rope: Rope | None
+    layer: PreallocatedLayer,
+    which: Which,
+    plan: _AveragePlan,
+    length: int,
+    device: torch.device,
+    rope: Rope | None,
+    positions: Positions | None = None,
 ) -> torch.Tensor:
     """Average one layer's keys (un-rotated by ``rope``) or values: ``[1, K, length, E]``."""
-    times = take(layer, which, _index(plan.time_from, device), device, rope)
+    times = take(layer, which, _index(plan.time_from, device), device, rope, positions)
     out = torch.empty((*times.shape[:2], length, times.shape[3]), dtype=layer.dtype, device=device)
     out[:, :, _index(plan.time_to, device)] = times.to(out.dtype)
     pool = plan.visual_from.shape[1]
     step = max(1, TOKENS_AT_ONCE // pool)
     for first in range(0, len(plan.visual_to), step):
         runs, to = plan.visual_from[first : first + step], plan.visual_to[first : first + step]
-        dense = take(layer, which, _index(runs.reshape(-1), device), device, rope)
+        dense = take(layer, which, _index(runs.reshape(-1), device), device, rope, positions)
         out[:, :, _index(to, device)] = dense.reshape(*dense.shape[:2], -1, pool, dense.shape[3]).mean(3).to(out.dtype)
     return out
 
 
 def take(
-    layer: PreallocatedLayer, which: Which, positions: torch.Tensor, device: torch.device, rope: Rope | None
+    layer: PreallocatedLayer,
+    which: Which,
+    index: torch.Tensor,
+    device: torch.device,
+    rope: Rope | None,
+    positions: Positions | None = None,
 ) -> torch.Tensor:
     """Select keys or values of some tokens, in fp32 on ``device``; keys un-rotated by ``rope``.
 
-    Of a layer that is still in a file, only the blocks that hold these tokens are read.
+    ``positions``: of all tokens, where they are not the indices. Of a layer that is still in a file, only the blocks
+    that hold these tokens are read.
     """
-    chosen = layer.select(which, positions).to(device).float()
-    return chosen if rope is None else rope.inverse_rope(chosen, positions.to(device))
+    chosen = layer.select(which, index).to(device).float()
+    if rope is None:
+        return chosen
+    index = index.to(device)
+    return rope.inverse_rope(chosen, index if positions is None else positions.at(index))
 
 
 def _index(positions: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -243,7 +280,10 @@ def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rop
     """Make a cache of dense and coarse tokens, keys rotated to the positions 0, 1, 2 ...; ``reserve``: final capacity.
 
     Each layer takes two gathers and two scatters, whatever the number of groups; on a GPU all layers take two gathers.
+    Where positions have three dimensions, dense tokens keep theirs and averages have the means of theirs.
     """
+    if coarse.positions is not None:
+        return _interleave_where_it_is(cache, coarse, coarse.positions, plan, rope, reserve)
     if lies_on_one_gpu(cache, [keys.device for keys in coarse.keys]):
         return _interleave_at_once(cache, coarse, plan, rope, reserve)
     layers = []
@@ -255,6 +295,26 @@ def interleave(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rop
         made.update(rotated, _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype))
         layers.append(made)
     return KVCache(layers)
+
+
+def _interleave_where_it_is(
+    cache: KVCache, coarse: CoarseKV, positions: Positions, plan: InterleavePlan, rope: Rope, reserve: int
+) -> KVCache:
+    """Every token stays at its position in the video, so dense ones need no rotation and a question no other place."""
+    held_3M, layers = positions.held_3S, []
+    for layer, keys, values in zip(cache.layers, coarse.keys, coarse.values):
+        device, made = keys.device, PreallocatedLayer(reserve)
+        chosen = plan.on(layer.device).dense_from
+        rotated = rope.apply_rope(keys, held_3M.to(device))
+        made.update(
+            _scatter(take(layer, "keys", chosen, device, None), rotated, plan).to(keys.dtype),
+            _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype),
+        )
+        layers.append(made)
+    placed = torch.empty((3, len(plan)))
+    placed[:, plan.dense_to] = cache.positions_at(torch.from_numpy(plan.dense_from)).float()
+    placed[:, plan.coarse_to] = held_3M[:, plan.coarse_from]
+    return KVCache(layers).placed(Positions(placed, positions.next))
 
 
 def _interleave_at_once(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rope, reserve: int) -> KVCache:

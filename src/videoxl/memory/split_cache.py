@@ -22,6 +22,7 @@ class SplitCache(KVCache):
         self._committed = cache.fork()
         self._committed.truncate(committed)
         self._joined: KVCache | None = None
+        self.positions = cache.positions
         self._lock = threading.Lock()
 
     def committed(self) -> KVCache:

@@ -17,6 +17,7 @@ from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV
+from videoxl.memory.positions import Grid
 from videoxl.memory.quantised import Quantisation
 from videoxl.settings import Count, CountOrZero, from_json
 
@@ -141,7 +142,15 @@ class MemoryState:
 
     def without_cache(self) -> MemoryState:
         """Return the same state without keys and values, to be read without holding them."""
-        return replace(self, cache=KVCache(0), coarse_kv={})
+        return replace(self, cache=KVCache(0).placed(self.cache.positions), coarse_kv={})
+
+    @property
+    def grid(self) -> Grid | None:
+        """Rows and columns of the visual tokens of a group, where positions say so."""
+        if self.cache.positions is None:
+            return None
+        first, head = self.groups[0], self.prefix_length
+        return self.cache.positions.grid(head + first.visual_start, head + first.token_end)
 
     @property
     def duration(self) -> float:

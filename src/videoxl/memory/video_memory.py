@@ -225,7 +225,7 @@ class VideoMemory:
         if not -len(layers) <= layer < len(layers):
             raise ValueError(f"layer must be between 0 and {len(layers) - 1}, or negative from the end, got {layer}")
         held = layers[layer]
-        positions = torch.arange(held.length, device=held.device)
+        positions = state.cache.positions_at(torch.arange(held.length, device=held.device))
         keys = self.require_owner("features").rope.inverse_rope(held.keys, positions)
         return Features(keys[0, :, state.prefix_length :], held.values[0, :, state.prefix_length :].clone())
 

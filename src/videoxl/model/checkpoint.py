@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from videoxl.errors import CheckpointError
-from videoxl.model.families import FAMILIES
+from videoxl.model.families import FAMILIES, own_formats
 from videoxl.model.families.family import JsonObject
 from videoxl.model.foreign import is_inside, one_line, open_regular, parse_json, read_json, read_json_object
 from videoxl.model.wrong_folder import ADAPTER_FILE, what_it_is, without_weights
@@ -37,6 +37,8 @@ RENAMES: tuple[tuple[str, str], ...] = (
     ("model.embed_tokens.", "model.language_model.embed_tokens."),
     ("model.norm.", "model.language_model.norm."),
 )
+OWN_RENAMES: tuple[tuple[str, str], ...] = (("model.visual.", "model.vision_tower."),)
+"""Of transformers' own classes, which no family was released in."""
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -53,7 +55,7 @@ FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 MANIFEST = "manifest.json"
 LOADED = (".json", ".safetensors", ".txt", ".jinja", ".model")
 """Endings of the files that a model, its tokenizer and its processor are read from."""
-Layout = Literal["released", "videoxl"]
+Layout = Literal["released", "videoxl", "transformers"]
 
 
 class TensorEntry(TypedDict):
@@ -70,7 +72,7 @@ Header = dict[str, TensorEntry]
 
 def to_native(name: str) -> str:
     """Our name of a released tensor; names already ours stay."""
-    for released, native in RENAMES:
+    for released, native in (*RENAMES, *OWN_RENAMES):
         if name.startswith(released):
             return native + name.removeprefix(released)
     return name
@@ -226,11 +228,12 @@ def read_config(folder: Path) -> JsonObject:
     if (folder / ADAPTER_FILE).exists() or not path.exists():
         raise CheckpointError(what_it_is(folder))
     found = read_json(path)
-    if not isinstance(found, dict) or (found.get("model_type") != "video_xl" and not is_released(found)):
-        kind = found.get("model_type") if isinstance(found, dict) else type(found).__name__
+    others = own_formats()
+    kind = found.get("model_type") if isinstance(found, dict) else type(found).__name__
+    if not isinstance(found, dict) or (kind not in ("video_xl", *others) and not is_released(found)):
         raise CheckpointError(
             f"{folder.name} is a {_named(kind)} model; known are released folders of Video-XL, whose config.json has "
-            "an 'mm_vision_tower', and our 'video_xl'"
+            f"an 'mm_vision_tower', our 'video_xl', and {', '.join(map(repr, others))} of transformers"
         )
     return found
 

@@ -21,7 +21,7 @@ Rule = tuple[Check, str]
 """Whether a value is allowed, and what is, in words."""
 
 TEXT_KINDS = ("qwen2", "qwen3", "qwen3_vl_text")
-TOWER_KINDS = ("siglip_vision_model", "clip_vision_model")
+TOWER_KINDS = ("siglip_vision_model", "clip_vision_model", "qwen3_vl_vision")
 LARGEST_ID = 2**31 - 1
 
 
@@ -138,6 +138,14 @@ OF_VISION: Mapping[str, Rule] = {
     "projection_dim": whole(1, 1 << 16),
     "layer_norm_eps": number(0, 1),
     "vision_use_head": TRUTH,
+    "depth": whole(1, 1000),
+    "num_heads": whole(1, 1 << 12),
+    "in_channels": whole(3, 3),
+    "spatial_merge_size": whole(1, 64),
+    "temporal_patch_size": whole(1, 64),
+    "out_hidden_size": whole(1, 1 << 16),
+    "num_position_embeddings": whole(1, 1 << 24),
+    "deepstack_visual_indexes": several(whole(0, 1000), 0, 100),
 }
 OF_VIDEO_XL: Mapping[str, Rule] = {
     "family": TEXT,
@@ -161,6 +169,9 @@ OF_VIDEO_XL: Mapping[str, Rule] = {
     "beacon_accum": TRUTH,
     "image_grid_pinpoints": optional(PINPOINTS),
     "image_aspect_ratio": optional(TEXT),
+    "video_pixels": optional(several(whole(1, 1 << 40), 2, 2)),
+    "image_pixels": optional(several(whole(1, 1 << 40), 2, 2)),
+    "frame_token_cap": optional(whole(1, 1 << 20)),
 }
 OF_EITHER: Mapping[str, Rule] = {
     "dtype": DTYPE,
@@ -194,6 +205,20 @@ OF_PROCESSOR: Mapping[str, Rule] = {
     "rescale_factor": number(0, 1e6),
 }
 """Of the files of a processor, at any level."""
+OF_ANY_SIZE: Mapping[str, Rule] = {
+    "shortest_edge": whole(1, 1 << 40),
+    "longest_edge": whole(1, 1 << 40),
+    "min_pixels": optional(whole(1, 1 << 40)),
+    "max_pixels": optional(whole(1, 1 << 40)),
+    "patch_size": whole(1, 1 << 13),
+    "temporal_patch_size": whole(1, 64),
+    "merge_size": whole(1, 64),
+    "max_video_tokens": optional(whole(1, 1 << 20)),
+    "cap_pixels_per_frame": optional(TRUTH),
+    "image_mean": optional(OF_VIDEO_XL["image_mean"]),
+    "image_std": optional(OF_VIDEO_XL["image_std"]),
+}
+"""Of a processor whose pictures keep their shape: its edges count pixels of a whole video."""
 
 
 def check_values(values: Mapping[str, Any], rules: Mapping[str, Rule], where: str = "") -> None:

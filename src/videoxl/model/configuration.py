@@ -6,6 +6,7 @@ by :mod:`videoxl.model.released_config` (SPEC 5.1, 5.2).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +29,10 @@ from videoxl.model.config_values import (
 )
 from videoxl.model.families import get_family
 from videoxl.model.families.family import QWEN2_IMAGE_PAD, QWEN2_VISION_PAD, Family, JsonObject
+from videoxl.model.families.picture_size import fitted_size
 from videoxl.model.families.video_xl_2 import VIDEO_XL_2
 from videoxl.model.foreign import reading
+from videoxl.model.own_config import has_own_format, own_config_dict
 from videoxl.model.released_config import native_config_dict
 
 OF_THE_HUB = (
@@ -131,6 +134,14 @@ class VideoXLConfig(PreTrainedConfig):
     """Resolutions a still image may be cut into crops at (SPEC 2.1)."""
     image_aspect_ratio: str | None = None
     """How still images are prepared: ``anyres``, ``square``, ``pad`` or None (released key; :attr:`stills`)."""
+    video_pixels: tuple[int, ...] | list[int] | None = None
+    """Fewest and most pixels of all frames of a video; None: frames are squares of one size."""
+    image_pixels: tuple[int, ...] | list[int] | None = None
+    """Fewest and most pixels of a still picture."""
+    frame_token_cap: int | None = None
+    """Most visual tokens of a frame, whatever the budget of its video; None: that alone counts."""
+    picture: ClassVar[tuple[int, int] | None] = None
+    """Height and width of the pictures of one video, where they are not the same for all; see :meth:`sized`."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_values({name: getattr(self, name) for name in OF_VIDEO_XL}, OF_VIDEO_XL)
@@ -143,6 +154,9 @@ class VideoXLConfig(PreTrainedConfig):
         self._check_beacons()
 
     def _check_sizes(self) -> None:
+        if self.traits.vision.any_size:
+            self._check_any_size()
+            return
         if self.frames_per_group < 1 or self.frames_per_group & (self.frames_per_group - 1):
             raise CheckpointError(f"frames_per_group must be a power of two, got {self.frames_per_group}")
         if self.pool_mode not in ("average", "max"):
@@ -162,6 +176,28 @@ class VideoXLConfig(PreTrainedConfig):
         ):
             if channels % divisor:
                 raise CheckpointError(f"vision width {channels} is not divisible by {name}={divisor}")
+
+    def _check_any_size(self) -> None:
+        if self.video_pixels is None or self.image_pixels is None:
+            raise CheckpointError(f"{self.family} needs video_pixels and image_pixels: its processor says them")
+        vision = cast(Any, self.vision_config)
+        if vision.out_hidden_size != self.text.hidden_size:
+            raise CheckpointError(
+                f"vision out_hidden_size={vision.out_hidden_size} is not hidden_size={self.text.hidden_size}"
+            )
+        if vision.num_position_embeddings != math.isqrt(vision.num_position_embeddings) ** 2:
+            raise CheckpointError(f"num_position_embeddings={vision.num_position_embeddings} is no square")
+        places = vision.deepstack_visual_indexes
+        if len(places) > self.text.num_hidden_layers or any(place >= vision.num_hidden_layers for place in places):
+            raise CheckpointError(
+                f"deepstack_visual_indexes={list(places)} do not fit {vision.num_hidden_layers} vision layers and "
+                f"{self.text.num_hidden_layers} of the language model"
+            )
+        rope = dict(getattr(self.text_config, "rope_parameters", None) or {})
+        if sum(sections := rope.get("mrope_section") or ()) != self.head_width // 2:
+            raise CheckpointError(
+                f"mrope_section={list(sections)} must have {self.head_width // 2} frequencies, half a head's width"
+            )
 
     def _check_beacons(self) -> None:
         if unknown := set(self.beacon_param) - {"q", "k", "v"}:
@@ -222,6 +258,8 @@ class VideoXLConfig(PreTrainedConfig):
         kind = LlavaQwenConfig if is_released(found) else cls
         if kind is LlavaQwenConfig:
             unused["revision"] = kwargs.get("revision")
+        elif has_own_format(found):
+            found = own_config_dict(found, Path(name) if name is not None and Path(name).is_dir() else None)
         return kind.from_dict(found, **{**unused, "name_or_path": str(name)})
 
     @classmethod
@@ -237,6 +275,55 @@ class VideoXLConfig(PreTrainedConfig):
                 return super().from_dict(stated(cls, config_dict), **kwargs)
             except CheckpointError as error:
                 raise CheckpointError(f"{what}: {error}") from None
+
+    def sized(self, frames: int, height: int, width: int, *, still: bool = False) -> VideoXLConfig:
+        """The configuration for a video of ``frames`` frames that are ``height x width`` pixels as they come.
+
+        Where all pictures are squares of one size, it is the same.
+        """
+        if not self.traits.vision.any_size:
+            return self
+        fewest, most = cast(Any, self.image_pixels if still else self.video_pixels)
+        together = 1 if still else self.frames_per_group
+        frames = max(frames, together)
+        if self.frame_token_cap is not None and not still:
+            share = min(self.frame_token_cap * self.token_side**2, most // frames)
+            most = frames * max(share, int(1.05 * fewest))
+        size = fitted_size(frames, height, width, side=self.token_side, together=together, budget=(fewest, most))
+        return self.with_picture(*size)
+
+    def with_picture(self, height: int, width: int) -> VideoXLConfig:
+        """The configuration for a video whose pictures are brought to this size."""
+        other = copy.copy(self)
+        other.__dict__["picture"] = (height, width)
+        return other
+
+    @property
+    def token_side(self) -> int:
+        """Pixels of a visual token's side, where pictures may have any size."""
+        vision = cast(Any, self.vision_config)
+        return int(vision.patch_size * vision.spatial_merge_size)
+
+    @property
+    def visual_grid(self) -> tuple[int, int]:
+        """Rows and columns of the visual tokens of a group."""
+        if not self.traits.vision.any_size:
+            return (self.token_grid // self.pool_stride,) * 2
+        height, width = self.picture_size
+        return height // self.token_side, width // self.token_side
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the pictures that the vision tower takes; a usual size where they may have any."""
+        if not self.traits.vision.any_size:
+            return self.vision.image_size, self.vision.image_size
+        return self.picture or (8 * self.token_side, 14 * self.token_side)
+
+    @property
+    def patches(self) -> int:
+        """Patches of a picture in the vision tower."""
+        height, width = self.picture_size
+        return (height // self.vision.patch_size) * (width // self.vision.patch_size)
 
     @property
     def tokens_per_group(self) -> int:
@@ -274,8 +361,8 @@ class VideoXLConfig(PreTrainedConfig):
 
     @property
     def image_size(self) -> int:
-        """Side of the square pictures the vision tower takes, in pixels."""
-        return self.vision.image_size
+        """Side of the square pictures the vision tower takes, in pixels; the longer one of a usual size otherwise."""
+        return max(self.picture_size)
 
 
 def _sub_config(

@@ -110,12 +110,12 @@ class LanguageModel(PreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         embeds = inputs_embeds if inputs_embeds is not None else self.embed_tokens(input_ids)
         cache = None if use_cache is False else past_key_values
-        past = cache.get_seq_length() if cache is not None else 0
+        past, shift = (cache.get_seq_length(), getattr(cache, "shift", 0)) if cache is not None else (0, 0)
         positions = position_ids
-        if positions is None:
-            positions = torch.arange(past, past + embeds.shape[1], device=embeds.device)[None]
-            if self.spec.rope.sections:
-                positions = positions.expand(3, 1, -1)
+        if positions is None or (shift and positions.ndim == 2):  # generate() counts tokens; such a cache knows better
+            positions = torch.arange(past + shift, past + shift + embeds.shape[1], device=embeds.device)[None]
+        if self.spec.rope.sections and positions.ndim == 2:
+            positions = positions.expand(3, -1, -1)
 
         def tables(like: torch.Tensor) -> Pair:
             return cast(Pair, self.rotary_emb(positions, like.device, like.dtype))
@@ -169,8 +169,17 @@ class LanguageModel(PreTrainedModel):
         return rotate_wide(states_BKLE, self.rope_tables(positions_L, states_BKLE.device))
 
     def rope_tables(self, positions_L: torch.Tensor, device: torch.device) -> Pair:
-        """Cosines and sines of positions in float32 on ``device``, for several calls of :func:`rotate_wide`."""
+        """Cosines and sines of positions ``[L]`` or ``[3, L]`` in float32 on ``device``, for several calls of
+        :func:`rotate_wide`."""
+        if self.spec.rope.sections and positions_L.ndim == 1:
+            positions_L = positions_L.expand(3, -1)
         return cast(Pair, self.rotary_emb(positions_L, device, torch.float32))
+
+    def text_tables(self, positions: torch.Tensor, dtype: torch.dtype) -> Pair:
+        """Cosines and sines ``[..., E]`` of text at positions ``[...]``, the same in all dimensions."""
+        if self.spec.rope.sections:
+            positions = positions.expand(3, *positions.shape)
+        return cast(Pair, self.rotary_emb(positions, positions.device, dtype))
 
     def inverse_rope(self, states_BKLE: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
         """Take positions out of keys; undoes :meth:`apply_rope`.
@@ -193,17 +202,22 @@ class LanguageModel(PreTrainedModel):
         *,
         unrotate: bool = False,
         rotate_from: int | None = None,
+        positions: torch.Tensor | None = None,
+        rotate_to: torch.Tensor | None = None,
     ) -> None:
         """Tokens of two sets of keys or values, in all layers at once (:func:`videoxl.model.fused.gather_layers`).
 
-        ``unrotate``: dense tokens have the positions 0, 1, 2 ..., which are taken out. ``rotate_from``: the first of
-        the positions that are put into the result.
+        ``unrotate``: dense tokens have the positions 0, 1, 2 ..., or ``positions``, which are taken out.
+        ``rotate_from``: the first of the positions that are put into the result, or ``rotate_to``: all of them.
         """
         device, inverse, tables = out_XKME.device, None, None
         if unrotate and dense:
-            cos, sin = self._inverse_tables(torch.arange(dense[0].shape[2], device=device), device)
+            held = torch.arange(dense[0].shape[2], device=device) if positions is None else positions.to(device)
+            cos, sin = self._inverse_tables(held, device)
             inverse = torch.stack((cos, sin), 1)
         if rotate_from is not None:
-            places = torch.arange(rotate_from, rotate_from + len(index_MP), device=device)
+            rotate_to = torch.arange(rotate_from, rotate_from + len(index_MP), device=device)
+        if rotate_to is not None:
+            places = rotate_to.to(device)
             tables = torch.stack(self.rope_tables(places, device), 1)
         gather_layers(dense, coarse, index_MP, inverse, tables, out_XKME)

@@ -30,10 +30,11 @@ from videoxl.model.config_values import IDS, OF_EITHER, ONE_ID, check_values
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.families.family import JsonObject
 from videoxl.model.foreign import read_json_object, reading
+from videoxl.model.own_config import has_own_format, own_config_dict
 from videoxl.model.private import with_eager_attention
 
 GENERATION_FILE = "generation_config.json"
-TEXT_LAYERS, VISION_LAYERS = "model.language_model.layers.", "model.vision_tower.encoder.layers."
+TEXT_LAYERS, TOWER = "model.language_model.layers.", "model.vision_tower."
 OF_GENERATION = {"bos_token_id": IDS, "eos_token_id": IDS, "pad_token_id": ONE_ID}
 
 
@@ -65,7 +66,9 @@ class ModelFolder:
 
     @property
     def layout(self) -> Layout:
-        """Which of the two layouts it has."""
+        """Which of the layouts it has."""
+        if has_own_format(self.said):
+            return "transformers"
         return "released" if is_released(self.said) else "videoxl"
 
     @property
@@ -134,10 +137,10 @@ class ModelFolder:
             return
         less = " (less the one that is left out)" if self.layout == "released" and traits.unused_layers else ""
         yield from _layers("num_hidden_layers", text.num_hidden_layers, held, TEXT_LAYERS)
-        yield from _layers(f"vision num_hidden_layers{less}", vision.num_hidden_layers, held, VISION_LAYERS)
+        yield from _layers(f"vision num_hidden_layers{less}", vision.num_hidden_layers, held, TOWER + traits.layers_at)
         for setting, value, name, axis in _telling(self.config, packed=self.quantised):
             shape = held.get(name, ())
-            if axis < len(shape) and shape[axis] != value:
+            if -len(shape) <= axis < len(shape) and shape[axis] != value:
                 yield f"1 weights of another shape: {name} is {shape}, config.json says {setting}={value}"
                 return  # the others follow from it
 
@@ -155,11 +158,11 @@ def _layers(setting: str, layers: int, held: Iterable[str], begin: str) -> Itera
 def _telling(config: VideoXLConfig, *, packed: bool) -> Iterator[tuple[str, int, str, int]]:
     """Settings with the weight, and its axis, that shows them. ``packed``: linear layers have other shapes on disk."""
     text, vision = config.text, config.vision
-    embedding, tower = "model.language_model.embed_tokens.weight", "model.vision_tower.embeddings."
+    embedding, traits = "model.language_model.embed_tokens.weight", config.traits.vision
     yield "vocab_size", text.vocab_size, embedding, 0
     yield "hidden_size", text.hidden_size, embedding, 1
-    yield "vision hidden_size", vision.hidden_size, f"{tower}patch_embedding.weight", 0
-    yield "patch_size", vision.patch_size, f"{tower}patch_embedding.weight", 2
+    yield "vision hidden_size", vision.hidden_size, TOWER + traits.patches_at, 0
+    yield "patch_size", vision.patch_size, TOWER + traits.patches_at, -1
     if config.traits.token_synthesis:
         table = "model.token_synthesis.encoder.1.relative_position_k.embeddings_table"
         yield "frames_per_group", config.frames_per_group, "model.token_synthesis.temporal_encoding", 0
@@ -169,7 +172,7 @@ def _telling(config: VideoXLConfig, *, packed: bool) -> Iterator[tuple[str, int,
     yield "intermediate_size", text.intermediate_size, f"{TEXT_LAYERS}0.mlp.gate_proj.weight", 0
     keys = text.num_key_value_heads * config.head_width
     yield "num_key_value_heads * width of a head", keys, f"{TEXT_LAYERS}0.self_attn.k_proj.weight", 0
-    yield "vision intermediate_size", vision.intermediate_size, f"{VISION_LAYERS}0.mlp.fc1.weight", 0
+    yield "vision intermediate_size", vision.intermediate_size, f"{TOWER}{traits.layers_at}0.{traits.inner_at}", 0
 
 
 def config_of(said: JsonObject, folder: Path) -> VideoXLConfig:
@@ -179,7 +182,8 @@ def config_of(said: JsonObject, folder: Path) -> VideoXLConfig:
     except CheckpointError as error:
         raise CheckpointError(f"config.json of {folder.name}: {error}") from None
     kind = LlavaQwenConfig if is_released(said) else VideoXLConfig
-    made: VideoXLConfig = kind.from_dict(dict(said), name_or_path=str(folder))
+    stated = own_config_dict(said, folder) if has_own_format(said) else dict(said)
+    made: VideoXLConfig = kind.from_dict(stated, name_or_path=str(folder))
     return made
 
 

@@ -14,7 +14,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from videoxl.model.beacon import initialise_beacons
-from videoxl.model.checkpoint import RENAMES, check_weights, write_manifest
+from videoxl.model.checkpoint import OWN_RENAMES, RENAMES, check_weights, write_manifest
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.folder import ModelFolder, built_without_memory
 from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis
@@ -22,7 +22,7 @@ from videoxl.model.token_synthesis import RelativePosition, TokenSynthesis
 # How transformers finds our weights in a released file
 register_checkpoint_conversion_mapping(
     VideoXLConfig.model_type,
-    [WeightRenaming("^" + re.escape(released), native) for released, native in RENAMES],
+    [WeightRenaming("^" + re.escape(released), native) for released, native in (*RENAMES, *OWN_RENAMES)],
     overwrite=True,
 )
 
@@ -35,7 +35,13 @@ class VideoXLPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer", "TokenSynthesis")
+    _no_split_modules = (
+        "DecoderLayer",
+        "SiglipEncoderLayer",
+        "CLIPEncoderLayer",
+        "Qwen3VLVisionBlock",
+        "TokenSynthesis",
+    )
     _supports_sdpa = True
     _supports_flash_attn = True
     # Parts of released files that the model does not compute with (SPEC 3.3, 5.2).

@@ -74,7 +74,11 @@ TEXT_KEYS = (
 """Keys of a released flat ``config.json`` that describe the language model."""
 
 HUB_CONFIGS: dict[str, JsonObject] = {
-    name: config for family in FAMILIES.values() if family.released for name, config in family.released.hub.items()
+    name: config
+    for family in FAMILIES.values()
+    for form in (family.released, family.own_format)
+    if form is not None
+    for name, config in form.hub.items()
 }
 """Hub id of a released model -> what its ``config.json`` states about sizes."""
 

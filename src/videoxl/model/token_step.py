@@ -224,13 +224,20 @@ class DevicePrompt:
     """Attention of a prompt on a GPU: tokens in a row, whose places the host knows. Causal."""
 
     def __init__(
-        self, step: TokenStep, buffers: Sequence[Pair], begin: int, end: int, watch: Watch | None = None
+        self,
+        step: TokenStep,
+        buffers: Sequence[Pair],
+        begin: int,
+        end: int,
+        watch: Watch | None = None,
+        shift: int = 0,
     ) -> None:
+        """``shift``: from a token's place in the buffers to its position."""
         self.watch = watch
         device = buffers[0][0].device
         self.scale, self.buffers, self.end = step.width**-0.5, buffers, end
         self.counters = to_device(torch.tensor([0, begin]), device)
-        self.tables = torch.stack(tables_for(step.language_model, begin, end - begin, buffers[0][0]), 1)
+        self.tables = torch.stack(tables_for(step.language_model, begin + shift, end - begin, buffers[0][0]), 1)
 
     def attend(self, layer: int, states_LHE: torch.Tensor) -> torch.Tensor:
         keys, values = self.buffers[layer]
@@ -245,9 +252,5 @@ class DevicePrompt:
 
 
 def tables_for(language_model: LanguageModel, begin: int, room: int, like: torch.Tensor) -> Pair:
-    """Cosines and sines ``[room, E]`` of the places from ``begin`` on."""
-    places = torch.arange(begin, begin + room, device=like.device)
-    if language_model.spec.rope.sections:
-        places = places.expand(3, -1)
-    cos, sin = language_model.rotary_emb(places, like.device, like.dtype)
-    return cos, sin
+    """Cosines and sines ``[room, E]`` of text at the positions from ``begin`` on."""
+    return language_model.text_tables(torch.arange(begin, begin + room, device=like.device), like.dtype)

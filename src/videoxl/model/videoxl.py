@@ -26,7 +26,7 @@ from videoxl.model.token_loss import IGNORED, next_token_losses
 from videoxl.model.token_scores import TokenScores
 from videoxl.model.token_synthesis import TokenSynthesis, regroup
 from videoxl.model.upload import to_device
-from videoxl.model.vision import normalize_pixels, patch_features, resize_grid
+from videoxl.model.vision import merged_tokens, normalize_pixels, patch_features, resize_grid
 from videoxl.model.windows import RatioChooser
 
 
@@ -49,7 +49,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
                 norm_groups=config.synthesis_norm_groups,
                 max_distance=config.synthesis_max_distance,
             )
-        self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
+        if not config.traits.vision.any_size:
+            self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size)
         if config.traits.token_scores:
             self.token_scores = TokenScores(text.hidden_size)
         self.language_model = LanguageModel(text, config.beacon_param)
@@ -73,7 +74,7 @@ class VideoXLModel(VideoXLPreTrainedModel):
     @property
     def _patch_weight(self) -> torch.Tensor:
         """Never quantised, unlike linear layers."""
-        return cast(torch.Tensor, self.vision_tower.embeddings.patch_embedding.weight)
+        return cast(nn.Module, self.vision_tower).get_parameter(self.config.traits.vision.patches_at)
 
     @property
     def vision_device(self) -> torch.device:
@@ -103,8 +104,11 @@ class VideoXLModel(VideoXLPreTrainedModel):
     def encode_frames(self, pixels_FCHW: torch.Tensor) -> torch.Tensor:
         """Video frames to visual tokens: ``[F, 3, H, W] -> [ceil(F / T), tokens_per_group, D]``.
 
-        A last group that is not full repeats the features of its last frame (SPEC 3.2.2).
+        A last group that is not full repeats the features of its last frame (SPEC 3.2.2). Where the tower also makes
+        what is added behind layers, that stands behind the ``D`` numbers of a token (:func:`merged_tokens`).
         """
+        if self.config.traits.vision.any_size:
+            return merged_tokens(self.vision_tower, pixels_FCHW, self.config.frames_per_group)
         return self.encode_features(self.grid_features(pixels_FCHW))
 
     def encode_features(self, features: torch.Tensor) -> torch.Tensor:
@@ -122,6 +126,8 @@ class VideoXLModel(VideoXLPreTrainedModel):
         Every crop fills a group. ``unires``: a lone crop keeps all tokens; of several the first is dropped after
         encoding and the others are averaged 2x2. ``flat``: all tokens of all crops.
         """
+        if self.config.traits.vision.any_size:
+            return self.encode_frames(crops_NCHW).flatten(0, 1)
         features = self.grid_features(crops_NCHW).repeat_interleave(self.config.frames_per_group, dim=0)
         tokens_NPD = self.multi_modal_projector(self.synthesize(features))
         if self.config.patch_merge_type == "unires" and len(tokens_NPD) > 1:
@@ -213,12 +219,22 @@ class VideoXLModel(VideoXLPreTrainedModel):
 
     def embed_span(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> torch.Tensor:
         """Embeddings ``[1, L, D]`` of ids with the visual tokens in the places of their placeholders."""
+        return self.embed_span_in_layers(ids, tokens_PD)[0]
+
+    def embed_span_in_layers(
+        self, ids: Sequence[int], tokens_PD: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Embeddings ``[1, L, D]``, and what is added behind the first layers, ``[1, L, D]`` each (deepstack)."""
         host_ids = torch.tensor(list(ids), dtype=torch.long)
-        places = (host_ids == self.config.video_token_id).nonzero().squeeze(1)  # known on the host: nothing waits
+        visual = (host_ids == self.config.video_token_id) | (host_ids == self.config.image_token_id)
+        places = visual.nonzero().squeeze(1)  # known on the host: nothing waits
         require_as_many(len(places), len(tokens_PD), self.config.video_token_id, "videos")
         embeds_BLD = self.embed_ids(host_ids[None])
         tokens = tokens_PD.to(embeds_BLD.device, embeds_BLD.dtype)
-        return embeds_BLD.index_copy(1, to_device(places, embeds_BLD.device), tokens[None])
+        at = to_device(places, embeds_BLD.device)
+        first, *added = cast(Sequence[torch.Tensor], tokens.split(embeds_BLD.shape[-1], dim=1))
+        embeds_BLD = embeds_BLD.index_copy(1, at, first[None])
+        return embeds_BLD, tuple(torch.zeros_like(embeds_BLD).index_copy(1, at, part[None]) for part in added)
 
     def embed(
         self,

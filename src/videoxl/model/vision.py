@@ -51,3 +51,24 @@ def resize_grid(features_FPC: torch.Tensor, side: int) -> torch.Tensor:
     grid = features_FPC.reshape(frames, source, source, channels).permute(0, 3, 1, 2)  # channels_last strides
     out = F.interpolate(grid.float(), size=(side, side), mode="bilinear", align_corners=False)
     return out.to(features_FPC.dtype).permute(0, 2, 3, 1).reshape(frames, side * side, channels)
+
+
+def merged_tokens(tower: Any, pixels_FCHW: torch.Tensor, frames_per_group: int) -> torch.Tensor:
+    """Visual tokens of a tower that merges patches itself: ``[F, 3, H, W] -> [G, P, D * (1 + n)]``.
+
+    Behind the ``D`` numbers of a token stand those that are added to it behind the first ``n`` layers of the language
+    model (deepstack). A last group that is not full repeats its last frame. Groups do not see each other.
+    """
+    if missing := -len(pixels_FCHW) % frames_per_group:
+        pixels_FCHW = torch.cat([pixels_FCHW, pixels_FCHW[-1:].expand(missing, -1, -1, -1)])
+    groups, (height, width) = len(pixels_FCHW) // frames_per_group, pixels_FCHW.shape[-2:]
+    patch, merge = int(tower.config.patch_size), int(tower.config.spatial_merge_size)
+    rows, columns = height // patch, width // patch
+    split = pixels_FCHW.reshape(
+        groups, frames_per_group, 3, rows // merge, merge, patch, columns // merge, merge, patch
+    )
+    patches = split.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(groups * rows * columns, -1)
+    grid = to_device(torch.tensor([[groups, rows, columns]]), pixels_FCHW.device)
+    seen = tower(patches, grid_thw=grid)
+    tokens = torch.cat([seen.pooler_output, *seen.deepstack_features], dim=-1)
+    return tokens.view(groups, -1, tokens.shape[-1])

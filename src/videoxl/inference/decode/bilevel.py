@@ -54,7 +54,7 @@ def choose_decode(decode: DecodeStrategy | str | None, config: VideoXLConfig) ->
         raise ValueError(f"decode must be a decode strategy or its name, got {type(chosen).__name__}")
     if isinstance(chosen, BiLevelDecode) and not config.traits.two_levels:
         owners = " and ".join(names_with(lambda family: family.two_levels))
-        raise ValueError(f"bi-level decoding is {owners}'s, this model is of {config.family}: use DenseDecode()")
+        raise ValueError(f"bi-level decoding is for {owners}, this model is of {config.family}: use DenseDecode()")
     return chosen
 
 

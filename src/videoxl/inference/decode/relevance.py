@@ -101,8 +101,11 @@ class ScoringPlan:
     ) -> torch.Tensor:
         number, apply_rope, device = layer.layer_idx, self.language_model.apply_rope, queries_BNLE.device
         new, total = queries_BNLE.shape[2], self.prefix + len(self.level) + queries_BNLE.shape[2]
-        own, held = torch.arange(total - new, total), self.cache.layers[number]
-        pooled = apply_rope(self.level.keys[number], torch.arange(self.prefix, total - new))
+        held, places = self.cache.layers[number], self.level.positions
+        begin = total - new if places is None else places.next
+        own = torch.arange(begin, begin + new)
+        at = torch.arange(self.prefix, total - new) if places is None else places.held_3S
+        pooled = apply_rope(self.level.keys[number], at)
         q, prefix = apply_rope(queries_BNLE, own), torch.arange(self.prefix)
         k = torch.cat([held.select("keys", prefix).to(device), pooled, apply_rope(keys_BKLE, own)], dim=2)
         v = torch.cat([held.select("values", prefix).to(device), self.level.values[number], values_BKLE], dim=2)

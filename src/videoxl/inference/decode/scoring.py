@@ -9,6 +9,8 @@ pooled video and text, ``E`` head width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from videoxl.memory.kv_cache import KVCache
@@ -39,10 +41,16 @@ class ScoringRows:
             out = prefix.new_empty((*prefix.shape[:2], self.total, step.width))
             out[:, :, : self.prefix] = prefix
             place = out[:, :, self.prefix : self.prefix + self.pooled]
-            model.gather_layers((), pooled, index, place, rotate_from=self.prefix if which == "keys" else None)
+            at: dict[str, Any] = {}
+            if which == "keys" and level.positions is None:
+                at["rotate_from"] = self.prefix
+            elif which == "keys" and level.positions is not None:
+                at["rotate_to"] = level.positions.held_3S
+            model.gather_layers((), pooled, index, place, **at)
             self.states.append(out)
         self.counters = to_device(torch.tensor([0, self.total - length]), device)
-        places = torch.arange(self.total - length, self.total, device=device)
+        begin = self.total - length if level.positions is None else level.positions.next
+        places = torch.arange(begin, begin + length, device=device)
         self.tables = torch.stack(model.rope_tables(places, device), 1)
         bias_LS = torch.zeros(length, self.total)
         bias_LS[:, self.prefix : -length] = bias_M

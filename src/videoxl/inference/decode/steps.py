@@ -138,7 +138,8 @@ class HostSteps(GrowingSteps):
     def _make_room(self) -> None:
         self.end = min(self.last, self.place + ROOM)
         buffers = self.cache.make_room(self.end)
-        tables = tables_for(self.step.language_model, self.place, self.end - self.place, buffers[0][0])
+        begin = self.place + self.cache.shift
+        tables = tables_for(self.step.language_model, begin, self.end - self.place, buffers[0][0])
         self.positions = HostPositions(self.step, buffers, self.place, tables, self.watch)
 
 
@@ -162,7 +163,7 @@ class DeviceSteps:
         end = self.place + ids_1L.shape[1]
         self.last += ids_1L.shape[1]
         buffers = self.cache.make_room(min(self.last, end + ROOM))
-        prompt = DevicePrompt(self.step, buffers, self.place, end, self.watch)
+        prompt = DevicePrompt(self.step, buffers, self.place, end, self.watch, self.cache.shift)
         hidden_LD = self.step(self.model.get_input_embeddings()(ids_1L[0]), prompt)
         self.place = self.end = end
         self.cache.grow_to(end)
@@ -192,7 +193,7 @@ class DeviceSteps:
         self.cache.make_room(self.end)
         watched = frozenset() if self.watch is None else self.watch.layers
         self.fixed = FixedStep.on(self.model, self.step, self.cache, watched)
-        self.fixed.go_to(self.place)
+        self.fixed.go_to(self.place, self.cache.shift)
 
 
 class FixedStep:
@@ -225,10 +226,10 @@ class FixedStep:
             known = FIXED[buffer] = cls(model, step, cache, watched)
         return known
 
-    def go_to(self, place: int) -> None:
-        """The next token has this place."""
+    def go_to(self, place: int, shift: int = 0) -> None:
+        """The next token has this place; ``shift`` is added to a place to give the token's position."""
         begin = to_device(torch.tensor([0, place, place + 1]), self.step.device)
-        self.positions.go_to(begin, tables_for(self.step.language_model, place, ROOM, self.positions.tables))
+        self.positions.go_to(begin, tables_for(self.step.language_model, place + shift, ROOM, self.positions.tables))
         self.row = 0
 
     def write(

@@ -261,10 +261,11 @@ class TogetherPlan:
     def _make(self, like: torch.Tensor) -> _Shared:
         device = like.device
         padding_B1 = to_device(torch.tensor(self.batch.padding), device)[:, None]
-        before_B1 = to_device(torch.tensor([len(prompt.cache) for prompt in self.batch.prompts]), device)[:, None]
+        begins = [len(prompt.cache) + prompt.cache.shift for prompt in self.batch.prompts]
+        before_B1 = to_device(torch.tensor(begins), device)[:, None]
         slots_L = torch.arange(self.begin, self.end, device=device)
         places_BL = before_B1 + (slots_L - padding_B1).clamp_min(0)
-        cos, sin = self.language_model.rotary_emb(places_BL, device, like.dtype)
+        cos, sin = self.language_model.text_tables(places_BL, like.dtype)
         all_T = torch.arange(self.end, device=device)
         seen_BLT = (all_T <= slots_L[:, None]) & (all_T >= padding_B1[:, :, None])
         seen_BLT |= all_T == slots_L[:, None]  # padding sees itself, so that no row is empty

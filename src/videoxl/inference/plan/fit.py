@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode, KVDtype, PrefillStrategy
+from videoxl.config import BiLevelDecode, DenseDecode, KVDtype, PrefillStrategy, is_offloading
 from videoxl.errors import DoesNotFitError
 from videoxl.inference.plan.footprint import Sizes
 from videoxl.inference.plan.ways import Room, Way, ways_that_fit
@@ -26,7 +26,7 @@ def require_fit(
         return  # shared memory: the system pages instead of failing, and reports nothing to compare with
     config, itemsize, quantization = model.config, model.dtype.itemsize, quantization_of(model)
     # what is offloaded is there to be read in part
-    decode = BiLevelDecode() if isinstance(prefill, ChunkedPrefill) and prefill.offload else DenseDecode()
+    decode = BiLevelDecode() if is_offloading(prefill) else DenseDecode()
     free = free_device_bytes(device)
     asked = Way(prefill, decode, kv_dtype, quantization)
     room = Room(

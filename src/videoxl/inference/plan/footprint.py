@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from videoxl.config import (
     KVDtype,
     PrefillStrategy,
     SelectivePrefill,
+    is_offloading,
 )
 from videoxl.inference.prefill.ahead import AHEAD
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
@@ -95,7 +97,7 @@ def footprint(
         kv_dtype, quantization: what keys and values, and weights, are rounded to while they are held.
     """
     memory = kv_bytes(config, sizes.kept, itemsize, kv_dtype)
-    offloaded = isinstance(prefill, ChunkedPrefill) and prefill.offload
+    offloaded = is_offloading(prefill)
     return Footprint(
         memory=memory,
         host=memory if offloaded else 0,
@@ -199,12 +201,12 @@ def working_bytes(
 def _vision_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
     """The frames of a tile in the vision tower, as bytes and normalised, and those on their way to the device."""
     vision = config.vision
-    patches = (vision.image_size // vision.patch_size) ** 2
+    patches = config.patches
     frames = min(sizes.frames, frames_per_tile(prefill, config))
     waiting = min(sizes.frames - frames, (AHEAD + 1) * frames)
     inner = 3 if vision.hidden_act == "quick_gelu" else 2  # it is written out: one more tensor of the inner width
     widths = inner * vision.intermediate_size + 3 * vision.hidden_size
-    numbers = 3 * vision.image_size**2
+    numbers = 3 * math.prod(config.picture_size)
     return frames * (patches * widths + numbers) * itemsize + (frames + waiting) * numbers
 
 
@@ -213,14 +215,14 @@ def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, pref
     text = config.text
     if isinstance(prefill, SelectivePrefill):  # visual tokens wait until the last has been scored
         return sizes.groups * config.tokens_per_group * text.hidden_size * itemsize
+    back = 2 * kv_bytes(config, sizes.kept + SPARE_TOKENS, itemsize) // text.num_hidden_layers  # two layers come back
     if not isinstance(prefill, ChunkedPrefill) or prefill.mode == "mask":
-        return 0
+        return back if is_offloading(prefill) else 0
     global_tokens = int(kv_bytes(config, sizes.global_tokens, itemsize) * GROWTH)
     if not prefill.offload:
         return global_tokens
     per_group = (sizes.kept + sizes.groups - 1) // max(1, sizes.groups)
     window = kv_bytes(config, min(sizes.kept, (prefill.chunk_size + GROUPS_PER_TILE) * per_group), itemsize)
-    back = 2 * kv_bytes(config, sizes.kept + SPARE_TOKENS, itemsize) // text.num_hidden_layers  # two layers come back
     return global_tokens + window + back
 
 

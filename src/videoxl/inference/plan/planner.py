@@ -8,7 +8,6 @@ from typing import Any, Unpack
 
 from videoxl.config import (
     DEFAULT_MODEL,
-    DEFAULT_SYSTEM_PROMPT,
     DecodeStrategy,
     DenseDecode,
     KVDtype,
@@ -155,7 +154,7 @@ def make_plan(
     max_new_tokens: int = 256,
     video_end: float | None = None,
     cues: Sequence[Cue] | None = None,
-    system: str = DEFAULT_SYSTEM_PROMPT,
+    system: str | None = None,
     prefill: PrefillStrategy | None = None,
     decode: DecodeStrategy | None = None,
     kv_dtype: KVDtype | None = None,
@@ -272,7 +271,7 @@ def plan(
         notes, end_s = request.warnings, request.end_s
         decoding = source.decoding_work(request.selection)
     return make_plan(
-        spec.config,
+        request.config,
         spec.chat_format,
         request.timestamps,
         decoding=decoding,

@@ -71,6 +71,6 @@ def plan_reading(
         new = later_cues(cues, before.end_s, timestamps[0]) if before else cues
         placed = PlacedSubtitles.place(new, timestamps, last, chat_format.tokenize_user).after(placed)
     subtitle_ids = placed.of_groups(new_times, config.frames_per_group) if placed is not None else None
-    new_span = span_for(config, new_times, chat_format.tokenize, subtitle_ids=subtitle_ids)
+    new_span = span_for(config, new_times, chat_format.tokenize, subtitle_ids=subtitle_ids, continued=bool(kept.groups))
     span = join_spans([kept, new_span], last)
     return ReadPlan(tuple(times), span, placed, Sizes.of(strategy, config, len(times), prefix_tokens, span))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from videoxl.config import BeaconPrefill, ChunkedPrefill, DecodeStrategy, KVDtype, PrefillStrategy
+from videoxl.config import BeaconPrefill, DecodeStrategy, KVDtype, PrefillStrategy, is_offloading
 from videoxl.inference.plan.footprint import Footprint, Sizes, footprint, frames_that_fit
 from videoxl.model.configuration import VideoXLConfig
 
@@ -126,4 +126,4 @@ def _other_strategies(room: Room, asked: Way) -> Iterator[Way]:
 
 
 def _offloads(way: Way) -> bool:
-    return isinstance(way.prefill, ChunkedPrefill) and way.prefill.offload
+    return is_offloading(way.prefill)

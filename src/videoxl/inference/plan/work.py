@@ -35,16 +35,20 @@ def model_flops(config: VideoXLConfig, frames: int, tokens: int, pairs: float | 
     ``pairs``: how many pairs of tokens attend to each other; default those of a full causal prefill.
     """
     v, t = config.vision, config.text
-    patches, grid, c = (v.image_size // v.patch_size) ** 2, config.token_grid**2, v.hidden_size
+    patches, grid, c = config.patches, config.token_grid**2, v.hidden_size
     tower = v.num_hidden_layers * (
         8 * patches * c * c + 4 * patches * patches * c + 4 * patches * c * v.intermediate_size
     )
-    lengths = [config.frames_per_group >> stage for stage in range(config.synthesis_stages)]  # of the time axis: 4, 2
+    stages = config.synthesis_stages if config.traits.token_synthesis else 0
+    lengths = [config.frames_per_group >> stage for stage in range(stages)]  # of the time axis: 4, 2
     per_group = grid * c * c * sum(16 * length + 27 * 2 * length // 2 for length in lengths)
     synthesis = per_group / config.frames_per_group
     kv_share = t.num_key_value_heads / t.num_attention_heads
-    linear = t.num_hidden_layers * (4 * t.hidden_size**2 * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size)
-    attention = 4 * t.num_hidden_layers * t.hidden_size * (float(tokens) ** 2 / 2 if pairs is None else pairs)
+    queries = t.num_attention_heads * config.head_width
+    linear = t.num_hidden_layers * (
+        4 * t.hidden_size * queries * (1 + kv_share) + 6 * t.hidden_size * t.intermediate_size
+    )
+    attention = 4 * t.num_hidden_layers * queries * (float(tokens) ** 2 / 2 if pairs is None else pairs)
     return {"vision": frames * (tower + synthesis), "prefill": tokens * linear + attention}
 
 

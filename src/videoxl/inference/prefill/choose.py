@@ -15,7 +15,7 @@ from videoxl.config import (
     prefill_from_string,
 )
 from videoxl.inference.prefill.beacon import BeaconPrefiller, count_beacons
-from videoxl.inference.prefill.chunked import chunked_prefiller
+from videoxl.inference.prefill.chunked import StreamingPrefiller, chunked_prefiller
 from videoxl.inference.prefill.full import FullPrefiller
 from videoxl.inference.prefill.prefiller import NewCache, Prefiller, PrefillState
 from videoxl.inference.prefill.selective import SelectivePrefiller
@@ -67,6 +67,8 @@ def make_prefiller(
     visual_tokens: int | None,
     tokens: int,
     chat_format: ChatFormat,
+    config: VideoXLConfig,
+    still: bool = False,
     spare: int = 0,
     before: PrefillState | None = None,
     new_cache: NewCache | None = None,
@@ -75,6 +77,8 @@ def make_prefiller(
 
     Args:
         visual_tokens, tokens: those of the whole video, where known; else None and 0.
+        config: the model's, for pictures of the video's size.
+        still: whether the video is one picture.
         spare: tokens that questions will need, so that buffers have the right size from the start.
         before: what was read before, which the prefiller goes on from.
         new_cache: makes the cache otherwise; default: one that holds keys and values as they are computed.
@@ -107,7 +111,14 @@ def make_prefiller(
     given: dict[str, Any] = {"reserve": reserve, "cache": cache, "ids": ids, "new_cache": new_cache}
     if isinstance(strategy, ChunkedPrefill):
         return chunked_prefiller(model, prefix_ids, strategy, **given)
-    return FullPrefiller(model, prefix_ids, **given)
+    grid = config.visual_grid if config.traits.tokens.position_dimensions == 3 else None
+    if not strategy.offload:
+        return FullPrefiller(model, prefix_ids, **given, grid=grid)
+    if not config.time_format:
+        raise ValueError(
+            f"prefill {str(strategy)!r} needs groups with a time, and {config.family} has none: use 'full'"
+        )
+    return StreamingPrefiller(model, prefix_ids, strategy, still=still, **given, grid=grid)
 
 
 def frames_per_tile(strategy: PrefillStrategy, config: VideoXLConfig) -> int:
@@ -122,4 +133,5 @@ def sampled_in_multiples_of(strategy: PrefillStrategy, config: VideoXLConfig) ->
 
     Full prefill drops an unfilled last group, the chunked one keeps it and repeats its last frame's features.
     """
-    return 1 if isinstance(strategy, ChunkedPrefill) else config.frames_per_group
+    keeps = isinstance(strategy, ChunkedPrefill) or config.traits.tokens.keeps_short_group
+    return 1 if keeps else config.frames_per_group

@@ -14,12 +14,13 @@ for either, ``eager`` materialises all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from videoxl.config import ChunkedPrefill
+from videoxl.config import ChunkedPrefill, FullPrefill
 from videoxl.inference.prefill.full import TiledPrefiller
 from videoxl.inference.prefill.prefiller import NewCache, WholeGroups, plain_caches
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
@@ -34,6 +35,8 @@ from videoxl.model.flash import flash_with_sums, is_flash
 from videoxl.model.private import attention_kernel
 from videoxl.model.upload import to_device
 
+EVERYTHING = 1 << 40
+"""Blocks before its own that a token sees which sees all."""
 LEAST_ROWS = 64
 """Timestamp rows that attend at once, at least: every piece reads all keys."""
 MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -47,20 +50,26 @@ class StreamingPrefiller(TiledPrefiller):
         self,
         model: Any,
         prefix_ids: Sequence[int],
-        strategy: ChunkedPrefill,
+        strategy: ChunkedPrefill | FullPrefill,
         *,
         tile_groups: int = GROUPS_PER_TILE,
+        still: bool = False,
         **before: Any,
     ) -> None:
-        """``before``: see :class:`TiledPrefiller`; of a video that was read before, everything follows from its ids."""
+        """
+        Args:
+            strategy: chunked, or full: every token then attends to all before it.
+            still: whether the video is one picture.
+            before: see :class:`TiledPrefiller`; of a video that was read before, everything follows from its ids.
+        """
         super().__init__(model, prefix_ids, tile_groups=tile_groups, **before)
-        self.book = TilePlanner(
-            len(self.prefix_ids),
-            model.config.video_token_id,
-            block_size=strategy.step_size,
-            previous_blocks=strategy.previous_blocks,
-        )
-        read = self.book.add(self.ids[len(self.prefix_ids) :]) if self.ids else None
+        self.sees_all = isinstance(strategy, FullPrefill)
+        step, previous = 1, EVERYTHING
+        if isinstance(strategy, ChunkedPrefill):
+            step, previous = strategy.step_size, strategy.previous_blocks
+        visual_id = model.config.image_token_id if still else model.config.video_token_id
+        self.book = TilePlanner(len(self.prefix_ids), visual_id, block_size=step, previous_blocks=previous)
+        read = self._planned(self.ids[len(self.prefix_ids) :]) if self.ids else None
         landmarks = read.global_tokens.tolist() if read else ()
         if strategy.offload:
             tail_from = read.keep_from if read else 0
@@ -71,14 +80,22 @@ class StreamingPrefiller(TiledPrefiller):
 
     def read(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> None:
         self._mark = self.book.mark()
-        plan = self.book.add(ids)
+        plan = self._planned(ids)
         new = [*(() if self.ids else self.prefix_ids), *ids]
-        base = self.model.model
-        attention = TileAttention(base.language_model, self.store, plan)
-        self.store.begin(plan.end, attention.last_layer if plan.timestamps else 0)
-        base.language_model.run_plan(base.embed_span(new, tokens_PD), attention)
+        base, positions = self.model.model, self._positions(new)
+        attention = TileAttention(base.language_model, self.store, plan, positions)
+        self.store.begin(plan.end, attention.last_layer if plan.timestamps or self.sees_all else 0)
+        embeds, added = base.embed_span_in_layers(new, tokens_PD)
+        base.language_model.run_plan(embeds, attention, layer_inputs=added)
         self.store.forget_before(plan.keep_from)
-        self.ids += new
+        self._went_on(new, positions)
+
+    def _planned(self, ids: Sequence[int]) -> TilePlan:
+        """The tile of these ids. Where all is seen, nothing is kept on the device for it."""
+        plan = self.book.add(ids)
+        if not self.sees_all:
+            return plan
+        return replace(plan, keep_from=plan.end, global_tokens=plan.global_tokens[:0])
 
     def rollback(self) -> None:
         self.book.rewind(self._mark)
@@ -93,8 +110,15 @@ class TileAttention:
 
     beacon_slots: torch.Tensor | None = None
 
-    def __init__(self, language_model: LanguageModel, store: DeviceStore, plan: TilePlan) -> None:
-        self.language_model, self.store, self.plan = language_model, store, plan
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        store: DeviceStore,
+        plan: TilePlan,
+        positions: torch.Tensor | None = None,
+    ) -> None:
+        """``positions``: of the tile's tokens ``[3, L]``, where they are not the indices."""
+        self.language_model, self.store, self.plan, self.positions = language_model, store, plan, positions
         self.last_layer = len(language_model.layers) - 1
         self._made: dict[Any, Any] = {}
 
@@ -119,6 +143,8 @@ class TileAttention:
         return out_BNLE
 
     def _tables(self, device: torch.device) -> Pair:
+        if self.positions is not None:
+            return self.language_model.rope_tables(to_device(self.positions, device), device)
         positions = torch.arange(self.plan.begin, self.plan.end, device=device)
         return self.language_model.rope_tables(positions, device)
 

@@ -12,6 +12,8 @@ from videoxl.errors import DoesNotFitError
 from videoxl.inference.prefill.prefiller import NewCache, WholeGroups, plain_caches
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
+from videoxl.memory.positions import NONE, Grid, positions_of
+from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 
@@ -31,6 +33,7 @@ class TiledPrefiller(WholeGroups, ABC):
         ids: Sequence[int] = (),
         tile_groups: int | None = None,
         new_cache: NewCache | None = None,
+        grid: Grid | None = None,
     ) -> None:
         """
         Args:
@@ -38,11 +41,13 @@ class TiledPrefiller(WholeGroups, ABC):
             cache, ids: what was read before, and the ids in it, which begin with ``prefix_ids``. It grows in place.
             tile_groups: most groups per forward; default as many as are handed over at once.
             new_cache: makes the cache where none is given.
+            grid: rows and columns of a group's visual tokens, where positions have three dimensions.
         """
         super().__init__(model, prefix_ids)
         self.cache = cache if cache is not None else (new_cache or plain_caches(model))(reserve)
         self.ids += ids
         self.tile_groups = tile_groups
+        self.grid = grid
 
     @abstractmethod
     def read(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> None:
@@ -93,15 +98,36 @@ class TiledPrefiller(WholeGroups, ABC):
         )
         torch.cuda.empty_cache()
 
+    def _positions(self, new: Sequence[int]) -> torch.Tensor | None:
+        """Those of ids behind what was read, ``[3, L]``; None where they are the indices."""
+        if self.grid is None:
+            return None
+        config, held = self.model.config, self.cache.positions
+        begin = held.next if held is not None else 0
+        return positions_of(new, (config.video_token_id, config.image_token_id), self.grid, begin)
+
+    def _went_on(self, new: Sequence[int], positions: torch.Tensor | None) -> None:
+        """Note what was read."""
+        if positions is not None:
+            self.cache.positions = (self.cache.positions or NONE).followed_by(positions)
+        self.ids += new
+
 
 class FullPrefiller(TiledPrefiller):
     """Reads with plain causal attention (SPEC: "pure" mode): every tile attends to all before it."""
 
     def read(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> None:
         new = [*(() if self.ids else self.prefix_ids), *ids]
-        base = self.model.model
-        base.language_model(inputs_embeds=base.embed_span(new, tokens_PD), past_key_values=self.cache, use_cache=True)
-        self.ids += new
+        base, positions = self.model.model, self._positions(new)
+        embeds, added = base.embed_span_in_layers(new, tokens_PD)
+        base.language_model(
+            inputs_embeds=embeds,
+            past_key_values=self.cache,
+            use_cache=True,
+            layer_inputs=added,
+            position_ids=None if positions is None else to_device(positions[:, None], embeds.device),
+        )
+        self._went_on(new, positions)
 
     def rollback(self) -> None:
         self.cache.truncate(len(self.ids))

@@ -59,10 +59,12 @@ class PrefillRunner:
         model: VideoXLForConditionalGeneration,
         tokenize: Tokenize,
         *,
+        config: VideoXLConfig | None = None,
         subtitles: PlacedSubtitles | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.model = model
+        """``config``: the model's, for pictures of the video's size; default that of pictures of one size."""
+        self.model, self.config = model, config or model.config
         self.tokenize = tokenize
         self.subtitles = subtitles
         self.progress = progress or (lambda phase, done, total: None)
@@ -73,10 +75,11 @@ class PrefillRunner:
         self.warnings: list[str] = []
 
     def span_of(self, timestamps: Sequence[float], *, before: float | None = None) -> VisualSpan:
-        """Lay out whole groups with their subtitles. ``before``: the time of the frame before them."""
-        config = self.model.config
+        """Lay out whole groups with their subtitles. ``before``: the time of the frame before them; None: no group."""
+        config = self.config
         subtitle_ids = self.subtitles.of_groups(timestamps, config.frames_per_group, before) if self.subtitles else None
-        return span_for(config, timestamps, self.tokenize, subtitle_ids=subtitle_ids)
+        continued = before is not None
+        return span_for(config, timestamps, self.tokenize, subtitle_ids=subtitle_ids, continued=continued)
 
     @torch.inference_mode()
     def run(
@@ -99,7 +102,7 @@ class PrefillRunner:
             end_s: the second at which the last group ends.
         """
         prefiller = prefiller or FullPrefiller(self.model, prefix_ids, reserve=expected_tokens)
-        config, times, still = self.model.config, list(before.timestamps if before else ()), None
+        config, times, still = self.config, list(before.timestamps if before else ()), None
         spans = [before.span] if before else []
         recent = _RecentFrames(prefiller.most_pending_frames)
         if self.vision_device.type == "cuda":
@@ -111,7 +114,7 @@ class PrefillRunner:
                 self.progress("decode", len(times), expected_frames)
                 with self.clock.phase("vision"):
                     tokens = self._tokens(tile)
-                still = still_span(config, len(tokens)) if tile.still else None
+                still = still_span(config, len(tokens), self.tokenize) if tile.still else None
                 spans.append(still or self.span_of(tile.timestamps, before=last))
                 self.progress("vision", len(times), expected_frames)
                 with self.clock.phase("prefill"):
@@ -201,6 +204,9 @@ def _pending(prefiller: Prefiller, recent: _RecentFrames, frames: int, span: Vis
     return PendingFrames(recent.pixels[committed.frames - frames :].numpy(), committed.tokens)
 
 
-def still_span(config: VideoXLConfig, tokens: int) -> VisualSpan:
+def still_span(config: VideoXLConfig, tokens: int, tokenize: Tokenize) -> VisualSpan:
     """Lay out one still picture, which has no time."""
-    return VisualSpan((config.image_token_id,) * tokens, (Group(0.0, 0.0, 0, 0, tokens),))
+    opening = config.traits.tokens.opening
+    head = tuple(tokenize(opening)) if opening else ()
+    end = len(head) + tokens
+    return VisualSpan((*head, *(config.image_token_id,) * tokens), (Group(0.0, 0.0, 0, len(head), end),))

@@ -16,6 +16,7 @@ import torch
 
 from videoxl.memory.file.format import MemoryFile
 from videoxl.memory.layout import Group
+from videoxl.memory.positions import Positions
 from videoxl.memory.types import PendingFrames, ReadStats
 from videoxl.settings import CountOrZero
 
@@ -28,9 +29,10 @@ SMALL: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
     "group_tokens": (torch.int64, (None, 3)),
     "tail_pixels": (torch.uint8, (None, None, None, 3)),
     "siglip_features": (torch.float32, (None, None)),
+    "positions": (torch.int64, (3, None)),
 }
 """Tensors that are not keys or values, with dtype and shape (None: any size above 0). Read when the file is opened."""
-OPTIONAL = ("tail_pixels", "siglip_features")
+OPTIONAL = ("tail_pixels", "siglip_features", "positions")
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,16 @@ def check_usage(usage: ReadStats, *, frames: int, groups: Sequence[Group], token
     for name, fact in facts.items():
         if getattr(usage, name) != fact:
             raise ValueError(f"usage.{name} is {getattr(usage, name)}, what is in the file makes it {fact}")
+
+
+def read_positions(held_3S: torch.Tensor | None, tokens: int) -> Positions | None:
+    """Positions in three dimensions; None: a token's position is its index. Raises ``ValueError`` for others' or bad
+    ones."""
+    if held_3S is None:
+        return None
+    if held_3S.shape[1] != tokens or int(held_3S.min()) < 0 or int(held_3S.max()) >= tokens:
+        raise ValueError(f"positions are not those of {tokens} tokens")
+    return Positions.of(held_3S)
 
 
 def pending_frames(

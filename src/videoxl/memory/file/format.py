@@ -33,7 +33,9 @@ import torch
 from videoxl.errors import MemoryFileError
 
 FORMAT = "videoxl-memory"
-VERSION = 1
+VERSIONS = PLAIN_VERSION, VERSION = 1, 2
+"""The older one is still written wherever it says all: version 2 adds ``positions``, without which older readers would
+take a token's index for its position."""
 MAGIC = b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"'
 """First bytes of the header, eight bytes into the file."""
 LARGEST_HEADER = 100_000_000
@@ -218,13 +220,13 @@ class MemoryFile:
 
     def _check_version(self) -> None:
         version, writer = self.metadata.get("version", "?"), self.metadata.get("videoxl", "unknown")
-        if version == str(VERSION):
+        if version in map(str, VERSIONS):
             return
         newer = version.isdecimal() and int(version[:9]) > VERSION
         todo = "update videoxl, or encode the video again" if newer else "encode the video again"
         raise MemoryFileError(
             f"{self.path} has format version {version} (written by videoxl {writer}), this videoxl reads version "
-            f"{VERSION}: {todo}",
+            f"{' or '.join(map(str, VERSIONS))}: {todo}",
             code="memory_version",
         )
 

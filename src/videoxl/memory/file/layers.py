@@ -21,6 +21,7 @@ from videoxl.memory.file.codec import Codec, Parts
 from videoxl.memory.file.format import MemoryFile, TensorSpec
 from videoxl.memory.kv_cache import SPARE_TOKENS, PreallocatedLayer, Rope, SharedBuffer, Tier, Which
 from videoxl.memory.model_id import ModelId
+from videoxl.memory.positions import Positions
 from videoxl.memory.quantised import Quantisation, QuantisedLayer, packed_bytes
 
 THREADS = min(4, os.cpu_count() or 1)
@@ -67,14 +68,22 @@ class StoredLevel:
     """A level in an opened file."""
 
     def __init__(
-        self, file: MemoryFile, layout: LevelLayout, length: int, dtype: torch.dtype, rope: Rope | None
+        self,
+        file: MemoryFile,
+        layout: LevelLayout,
+        length: int,
+        dtype: torch.dtype,
+        rope: Rope | None,
+        positions: Positions | None = None,
     ) -> None:
         """
         Args:
             length: tokens of the level; where the ranges have gaps, some of them are missing.
             dtype: dtype in which keys and values are returned.
             rope: rotates keys that were written un-rotated; None: they stay un-rotated.
+            positions: what to rotate them to, where that is not the index.
         """
+        self.positions = positions
         self.file, self.layout, self.length, self.dtype = file, layout, length, dtype
         self.rope = None if layout.codec.rotated else rope
         self._begins = np.array([begin for begin, _ in layout.ranges])
@@ -108,7 +117,9 @@ class StoredLevel:
         states = self.layout.codec.decode(which, {name: part.to(device) for name, part in parts.items()})
         if which == "keys" and self.rope is not None:
             begin, end = self.layout.ranges[block]
-            states = self.rope.apply_rope(states[None], torch.arange(begin, end, device=device))[0]
+            index = torch.arange(begin, end, device=device)
+            at = index if self.positions is None else self.positions.at(index)
+            states = self.rope.apply_rope(states[None], at)[0]
         return states.to(self.dtype)
 
     def select(self, which: Which, layer: int, positions: torch.Tensor, device: torch.device) -> torch.Tensor:

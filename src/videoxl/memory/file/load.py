@@ -21,9 +21,10 @@ from videoxl.memory.file.facts import (
     check_usage,
     pending_frames,
     read_groups,
+    read_positions,
     read_small,
 )
-from videoxl.memory.file.format import MemoryFile
+from videoxl.memory.file.format import VERSION, MemoryFile
 from videoxl.memory.file.layers import (
     DENSE,
     POOLED,
@@ -38,6 +39,7 @@ from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group, GroupLayout
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.pooling import CoarseKV, coarse_kv_of
+from videoxl.memory.positions import Positions
 from videoxl.memory.quantised import packed_bytes
 from videoxl.memory.types import FrameEmbeddings, MemoryOwner, MemoryState, PendingFrames, ReadStats
 from videoxl.settings import from_json
@@ -69,6 +71,8 @@ class StoredMemory:
     warnings: tuple[str, ...]
     pending: PendingFrames | None
     embeddings: FrameEmbeddings | None
+    positions: Positions | None
+    """Of every token, where it is not the index."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> StoredMemory:
@@ -85,6 +89,8 @@ class StoredMemory:
         levels = read_levels(file, model_id, storage)
         dense, coarse = levels.pop(DENSE), {_pool_of(name): level for name, level in levels.items()}
         small = read_small(file)
+        if ("positions" in small) != (file.metadata["version"] == str(VERSION)):
+            raise ValueError(f"version {file.metadata['version']} and positions do not belong together")
         ids, timestamps = tuple(small["token_ids"].tolist()), small["timestamps"].numpy()
         groups = read_groups(small["group_seconds"], small["group_tokens"])
         features = small.get("siglip_features")
@@ -118,6 +124,7 @@ class StoredMemory:
             warnings=facts.warnings,
             pending=pending_frames(small.get("tail_pixels"), facts, groups, frames=len(timestamps)),
             embeddings=embeddings_of(features, facts.siglip, frames=len(timestamps)),
+            positions=read_positions(small.get("positions"), len(ids)),
         )
 
     @property
@@ -128,7 +135,8 @@ class StoredMemory:
     def state(self, model: MemoryOwner) -> MemoryState:
         """Make the state of a memory of ``model``; keys and values stay in the file until they are asked for."""
         devices = model.layer_devices
-        dense = StoredLevel(self.file, self.dense, len(self.token_ids), self.held_dtype, model.rope)
+        positions = self.positions
+        dense = StoredLevel(self.file, self.dense, len(self.token_ids), self.held_dtype, model.rope, positions)
         if self.usage.kv_dtype:
             packed = model.quantisations(self.usage.kv_dtype)
             layers = [PackedFileLayer.at(dense, n, device, how) for n, (device, how) in enumerate(zip(devices, packed))]
@@ -136,7 +144,7 @@ class StoredMemory:
         else:
             cache = KVCache([FileLayer.at(dense, n, device, host=self.offloaded) for n, device in enumerate(devices)])
         return MemoryState(
-            cache=cache,
+            cache=cache.placed(positions),
             token_ids=self.token_ids,
             prefix_length=self.prefix_length,
             groups=self.groups,
@@ -159,6 +167,7 @@ class StoredMemory:
             StoredTensors(level, "keys", devices),
             StoredTensors(level, "values", devices),
             video_token_id=self.model_id.video_token_id,
+            positions=self.positions,
         )
         if len(made) != layout.tokens:
             raise ValueError(f"{layout.name} has {layout.tokens} tokens, the ids ask for {len(made)}")

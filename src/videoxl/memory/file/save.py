@@ -20,7 +20,7 @@ import torch
 from videoxl.config import BiLevelDecode
 from videoxl.memory.file.atomic import replacing
 from videoxl.memory.file.codec import Codec, codec_for
-from videoxl.memory.file.format import TensorSpec, is_memory_file
+from videoxl.memory.file.format import PLAIN_VERSION, VERSION, TensorSpec, is_memory_file
 from videoxl.memory.file.layers import BOTH, DENSE, POOLED, LevelLayout, Ranges, part_name
 from videoxl.memory.file.writer import MemoryFileWriter
 from videoxl.memory.kv_cache import Which
@@ -70,12 +70,13 @@ def save_memory(
     writer = MemoryFileWriter(
         [*specs, *(spec for part in parts for spec in part.layout.specs())],
         _metadata(memory, owner.model_id, codec, parts),
+        version=PLAIN_VERSION if memory.cache.positions is None else VERSION,
     )
     with replacing(path, writer.size) as descriptor, torch.inference_mode():
         for name, tensor in small.items():
             writer.put(descriptor, name, 0, tensor)
         for part in parts:
-            _write_level(writer, descriptor, part, owner)
+            _write_level(writer, descriptor, part, owner, memory.cache.positions_at)
         writer.finish(descriptor)
 
 
@@ -104,7 +105,9 @@ def _parts(memory: MemoryState, owner: MemoryOwner, codec: Codec, level: str) ->
     coarse = _coarse_kv(memory, owner)
     if coarse is None:
         if level == POOLED:
-            raise ValueError("only Video-XL-2's memories have a pooled level: save this one with level='dense'")
+            raise ValueError(
+                f"memories of {owner.model_id.family} have no pooled level: save this one with level='dense'"
+            )
         return [_Part(layout(DENSE, ranges), dense, positions=True)]
     if level == POOLED:
         ranges = tuple(sorted({*ranges[:2], ranges[-1]}))
@@ -149,7 +152,13 @@ def _coarse_kv(memory: MemoryState, owner: MemoryOwner) -> CoarseKV | None:
         )
 
 
-def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, owner: MemoryOwner) -> None:
+def _write_level(
+    writer: MemoryFileWriter,
+    descriptor: int,
+    part: _Part,
+    owner: MemoryOwner,
+    positions_at: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
     """Write one layer of one block at a time, so that nothing is held twice."""
     layout = part.layout
     for block, (begin, end) in enumerate(layout.ranges):
@@ -157,7 +166,8 @@ def _write_level(writer: MemoryFileWriter, descriptor: int, part: _Part, owner: 
             for which in BOTH:
                 states = part.states(which, layer, begin, end)
                 if which == "keys" and part.positions and not layout.codec.rotated:
-                    states = owner.rope.inverse_rope(states.float(), torch.arange(begin, end, device=states.device))
+                    at = positions_at(torch.arange(begin, end, device=states.device))
+                    states = owner.rope.inverse_rope(states.float(), at)
                 for name, tensor in layout.codec.encode(which, states[0]).items():
                     writer.put(descriptor, part_name(layout.name, block, name), layer, tensor)
 
@@ -174,6 +184,8 @@ def _small_tensors(memory: MemoryState) -> dict[str, torch.Tensor]:
         tensors["tail_pixels"] = torch.from_numpy(np.ascontiguousarray(memory.pending.pixels_FHWC))
     if memory.embeddings is not None:
         tensors["siglip_features"] = memory.embeddings.features_FD
+    if memory.cache.positions is not None:
+        tensors["positions"] = memory.cache.positions.held_3S.contiguous()
     return tensors
 
 

@@ -18,10 +18,10 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 class MemoryFileWriter:
     """Writes the pieces of a file in any order and its header last; until then it is not a safetensors file."""
 
-    def __init__(self, specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> None:
+    def __init__(self, specs: Iterable[TensorSpec], metadata: Mapping[str, str], *, version: int = VERSION) -> None:
         """Lay the file out. Tensors with larger items come first, so that every tensor is aligned to its item size."""
         self.specs = {s.name: s for s in sorted(specs, key=lambda s: -s.dtype.itemsize)}
-        self.metadata = dict(metadata)
+        self.metadata, self.version = dict(metadata), version
         self._checksums = {s.name: ["0" * 8] * s.pieces for s in self.specs.values()}
         self._left = sum(s.pieces for s in self.specs.values())
         self._offsets: dict[str, int] = {}
@@ -48,7 +48,7 @@ class MemoryFileWriter:
     def _header(self) -> bytes:
         """Make length and header, padded to eight bytes. The length does not depend on the checksums."""
         checksums = {name: "".join(sums) for name, sums in self._checksums.items()}
-        metadata = {"format": FORMAT, "version": str(VERSION), **self.metadata, "checksums": to_json(checksums)}
+        metadata = {"format": FORMAT, "version": str(self.version), **self.metadata, "checksums": to_json(checksums)}
         header: dict[str, object] = {"__metadata__": {**metadata, "header_sha256": "0" * 64}}
         for name, spec in self.specs.items():
             begin = self._offsets[name]

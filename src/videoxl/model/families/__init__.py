@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from videoxl.errors import CheckpointError
-from videoxl.model.families.family import Family, ReleasedFormat
+from videoxl.model.families.family import Family, OwnFormat, ReleasedFormat
+from videoxl.model.families.qwen3_vl import QWEN3_VL
 from videoxl.model.families.video_xl import VIDEO_XL
 from videoxl.model.families.video_xl_2 import VIDEO_XL_2
 from videoxl.model.families.video_xl_pro import VIDEO_XL_PRO
@@ -14,6 +15,7 @@ FAMILIES: dict[str, Family] = {
     VIDEO_XL.name: VIDEO_XL,
     VIDEO_XL_2.name: VIDEO_XL_2,
     VIDEO_XL_PRO.name: VIDEO_XL_PRO,
+    QWEN3_VL.name: QWEN3_VL,
 }
 
 Trait = Callable[[Family], bool]
@@ -50,6 +52,12 @@ def with_tower(tower: str) -> list[tuple[Family, ReleasedFormat]]:
         titles.setdefault(family.vision.tower_title, []).append(family.title)
     known = " and ".join(f"{tower_title} ({', '.join(names)})" for tower_title, names in titles.items())
     raise CheckpointError(f"the vision tower is a {tower!r}; known are {known}")
+
+
+def own_formats() -> dict[str, tuple[Family, OwnFormat]]:
+    """Families with a class of their own in transformers, by its ``model_type``."""
+    found = ((family, family.own_format) for family in FAMILIES.values())
+    return {form.model_type: (family, form) for family, form in found if form is not None}
 
 
 def recognise(tower: str, weight_names: Callable[[], Collection[str]]) -> Family:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from videoxl.config import DecodeStrategy, PrefillStrategy
+from videoxl.config import DEFAULT_SYSTEM_PROMPT, DecodeStrategy, PrefillStrategy
 
 JsonObject = dict[str, Any]
 """The contents of a ``config.json``, or a part of it."""
@@ -31,6 +31,11 @@ class GridSizes(Protocol):
 
     token_grid: int
     pool_stride: int
+
+    @property
+    def visual_grid(self) -> tuple[int, int]:
+        """Rows and columns of a group's visual tokens."""
+        ...
 
 
 class ReleasedRatios(Protocol):
@@ -58,6 +63,15 @@ class TokenLayout:
     """How many visual tokens a group becomes."""
     position_dimensions: Literal[1, 3] = 1
     """1: a token's position is its index; 3: time, height and width."""
+    time_of: Literal["first", "middle"] = "first"
+    """The time a group is told: of its first frame, or the middle between its first and its last."""
+    opening: str = ""
+    """The text between a group's time and its visual tokens."""
+    closing: str = ""
+    """The text behind a group's visual tokens. It stands at the begin of what follows: the next group or the question,
+    so that a memory ends with a visual token and can go on with either."""
+    keeps_short_group: bool = False
+    """Whether a last group that lacks frames is read, with its last frame repeated, whatever the strategy."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,18 @@ class Vision:
     """Side that the grid of patch features is resized to; None: it keeps the tower's own."""
     frame_fit: Literal["crop", "stretch"] = "stretch"
     """How a frame becomes a square: its centre is cut out, or it is stretched."""
-    stills: Literal["crops", "frame"] = "frame"
-    """A still picture is always cut into crops, or it is read as a frame unless the checkpoint names resolutions."""
+    stills: Literal["crops", "frame", "picture"] = "frame"
+    """A still picture is always cut into crops, or it is read as a frame unless the checkpoint names resolutions, or
+    as a picture, which has no time."""
+    any_size: bool = False
+    """Whether pictures keep their shape and are as large as a budget of pixels allows, and the tower merges patches
+    itself; else they are squares of one size."""
+    layers_at: str = "encoder.layers."
+    """Where the tower's layers are among its weights."""
+    patches_at: str = "embeddings.patch_embedding.weight"
+    """Its first weight: of patches ``[C, 3, ..., patch_size, patch_size]``."""
+    inner_at: str = "mlp.fc1.weight"
+    """In a layer, the weight whose first axis is the inner width."""
     siglip: str | None = None
     """Hub id of the whole SigLIP model that the tower was taken from, for ``relevance="siglip"``."""
 
@@ -123,6 +147,27 @@ class ReleasedFormat:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How a conversation about a video begins."""
+
+    system: str | None = DEFAULT_SYSTEM_PROMPT
+    """The system prompt where none is asked for; None: there is no system turn then."""
+    before_question: str = "\n"
+    """What stands between the video and the first question."""
+
+
+@dataclass(frozen=True)
+class OwnFormat:
+    """A ``config.json`` as transformers writes it for a model class of its own. Names of weights are ours."""
+
+    model_type: str
+    read: Callable[[JsonObject, Mapping[str, JsonObject]], JsonObject]
+    """From ``config.json`` and the processor's settings of ``video`` and ``image`` to fields of our configuration."""
+    hub: Mapping[str, JsonObject] = field(default_factory=dict)
+    """Hub id -> what its ``config.json`` states about sizes, so that runs can be planned without the network."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of models.
 
@@ -154,6 +199,9 @@ class Family:
     """Which layers' attention says where an answer comes from, from and to a share of the depth."""
     released: ReleasedFormat | None = None
     """None: the family has no released format of its own."""
+    own_format: OwnFormat | None = None
+    """None: transformers has no class of its own for the family."""
+    chat: Chat = Chat()
 
     def config_defaults(self, tower_patches: int) -> JsonObject:
         """Fields of a configuration that the family decides; ``tower_patches``: of a side of the tower's pictures."""
