@@ -15,10 +15,12 @@ from tests.simulated_gpu.cuda import move, simulated
 from tests.simulated_gpu.device import SimulatedDevices
 from tests.simulated_gpu.true_size import true_size_engine
 from videoxl.config import Generation
-from videoxl.inference.decode import steps
+from videoxl.inference.decode import scoring, steps
+from videoxl.inference.decode.bilevel import coarse_kv_for
 from videoxl.inference.decode.graph import CAPTURE_BEHIND
 from videoxl.inference.decode.likelihood import Likelihoods
 from videoxl.inference.decode.loop import decode_tokens
+from videoxl.inference.decode.relevance import group_masses
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.evidence import QueryWatch, watched_layers
 from videoxl.memory.video_memory import VideoMemory
@@ -170,3 +172,43 @@ def test_a_model_with_hooks_is_called_as_a_whole(small: Any) -> None:
     assert ids == expected["greedy"][0]
     assert len(called) == len(ids)
     assert not counts.launches["graph"]
+
+
+TWO_LEVELS = "bilevel:top_k=1,block_size=1"
+
+
+def test_a_bi_level_question_finds_the_buffers_and_the_graph_of_the_one_before(small: Any) -> None:
+    devices, engine, memory, _ = small
+    on_cpu = videoxl.load("tiny", device="cpu")
+    read = on_cpu.encode(frames=pictures(16), fps=1)
+    how: dict[str, Any] = {"decode": TWO_LEVELS, "max_new_tokens": 3 * CAPTURE_BEHIND, "evidence": False}
+    memory = memory.fork()
+    launched = []
+    questions = ["Where is it, then?", "And where is it now?"]
+    expected = [on_cpu.ask(read, question, **how).text for question in questions]
+    for question, text in zip(questions, expected):
+        with devices.counting() as counts:
+            answer = engine.ask(memory, question, **how)
+        assert answer.text == text
+        assert answer.usage.new_tokens > CAPTURE_BEHIND + 1
+        launched.append((counts.launches["graph"], answer.usage.new_tokens))
+    assert 0 < launched[0][0] < launched[0][1] - 1
+    assert launched[1][0] >= launched[1][1] - 1
+    assert memory.tiers["device"] > memory.nbytes
+    assert [answer.text for answer in engine.ask(memory, questions, **how)] == expected
+    steps.FIXED.clear()
+
+
+def test_scores_of_some_heads_at_a_time_are_those_of_all(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, engine, memory, _ = small
+    ids = engine.chat_format.suffix("What is shown?")
+    level = coarse_kv_for(engine.model, memory, 4)
+    masses = group_masses(engine.model, memory.cache, level, ids, 5)
+    total = level.layout.prefix_length + len(level) + len(ids)
+    text = engine.config.text
+    one_head = text.num_attention_heads // text.num_key_value_heads * len(ids) * total
+    monkeypatch.setattr(scoring, "SCORES_AT_ONCE", one_head)
+    assert text.num_key_value_heads > 1
+    assert np.abs(group_masses(engine.model, memory.cache, level, ids, 5) - masses).max() < 1e-6
+    monkeypatch.setattr(scoring, "SCORES_AT_ONCE", one_head - 1)  # written out by the forward of the model
+    assert np.abs(group_masses(engine.model, memory.cache, level, ids, 5) - masses).max() < 1e-6

@@ -85,3 +85,19 @@ def test_what_does_not_fit_at_all_says_what_would(small: tuple[SimulatedDevices,
         memory.save(tmp_path / "memory.vxl")
     assert memory.frames == 48
     assert engine.ask(memory, "What?", max_new_tokens=1).usage.new_tokens == 1
+
+
+def test_what_is_kept_for_the_next_question_gives_way(small: tuple[SimulatedDevices, VideoXL]) -> None:
+    devices, engine = small
+    memory = engine.encode(frames=frames(48), fps=1, prefill="chunked")
+    engine.ask(memory, "What?", decode="bilevel:top_k=1,block_size=1", max_new_tokens=1, evidence=False)
+    kept = memory.coarse_kv[4].room
+    gc.collect()
+    before = devices.live[0]
+    with devices.counting():
+        engine.encode(frames=frames(4), fps=1, prefill="chunked")
+        needed = devices.peak[0] - before
+    assert kept.nbytes > 2 * 10**6
+    with room(devices, (needed - kept.nbytes / 2) / 1e6):
+        assert engine.encode(frames=frames(4), fps=1, prefill="chunked").warnings == ()
+    assert not kept.nbytes

@@ -11,6 +11,7 @@ from videoxl.inference.encode import ReadContext
 from videoxl.memory.host_cache import HostLayer
 from videoxl.memory.kv_cache import SPARE_TOKENS, KVCache, PreallocatedLayer
 from videoxl.memory.layout import Group
+from videoxl.memory.question_room import let_go_of
 from videoxl.memory.types import MemoryState
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.out_of_memory import fitting
@@ -36,6 +37,7 @@ def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end:
     begin, stop = head + moved, head + groups[last - 1].token_end
     per_group = context.config.frames_per_group
     frames = slice(first * per_group, last * per_group)
+    let_go_of(level.room for level in memory.coarse_kv.values())
     with fitting("when it copied what trimming leaves", "trim it earlier, or its end alone, which copies nothing"):
         cache = _without(context.model, memory.cache, head, begin, stop) if moved else memory.cache.fork()
     cache.truncate(stop - moved)

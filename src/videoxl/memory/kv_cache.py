@@ -70,6 +70,12 @@ class SharedBuffer:
         """Where keys and values are."""
         return self.keys.data_ptr(), self.values.data_ptr()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a layer that is alive holds tokens here."""
+        with self._lock:
+            return any(one() is not None for one in self._layers)
+
     def join(self, layer: PreallocatedLayer) -> None:
         with self._lock:
             self._layers.append(weakref.ref(layer))
@@ -118,8 +124,13 @@ class PreallocatedLayer:
     @classmethod
     def holding(cls, keys: torch.Tensor, values: torch.Tensor, length: int | None = None) -> PreallocatedLayer:
         """A layer of the first ``length`` tokens (all by default) of two tensors; what is left is spare capacity."""
+        return cls.on(SharedBuffer(keys, values), keys.shape[-2] if length is None else length)
+
+    @classmethod
+    def on(cls, buffer: SharedBuffer, length: int) -> PreallocatedLayer:
+        """A layer of the first ``length`` tokens of a buffer; what is left is spare capacity."""
         layer = cls()
-        layer._attach(SharedBuffer(keys, values), keys.shape[-2] if length is None else length)
+        layer._attach(buffer, length)
         return layer
 
     # ---------------------------------------------------------------------------------------------------- reading

@@ -17,6 +17,7 @@ import torch
 from videoxl.memory.kv_cache import KVCache, PreallocatedLayer, Rope, Tier, Which
 from videoxl.memory.layout import GroupLayout
 from videoxl.memory.positions import Positions
+from videoxl.memory.question_room import QuestionRoom
 
 TOKENS_AT_ONCE = 1 << 16
 """Tokens whose keys are un-rotated at once; it bounds the fp32 copies."""
@@ -44,6 +45,8 @@ class CoarseKV:
     positions: Positions | None = None
     """Of every entry, where positions have three dimensions: an average has the mean of those it was made from. None:
     entries take the places they get in a question's cache."""
+    room: QuestionRoom = field(default_factory=QuestionRoom, repr=False, compare=False)
+    """Where questions mix them with dense ones, on a GPU."""
 
     @property
     def nbytes(self) -> int:
@@ -51,13 +54,14 @@ class CoarseKV:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def tiers(self) -> Iterator[tuple[Tier, int]]:
-        """Yield for each part where it is and its bytes there."""
+        """Yield for each part where it is and its bytes there, with the room that is kept for questions."""
         for states in (self.keys, self.values):
             if hasattr(states, "tiers"):  # in a file, or partly
                 yield from states.tiers()
             else:
                 for t in states:
                     yield ("host" if t.device.type == "cpu" else "device"), t.numel() * t.element_size()
+        yield "device", self.room.nbytes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,12 +122,13 @@ def make_coarse_kv(
     )
     plan = _plan_averages(layout, pool)
     if lies_on_one_gpu(cache, devices):
+        first, index = cache.layers[0], _index(plan.index, devices[0])
+        _, heads, _, width = first.buffer().keys.shape
+        shape = (len(devices), heads, len(coarse), width)
         for made, which in ((keys, "keys"), (values, "values")):
-            dense = [getattr(layer, which) for layer in cache.layers]
-            out = dense[0].new_empty((len(dense), dense[0].shape[1], len(coarse), dense[0].shape[3]))
+            out = torch.empty(shape, dtype=first.dtype, device=devices[0])
             held = None if cache.positions is None else cache.positions.held_3S
-            index = _index(plan.index, devices[0])
-            rope.gather_layers(dense, (), index, out, unrotate=which == "keys", positions=held)
+            _gather(cache, which, (), index, out, rope, unrotate=which == "keys", positions=held)
             made.extend(out[:, None].unbind())
         return coarse
     for layer, device in zip(cache.layers, devices):
@@ -136,6 +141,24 @@ def lies_on_one_gpu(cache: KVCache, devices: Sequence[torch.device]) -> bool:
     """Whether all layers are on the one GPU that computes with them: then they are gathered from at once."""
     here = {layer.device for layer in cache.layers} | set(devices)
     return len(here) == 1 and next(iter(here)).type == "cuda" and all(t.tier[0] == "device" for t in cache.layers)
+
+
+def _gather(
+    cache: KVCache,
+    which: Which,
+    coarse: Sequence[torch.Tensor],
+    index: torch.Tensor,
+    out_XKME: torch.Tensor,
+    rope: Rope,
+    **how: Any,
+) -> None:
+    """:meth:`Rope.gather_layers` of all layers at once; of layers in eight bits one at a time, since it is unpacked."""
+    layers = cache.layers
+    step = 1 if any(layer.is_packed for layer in layers) else len(layers)
+    for first in range(0, len(layers), step):
+        part = slice(first, first + step)
+        dense = [getattr(layer, which) for layer in layers[part]]
+        rope.gather_layers(dense, list(coarse[part]), index, out_XKME[part], **how)
 
 
 def coarse_kv_of(
@@ -318,16 +341,12 @@ def _interleave_where_it_is(
 
 
 def _interleave_at_once(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rope, reserve: int) -> KVCache:
-    index = _index(plan.index, cache.layers[0].device)
-    made = []
-    for which, pooled in (("keys", list(coarse.keys)), ("values", list(coarse.values))):
-        dense = [getattr(layer, which) for layer in cache.layers]
-        _, heads, _, width = dense[0].shape
-        out = pooled[0].new_empty((len(dense), 1, heads, max(reserve, len(plan)), width))
-        positions: dict[str, Any] = {"unrotate": True, "rotate_from": 0} if which == "keys" else {}
-        rope.gather_layers(dense, pooled, index, out[:, 0, :, : len(plan)], **positions)
-        made.append(out)
-    return KVCache([PreallocatedLayer.holding(keys, values, len(plan)) for keys, values in zip(*made)])
+    index, length = _index(plan.index, cache.layers[0].device), len(plan)
+    mixed, states = coarse.room.take(coarse.keys[0], len(coarse.keys), length, max(reserve, length))
+    places = states.keys_X1KSE[:, 0, :, :length], states.values_X1KSE[:, 0, :, :length]
+    _gather(cache, "keys", coarse.keys, index, places[0], rope, unrotate=True, rotate_from=0)
+    _gather(cache, "values", coarse.values, index, places[1], rope)
+    return mixed
 
 
 def _scatter(dense: torch.Tensor, coarse: torch.Tensor, plan: InterleavePlan) -> torch.Tensor:

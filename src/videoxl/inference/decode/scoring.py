@@ -1,6 +1,6 @@
 """The same scores on a GPU, in few launches (see :mod:`videoxl.inference.decode.relevance`).
 
-Keys and values of prefix and pooled video are laid out for all layers first. A layer then takes 15 kernels. The weights
+Keys and values of prefix and pooled video are laid out for all layers first. A layer then takes 16 kernels. The weights
 are written out, as attention to each token is what is asked for.
 
 Shapes: ``N`` query heads, ``K`` key/value heads, ``L`` tokens of text, ``M`` pooled tokens, ``S`` prefix,
@@ -36,8 +36,9 @@ class ScoringRows:
         model, device = step.language_model, step.device
         index = (-2 - torch.arange(self.pooled, device=device))[:, None]
         self.states: list[torch.Tensor] = []
-        for which, pooled in (("keys", level.keys), ("values", level.values)):
-            prefix = torch.stack([getattr(layer, which)[0, :, : self.prefix] for layer in cache.layers])
+        prefixes = zip(*(layer.span(0, self.prefix) for layer in cache.layers))
+        for which, pooled, each_1KSE in zip(("keys", "values"), (level.keys, level.values), prefixes):
+            prefix = torch.cat(each_1KSE)
             out = prefix.new_empty((*prefix.shape[:2], self.total, step.width))
             out[:, :, : self.prefix] = prefix
             place = out[:, :, self.prefix : self.prefix + self.pooled]
@@ -58,12 +59,16 @@ class ScoringRows:
         self.bias_LS = to_device(bias_LS, device)
         self.video_XNM = torch.empty((len(cache.layers), step.heads, self.pooled), device=device)
         """Attention of the rows that count to pooled tokens, their mean."""
+        self.heads_at_once = max(1, SCORES_AT_ONCE // (step.heads // step.kv_heads * length * self.total))
+        """Key/value heads."""
 
     @staticmethod
     def serves(step: TokenStep, cache: KVCache, level: CoarseKV, length: int, total: int) -> bool:
-        """Whether all is on one GPU, and the scores of a layer fit."""
+        """Whether all is on one GPU, and the scores of a key/value head fit."""
         devices = {step.device, *(keys.device for keys in level.keys)}
-        return lies_on_one_gpu(cache, tuple(devices)) and step.heads * length * total <= SCORES_AT_ONCE
+        return lies_on_one_gpu(cache, tuple(devices)) and (
+            step.heads // step.kv_heads * length * total <= SCORES_AT_ONCE
+        )
 
     def attend(self, layer: int, states_LHE: torch.Tensor) -> torch.Tensor:
         step, length = self.step, self.length
@@ -72,15 +77,29 @@ class ScoringRows:
         rotate_and_append(
             states_LHE, self.tables, self.counters, keys_KSE[None], values_KSE[None], q_NLE.transpose(0, 1)
         )
-        scores = torch.bmm(q_NLE.view(step.kv_heads, -1, step.width), keys_KSE.float().transpose(1, 2))
-        scores_NLS = scores.view(step.heads, length, -1)
-        weights_NLS = torch.add(self.bias_LS, scores_NLS, alpha=step.width**-0.5, out=scores_NLS).softmax(-1)
-        video_NLM = weights_NLS[:, -self.rows :, self.prefix : self.prefix + self.pooled]
-        torch.mean(video_NLM, 1, out=self.video_XNM[layer])
-        out_NLE = torch.bmm(weights_NLS.view(step.kv_heads, -1, self.total), values_KSE.float())
         out_LNE = states_LHE.new_empty((length, step.heads, step.width))
-        out_LNE.copy_(out_NLE.view(step.heads, length, step.width).transpose(0, 1))
+        q_KRE = q_NLE.view(step.kv_heads, -1, step.width)  # the rows of all query heads of a key/value head
+        for begin in range(0, step.kv_heads, self.heads_at_once):
+            some = slice(begin, begin + self.heads_at_once)
+            out_NLE = self._attend_some(layer, some, q_KRE[some], keys_KSE[some], values_KSE[some])
+            out_LNE[:, self._queries_of(some)].copy_(out_NLE.transpose(0, 1))
         return out_LNE.view(length, -1)
+
+    def _attend_some(
+        self, layer: int, some: slice, q_KRE: torch.Tensor, keys_KSE: torch.Tensor, values_KSE: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention ``[N, L, E]`` in float32 of some key/value heads, noting where it goes."""
+        scores_NLS = torch.bmm(q_KRE, keys_KSE.float().transpose(1, 2)).view(-1, self.length, self.total)
+        weights_NLS = torch.add(self.bias_LS, scores_NLS, alpha=self.step.width**-0.5, out=scores_NLS).softmax(-1)
+        video_NLM = weights_NLS[:, -self.rows :, self.prefix : self.prefix + self.pooled]
+        torch.mean(video_NLM, 1, out=self.video_XNM[layer, self._queries_of(some)])
+        out_KRE = torch.bmm(weights_NLS.view(len(q_KRE), -1, self.total), values_KSE.float())
+        return out_KRE.view(-1, self.length, self.step.width)
+
+    def _queries_of(self, some: slice) -> slice:
+        """The query heads of some key/value heads."""
+        each = self.step.heads // self.step.kv_heads
+        return slice(some.start * each, some.stop * each)
 
     def masses(self, members_GP: torch.Tensor) -> torch.Tensor:
         """Attention to each group's pooled tokens ``[heads of all layers, G]``; ``members_GP``: padded with ``M``."""

@@ -6,6 +6,7 @@ graph, and from then on is one launch a token (:mod:`videoxl.inference.decode.gr
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -212,8 +213,9 @@ class FixedStep:
         """What the last of them were chosen from; made when the first are there."""
         self.row = 0
         self.addresses = addresses_of(step, cache, watched)
-        self.next_logits = CapturedStep(self._next_logits)
-        self.next_token = CapturedStep(self._next_token)
+        own = weakref.proxy(self)  # a circle would keep the buffers until the garbage collector comes by
+        self.next_logits = CapturedStep(lambda: FixedStep._next_logits(own))
+        self.next_token = CapturedStep(lambda: FixedStep._next_token(own))
 
     @classmethod
     def on(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from videoxl.config import BiLevelDecode, DenseDecode, KVDtype, PrefillStrategy, is_offloading
 from videoxl.errors import DoesNotFitError
 from videoxl.inference.plan.footprint import Sizes
 from videoxl.inference.plan.ways import Room, Way, ways_that_fit
+from videoxl.memory.question_room import let_go_of
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.host import free_host_bytes
 
@@ -34,6 +37,9 @@ def require_fit(
     )  # the weights are there already
     found = room.needed(asked)
     needed = found.device + (found.host if device.type == "cpu" else 0)
+    if needed > free and let_go_of():
+        free = free_device_bytes(device)
+        room = replace(room, free_bytes=free)
     if needed > free:
         fitting = room.frames(asked)
         others = ", or with ".join(way.changes(asked) for way in ways_that_fit(room, asked))

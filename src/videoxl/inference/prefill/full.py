@@ -13,6 +13,7 @@ from videoxl.inference.prefill.prefiller import NewCache, WholeGroups, plain_cac
 from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.positions import NONE, Grid, positions_of
+from videoxl.memory.question_room import let_go_of
 from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -73,7 +74,8 @@ class TiledPrefiller(WholeGroups, ABC):
                 starts, tokens_PD = starts[count:], tokens_PD[count * per_group :]
             else:
                 self.rollback()
-                self._shrink(count)
+                if not let_go_of():
+                    self._shrink(count)
 
     def _fits(self, ids: Sequence[int], tokens_PD: torch.Tensor) -> bool:
         """Read, and say whether memory sufficed. What a failed attempt had made is let go of."""

@@ -25,6 +25,7 @@ from videoxl.inference.prompt import Tokenize, VisualSpan, join_spans, last_end,
 from videoxl.inference.subtitles import PlacedSubtitles
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import Group
+from videoxl.memory.question_room import let_go_of
 from videoxl.memory.types import PendingFrames
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.upload import to_device
@@ -149,7 +150,8 @@ class PrefillRunner:
                 return torch.cat(parts).flatten(0, 1)
             except torch.OutOfMemoryError as error:
                 traceback.clear_frames(error.__traceback__)  # they hold what the failed attempt had made
-            self._fewer_frames(min(most, len(pixels)))
+            if not let_go_of():
+                self._fewer_frames(min(most, len(pixels)))
 
     def _fewer_frames(self, most: int) -> None:
         """Go on with half of ``most`` frames at a time. Raises :class:`DoesNotFitError` when that is not a group."""
