@@ -69,6 +69,7 @@ from videoxl.cli.output import (
     tell_text,
 )
 from videoxl.cli.scenarios import add_scenarios
+from videoxl.cli.serve import serve
 from videoxl.cli.train import train
 from videoxl.config import DEFAULT_MODEL, TINY
 
@@ -297,6 +298,7 @@ def demo(
 
 app.command(epilog=epilog("clip"))(clip)
 app.command(epilog=epilog("train"))(train)
+app.command(epilog=epilog("serve"))(serve)
 app.add_typer(evaluations)
 add_scenarios(app)
 

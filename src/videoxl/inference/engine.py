@@ -307,11 +307,13 @@ class VideoXL:
         *,
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
+        history: Sequence[tuple[str, str]] = (),
         **settings: Unpack[GenerationKeywords],
     ) -> Iterator[Piece]:
         """Like :meth:`ask`, piece by piece; the last piece carries the whole :class:`Answer`.
 
-        Arguments are checked at the call, not at the first piece. Leaving the loop early stops the generation.
+        ``history`` holds the (question, answer) pairs of a conversation before it. Arguments are checked at the call,
+        not at the first piece. Leaving the loop early stops the generation.
         """
         chosen, strategy = generation_of(generation, settings), choose_decode(decode, self.config)
         if chosen.num_beams > 1:
@@ -320,7 +322,7 @@ class VideoXL:
             raise ValueError(f"n={chosen.n} cannot be streamed: several answers are written at once; use ask")
         self._check(memory, question)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
-        asked = self._asked(memory, question, chosen, strategy)
+        asked = self._asked(memory, question, chosen, strategy, history)
         return self._asking.pieces(asked, self._asking.start(asked))
 
     def _asked(

@@ -1,0 +1,73 @@
+"""``videoxl serve``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videoxl.cli.output import tell
+from videoxl.config import DEFAULT_MODEL
+from videoxl.errors import MissingDependencyError
+
+GIB = 2**30
+
+
+def serve(
+    data: Annotated[str, typer.Option(help="Folder of files and memories; made where it is missing.")] = "videoxl-data",
+    model: Annotated[str, typer.Option("--model", "-m", help="Model id, folder, or tiny.")] = DEFAULT_MODEL,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than loopback needs --api-key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help="A key that clients must give; repeatable. VIDEOXL_API_KEY may hold several, with commas."),
+    ] = None,
+    allowed_host: Annotated[list[str] | None, typer.Option(help="A name under which the server is asked.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
+    hot_gb: Annotated[float, typer.Option(help="Memories that stay loaded, in GiB.", min=0)] = 8.0,
+    max_file_gb: Annotated[float, typer.Option(help="Largest file, in GiB.", min=0.001)] = 32.0,
+    max_stored_gb: Annotated[float, typer.Option(help="Files and memories of one key, in GiB.", min=0.001)] = 1024.0,
+    max_frames: Annotated[int, typer.Option(help="Most frames of a memory.", min=1)] = 10_000,
+    max_hours: Annotated[float, typer.Option(help="Longest video.", min=0.001)] = 24.0,
+    max_waiting: Annotated[int, typer.Option(help="Questions that wait at most.", min=1)] = 64,
+) -> None:
+    """Serve a model to others, with the API of OpenAI: upload videos, read them once, ask."""
+    try:
+        import uvicorn
+
+        from videoxl.server.app import make_app
+        from videoxl.server.settings import Limits, ServerSettings
+    except ImportError as error:
+        missing = f"videoxl serve needs {error.name}: pip install 'videoxl[serve]'"
+        raise MissingDependencyError(missing) from None
+    keys = [*(api_key or []), *filter(None, os.environ.get("VIDEOXL_API_KEY", "").split(","))]
+    settings = ServerSettings(
+        data=Path(data),
+        model=model,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        host=host,
+        port=port,
+        api_keys=tuple(keys),
+        allowed_hosts=tuple(allowed_host or ()),
+        hot_bytes=max(1, int(hot_gb * GIB)),
+        limits=Limits(
+            file_bytes=int(max_file_gb * GIB),
+            stored_bytes=int(max_stored_gb * GIB),
+            video_frames=max_frames,
+            video_seconds=max_hours * 3600,
+            waiting_questions=max_waiting,
+        ),
+    )
+    app = make_app(settings)
+    if not keys:
+        tell("note", "no API key: everybody on this machine may ask")
+    tell("serving", f"{model} on http://{host}:{port}, its files in {data}")
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=10)

@@ -1,0 +1,93 @@
+"""The front: an ASGI app without torch. ``make_app(settings)`` is all that is needed to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from videoxl._version import __version__
+from videoxl.server.backend import Backend
+from videoxl.server.guard import App, Guard, Links
+from videoxl.server.metrics import Metrics
+from videoxl.server.problems import TYPES, ApiError
+from videoxl.server.routes import about, chat, files, memories
+from videoxl.server.schemas import ErrorBody
+from videoxl.server.services import Services
+from videoxl.server.settings import ServerSettings
+from videoxl.server.store import Store
+
+DESCRIPTION = "Questions about hours of video: each video is read once, and kept."
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody},
+    "5XX": {"model": ErrorBody},
+    422: {"model": ErrorBody},
+}
+
+
+def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> App:
+    """The server as an ASGI app. ``command``: of the worker, for tests.
+
+    Raises :class:`~videoxl.server.store.StoreError` where the folder cannot be used.
+    """
+    store = Store(settings.data)
+    links = Links(store.secret, settings.link_seconds)
+    services = Services(settings, store, Backend(settings, store, command), links)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await services.backend.start()
+        try:
+            yield
+        finally:
+            await services.backend.stop()
+            store.close()
+
+    api = FastAPI(
+        title="videoxl",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses=ERRORS,
+        docs_url=None,
+        redoc_url=None,
+    )
+    api.state.services = services
+    for part in (files, memories, chat, about):
+        api.include_router(part.router)
+    api.add_exception_handler(ApiError, cast(Any, _api_error))
+    api.add_exception_handler(RequestValidationError, cast(Any, _invalid))
+    api.add_exception_handler(HTTPException, cast(Any, _http_error))
+    metrics = Metrics(api, services)
+    api.add_route("/metrics", lambda request: metrics.page(), include_in_schema=False)
+    return Guard(metrics, settings, links)
+
+
+def _api_error(request: Request, error: ApiError) -> Response:
+    return JSONResponse(error.body, status_code=error.status or 400, headers=error.headers)
+
+
+def _invalid(request: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "json_invalid":
+        problem = ApiError("the body is no JSON that can be read", "invalid_json", 400)
+    else:
+        text = f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        problem = ApiError(text, "invalid_value", 422 if first["loc"][:1] == ("path",) else 400, where or None)
+    return _api_error(request, problem)
+
+
+def _http_error(request: Request, error: HTTPException) -> Response:
+    if isinstance(error.__cause__, ApiError):  # raised while FastAPI read the body
+        return _api_error(request, error.__cause__)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    kind = TYPES.get(error.status_code, "invalid_request_error")
+    body = {"error": {"message": str(error.detail), "type": kind, "param": None, "code": code}}
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)

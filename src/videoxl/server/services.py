@@ -1,0 +1,116 @@
+"""What the routes share: the store, the worker, the settings, and who asks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Request
+
+from videoxl.config import Sampling, prefill_from_string
+from videoxl.server.backend import Backend
+from videoxl.server.guard import Links
+from videoxl.server.problems import ApiError, missing
+from videoxl.server.protocol import Progressed
+from videoxl.server.schemas import MemoryObject, MemoryProblem, MemoryProgress, MemoryStatus, ReadSettings
+from videoxl.server.settings import ServerSettings
+from videoxl.server.store import MemoryJob, Store, StoredFile
+from videoxl.settings import from_plain
+
+
+@dataclass(frozen=True)
+class Services:
+    """Made once, for all requests."""
+
+    settings: ServerSettings
+    store: Store
+    backend: Backend
+    links: Links
+
+    def file(self, file_id: str, owner: str) -> StoredFile:
+        """A file of this owner. Raises :class:`ApiError` (404)."""
+        if (found := self.store.file(file_id, owner)) is None:
+            raise missing("file", file_id, "file_missing")
+        return found
+
+    def memory(self, memory_id: str, owner: str) -> MemoryJob:
+        """A memory of this owner. Raises :class:`ApiError` (404)."""
+        if (found := self.store.memory(memory_id, owner)) is None:
+            raise missing("memory", memory_id, "memory_not_found")
+        return found
+
+    def require_room(self, owner: str, more: int) -> None:
+        """Raise :class:`ApiError` (413) where an owner would keep more bytes than allowed."""
+        most = self.settings.limits.stored_bytes
+        if self.store.stored_bytes(owner) + more > most:
+            raise ApiError(f"this key keeps at most {most:,} bytes: delete files or memories", "quota_exceeded", 413)
+
+    async def read(self, file: StoredFile, settings: ReadSettings) -> MemoryJob:
+        """The memory of a file: as it is, or as it will be when the worker has come to it."""
+        chosen = self._checked(settings)
+        await self.backend.until_ready()
+        if self.backend.ready is None:
+            raise ApiError("the model is being loaded", "worker_starting")
+        facts = [file.sha256, dict(sorted(chosen.items())), self.backend.ready.fingerprint]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
+        limits = self.settings.limits
+        if self.store.waiting() >= limits.waiting_memories:
+            raise ApiError(f"{limits.waiting_memories} readings are waiting: ask again later", "queue_full")
+        if len(self.store.memories(file.owner)) >= limits.memories:
+            raise ApiError(f"this key keeps at most {limits.memories} memories: delete some", "quota_exceeded", 413)
+        job = self.store.add_memory(file, key, chosen)
+        self.backend.read_next()
+        return self.store.required_memory(job.id)
+
+    def _checked(self, settings: ReadSettings) -> dict[str, Any]:
+        chosen = {name: value for name in ReadSettings.model_fields if (value := getattr(settings, name)) is not None}
+        plain = {name: value for name, value in chosen.items() if name not in ("prefill", "subtitles")}
+        most = self.settings.limits.video_frames
+        try:
+            from_plain(Sampling, plain)
+            if (prefill := chosen.get("prefill")) is not None:
+                chosen["prefill"] = str(prefill_from_string(prefill))
+        except ValueError as error:
+            raise ApiError(str(error), "invalid_value") from None
+        if (frames := max(plain.get("max_frames", 0), plain.get("num_frames", 0))) > most:
+            raise ApiError(f"a memory here reads at most {most:,} frames, got {frames:,}", "limits_frames", 422)
+        if "num_frames" not in chosen:
+            chosen.setdefault("max_frames", min(most, Sampling.DEFAULT_MAX_FRAMES))
+        return chosen
+
+    def memory_object(self, job: MemoryJob, progress: Progressed | None = None) -> MemoryObject:
+        """A memory as clients see it."""
+        told = progress or self.backend.progress.get(job.id)
+        error = None
+        if job.error_code is not None:
+            error = MemoryProblem(code=job.error_code, message=job.error_message or "")
+        return MemoryObject(
+            id=job.id,
+            status=cast(MemoryStatus, job.status),
+            file_id=job.file_id,
+            created_at=int(job.created),
+            settings=job.settings,
+            progress=MemoryProgress(phase=told.phase, done=told.done, total=told.total)
+            if told and job.status == "in_progress"
+            else None,
+            error=error,
+            **job.facts,
+        )
+
+
+def services_of(request: Request) -> Services:
+    """The services of the app that serves this request."""
+    found: Services = request.app.state.services
+    return found
+
+
+def owner_of(request: Request) -> str:
+    """Whose key came with this request."""
+    found: str = request.scope["owner"]
+    return found
+
+
+Serving = Annotated[Services, Depends(services_of)]
+Owner = Annotated[str, Depends(owner_of)]

@@ -1,0 +1,96 @@
+"""What a server may be told: where it keeps things, who may ask, and how much."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from videoxl.config import DEFAULT_MODEL
+from videoxl.settings import Count, CountOrZero, Must, Positive, settings
+
+GIB = 2**30
+
+
+def _texts(given: object) -> object:
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts), Must("be texts")]
+
+
+@settings
+class Limits:
+    """What one request, one video and one key may ask for. More is refused with the status that is named."""
+
+    file_bytes: Count = 32 * GIB
+    """Largest file, counted while it comes in (413)."""
+    part_bytes: Count = 64 * 2**20
+    """Largest part of a resumable upload (413)."""
+    json_bytes: Count = 2 * 2**20
+    """Largest body of any other request (413)."""
+    video_seconds: Positive = 24 * 3600
+    """Longest video (an error of its memory)."""
+    video_frames: Count = 10_000
+    """Most frames that a memory reads (422)."""
+    new_tokens: Count = 4096
+    """Longest answer, in tokens (422)."""
+    answers: Count = 16
+    """Most answers to one question, ``n`` (422)."""
+    videos: Count = 16
+    """Most videos in one question (422)."""
+    waiting_questions: Count = 64
+    """Questions that wait at most (429)."""
+    waiting_memories: Count = 256
+    """Readings that wait at most (429)."""
+    stored_bytes: Count = 1024 * GIB
+    """Bytes of files and memories of one key (413)."""
+    memories: Count = 10_000
+    """Memories of one key (413)."""
+
+
+@settings
+class ServerSettings:
+    """How a server runs."""
+
+    data: Path
+    """Folder of its files, memories and catalogue; made where it is missing."""
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str | None = None
+    host: str = "127.0.0.1"
+    """Address to listen on. Another than loopback needs ``api_keys``."""
+    port: CountOrZero = 8000
+    api_keys: Texts = ()
+    """Who knows one of these may ask; without any, everybody on this machine. Each key sees its own files only."""
+    allowed_hosts: Texts = ()
+    """Names under which the server is asked, besides its address and localhost."""
+    hot_bytes: Count = 8 * GIB
+    """Memories that stay loaded, in bytes; those that were not asked longest go first."""
+    link_seconds: Count = 3600
+    """How long a signed link to a file is good."""
+    restarts: Count = 5
+    """How often in a row the worker is started again before the server says that it cannot work."""
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not self.is_loopback and not self.api_keys:
+            raise ValueError(
+                f"host={self.host} can be reached from other machines: give at least one API key "
+                "(--api-key, or VIDEOXL_API_KEY), or listen on 127.0.0.1"
+            )
+        if short := [key for key in self.api_keys if len(key) < 16]:
+            raise ValueError(f"an API key needs at least 16 characters, got one of {len(short[0])}")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,243 @@
+"""The process that owns the engine: ``python -m videoxl.server.worker DESCRIPTOR SETTINGS``.
+
+It reads one video at a time. At every tile border of a reading it answers the questions that wait. What goes wrong with
+a request is that request's error; only a dead process is an error of the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import videoxl
+from videoxl.config import Generation, Sampling, decode_from_string, prefill_from_string
+from videoxl.errors import VideoXLError
+from videoxl.inference.answers import Answer
+from videoxl.inference.asking import TOGETHER
+from videoxl.inference.engine import VideoXL
+from videoxl.memory.video_memory import VideoMemory
+from videoxl.server.inbox import Inbox
+from videoxl.server.protocol import Answered, Ask, Failed, Progressed, Read, ReadDone, Ready, Reply, Said, to_line
+from videoxl.settings import from_plain
+from videoxl.video import VideoLimits
+
+logger = logging.getLogger(__name__)
+NO_NAMES: Mapping[str, str] = {}
+TELL_EVERY = 0.2
+"""Seconds between two reports of progress."""
+
+
+class CancelledError(Exception):
+    """The request in work was cancelled."""
+
+
+class HotMemories:
+    """Memories that are loaded. Those that were not asked longest go first."""
+
+    def __init__(self, engine: VideoXL, most_bytes: int) -> None:
+        self._engine, self._most = engine, most_bytes
+        self._held: OrderedDict[str, VideoMemory] = OrderedDict()
+
+    def get(self, path: str) -> VideoMemory:
+        """The memory in a file, loaded if it is not. Raises :class:`videoxl.MemoryFileError`."""
+        memory = self._held.get(path)
+        if memory is None:
+            memory = VideoMemory.load(path, self._engine)
+        self.put(path, memory)
+        return memory
+
+    def put(self, path: str, memory: VideoMemory) -> None:
+        """Hold a memory, and let go of others where there is too much."""
+        self._held[path] = memory
+        self._held.move_to_end(path)
+        while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > self._most:
+            self._held.popitem(last=False)
+
+    def forget(self, path: str) -> None:
+        """Let go of a memory."""
+        self._held.pop(path, None)
+
+
+class Worker:
+    """Serves the requests of one front until that is gone."""
+
+    def __init__(self, engine: VideoXL, connection: socket.socket, hot_bytes: int) -> None:
+        self.engine = engine
+        self._out = connection.makefile("wb", buffering=0)
+        self._hot = HotMemories(engine, hot_bytes)
+        self._inbox = Inbox(connection.makefile("rb"), self._cancelled)
+
+    def run(self) -> None:
+        """Do what comes in."""
+        about = self.engine.model_id
+        self._tell(Ready(self.engine.name, about.family, about.fingerprint, str(self.engine.device), about.dtype))
+        while self._inbox.wait():
+            self._serve_questions()
+            if (reading := self._inbox.next_read()) is not None:
+                with self._answering([reading.id], {os.path.basename(reading.path): reading.name}):
+                    self._read(reading)
+
+    def _serve_questions(self) -> None:
+        while (forgotten := self._inbox.next_forget()) is not None:
+            self._hot.forget(forgotten.memory)
+        while asks := self._inbox.next_asks(TOGETHER):
+            with self._answering([ask.id for ask in asks]):
+                if len(asks) > 1:
+                    self._answer_together(asks)
+                elif asks[0].stream:
+                    self._stream(asks[0])
+                else:
+                    self._answer_one(asks[0])
+
+    # ------------------------------------------------------------------------------------------------ readings
+
+    def _read(self, reading: Read) -> None:
+        if not os.path.exists(reading.target):
+            memory = self._encode(reading)
+            memory.save(reading.target)
+            self._hot.put(reading.target, memory)
+        memory = self._hot.get(reading.target)
+        facts = {
+            "frames": memory.frames,
+            "tokens": len(memory.token_ids),
+            "seconds": memory.duration,
+            "bytes": os.path.getsize(reading.target),
+            "warnings": list(memory.warnings),
+        }
+        self._tell(ReadDone(reading.id, facts))
+
+    def _encode(self, reading: Read) -> VideoMemory:
+        told = [0.0]
+
+        def between_tiles(phase: str, done: int, total: int | None) -> None:
+            if self._inbox.is_stopped(reading.id):
+                raise CancelledError
+            if time.monotonic() - told[0] > TELL_EVERY or done == total:
+                told[0] = time.monotonic()
+                self._tell(Progressed(reading.id, phase, done, total))
+            if phase == "prefill":
+                self._serve_questions()
+
+        settings = dict(reading.settings)
+        prefill = settings.pop("prefill", None)
+        subtitles = settings.pop("subtitles", None)
+        sampling = from_plain(Sampling, settings)
+        return self.engine.encode(
+            reading.path,
+            limits=VideoLimits(max_duration=reading.max_seconds),
+            sampling=sampling,
+            prefill=prefill_from_string(prefill) if prefill else None,
+            subtitles=subtitles,
+            progress=between_tiles,
+        )
+
+    # ------------------------------------------------------------------------------------------------ questions
+
+    def _answer_one(self, ask: Ask) -> None:
+        memory, generation = self._hot.get(ask.memory), _generation(ask)
+        answer = self.engine.continue_conversation(memory, ask.history, ask.question, generation, _decode(ask))
+        self._tell(Answered(ask.id, answer.to_dict()))
+
+    def _answer_together(self, asks: list[Ask]) -> None:
+        memory = self._hot.get(asks[0].memory)
+        generations = [_generation(ask) for ask in asks]
+        questions = [ask.question for ask in asks]
+        try:
+            answers = self.engine.ask(memory, questions, generation=generations, decode=_decode(asks[0]))
+        except (VideoXLError, ValueError):  # one of them is to blame: the others get their answers
+            for ask in asks:
+                with self._answering([ask.id]):
+                    self._answer_one(ask)
+            return
+        for ask, answer in zip(asks, answers):
+            self._tell(Answered(ask.id, answer.to_dict()))
+
+    def _stream(self, ask: Ask) -> None:
+        memory = self._hot.get(ask.memory)
+        pieces = self.engine.stream(
+            memory, ask.question, generation=_generation(ask), decode=_decode(ask), history=ask.history
+        )
+        answer: Answer | None = None
+        for piece in pieces:
+            if self._inbox.is_stopped(ask.id):
+                raise CancelledError
+            if piece.text:
+                self._tell(Said(ask.id, piece.text))
+            answer = piece.answer or answer
+        if answer is None:
+            raise RuntimeError("the stream ended without an answer")
+        self._tell(Answered(ask.id, answer.to_dict()))
+
+    # ------------------------------------------------------------------------------------------------- replies
+
+    @contextmanager
+    def _answering(self, ids: list[str], names: Mapping[str, str] = NO_NAMES) -> Iterator[None]:
+        """Tell what went wrong with requests, whatever it was: the next one must be served.
+
+        ``names``: how clients call files, by their names here.
+        """
+
+        def failed(code: str, error: object) -> None:
+            text = " ".join(str(error).split())
+            for here, theirs in names.items():
+                text = text.replace(here, theirs)
+            for one in ids:
+                self._tell(Failed(one, code, text))
+
+        try:
+            yield
+        except CancelledError:
+            for one in ids:
+                self._cancelled(one)
+        except VideoXLError as error:
+            failed(error.code, error)
+        except ValueError as error:
+            failed("invalid_value", error)
+        except MemoryError as error:
+            failed("does_not_fit", f"out of memory: {error}")
+        except Exception as error:  # noqa: BLE001  a fault of this package must not leave a client waiting
+            traceback.print_exc()
+            failed("worker_failed", f"{type(error).__name__}: {error}")
+        finally:
+            for one in ids:
+                self._inbox.done(one)
+
+    def _cancelled(self, request_id: str) -> None:
+        self._tell(Failed(request_id, "cancelled", "cancelled before it was done"))
+
+    def _tell(self, reply: Reply) -> None:
+        try:
+            self._out.write(to_line(reply))
+        except BrokenPipeError:
+            logger.info("the front has gone")
+
+
+def _generation(ask: Ask) -> Generation:
+    return from_plain(Generation, ask.generation)
+
+
+def _decode(ask: Ask) -> Any:
+    return decode_from_string(ask.decode) if ask.decode else None
+
+
+def main(arguments: list[str]) -> None:
+    """``DESCRIPTOR``: of a connected socket. ``SETTINGS``: JSON with model, device, dtype, quantization, hot_bytes."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    connection = socket.socket(fileno=int(arguments[0]))
+    chosen = json.loads(arguments[1])
+    hot_bytes = chosen.pop("hot_bytes")
+    engine = videoxl.load(chosen.pop("model"), **chosen)
+    Worker(engine, connection, hot_bytes).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,78 @@
+"""A worker without a model: ``python -m tests.server.fake_worker DESCRIPTOR SETTINGS``.
+
+What it does follows from names and questions: ``die`` ends the process, ``wait`` waits to be cancelled, ``bad`` fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from videoxl.server.inbox import Inbox
+from videoxl.server.protocol import Answered, Ask, Failed, Progressed, Read, ReadDone, Ready, Reply, Said, to_line
+
+USAGE = {"read_tokens": 10, "prompt_tokens": 3, "new_tokens": 2, "finish_reason": "stop"}
+
+
+class FakeWorker:
+    def __init__(self, connection: socket.socket) -> None:
+        self.out = connection.makefile("wb", buffering=0)
+        self.inbox = Inbox(connection.makefile("rb"), self.cancelled)
+
+    def tell(self, reply: Reply) -> None:
+        self.out.write(to_line(reply))
+
+    def cancelled(self, request_id: str) -> None:
+        self.tell(Failed(request_id, "cancelled", "cancelled before it was done"))
+
+    def run(self) -> None:
+        self.tell(Ready("fake", "video-xl-2", "f" * 64, "cpu", "float32"))
+        while self.inbox.wait():
+            self.inbox.next_forget()
+            for ask in self.inbox.next_asks(16):
+                self.ask(ask)
+            if (reading := self.inbox.next_read()) is not None:
+                self.read(reading)
+
+    def waits(self, request_id: str) -> bool:
+        while not self.inbox.is_stopped(request_id):
+            for ask in self.inbox.next_asks(16):
+                self.ask(ask)
+            time.sleep(0.01)
+        self.inbox.done(request_id)
+        self.cancelled(request_id)
+        return True
+
+    def read(self, reading: Read) -> None:
+        self.tell(Progressed(reading.id, "prefill", 1, 2))
+        if "die" in reading.name:
+            os._exit(9)
+        if "wait" in reading.name and self.waits(reading.id):
+            return
+        if "bad" in reading.name:
+            self.tell(Failed(reading.id, "not_a_video", f"{reading.name} is no video"))
+            return
+        Path(reading.target).write_bytes(b"memory")
+        facts = {"frames": 2, "tokens": 10, "seconds": 2.0, "bytes": 6, "warnings": []}
+        self.tell(ReadDone(reading.id, facts))
+
+    def ask(self, ask: Ask) -> None:
+        if ask.question == "die":
+            os._exit(9)
+        if ask.question == "wait" and self.waits(ask.id):
+            return
+        if ask.question == "bad":
+            self.tell(Failed(ask.id, "invalid_value", "no such thing"))
+            return
+        for word in ["he", "llo"] if ask.stream else []:
+            self.tell(Said(ask.id, word))
+        answer = {"text": "hello", "usage": USAGE, "alternatives": [], "logprobs": None, "asked": json.dumps(vars(ask))}
+        self.tell(Answered(ask.id, answer))
+
+
+if __name__ == "__main__":
+    FakeWorker(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -1,0 +1,198 @@
+"""``videoxl serve --model tiny``: answers are the engine's; kill -9 leaves nothing hanging."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from openai import BadRequestError, OpenAI
+
+import videoxl
+from videoxl.cli.demo import questions, write_demo
+
+READ = {"fps": 1.0, "max_frames": 2048}
+
+
+def start(folder, port):
+    command = [sys.executable, "-m", "videoxl", "serve", "--model", "tiny", "--device", "cpu", "--data", str(folder)]
+    process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.PIPE, start_new_session=True)
+    http, end = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60), time.monotonic() + 120
+    while True:
+        try:
+            if http.get("/health").status_code == 200:
+                return process, http
+        except httpx.TransportError:
+            pass
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def stop(process):
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def http(data, port):
+    process, client = start(data / "data", port)
+    yield client
+    client.close()
+    stop(process)
+
+
+@pytest.fixture(scope="module")
+def client(http, port):
+    return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+
+
+@pytest.fixture(scope="module")
+def film(data):
+    return write_demo(data / "film.mp4")
+
+
+@pytest.fixture(scope="module")
+def asked(film):
+    return [one.text for one in questions(film)]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return videoxl.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def here(engine, data, film):
+    """The same memory, made without the server."""
+    return engine.encode(data / "film.mp4", fps=1.0)
+
+
+@pytest.fixture(scope="module")
+def memory(http, client, data, film):
+    with open(data / "film.mp4", "rb") as file:
+        file_id = client.files.create(file=file, purpose="user_data").id
+    made = http.post("/v1/video/memories", json={"file_id": file_id, "fps": 1.0}).json()
+    http.get(f"/v1/video/memories/{made['id']}/events")
+    return http.get(f"/v1/video/memories/{made['id']}").json()
+
+
+def ask(client, video, text, **more):
+    parts = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": text}]
+    return client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": parts}], **more)
+
+
+def test_a_memory_is_the_engines(memory, here):
+    assert (memory["status"], memory["frames"], memory["tokens"]) == ("ready", here.frames, len(here.token_ids))
+
+
+def test_answers_are_the_engines_whole_streamed_and_side_by_side(client, engine, memory, here, asked):
+    expected = [engine.ask(here, text).text for text in asked]
+    assert [ask(client, memory["id"], text).choices[0].message.content for text in asked] == expected
+    for text, answer in zip(asked, expected):
+        pieces = ask(client, memory["id"], text, stream=True)
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == answer
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda text: ask(client, memory["id"], text).choices[0].message.content, asked * 4)
+        assert [*found] == expected * 4
+
+
+def test_several_answers_log_probabilities_and_turns(client, engine, memory, here, asked):
+    given = {"do_sample": True, "temperature": 2.0, "seed": 3, "n": 3}
+    here_n = engine.ask(here, asked[0], **given)
+    there = ask(client, memory["id"], asked[0], temperature=2.0, seed=3, n=3)
+    assert [one.message.content for one in there.choices] == [here_n.text, *(a.text for a in here_n.alternatives)]
+    one = ask(client, memory["id"], asked[0], logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    same = engine.ask(here, asked[0], logprobs=2).logprobs
+    assert [token.logprob for token in one] == pytest.approx([token.logprob for token in same], abs=1e-5)
+    assert [len(token.top_logprobs) for token in one] == [2] * len(one)
+    parts = [{"type": "video_url", "video_url": {"url": memory["id"]}}, {"type": "text", "text": asked[0]}]
+    turns = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": "orange"},
+        {"role": "user", "content": asked[1]},
+    ]
+    session = engine.continue_conversation(here, [(asked[0], "orange")], asked[1], videoxl.Generation())
+    for stream in (False, True):
+        reply = client.chat.completions.create(model="tiny", messages=turns, stream=stream)
+        text = "".join(p.choices[0].delta.content or "" for p in reply) if stream else reply.choices[0].message.content
+        assert text == session.text
+
+
+def test_an_answer_is_bound_to_a_schema(client, memory):
+    number = {"type": "integer", "minimum": 0, "maximum": 9}
+    schema = {"type": "object", "properties": {"n": number}, "required": ["n"]}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    reply = ask(client, memory["id"], "How many?", response_format=form, max_tokens=60)
+    assert isinstance(json.loads(reply.choices[0].message.content)["n"], int)
+    options = {"videoxl": {"choices": ["red", "orange"]}}
+    assert ask(client, memory["id"], "Colour?", extra_body=options).choices[0].message.content in ("red", "orange")
+
+
+def test_questions_are_answered_while_a_video_is_read(client, http, engine, data, film, memory, here, asked):
+    with open(data / "film.mp4", "rb") as file:
+        file_id = client.files.create(file=file, purpose="user_data").id
+    long = http.post("/v1/video/memories", json={"file_id": file_id, "fps": 4.0}).json()
+    expected, answered = engine.ask(here, asked[0]).text, 0
+    while http.get(f"/v1/video/memories/{long['id']}").json()["status"] != "ready":
+        assert ask(client, memory["id"], asked[0]).choices[0].message.content == expected
+        answered += 1
+    assert answered > 0
+    other = engine.encode(data / "film.mp4", fps=4.0)
+    assert ask(client, long["id"], asked[1]).choices[0].message.content == engine.ask(other, asked[1]).text
+
+
+def test_errors_are_openais(client, memory):
+    with pytest.raises(BadRequestError, match="top_logprobs needs logprobs") as caught:
+        ask(client, memory["id"], "What?", top_logprobs=2)
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "top_logprobs")
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_front_at_any_moment_loses_nothing(tmp_path, film, data, asked, engine, here):
+    expected = engine.ask(here, asked[0]).text
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    for moment in (0.0, 0.3, 1.0):
+        process, http = start(tmp_path / "data", port)
+        with open(data / "film.mp4", "rb") as file:
+            file_id = http.post("/v1/files", files={"file": file}).json()["id"]
+        made = http.post("/v1/video/memories", json={"file_id": file_id, "fps": 1.0 + moment}).json()
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        http.close()
+        process, http = start(tmp_path / "data", port)
+        http.get(f"/v1/video/memories/{made['id']}/events")
+        assert http.get(f"/v1/video/memories/{made['id']}").json()["status"] == "ready"
+        http.close()
+        stop(process)
+    process, http = start(tmp_path / "data", port)
+    assert len(http.get("/v1/video/memories").json()["data"]) == 3
+    first = min(http.get("/v1/video/memories").json()["data"], key=lambda one: one["settings"]["fps"])
+    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        assert ask(client, first["id"], asked[0]).choices[0].message.content == expected
+    http.close()
+    stop(process)
