@@ -29,9 +29,12 @@ def declared(*extras: str) -> list[Requirement]:
     """The requirements of the package and of these extras; one extra may name others of the package."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found = [Requirement(text) for text in project["dependencies"]]
-    waiting = list(extras)
+    waiting, taken = list(extras), set[str]()
     while waiting:
-        for text in project["optional-dependencies"][waiting.pop()]:
+        if (extra := waiting.pop()) in taken:
+            continue
+        taken.add(extra)
+        for text in project["optional-dependencies"][extra]:
             requirement = Requirement(text)
             if requirement.name == project["name"]:
                 waiting += requirement.extras

@@ -18,12 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import videoxl
 from videoxl.config import Generation, Sampling, decode_from_string, prefill_from_string
 from videoxl.errors import VideoXLError
 from videoxl.inference.answers import Answer
 from videoxl.inference.asking import TOGETHER
-from videoxl.inference.engine import VideoXL
+from videoxl.inference.engine import VideoXL, load
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.server.inbox import Inbox
 from videoxl.server.protocol import Answered, Ask, Failed, Progressed, Read, ReadDone, Ready, Reply, Said, to_line
@@ -235,7 +234,7 @@ def main(arguments: list[str]) -> None:
     connection = socket.socket(fileno=int(arguments[0]))
     chosen = json.loads(arguments[1])
     hot_bytes = chosen.pop("hot_bytes")
-    engine = videoxl.load(chosen.pop("model"), **chosen)
+    engine = load(chosen.pop("model"), **chosen)
     Worker(engine, connection, hot_bytes).run()
 
 
