@@ -148,6 +148,17 @@ class ManyVideosError(VideoXLError):
     code = "many_videos"
 
 
+class CatalogueError(VideoXLError):
+    """An index of videos cannot be opened, written or searched: none there, of a newer version, in use, disk full."""
+
+    exit_code = 2
+    code = "catalogue"
+
+    def __init__(self, message: str, *, code: str = "catalogue") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ConfigurationError(VideoXLError):
     """A configuration file cannot be read, or holds a name that nothing has."""
 

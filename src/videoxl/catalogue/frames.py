@@ -1,0 +1,107 @@
+"""Frames as vectors that can be compared with a question, and as small pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from videoxl.catalogue.entries import Floats, Space, Vectors
+from videoxl.config import Sampling
+from videoxl.inference.decode.siglip import SiglipRelevance
+from videoxl.video import Resize, VideoSource
+from videoxl.video.frames import Frames, Selection
+
+THUMBNAIL = (240, 180)
+"""Largest width and height of a thumbnail, in pixels."""
+THUMBNAIL_S = 10.0
+"""Seconds from one thumbnail to the next ..."""
+MOST_THUMBNAILS = 1000
+"""... and how many of a video there are at most."""
+BATCH = 32
+
+
+class FrameModel:
+    """A SigLIP model that compares frames with questions."""
+
+    def __init__(self, siglip: SiglipRelevance) -> None:
+        self.siglip, self.name, self.fingerprint = siglip, siglip.name, siglip.fingerprint
+
+    @classmethod
+    def load(cls, name: str) -> FrameModel:
+        """The model in a folder or of the Hub. Raises :class:`CheckpointError`."""
+        return cls(SiglipRelevance(name))
+
+    @property
+    def space(self) -> Space:
+        """Where its vectors live."""
+        return Space("frames", self.name, self.fingerprint)
+
+    def of_question(self, text: str) -> Floats:
+        """The vector ``[D]`` of a question."""
+        vector: Floats = self.siglip.encode_text(text).numpy()
+        return vector
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What came of looking at a video once."""
+
+    vectors: Vectors | None
+    thumbnails: tuple[tuple[float, bytes], ...]
+
+
+def look(source: VideoSource, model: FrameModel | None, fps: float, *, thumbnails: bool) -> Looked:
+    """Read the frames of a video once, for vectors of ``fps`` frames a second and for thumbnails."""
+    end = source.info.end or source.info.duration or 0.0
+    shown = _thumbnail_times(source, end) if thumbnails else []
+    rate = fps if model is not None else 0.0
+    times, vectors, pictures = list[float](), list[Floats](), list[tuple[float, bytes]]()
+    if model is not None:
+        side = model.siglip.model.config.vision_config.image_size
+        for frames in _frames(source, Sampling(fps=rate, max_frames=1 << 30), Resize(side, side)):
+            vectors.append(model.siglip.encode_frames(frames.pixels_FHWC).numpy())
+            times += frames.times_F.tolist()
+    if shown:
+        for frames in _frames(source, Sampling(times=tuple(shown)), None):
+            for pixels, time in zip(frames.pixels_FHWC, frames.times_F.tolist()):
+                pictures.append((time, jpeg(pixels)))
+    made = None if model is None else vectors_of(model.space, times, vectors, end)
+    return Looked(made, tuple(pictures))
+
+
+def _frames(source: VideoSource, sampling: Sampling, resize: Resize | None) -> Iterator[Frames]:
+    selection: Selection = source.select(sampling)
+    return source.read(selection, resize=resize, batch_frames=BATCH if resize else 4)
+
+
+def _thumbnail_times(source: VideoSource, end: float) -> list[float]:
+    if source.times_F is not None and not len(source.times_F):
+        return []
+    begin = 0.0 if source.times_F is None else float(source.times_F[0])
+    step = max(THUMBNAIL_S, (end - begin) / MOST_THUMBNAILS)
+    middle = min(step, end - begin) / 2
+    return [begin + middle + step * place for place in range(max(1, int((end - begin) / step)))]
+
+
+def vectors_of(space: Space, times: Sequence[float], parts: Sequence[Floats], end: float) -> Vectors:
+    """Vectors of frames, each of which stands for the time until the next one."""
+    if not times:
+        return Vectors(space, np.zeros((0, 2)), np.zeros((0, 0), np.float32))
+    begins: npt.NDArray[np.float64] = np.array(times, np.float64)
+    step = float(np.median(np.diff(begins))) if len(begins) > 1 else 1.0
+    ends = np.minimum(np.append(begins[1:], max(end, begins[-1])), begins + 2 * step)
+    return Vectors(space, np.stack([begins, ends], axis=1), np.concatenate(parts))
+
+
+def jpeg(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
+    """A small picture of a frame."""
+    picture = Image.fromarray(pixels_HWC)
+    picture.thumbnail(THUMBNAIL)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=70)
+    return buffer.getvalue()

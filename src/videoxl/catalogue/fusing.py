@@ -1,0 +1,72 @@
+"""Candidates of several sources become hits: those of one moment are one hit, ranked by the places they came in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from videoxl.catalogue.entries import Scores, Source
+from videoxl.catalogue.sources import Candidate
+
+DAMPING = 60
+"""Of reciprocal rank fusion: a place counts ``1 / (60 + place)``."""
+NEAR_S = 5.0
+"""Frames that are no farther apart are one moment ..."""
+LONGEST_S = 30.0
+"""... unless it gets longer than this."""
+
+
+@dataclass
+class Moment:
+    """A hit in the making."""
+
+    best: Candidate
+    """What gives it its text."""
+    start: float
+    end: float
+    places: dict[Source, int] = field(default_factory=dict)
+    scores: dict[Source, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """Fused by reciprocal rank."""
+        return sum(1 / (DAMPING + place) for place in self.places.values())
+
+    def take(self, found: Candidate, place: int) -> None:
+        """Count a candidate; of several of one source the first counts."""
+        self.places.setdefault(found.source, place)
+        self.scores.setdefault(found.source, found.score)
+
+    def to_scores(self) -> Scores:
+        """The scores of the sources."""
+        return Scores(**{name: float(score) for name, score in self.scores.items()})
+
+
+def fuse(lists: Iterable[Sequence[Candidate]]) -> list[Moment]:
+    """Join candidates, each list the best first: words before meaning before frames. Returns the best moment first."""
+    moments: dict[int, list[Moment]] = defaultdict(list)
+    for candidates in lists:
+        for place, found in enumerate(candidates, start=1):
+            of_video = moments[found.video]
+            moment = next((one for one in of_video if _same(one, found)), None)
+            if moment is None:
+                moment = Moment(found, found.start, found.end)
+                of_video.append(moment)
+            elif moment.best.source == "frames":  # grows; what has a text keeps the times of its text
+                moment.start, moment.end = min(moment.start, found.start), max(moment.end, found.end)
+            moment.take(found, place)
+    every = [moment for several in moments.values() for moment in several]
+    return sorted(every, key=lambda one: (-one.score, one.best.video, one.start))
+
+
+def _same(moment: Moment, found: Candidate) -> bool:
+    """Whether a candidate shows what a moment shows."""
+    shared = min(moment.end, found.end) - max(moment.start, found.start)
+    if found.source == "words" and moment.best.source == "words":  # said and written, or a subtitle of what is said
+        shorter = min(moment.end - moment.start, found.end - found.start)
+        return moment.best.track != found.track and shared > 0.5 * shorter
+    if found.source != "frames" or moment.best.source != "frames":
+        return shared > 0
+    length = max(moment.end, found.end) - min(moment.start, found.start)
+    return -shared <= NEAR_S and length <= LONGEST_S
