@@ -19,17 +19,19 @@ from videoxl.catalogue.entries import (
     Filter,
     Hit,
     Hits,
+    IndexedTrack,
+    Made,
     Source,
     Space,
-    Vectors,
+    TrackName,
     Video,
 )
-from videoxl.catalogue.fusing import Moment, fuse
+from videoxl.catalogue.fusing import Moment, fuse, scenes
 from videoxl.catalogue.schema import connect, explained, transaction
 from videoxl.catalogue.sources import Candidate, by_vectors, by_words
 from videoxl.catalogue.view import SpaceView, View, version_of
 from videoxl.catalogue.words import Query, snippet
-from videoxl.video.subtitles import Cue
+from videoxl.text import without_surrogates
 
 By = Literal["all", "words", "meaning", "frames"]
 CANDIDATES = 300
@@ -104,8 +106,9 @@ class Catalogue:
                 store.changed(db)
 
     def add(self, entry: Entry) -> int:
-        """Keep a video, and return its id. Tracks of the same kind are replaced, others stay if the content is the same.
+        """Keep a video, and return its id.
 
+        Tracks of the same kind are replaced; others stay while the content is the same.
         It is there whole when this returns, and a process that dies before leaves nothing of it.
         """
         with self._changing() as db:
@@ -117,24 +120,41 @@ class Catalogue:
         return video
 
     def add_failure(self, entry: Entry, problem: str) -> int:
-        """Note that a video could not be read. What is kept of the same content stays, and is found."""
+        """Note that a video could not be read.
+
+        What is kept of the same content stays, and is found. What is kept of a file that could not even be opened, so
+        that its digest is empty, stays too, and is found when the file can be opened again.
+        """
         with self._changing() as db:
             held = db.execute(
-                "SELECT 1 FROM videos WHERE path = ? AND digest = ? AND state != 'failed'",
-                (os.fsencode(entry.path), entry.digest),
+                "SELECT id, digest FROM videos WHERE path = ? AND state != 'failed'", (os.fsencode(entry.path),)
             ).fetchone()
-            return store.put_video(db, entry, "ready" if held else "failed", problem)
+            if held is None or entry.digest not in ("", held[1]):
+                return store.put_video(db, entry, "failed", problem)
+            state = "ready" if entry.digest else "gone"
+            db.execute(
+                "UPDATE videos SET state = ?, problem = ? WHERE id = ?", (state, without_surrogates(problem), held[0])
+            )
+            return int(held[0])
 
     def move(self, video: int, path: str, *, mtime_ns: int | None = None) -> None:
-        """Let a video be at another path; it is ready again. What was noted of that path is removed."""
+        """Let a video be at another path; it is ready again.
+
+        The video that was noted there, if any, takes the old path, and is gone until it is seen again: two files may
+        have changed their names.
+        """
         with self._changing() as db:
-            there = db.execute("SELECT id FROM videos WHERE path = ? AND id != ?", (os.fsencode(path), video))
-            store.remove_videos(db, [row[0] for row in there.fetchall()])
+            old = db.execute("SELECT path FROM videos WHERE id = ?", (video,)).fetchone()[0]
+            new, aside = os.fsencode(path), b"\0moving"  # no file has such a name
+            other = db.execute("SELECT id FROM videos WHERE path = ? AND id != ?", (new, video)).fetchone()
+            if other is not None:
+                db.execute("UPDATE videos SET path = ?, state = 'gone' WHERE id = ?", (aside, other[0]))
             db.execute(
                 "UPDATE videos SET path = ?, mtime_ns = coalesce(?, mtime_ns), state = 'ready', problem = '' "
                 "WHERE id = ?",
-                (os.fsencode(path), mtime_ns, video),
+                (new, mtime_ns, video),
             )
+            db.execute("UPDATE videos SET path = ? WHERE path = ?", (old, aside))
 
     def mark_gone(self, videos: Iterable[int]) -> None:
         """Let videos not be found until their files are back."""
@@ -181,39 +201,20 @@ class Catalogue:
             row = self._db().execute(f"SELECT {store.COLUMNS} FROM videos WHERE {where}", (value,)).fetchone()
         return None if row is None else store.video_of(row)
 
-    def made(self, video: int) -> dict[str, tuple[str, str]]:
-        """Kind of each track of a video -> how it was made, and the fingerprint of the model of its vectors, or ''."""
+    def made(self, video: int) -> dict[TrackName, Made]:
+        """How each track of a video was made."""
         with explained(self.path):
             rows = self._db().execute(
-                "SELECT t.kind, t.settings, coalesce(s.fingerprint, '') FROM tracks t LEFT JOIN spaces s "
+                "SELECT t.kind, t.settings, t.cues, coalesce(s.fingerprint, '') FROM tracks t LEFT JOIN spaces s "
                 "ON s.id = t.space WHERE t.video = ?",
                 (video,),
             )
-            return {kind: (settings, fingerprint) for kind, settings, fingerprint in rows}
+            return {row[0]: Made(*row[1:]) for row in rows}
 
-    def cues(self, video: int, kind: str) -> tuple[Cue, ...]:
-        """The cues of a track, with times and text alone."""
+    def tracks(self, video: int) -> list[IndexedTrack]:
+        """All tracks of a video, with their cues and vectors."""
         with explained(self.path):
-            rows = self._db().execute(
-                "SELECT c.start_s, c.end_s, c.text FROM cues c JOIN tracks t ON t.id = c.track "
-                "WHERE t.video = ? AND t.kind = ? ORDER BY c.id",
-                (video, kind),
-            )
-            return tuple(Cue(*row) for row in rows)
-
-    def set_vectors(self, video: int, kind: str, vectors: Vectors) -> None:
-        """Give a track vectors of another model, or its first."""
-        with self._changing() as db:
-            row = db.execute("SELECT id FROM tracks WHERE video = ? AND kind = ?", (video, kind)).fetchone()
-            if row is not None:
-                # under a new number, as readers know the vectors of a track by it
-                new = db.execute("SELECT seq + 1 FROM sqlite_sequence WHERE name = 'tracks'").fetchone()[0]
-                db.execute("PRAGMA defer_foreign_keys = ON")
-                db.execute("DELETE FROM vectors WHERE track = ?", (row[0],))
-                db.execute("UPDATE tracks SET id = ? WHERE id = ?", (new, row[0]))
-                db.execute("UPDATE cues SET track = ? WHERE track = ?", (new, row[0]))
-                db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'tracks'", (new,))
-                store.put_vectors(db, new, vectors)
+            return store.read_tracks(self._db(), video)
 
     def copy(self, video: int, entry: Entry) -> int:
         """Keep for the file of ``entry`` all that is kept of a video with the same content; returns the new id."""
@@ -221,9 +222,7 @@ class Catalogue:
             new = store.put_video(db, entry)
             for made in store.read_tracks(db, video):
                 store.put_track(db, new, made)
-            db.execute(
-                "INSERT INTO thumbnails SELECT ?, time_s, jpeg FROM thumbnails WHERE video = ?", (new, video)
-            )
+            db.execute("INSERT INTO thumbnails SELECT ?, time_s, jpeg FROM thumbnails WHERE video = ?", (new, video))
         return new
 
     def spaces(self) -> list[Space]:
@@ -234,9 +233,11 @@ class Catalogue:
     def thumbnail(self, video: int, time: float) -> bytes | None:
         """The JPEG nearest to a time; None where there is none."""
         with explained(self.path):
-            row = self._db().execute(
-                "SELECT jpeg FROM thumbnails WHERE video = ? ORDER BY abs(time_s - ?) LIMIT 1", (video, time)
-            ).fetchone()
+            row = (
+                self._db()
+                .execute("SELECT jpeg FROM thumbnails WHERE video = ? ORDER BY abs(time_s - ?) LIMIT 1", (video, time))
+                .fetchone()
+            )
         return None if row is None else row[0]
 
     # -------------------------------------------------------------------------------------------------- search
@@ -299,6 +300,8 @@ class _Search:
     def run(self, by: By) -> Hits:
         """Ask the sources, and fuse what they find."""
         sources: tuple[Source, ...] = SOURCES if by == "all" else (by,)
+        if not self._allowed:
+            self._notes.append("the index holds no track of what was asked for")
         if by == "all" and self._query.quoted:
             sources = ("words",)
             self._notes.append("phrases in quotation marks must occur, so only words were searched")
@@ -316,21 +319,22 @@ class _Search:
         if space is None:
             if alone:
                 raise ValueError(f"{source} cannot be searched: {missing}")
-            self._notes.append(f"{source} was not searched: {missing}")
+            if source == "meaning" or self._kept(source):
+                self._notes.append(f"{source} was not searched: {missing}")
             return []
         model = self._models[source]
         assert model is not None
-        found = by_vectors(
-            self._db, self._view, self._allowed, space, model, self._query, self._where, self._most
-        )
-        return [self._with_text(one) for one in found] if source == "meaning" else found
+        found = by_vectors(self._db, self._view, self._allowed, space, model, self._query, self._where, self._most)
+        return [self._with_text(one) for one in found] if source == "meaning" else scenes(found)
 
     def _space(self, source: Source) -> tuple[SpaceView | None, str]:
         """The vectors that a source searches, or why it cannot."""
-        kind, model = ("frames" if source == "frames" else "text"), self._models[source]
-        of_kind = [one for one in self._view.spaces if one.space.kind == kind]
+        model = self._models[source]
+        of_kind = self._kept(source)
         if not of_kind:
-            what = "of frames (index with --frames MODEL)" if kind == "frames" else "of meaning (index with --meaning)"
+            what = (
+                "of frames (index with --frames MODEL)" if source == "frames" else "of meaning (index with --meaning)"
+            )
             return None, f"the index holds no vectors {what}"
         made = ", ".join(one.space.model or "a model without a name" for one in of_kind)
         if model is None:
@@ -339,6 +343,11 @@ class _Search:
         if found is None:
             return None, f"its vectors were made by {made}, and the question would be read by {model.name}"
         return found, ""
+
+    def _kept(self, source: Source) -> list[SpaceView]:
+        """The vectors that are kept for a source."""
+        kind = "frames" if source == "frames" else "text"
+        return [one for one in self._view.spaces if one.space.kind == kind]
 
     def _with_text(self, found: Candidate) -> Candidate:
         """A passage with its text: that of the cues in it."""

@@ -36,7 +36,7 @@ class Codes:
     """Codes of ``N`` vectors of ``D`` dimensions."""
 
     words_NW: Words
-    """Bit ``d % 64`` of word ``d // 64`` is set where the vector lies above the centre in dimension ``d``, once turned."""
+    """Bit ``d % 64`` of word ``d // 64`` is set where dimension ``d`` of the turned vector is above the centre."""
     scales_N: Floats
 
     @classmethod
@@ -130,7 +130,8 @@ def _step(question_D: Floats) -> float:
 
 def _levels(question_D: Floats, step: float) -> npt.NDArray[np.uint8]:
     levels = np.rint(question_D / step + (2**LEVELS - 1) / 2)
-    return np.clip(levels, 0, 2**LEVELS - 1).astype(np.uint8)
+    kept: npt.NDArray[np.uint8] = np.clip(levels, 0, 2**LEVELS - 1).astype(np.uint8)
+    return kept
 
 
 def _rounded(question_D: Floats, step: float) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videoxl.catalogue.words import Span
-from videoxl.video.tracks import Track
+from videoxl.cues import Track
 
 Floats = npt.NDArray[np.float32]
 SpaceKind = Literal["text", "frames"]
@@ -68,12 +68,25 @@ class Entry:
 
     path: str
     digest: str
-    bytes: int
+    size: int
+    """Bytes of the file."""
     mtime_ns: int
     duration: float | None = None
     tracks: tuple[IndexedTrack, ...] = ()
     thumbnails: tuple[tuple[float, bytes], ...] = ()
     """Seconds and JPEG."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about how it was read; not kept."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a track that is kept was made."""
+
+    settings: str
+    cues: int
+    model: str
+    """Fingerprint of the model of its vectors; empty where it has none."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,8 @@ class Video:
     id: int
     path: str
     digest: str
-    bytes: int
+    size: int
+    """Bytes of the file."""
     mtime_ns: int
     duration: float | None
     state: State

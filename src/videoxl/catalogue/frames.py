@@ -59,24 +59,32 @@ def look(source: VideoSource, model: FrameModel | None, fps: float, *, thumbnail
     """Read the frames of a video once, for vectors of ``fps`` frames a second and for thumbnails."""
     end = source.info.end or source.info.duration or 0.0
     shown = _thumbnail_times(source, end) if thumbnails else []
-    rate = fps if model is not None else 0.0
     times, vectors, pictures = list[float](), list[Floats](), list[tuple[float, bytes]]()
     if model is not None:
         side = model.siglip.model.config.vision_config.image_size
-        for frames in _frames(source, Sampling(fps=rate, max_frames=1 << 30), Resize(side, side)):
+        for frames in _frames(source, Sampling(fps=fps, max_frames=1 << 30), Resize(side, side)):
             vectors.append(model.siglip.encode_frames(frames.pixels_FHWC).numpy())
-            times += frames.times_F.tolist()
+            times += frames.timestamps_F.tolist()
     if shown:
-        for frames in _frames(source, Sampling(times=tuple(shown)), None):
-            for pixels, time in zip(frames.pixels_FHWC, frames.times_F.tolist()):
+        for frames in _frames(source, Sampling(times=tuple(shown)), _small(source)):
+            for pixels, time in zip(frames.pixels_FHWC, frames.timestamps_F.tolist()):
                 pictures.append((time, jpeg(pixels)))
     made = None if model is None else vectors_of(model.space, times, vectors, end)
     return Looked(made, tuple(pictures))
 
 
+def _small(source: VideoSource) -> Resize | None:
+    """The size of a thumbnail, so that no larger pictures leave the decoder."""
+    width, height = source.info.width, source.info.height
+    if not width or not height:
+        return None
+    share = min(1.0, THUMBNAIL[0] / width, THUMBNAIL[1] / height)
+    return Resize(max(1, round(height * share)), max(1, round(width * share)))
+
+
 def _frames(source: VideoSource, sampling: Sampling, resize: Resize | None) -> Iterator[Frames]:
     selection: Selection = source.select(sampling)
-    return source.read(selection, resize=resize, batch_frames=BATCH if resize else 4)
+    return source.read(selection, resize=resize, batch_frames=BATCH)
 
 
 def _thumbnail_times(source: VideoSource, end: float) -> list[float]:

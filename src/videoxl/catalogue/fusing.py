@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from videoxl.catalogue.entries import Scores, Source
 from videoxl.catalogue.sources import Candidate
@@ -53,8 +53,6 @@ def fuse(lists: Iterable[Sequence[Candidate]]) -> list[Moment]:
             if moment is None:
                 moment = Moment(found, found.start, found.end)
                 of_video.append(moment)
-            elif moment.best.source == "frames":  # grows; what has a text keeps the times of its text
-                moment.start, moment.end = min(moment.start, found.start), max(moment.end, found.end)
             moment.take(found, place)
     every = [moment for several in moments.values() for moment in several]
     return sorted(every, key=lambda one: (-one.score, one.best.video, one.start))
@@ -66,7 +64,20 @@ def _same(moment: Moment, found: Candidate) -> bool:
     if found.source == "words" and moment.best.source == "words":  # said and written, or a subtitle of what is said
         shorter = min(moment.end - moment.start, found.end - found.start)
         return moment.best.track != found.track and shared > 0.5 * shorter
-    if found.source != "frames" or moment.best.source != "frames":
-        return shared > 0
-    length = max(moment.end, found.end) - min(moment.start, found.start)
-    return -shared <= NEAR_S and length <= LONGEST_S
+    return found.source != moment.best.source and shared > 0
+
+
+def scenes(frames: Sequence[Candidate]) -> list[Candidate]:
+    """Join frames that follow one another in a video: they show one scene. The best scene first, by its best frame."""
+    joined: list[Candidate] = []
+    for frame in sorted(frames, key=lambda one: (one.video, one.start)):
+        last = joined[-1] if joined else None
+        if last is None or last.video != frame.video or not _follows(last, frame):
+            joined.append(frame)
+        else:
+            joined[-1] = replace(last, end=max(last.end, frame.end), score=max(last.score, frame.score))
+    return sorted(joined, key=lambda one: -one.score)
+
+
+def _follows(scene: Candidate, frame: Candidate) -> bool:
+    return frame.start - scene.end <= NEAR_S and frame.end - scene.start <= LONGEST_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videoxl.video.subtitles import Cue
+from videoxl.cues import Cue
 
 LENGTH_S = 20.0
 """A passage ends with the first cue that makes it this long."""

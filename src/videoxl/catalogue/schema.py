@@ -143,8 +143,8 @@ def _check(db: sqlite3.Connection, path: Path, write: bool) -> None:
         raise CatalogueError(f"{path} is a database, but no index of videoxl: name another file (--index FILE)")
     if found > FORMAT:
         raise CatalogueError(
-            f"{path} was written by a newer videoxl (format {found}; this one reads up to {FORMAT}): update videoxl, or "
-            "name another file (--index FILE)"
+            f"{path} was written by a newer videoxl (format {found}; this one reads up to {FORMAT}): update videoxl, "
+            "or name another file (--index FILE)"
         )
     if found < FORMAT:
         if not write:

@@ -12,7 +12,7 @@ import transformers
 
 from videoxl.catalogue.entries import Floats
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import model_fingerprint, resolve, tokenizer_of
+from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long, resolve, tokenizer_of
 from videoxl.inference.named import fingerprint_of_files
 from videoxl.inference.parts import config_of_part, load_part
 from videoxl.model.folder import built_without_memory
@@ -39,7 +39,8 @@ class SentenceModel:
         self._tokenizer: Any = tokenizer_of(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = load_part(_class_of(folder), folder, dtype=torch.float32).to(device).eval()
+        with progress_where_it_takes_long(folder):
+            self._model = load_part(_class_of(folder), folder, dtype=torch.float32).to(device).eval()
         self._device = torch.device(device)
         self.fingerprint = model_fingerprint(self._model)
 
@@ -97,7 +98,9 @@ def _pools_by_mean(folder: Path) -> bool:
     said = read_json_object(path)
     chosen = [name for name, value in said.items() if name.startswith("pooling_mode_") and value is True]
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
-        raise CheckpointError(f"{folder.name} pools by {', '.join(chosen) or 'nothing'}; allowed: {', '.join(POOLINGS)}")
+        raise CheckpointError(
+            f"{folder.name} pools by {', '.join(chosen) or 'nothing'}; allowed: {', '.join(POOLINGS)}"
+        )
     return chosen[0] == POOLINGS[0]
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from videoxl.catalogue.codes import Codes
 from videoxl.catalogue.entries import Entry, Floats, IndexedTrack, Space, State, Vectors, Video
 from videoxl.catalogue.words import words_in
+from videoxl.cues import Cue, ScreenCue, SpokenCue, Track, TrackKind
 from videoxl.text import without_surrogates
-from videoxl.video.subtitles import Cue
-from videoxl.video.tracks import ScreenCue, SpokenCue, Track, TrackKind
 
+CUE_COLUMNS = "start_s, end_s, text, confidence, box"
 COLUMNS = "id, path, digest, bytes, mtime_ns, duration, state, problem"
 
 
@@ -34,7 +34,7 @@ def put_video(db: sqlite3.Connection, entry: Entry, state: State = "ready", prob
     """Write the row of a video, and return its id. What was kept of other content under its path is removed."""
     path = os.fsencode(entry.path)
     old = db.execute("SELECT id, digest FROM videos WHERE path = ?", (path,)).fetchone()
-    values = (entry.digest, entry.bytes, entry.mtime_ns, entry.duration, state, without_surrogates(problem))
+    values = (entry.digest, entry.size, entry.mtime_ns, entry.duration, state, without_surrogates(problem))
     if old is None:
         made = db.execute(
             "INSERT INTO videos (digest, bytes, mtime_ns, duration, state, problem, path) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -67,8 +67,8 @@ def put_track(db: sqlite3.Connection, video: int, made: IndexedTrack) -> None:
         "INSERT INTO tracks (video, kind, settings, language, source, notes, first_cue, cues, space, first_vector, "
         "vectors, times, code_words, code_scales) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, 0, x'', x'', x'')",
         (
-            *(video, made.kind, made.settings),
-            *((made.track.language, made.track.source, "\n".join(made.track.notes)) if made.track else ("", "", "")),
+            *(video, made.kind, without_surrogates(made.settings)),
+            *map(without_surrogates, _about(made.track)),
             *(first_cue, len(cues)),
         ),
     )
@@ -87,6 +87,10 @@ def put_track(db: sqlite3.Connection, video: int, made: IndexedTrack) -> None:
     )
     if made.vectors is not None:
         put_vectors(db, track, made.vectors)
+
+
+def _about(track: Track | None) -> tuple[str, str, str]:
+    return ("", "", "") if track is None else (track.language, track.source, "\n".join(track.notes))
 
 
 def _sureness(cue: Cue) -> tuple[float | None, str | None]:
@@ -118,14 +122,20 @@ def _space(db: sqlite3.Connection, wanted: Space, vectors_ND: Floats) -> tuple[i
     ).fetchone()
     if found is not None:
         if len(vectors_ND) and found[1] != vectors_ND.shape[1]:
-            raise ValueError(f"{wanted.model} gives vectors of {vectors_ND.shape[1]} numbers, it gave {found[1]} before")
+            raise ValueError(f"{wanted.model} gives vectors of {vectors_ND.shape[1]} numbers, before {found[1]}")
         return found[0], np.frombuffer(found[2], "<f4").astype(np.float32)
     if not len(vectors_ND):  # a mean of nothing would be no centre: the next video makes the space
         return None, np.zeros(0, np.float32)
     centre_D = vectors_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     made = db.execute(
         "INSERT INTO spaces (kind, model, fingerprint, width, centre) VALUES (?, ?, ?, ?, ?)",
-        (wanted.kind, wanted.model, wanted.fingerprint, len(centre_D), centre_D.astype("<f4").tobytes()),
+        (
+            wanted.kind,
+            without_surrogates(wanted.model),
+            wanted.fingerprint,
+            len(centre_D),
+            centre_D.astype("<f4").tobytes(),
+        ),
     )
     return made.lastrowid, centre_D
 
@@ -165,7 +175,9 @@ def read_tracks(db: sqlite3.Connection, video: int) -> list[IndexedTrack]:
     ).fetchall():
         track = None
         if kind != "frames":
-            rows = db.execute("SELECT start_s, end_s, text, confidence, box FROM cues WHERE track = ? ORDER BY id", (id_,))
+            rows = db.execute(
+                "SELECT start_s, end_s, text, confidence, box FROM cues WHERE track = ? ORDER BY id", (id_,)
+            )
             cues = tuple(_cue(kind, *row) for row in rows)
             track = Track(TrackKind(kind), cues, language, source, tuple(notes.split("\n")) if notes else ())
         made.append(IndexedTrack(kind, settings, track, _read_vectors(db, id_, space, times)))

@@ -91,11 +91,12 @@ class SpaceView:
             times.append(np.frombuffer(spans, "<f8").astype(np.float64).reshape(-1, 2))
             rows.append((track, len(times[-1]), first))
         if rows:
-            new = np.array(rows, np.int64).T
-            old = self.segments
+            old, (ids, counts, firsts) = self.segments, np.array(rows, np.int64).T
             self.segments = Segments(
-                *(np.concatenate([a, b]) for a, b in zip((old.track_ids, old.counts, old.first_vectors), new)),
-                times_N2=np.concatenate(times),
+                np.concatenate([old.track_ids, ids]),
+                np.concatenate([old.counts, counts]),
+                np.concatenate([old.first_vectors, firsts]),
+                np.concatenate(times),
             )
 
 

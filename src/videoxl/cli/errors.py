@@ -27,7 +27,7 @@ class UsageError(Protocol):
     def show(self) -> None: ...
 
 
-TEXTS = ("question", "event")
+TEXTS = ("question", "event", "query")
 """Arguments that hold what somebody wrote."""
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__base__)
 

@@ -11,6 +11,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "encode": ("videoxl encode film.mp4 -o film.vxl", "videoxl encode film.mp4 -o film.vxl --fps 2 --prefill chunked"),
     "encode-many": ("videoxl encode-many films -o memories", "videoxl encode-many list.csv -o memories --resume"),
+    "index": (
+        "videoxl index films --subtitles auto",
+        "videoxl index films 'talks/*.mp4' --index films.db",
+    ),
+    "search": (
+        'videoxl search "the goal falls"',
+        "videoxl search '\"final score\" of the match' --in films -n 5 -o found.html",
+    ),
     "chat": ("videoxl chat film.mp4", "videoxl chat film.vxl --decode bilevel"),
     "clip": (
         "videoxl clip film.mp4 --span 12-16 --span 1:02-1:10 -o clips",

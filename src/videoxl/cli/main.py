@@ -34,6 +34,7 @@ from videoxl.cli.errors import (
 )
 from videoxl.cli.evaluate import app as evaluations
 from videoxl.cli.examples import epilog
+from videoxl.cli.index import index
 from videoxl.cli.many import encode_many
 from videoxl.cli.options import (
     Decode,
@@ -69,6 +70,7 @@ from videoxl.cli.output import (
     tell_text,
 )
 from videoxl.cli.scenarios import add_scenarios
+from videoxl.cli.search import search
 from videoxl.cli.serve import serve
 from videoxl.cli.train import train
 from videoxl.config import DEFAULT_MODEL, TINY
@@ -145,6 +147,8 @@ def encode(
 
 
 app.command(epilog=epilog("encode-many"))(encode_many)
+app.command(epilog=epilog("index"))(index)
+app.command(epilog=epilog("search"))(search)
 
 
 app.command(epilog=epilog("chat"))(chat)
