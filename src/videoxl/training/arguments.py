@@ -98,20 +98,37 @@ def _sharding(config: TrainingConfig, on_cpu: bool) -> dict[str, object]:
     if on_cpu:  # the Trainer would quietly leave FSDP out, and DeepSpeed would have to compile its own communication
         raise ValueError(f"sharding={config.sharding!r} needs GPUs, and torch finds none here: leave it out")
     if config.sharding == "fsdp2":
-        return {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": list(LAYERS)}}
+        return {"fsdp": True, "fsdp_config": fsdp_settings(config)}
     _require("deepspeed", f"sharding={config.sharding}", "deepspeed")
-    return {"deepspeed": deepspeed_settings(int(config.sharding[-1]))}
+    return {"deepspeed": deepspeed_settings(config)}
 
 
-def deepspeed_settings(stage: int) -> dict[str, object]:
+def fsdp_settings(config: TrainingConfig) -> dict[str, object]:
+    """FSDP2's settings: divided by layer, or as one where processes do not call layers equally often."""
+    by_layer = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "transformer_layer_cls_to_wrap": list(LAYERS)}
+    divided = {"auto_wrap_policy": "NO_WRAP"} if config.gathers_whole else by_layer
+    return {"version": 2, "cpu_offload": config.offload == "all", **divided}
+
+
+def deepspeed_settings(config: TrainingConfig) -> dict[str, object]:
     """DeepSpeed's settings for a ZeRO stage; what the Trainer knows it fills in itself."""
+    stage: dict[str, object] = {
+        "stage": int(config.sharding[-1]),
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+    if config.offload != "none":
+        stage["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.offload == "all":
+        stage["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": "auto",
         "train_batch_size": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
-        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_optimization": stage,
+        # DeepSpeed's own Adam for CPUs is compiled where it runs, and needs a compiler there; torch's does not
+        "zero_force_ds_cpu_optimizer": False,
     }
 
 

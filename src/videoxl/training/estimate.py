@@ -63,6 +63,8 @@ class Estimate:
     optimiser_bytes: int
     activation_bytes: int
     """Estimate, for one such sample."""
+    gathered_bytes: int
+    """Whole weights and their gradients while a step lasts, where they are gathered as one."""
     batch: int
     samples_per_step: int
     """On all processes."""
@@ -79,7 +81,7 @@ class Estimate:
     @property
     def total_bytes(self) -> int:
         states = self.weight_bytes + self.gradient_bytes + self.optimiser_bytes
-        return states + self.batch * self.activation_bytes
+        return states + self.gathered_bytes + self.batch * self.activation_bytes
 
     @property
     def fits(self) -> bool:
@@ -107,7 +109,8 @@ class Estimate:
             f"tokens in all, of which {self.kept_tokens:,} stay in sight",
             f"memory      {size(self.total_bytes)} = weights {size(self.weight_bytes)}, gradients "
             f"{size(self.gradient_bytes)}, optimiser {size(self.optimiser_bytes)}, activations about "
-            f"{size(self.activation_bytes)} for each of {self.batch} samples",
+            f"{size(self.activation_bytes)} for each of {self.batch} samples"
+            + (f", gathered for a step {size(self.gathered_bytes)}" if self.gathered_bytes else ""),
             f"steps       {'unknown' if self.steps is None else f'{self.steps:,}'} of {self.samples_per_step} samples",
             f"time        about {time}, at {self.flops / 1e12:,.3g} TFLOP/s on {self.device}",
             f"fits        {'yes' if self.fits else 'no'}: {size(self.available_bytes)} are free",
@@ -120,7 +123,11 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
 
     Raises :class:`CheckpointError` for a model whose sizes are not known.
     """
-    spec = trained_model_spec(config)
+    return estimate_of(config, trained_model_spec(config), device=device, processes=processes)
+
+
+def estimate_of(config: TrainingConfig, spec: ModelSpec, *, device: str = "auto", processes: int = 1) -> Estimate:
+    """As :func:`estimate`, for a model of the sizes of ``spec``."""
     model_config, where = spec.config, hardware("cpu" if config.device == "cpu" else device)
     trained, frozen = parameters(config, model_config)
     notes = list(spec.notes)
@@ -140,6 +147,7 @@ def estimate(config: TrainingConfig, *, device: str = "auto", processes: int = 1
         gradient_bytes=gradients,
         optimiser_bytes=states,
         activation_bytes=activation_bytes(config, model_config, frames, tokens, text),
+        gathered_bytes=_gathered_bytes(config, trained, frozen),
         batch=config.per_device_batch_size,
         samples_per_step=config.per_device_batch_size * config.gradient_accumulation_steps * processes,
         steps=steps,
@@ -215,7 +223,7 @@ def _state_bytes(
     """Weights, gradients and the optimiser's states on one process.
 
     DeepSpeed's engine holds weights and gradients in bf16 where the arithmetic is, and fp32 copies of what is trained,
-    which its processes divide with the states.
+    which its processes divide with the states. What is offloaded is not on the GPU.
     """
     deepspeed = config.sharding.startswith("zero")
     itemsize = 2 if deepspeed and config.precision == "bf16" else weight_dtype(config).itemsize
@@ -227,11 +235,21 @@ def _state_bytes(
     copies = 4 if deepspeed else 0
     weights, gradients, states = held + learnt * of_learnt, learnt * of_learnt, int(learnt * (per_state + copies))
     divided = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[config.sharding]
-    return (
+    parts = (
         weights // processes if divided >= 3 else weights,
         gradients // processes if divided >= 2 else gradients,
         states // processes if divided >= 1 else states,
     )
+    if config.offload == "none":
+        return parts
+    return (0, 0, 0) if config.offload == "all" else (parts[0], parts[1], 0)
+
+
+def _gathered_bytes(config: TrainingConfig, trained: dict[str, int], frozen: dict[str, int]) -> int:
+    """What FSDP2 gathers when a step begins, and the gradients of it, in the dtype of the arithmetic."""
+    if config.sharding != "fsdp2" or not config.gathers_whole:
+        return 0
+    return (2 * sum(trained.values()) + sum(frozen.values())) * (2 if config.precision == "bf16" else 4)
 
 
 def _longest_sample(config: TrainingConfig, spec: ModelSpec) -> tuple[int, VisualSpan, int, int]:

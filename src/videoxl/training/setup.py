@@ -29,6 +29,7 @@ from videoxl.training.data.open_records import open_sources
 from videoxl.training.data.order import BatchOrder
 from videoxl.training.data.pairs import PreferenceCollator, PreferenceDataset, reference_log_probs
 from videoxl.training.data.records import Records
+from videoxl.training.objectives.objective import LanguageTraining
 from videoxl.training.objectives.preferences import PreferenceTraining
 from videoxl.training.objectives.synthesis import SynthesisPretraining
 from videoxl.training.param_groups import add_adapters, weight_dtype
@@ -131,6 +132,8 @@ def _module(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> n
     if config.objective == "preference":
         beacons = config.prefill if isinstance(config.prefill, BeaconPrefill) else None
         return PreferenceTraining(module, config.preference, prefill=beacons)
+    if config.gathers_whole and config.sharding == "fsdp2":
+        return LanguageTraining(module)
     return cast(nn.Module, module)
 
 

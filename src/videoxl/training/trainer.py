@@ -28,7 +28,7 @@ from videoxl.training.data.collator import PICTURES, REPORTS, with_blank_video
 from videoxl.training.ema import WeightAverage
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
-from videoxl.training.objectives.objective import Objective, no_loss
+from videoxl.training.objectives.objective import Objective, let_all_take_part, no_loss
 from videoxl.training.param_groups import optimizer_groups
 from videoxl.training.protocols import Processor
 from videoxl.training.saving import full_value
@@ -76,7 +76,7 @@ class VideoXLTrainer(HookedTrainer):
         )
         self.truncated = 0
         self._finite = torch.ones((), dtype=torch.bool, device=arguments.device)
-        self._supervised = True
+        self._supervised, self._equal = True, False
         self.throughput = Throughput(flops_per_token(model), device_peak())
         self.sources: Sequence[str] = getattr(dataset, "source_names", ())
         self._by_source = torch.zeros(len(self.sources), 2, dtype=torch.float64, device=arguments.device)
@@ -143,16 +143,17 @@ class VideoXLTrainer(HookedTrainer):
         keys = batch["keys"] or [(0, 0)]
         batch = {name: value for name, value in batch.items() if name not in REPORTS}
         if "labels" not in batch:
-            if self.config.sharding not in SYNCHRONOUS or not self.loss_per_token:
+            if self.config.sharding not in SYNCHRONOUS:
                 return 0, None
-            batch = {**unsupervised(), "keys": keys}  # others are computing, and gather weights
+            if self.loss_per_token:
+                batch = unsupervised()  # others are computing, and gather weights
         return self._supervised_tokens(batch), self._lean({**batch, "keys": keys})
 
     def _lean(self, batch: Batch) -> Batch:
         """A batch without a mask that hides nothing, and with pictures where processes must do the same."""
         if not self._has_beacons and padded_at_end(batch.get("attention_mask")):
             del batch["attention_mask"]  # causal attention never looks at it, and a mask would be one of all tokens
-        if self.config.sharding in SYNCHRONOUS:
+        if self.config.sharding in SYNCHRONOUS and not self.config.gathers_whole:
             return with_blank_video(batch, self.accelerator.unwrap_model(self.model).config)
         return batch
 
@@ -167,6 +168,7 @@ class VideoXLTrainer(HookedTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
         """The objective's loss; windows of Video-XL with ratios drawn for the samples of the batch."""
         keys = inputs.pop("keys")
+        self._begin_equally()
         if self.config.objective == "language":
             # logits where labels are; those of the last place are the fewest that a forward gives
             inputs = {**inputs, "use_cache": False, "logits_to_keep": 1, **self._ratios(inputs, keys)}
@@ -178,6 +180,12 @@ class VideoXLTrainer(HookedTrainer):
             # text alone touches no trained weight where only the projector is trained
             loss = loss + no_loss(self.accelerator.unwrap_model(model))
         return (loss, outputs) if return_outputs else loss
+
+    def _begin_equally(self) -> None:
+        """Once the module is prepared, let all weights take part in its losses where processes must do the same."""
+        if self.config.gathers_whole and not self._equal:
+            let_all_take_part(self.accelerator.unwrap_model(self.model_wrapped))
+            self._equal = True
 
     def _count_sources(self, keys: list[Key], labels: torch.Tensor | None, outputs: object) -> None:
         """Add the loss of every row to that of the file it comes from. Nothing waits for the device."""

@@ -124,7 +124,7 @@ RELEASED: dict[str, Mapping[str, Value]] = {
 
 _ANY = "*"
 REASONS: dict[tuple[str, str], str] = {
-    (_ANY, "deepspeed"): "how weights are divided is set for the machine: `--set sharding=...`",
+    (_ANY, "deepspeed"): "a stage runs on one process, too; [the recipes](../../recipes) set what the script has",
     (_ANY, "save_total_limit"): "one more, so that a damaged checkpoint can be passed over",
     (_ANY, "tf32"): "torch's own default is kept; products are in bf16 anyway",
     ("video_xl_finetune_image", "model_name_or_path"): "the stage before, whose language model is still Qwen2's",

@@ -30,10 +30,27 @@ LORA_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
 Objective = Literal["language", "synthesis", "preference"]
 Sharding = Literal["none", "fsdp2", "zero1", "zero2", "zero3"]
 SYNCHRONOUS: tuple[Sharding, ...] = ("fsdp2", "zero2", "zero3")
-"""Shardings under which processes meet in every layer of a step, to gather weights or to reduce gradients. All
-processes must go through the same layers, in the same order and equally often."""
+"""Shardings under which processes meet in the middle of a step, to gather weights or to reduce gradients. All processes
+must meet equally often and in the same order."""
+Offload = Literal["none", "optimizer", "all"]
+OFFLOADS: dict[Sharding, tuple[Offload, ...]] = {
+    "none": ("none",),
+    "zero1": ("none", "optimizer"),
+    "zero2": ("none", "optimizer"),
+    "zero3": ("none", "optimizer", "all"),
+    "fsdp2": ("none", "all"),
+}
+"""What can be held in host memory. torch moves what FSDP2 divides as one; DeepSpeed moves weights where it divides
+them."""
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "warmup_stable_decay"]
 Optimizer = Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"]
+UNDIVIDED: dict[Sharding, tuple[Optimizer, ...]] = {
+    "zero1": ("muon", "adafactor"),
+    "zero2": ("muon", "adafactor"),
+    "zero3": ("muon", "adafactor"),
+    "fsdp2": ("muon", "adafactor", "adamw_8bit", "paged_adamw_8bit"),
+}
+"""Optimisers that a sharding breaks: DeepSpeed makes one long row of all weights, in which matrices are lost."""
 Precision = Literal["fp32", "bf16"]
 Prefill = FullPrefill | ChunkedPrefill | BeaconPrefill
 
@@ -196,6 +213,10 @@ class TrainingConfig:
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     sharding: Annotated[Sharding, BeforeValidator(_as_sharding)] = "none"
     """Several processes: ``none`` is DDP; ``fsdp2`` and DeepSpeed's ``zero1`` to ``zero3`` divide states among GPUs."""
+    offload: Offload = "none"
+    """What each process holds in host memory instead of the GPU's: ``optimizer``, its states and the fp32 copies of
+    weights (``zero1`` to ``zero3``; the CPU makes the step); ``all``, the divided weights too (``zero3``,
+    ``fsdp2``)."""
     device: Text = "auto"
     """``auto`` or ``cpu``. Which GPU is the launcher's choice (``CUDA_VISIBLE_DEVICES``)."""
     save_steps: Count = 1000
@@ -293,18 +314,46 @@ class TrainingConfig:
                 "(CUDA_VISIBLE_DEVICES)"
             )
 
+    @property
+    def gathers_whole(self) -> bool:
+        """Whether all weights are gathered when a step begins, instead of layer by layer.
+
+        Processes do not call layers equally often where videos have different numbers of windows, nor where a batch
+        without a usable sample of an objective calls none.
+        """
+        return self.sharding in SYNCHRONOUS and (
+            isinstance(self.prefill, BeaconPrefill) or self.objective != "language"
+        )
+
     def _check_sharding(self) -> None:
         if self.sharding != "none" and self.device == "cpu":
             raise ValueError(f"sharding={self.sharding!r} needs GPUs, and device is 'cpu': leave one of them out")
-        if self.sharding not in SYNCHRONOUS:
-            return
-        if isinstance(self.prefill, BeaconPrefill):
+        self._check_divided_optimiser()
+        if self.sharding == "zero3" and self.gathers_whole:
             raise ValueError(
-                f"sharding={self.sharding!r} needs every process to call every layer equally often, and videos have "
-                "different numbers of windows (prefill=beacon): use zero1 or none"
+                "sharding='zero3' gathers the weights of a module whenever it is called, so every process must call "
+                "each equally often: that holds for objective='language' without windows (prefill=beacon). Use fsdp2, "
+                "which divides the same, or zero2"
             )
-        if self.objective != "language":
+        if self.quantization is not None and self.sharding in ("zero3", "fsdp2"):
             raise ValueError(
-                f"sharding={self.sharding!r} needs every process to call every layer in every step, and a batch "
-                f"without a usable sample of objective={self.objective!r} calls none: use zero1 or none"
+                f"sharding={self.sharding!r} divides weights, and quantization={self.quantization!r} holds them in a "
+                "form that is not divided: use zero1, zero2 or none"
+            )
+        allowed = OFFLOADS[self.sharding]
+        if self.offload not in allowed:
+            raise ValueError(
+                f"offload={self.offload!r} does not go with sharding={self.sharding!r}, which takes "
+                f"{' or '.join(allowed)}"
+            )
+
+    def _check_divided_optimiser(self) -> None:
+        if self.optim in UNDIVIDED.get(self.sharding, ()):
+            raise ValueError(
+                f"optim={self.optim!r} needs whole matrices or kernels of its own, which sharding={self.sharding!r} "
+                "does not give it: use adamw, or sharding=none"
+            )
+        if self.offload != "none" and "8bit" in self.optim:
+            raise ValueError(
+                f"optim={self.optim!r} runs on GPUs, and offload={self.offload!r} makes the step on the CPU: use adamw"
             )

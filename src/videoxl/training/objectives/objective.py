@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from videoxl.model.configuration import VideoXLConfig
 
@@ -20,6 +21,30 @@ def no_loss(model: nn.Module) -> torch.Tensor:
     have to take part in every backward pass."""
     sums = [parameter.sum() * 0.0 for parameter in model.parameters() if parameter.requires_grad]
     return torch.stack([s.float() for s in sums]).sum()
+
+
+def let_all_take_part(module: nn.Module) -> None:
+    """Let every trained weight be part of every loss of ``module``, before anything else is, with a factor of 0.
+
+    Where processes add up gradients by the order in which they are complete, or all gather and reduce the same ones,
+    each must have a gradient of every weight, whatever its batch holds, and complete them in one order. What comes
+    first in the forward pass comes last in the backward pass: so gradients are complete at its end, in the order of
+    the weights. It must be called when the module was prepared: weights are whole behind the hooks that gather
+    them.
+    """
+    parts: list[torch.Tensor] = []
+
+    def begin(module: nn.Module, _: object) -> None:
+        if torch.is_grad_enabled() and module.training:
+            parts.append(no_loss(module))
+
+    def end(_: nn.Module, __: object, output: ModelOutput) -> ModelOutput:
+        if parts:
+            output["loss"] = output["loss"] + parts.pop()
+        return output
+
+    module.register_forward_pre_hook(begin)
+    module.register_forward_hook(end)
 
 
 class Objective(nn.Module):
@@ -73,3 +98,13 @@ class Objective(nn.Module):
             weights = state_dict.items()
             kwargs["state_dict"] = {n.removeprefix(PREFIX): w for n, w in weights if n.startswith(PREFIX)}
         self.model.save_pretrained(save_directory, **kwargs)
+
+
+class LanguageTraining(Objective):
+    """The next token, with nothing beyond the model: for FSDP, which divides a model's embeddings and head by
+    themselves, and what is within this module as one."""
+
+    def forward(self, **batch: object) -> ModelOutput:
+        """The model's own output and loss."""
+        output: ModelOutput = self.model(**batch)
+        return output
