@@ -57,7 +57,7 @@ class FakeWorker:
             self.tell(Failed(reading.id, "not_a_video", f"{reading.name} is no video"))
             return
         Path(reading.target).write_bytes(b"memory")
-        facts = {"frames": 2, "tokens": 10, "seconds": 2.0, "bytes": 6, "warnings": []}
+        facts = {"frames": 2, "tokens": 10, "seconds": 48.0, "bytes": 6, "warnings": []}
         self.tell(ReadDone(reading.id, facts))
 
     def ask(self, ask: Ask) -> None:
@@ -68,9 +68,19 @@ class FakeWorker:
         if ask.question == "bad":
             self.tell(Failed(ask.id, "invalid_value", "no such thing"))
             return
-        for word in ["he", "llo"] if ask.stream else []:
+        text = ask.question if ask.question.startswith("<") else "hello"
+        for word in [text[:2], text[2:]] if ask.stream else []:
             self.tell(Said(ask.id, word))
-        answer = {"text": "hello", "usage": USAGE, "alternatives": [], "logprobs": None, "asked": json.dumps(vars(ask))}
+        evidence = [{"start": 4.0, "end": 8.0, "share": 0.8}]
+        about = {"evidence": evidence, "warnings": ["<b>said</b>"]}
+        answer = {
+            **about,
+            "text": text,
+            "usage": USAGE,
+            "alternatives": [],
+            "logprobs": None,
+            "asked": json.dumps(vars(ask)),
+        }
         self.tell(Answered(ask.id, answer))
 
 

@@ -140,11 +140,11 @@ def test_several_answers_log_probabilities_and_turns(client, engine, memory, her
 
 
 def test_an_answer_is_bound_to_a_schema(client, memory):
-    number = {"type": "integer", "minimum": 0, "maximum": 9}
-    schema = {"type": "object", "properties": {"n": number}, "required": ["n"]}
-    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
-    reply = ask(client, memory["id"], "How many?", response_format=form, max_tokens=60)
-    assert isinstance(json.loads(reply.choices[0].message.content)["n"], int)
+    colours = {"colour": {"enum": ["red", "orange"]}}
+    schema = {"type": "object", "properties": colours, "required": ["colour"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "colour", "schema": schema}}
+    reply = ask(client, memory["id"], "What color is the star?", response_format=form)
+    assert json.loads(reply.choices[0].message.content) == {"colour": "orange"}
     options = {"videoxl": {"choices": ["red", "orange"]}}
     assert ask(client, memory["id"], "Colour?", extra_body=options).choices[0].message.content in ("red", "orange")
 

@@ -17,7 +17,7 @@ from videoxl.server.backend import Backend
 from videoxl.server.guard import App, Guard, Links
 from videoxl.server.metrics import Metrics
 from videoxl.server.problems import TYPES, ApiError
-from videoxl.server.routes import about, chat, files, memories
+from videoxl.server.routes import about, chat, files, memories, page
 from videoxl.server.schemas import ErrorBody
 from videoxl.server.services import Services
 from videoxl.server.settings import ServerSettings
@@ -59,7 +59,7 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
         redoc_url=None,
     )
     api.state.services = services
-    for part in (files, memories, chat, about):
+    for part in (files, memories, chat, about, page):
         api.include_router(part.router)
     api.add_exception_handler(ApiError, cast(Any, _api_error))
     api.add_exception_handler(RequestValidationError, cast(Any, _invalid))
