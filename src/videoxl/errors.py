@@ -33,6 +33,7 @@ VideoErrorCode = Literal[
     "bad_frames",
     "bad_subtitles",
     "bad_sound",
+    "no_sound",
 ]
 
 

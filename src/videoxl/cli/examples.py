@@ -25,6 +25,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "videoxl clip --from answers.jsonl --margin 2 -o clips",
         "videoxl clip film.mp4 --from found.json -o clips",
     ),
+    "transcribe": (
+        "videoxl transcribe talk.mp4 -o talk.srt",
+        "videoxl transcribe talk.mp4 --model large-v3 --json",
+    ),
     "info": ("videoxl info film.mp4", "videoxl info film.vxl --verify", "videoxl info --system"),
     "plan": ("videoxl plan film.mp4 --model BAAI/Video-XL-2 --device a100-80g",),
     "convert": ("videoxl convert released-folder new-folder",),

@@ -73,6 +73,7 @@ from videoxl.cli.scenarios import add_scenarios
 from videoxl.cli.search import search
 from videoxl.cli.serve import serve
 from videoxl.cli.train import train
+from videoxl.cli.transcribe import transcribe
 from videoxl.config import DEFAULT_MODEL, TINY
 
 app = typer.Typer(
@@ -152,6 +153,9 @@ app.command(epilog=epilog("search"))(search)
 
 
 app.command(epilog=epilog("chat"))(chat)
+
+
+app.command(epilog=epilog("transcribe"))(transcribe)
 
 
 @app.command(epilog=epilog("info"))

@@ -19,6 +19,7 @@ from videoxl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from videoxl.config import Generation
+    from videoxl.inference.download import Download
     from videoxl.inference.engine import VideoXL
     from videoxl.memory.model_id import ModelId
     from videoxl.memory.video_memory import VideoMemory
@@ -193,9 +194,16 @@ def download(name: str, revision: str | None, *, ask: bool) -> None:
     Raises ``CheckpointError`` where the disk lacks room, ``typer.Abort`` where the user does not want it.
     """
     from videoxl.inference.download import pending
+
+    if name not in EMBEDDED:
+        ask_download(pending(name, revision), ask=ask)
+
+
+def ask_download(wanted: Download | None, *, ask: bool) -> None:
+    """Do what :func:`download` says for files that are lacking; None: there are none."""
     from videoxl.inference.progress import as_progress
 
-    if name in EMBEDDED or (wanted := pending(name, revision)) is None:
+    if wanted is None:
         return
     wanted.require_room()
     tell("note", wanted)

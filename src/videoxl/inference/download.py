@@ -32,6 +32,8 @@ class Download:
     """The cache."""
     free_bytes: int
     """Bytes free on its disk."""
+    files: tuple[str, ...] = CHECKPOINT_FILES
+    """Patterns of their names."""
 
     def __str__(self) -> str:
         return (
@@ -49,13 +51,13 @@ class Download:
         huggingface_hub.snapshot_download(
             self.name,
             revision=self.revision,
-            allow_patterns=list(CHECKPOINT_FILES),
+            allow_patterns=list(self.files),
             tqdm_class=_bar(lambda done: progress("download", min(done, self.bytes), self.bytes)),
         )
 
 
-def pending(name: str, revision: str | None = None) -> Download | None:
-    """What has to be downloaded before a model can be loaded; None for nothing.
+def pending(name: str, revision: str | None = None, files: tuple[str, ...] = CHECKPOINT_FILES) -> Download | None:
+    """What has to be downloaded before a model, made of ``files``, can be loaded; None for nothing.
 
     A folder, an embedded model and a Hub that cannot be reached are None too: loading says what is wrong.
     """
@@ -63,14 +65,14 @@ def pending(name: str, revision: str | None = None) -> Download | None:
     if os.path.exists(name) or not HUB_ID.fullmatch(hub_id) or huggingface_hub.is_offline_mode():
         return None
     try:
-        files = huggingface_hub.snapshot_download(
-            hub_id, revision=at, allow_patterns=list(CHECKPOINT_FILES), dry_run=True, tqdm_class=_bar(lambda done: None)
+        found = huggingface_hub.snapshot_download(
+            hub_id, revision=at, allow_patterns=list(files), dry_run=True, tqdm_class=_bar(lambda done: None)
         )
     except Exception:  # noqa: BLE001  (loading meets the same and explains it)
         return None
-    missing = sum(file.file_size or 0 for file in files if file.will_download)
+    missing = sum(file.file_size or 0 for file in found if file.will_download)
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    return Download(hub_id, at, missing, folder, _free(folder)) if missing else None
+    return Download(hub_id, at, missing, folder, _free(folder), files) if missing else None
 
 
 def _free(folder: Path) -> int:

@@ -223,3 +223,12 @@ def file_digest(fd: int) -> str:
     total.update(os.pread(fd, DIGEST_BYTES, 0))
     total.update(os.pread(fd, DIGEST_BYTES, max(0, size - DIGEST_BYTES)))
     return total.hexdigest()
+
+
+def content_digest(fd: int) -> str:
+    """Sha256 of a whole file."""
+    total, at = hashlib.sha256(), 0
+    while data := os.pread(fd, DIGEST_BYTES, at):
+        total.update(data)
+        at += len(data)
+    return total.hexdigest()

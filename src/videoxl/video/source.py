@@ -92,6 +92,10 @@ class VideoSource(ABC):
         self.note("has no sound: only video files have")
         return None
 
+    def content_digest(self) -> str | None:
+        """Sha256 of the whole file, which is read for it. None where there is no file."""
+        return None
+
     def close(self) -> None:  # noqa: B027  (most inputs hold nothing)
         """Release what the source holds. May be called more than once."""
 

@@ -29,7 +29,7 @@ from videoxl.video.decoder.segments import DecoderProcesses, Segment, choose_pro
 from videoxl.video.decoder.sound_client import SoundReading
 from videoxl.video.frames import Frames, Numbers, Resize, Selection, Times
 from videoxl.video.info import DecodingWork, VideoInfo, VideoLimits
-from videoxl.video.local_file import LocalFile, file_digest, mp4_complaint
+from videoxl.video.local_file import LocalFile, content_digest, file_digest, mp4_complaint
 from videoxl.video.sampling import Timeline
 from videoxl.video.sound import Sound
 from videoxl.video.source import VideoSource, check_batch_frames
@@ -185,6 +185,9 @@ class FileSource(VideoSource):
     def garbage(self, what: Exception) -> VideoError:
         """The error for an answer that cannot be right. Ends the process that gave it."""
         return self._process.garbage(what)
+
+    def content_digest(self) -> str | None:
+        return content_digest(self._file.fd)
 
     def decoding_work(self, selection: Selection) -> DecodingWork:
         """What it takes to decode a selection, and how many of the allowed processes can share it."""
