@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 import videoxl
+from tests.model.families import toy
 from tests.model.families.toy import TOY, toy_model
 from tests.model.random_tiny import tiny_tokenizer
 from videoxl import CheckpointError
@@ -188,3 +190,16 @@ def test_no_code_outside_imports_a_family_but_for_the_default():
         if isinstance(node, ast.ImportFrom) and any(name.name.startswith("VIDEO_XL") for name in node.names)
     }
     assert imported == {"model/configuration.py"}
+
+
+def test_the_table_of_families_is_that_of_the_values():
+    root = Path(__file__).parents[3]
+    spec = importlib.util.spec_from_file_location("families", root / "script" / "families.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (root / "docs" / "families.md").read_text(encoding="utf-8")
+    assert page == script.written(page), "docs/families.md is out of date: run .venv/bin/python script/families.py"
+
+
+def test_the_toy_family_is_short():
+    assert len(Path(toy.__file__).read_text(encoding="utf-8").splitlines()) < 150
