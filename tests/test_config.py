@@ -41,7 +41,7 @@ def test_a_strategy_that_is_not_there_lists_those_that_are():
 
 
 def test_a_setting_a_strategy_lacks_is_refused():
-    with pytest.raises(ValueError, match="prefill strategy 'full' has no setting 'chunk=4'; settings: none"):
+    with pytest.raises(ValueError, match="prefill strategy 'full' has no setting 'chunk=4'; settings: offload"):
         prefill_from_string("full:chunk=4")
     with pytest.raises(ValueError, match="has no setting 'loud'"):
         decode_from_string("dense:loud")

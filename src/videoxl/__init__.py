@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Generation,
         Sampling,
         SelectivePrefill,
+        StateKVPrefill,
     )
     from videoxl.errors import (
         CheckpointError,
@@ -59,6 +60,7 @@ _HOMES = {
         "Generation",
         "Sampling",
         "SelectivePrefill",
+        "StateKVPrefill",
     ),
     "videoxl.errors": (
         "CheckpointError",
@@ -110,6 +112,7 @@ __all__ = [
     "SelectivePrefill",
     "SiglipRelevance",
     "Span",
+    "StateKVPrefill",
     "TokenLogprob",
     "Usage",
     "VideoError",

@@ -285,6 +285,22 @@ class SelectivePrefill:
 
 
 @settings
+class StateKVPrefill:
+    """Linear reading without training: tokens attend to a carried state of the most attended tokens so far.
+
+    Every key and value is kept for questions, as with :class:`FullPrefill`. A reading cannot be extended later.
+    """
+
+    budget: Count = 4096
+    """Tokens carried on, in every layer and key/value head."""
+    step: Count = 1
+    """Groups of frames that are read at once and attend to each other."""
+
+    def __str__(self) -> str:
+        return to_string("statekv", self)
+
+
+@settings
 class DenseDecode:
     """Every question reads all keys and values of the video."""
 
@@ -338,7 +354,7 @@ class BiLevelDecode:
         return to_string("bilevel", self)
 
 
-PrefillStrategy = FullPrefill | ChunkedPrefill | BeaconPrefill | SelectivePrefill
+PrefillStrategy = FullPrefill | ChunkedPrefill | BeaconPrefill | SelectivePrefill | StateKVPrefill
 DecodeStrategy = DenseDecode | BiLevelDecode
 
 PREFILLS: dict[str, type[PrefillStrategy]] = {
@@ -346,6 +362,7 @@ PREFILLS: dict[str, type[PrefillStrategy]] = {
     "chunked": ChunkedPrefill,
     "beacon": BeaconPrefill,
     "selective": SelectivePrefill,
+    "statekv": StateKVPrefill,
 }
 """Name -> prefill strategy. The command line, docs and tests iterate over this table."""
 DECODES: dict[str, type[DecodeStrategy]] = {"dense": DenseDecode, "bilevel": BiLevelDecode}

@@ -76,16 +76,21 @@ class FrameEmbedder:
 
 
 def encode(
-    context: ReadContext, request: EncodeRequest, progress: Progress, embedder: FrameEmbedder | None = None
+    context: ReadContext,
+    request: EncodeRequest,
+    progress: Progress,
+    embedder: FrameEmbedder | None = None,
+    behind: PrefillState | None = None,
 ) -> MemoryState:
-    """Read what was requested. ``embedder`` is given the same frames.
+    """Read what was requested. ``embedder`` is given the same frames. ``behind``: what was read before the video, in
+    the place of the prompt's head.
 
     Raises ``VideoError`` when no frame can be decoded, ``DoesNotFitError`` before the first one is decoded, and
     ``ValueError`` for subtitles that have no place.
     """
     config = request.config
     check_subtitles(config, request)
-    prefix_ids = context.chat_format.prefix(request.system)
+    prefix_ids = list(behind.token_ids) if behind else context.chat_format.prefix(request.system)
     plan = None
     if not request.is_open and not request.source.is_still:
         plan = plan_reading(
@@ -99,7 +104,7 @@ def encode(
         )
     stills = config.traits.vision.stills
     if request.source.is_still and stills != "frame":
-        stream: Iterator[Tile] = iter([_cut(config, request) if stills == "crops" else _picture(request)])
+        stream: Iterator[Tile] = iter([_cut(config, request) if stills == "crops" else picture_tile(request)])
     else:
         frames = read_frames(request, embedder)
         stream = tiles(frames, frames_per_tile(request.strategy, config))
@@ -113,6 +118,7 @@ def encode(
         subtitles=subtitles,
         end_s=request.end_s,
         progress=progress,
+        before=behind,
     )
     for warning in (*request.warnings, *filled.warnings):
         logger.warning("%s: %s", request.source.name, warning)
@@ -149,7 +155,7 @@ def read_frames(request: EncodeRequest, embedder: FrameEmbedder | None = None) -
     yield from embedder.passing(batches) if embedder else batches
 
 
-def _picture(request: EncodeRequest) -> Tile:
+def picture_tile(request: EncodeRequest) -> Tile:
     """A still picture as a whole."""
     (batch,) = read_frames(request)
     return Tile(torch.from_numpy(batch.pixels_FHWC), (0.0,), still=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack, overload
 
 import torch
@@ -33,6 +33,7 @@ from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import open_request
+from videoxl.inference.several import parts_of, read_before
 from videoxl.inference.stored import check_stored
 from videoxl.inference.trim import trim
 from videoxl.inference.video_input import open_for_model
@@ -104,6 +105,7 @@ class VideoXL:
         prefill: PrefillStrategy | str | None = None,
         kv_dtype: str | None = None,
         system: str | None = None,
+        before: Sequence[Mapping[str, Any]] = (),
         subtitles: Any = None,
         siglip: bool | str | SiglipRelevance = False,
         stream: int | None = None,
@@ -130,6 +132,8 @@ class VideoXL:
             kv_dtype: ``int8`` or ``fp8`` holds keys and values in half of the memory, rounded per token and head, with
                 slower answers; see ``docs/memory.md``. Default: as the model computes them.
             system: the system prompt in front of the video. Default: that of the model's family, if it has one.
+            before: what stands between the system prompt and the video: text, and further videos and pictures, as chat
+                content (``[{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "Then:"}]``). For Qwen3-VL.
             subtitles: a subtitle file (``.srt``, ``.vtt``, ``.ass`` ...), a list of
                 :class:`~videoxl.video.subtitles.Cue`, or ``auto``: the video's own subtitle track (``auto:3``: that of
                 stream 3; ``auto:eng``: that in English). Each cue is read after the timestamp of the frames it begins
@@ -169,7 +173,9 @@ class VideoXL:
                 kv_dtype=held,
             )
             embedder = FrameEmbedder(siglip_for(self, siglip)) if siglip and not source.is_still else None
-            return VideoMemory(encode(self._read_context, request, as_progress(progress), embedder), self)
+            parts = parts_of(before)
+            behind = read_before(self._read_context, system, parts) if parts else None
+            return VideoMemory(encode(self._read_context, request, as_progress(progress), embedder, behind), self)
 
     def extend(self, memory: VideoMemory, video: Any, **settings: Unpack[ExtendKeywords]) -> None:
         """See :meth:`VideoMemory.extend`."""

@@ -237,9 +237,10 @@ class ChatFormat:
 
     def suffix(self, question: str) -> list[int]:
         """Encode everything after the visual span: the question and the head of the assistant's turn."""
-        return self._closing() + self.user_turn(f"{self.chat.before_question}{question}")
+        return self.closing_ids() + self.user_turn(f"{self.chat.before_question}{question}")
 
-    def _closing(self) -> list[int]:
+    def closing_ids(self) -> list[int]:
+        """Encode what closes a video."""
         return self.tokenize(self.closing) if self.closing else []
 
     def system_turn(self, system: str, *, closed: bool) -> list[int]:
@@ -264,7 +265,7 @@ class ChatFormat:
         ``first``: it follows the video, else an answer; ``closed``: that answer ended with ``<|im_end|>``.
         """
         if system:
-            head = self._closing() if first else []
+            head = self.closing_ids() if first else []
             return head + self.system_turn(system, closed=closed and not first), self.user_turn(question)
         return [], self.suffix(question) if first else self.next_turn(question, answer_closed=closed)
 

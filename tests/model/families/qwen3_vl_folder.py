@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -106,12 +107,19 @@ class Theirs:
         self.processor = Qwen3VLProcessor.from_pretrained(path)
 
     def inputs(
-        self, question: str, videos: list[np.ndarray], rate: Fraction, first: int = 0, images: list[np.ndarray] = ()
+        self,
+        question: str,
+        videos: list[np.ndarray],
+        rate: Fraction,
+        first: int = 0,
+        images: Sequence[np.ndarray] = (),
+        marks: str = "",
     ) -> Any:
         """``rate``: frames a second; ``first``: the number of the first frame. A video, or a picture, is a turn's
         begin."""
-        marks = "<|video_pad|>" * len(videos)
-        marks += "<|vision_start|><|image_pad|><|vision_end|>" * len(images)
+        if not marks:
+            marks = "<|video_pad|>" * len(videos)
+            marks += "<|vision_start|><|image_pad|><|vision_end|>" * len(images)
         meta = [
             {
                 "fps": float(rate),

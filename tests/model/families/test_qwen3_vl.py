@@ -294,3 +294,39 @@ def test_subtitles_stand_behind_the_time(engine, film, wanted):
     parts.extend(film[3:], timestamps=times(4, 3), subtitles=cues)
     assert parts.token_ids == memory.token_ids
     assert np.allclose(parts.cache.positions.held_3S, memory.cache.positions.held_3S)
+
+
+def test_several_videos_and_pictures_in_a_prompt(engine, theirs, film, tmp_path):
+    from PIL import Image
+
+    first, (picture,) = pictures(5, 16, 40, seed=7), pictures(1, 24, 32, seed=8)
+    Image.fromarray(picture).save(tmp_path / "still.png")
+    before = [
+        {"type": "image", "image": tmp_path / "still.png"},
+        {"type": "video", "video": first, "timestamps": times(5)},
+        {"type": "text", "text": "and then"},
+    ]
+    memory = engine.encode(film, timestamps=times(7), before=before)
+    marks = "<|vision_start|><|image_pad|><|vision_end|><|video_pad|>and then<|video_pad|>"
+    inputs = theirs.inputs(QUESTION, [first, film], RATE, images=[picture], marks=marks)
+    assert [*memory.token_ids, *engine.chat_format.suffix(QUESTION)] == inputs["input_ids"][0].tolist()
+    wanted = theirs.answer(inputs, TOKENS)
+    assert_answers(engine, memory, wanted)
+    halves = engine.encode(film[:3], timestamps=times(3), before=before)
+    halves.extend(film[3:], timestamps=times(4, 3))
+    assert_answers(engine, halves, wanted)
+    with pytest.raises(ValueError, match="further videos before its own is not written"):
+        memory.save(tmp_path / "a.vxl")
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "sound", "sound": "a.wav"}, {"type": "text"}, "text", {"type": "text", "text": "a", "fps": 2}]
+)
+def test_a_part_that_nothing_reads_is_refused(engine, film, part):
+    with pytest.raises(ValueError, match=r"before\[0\]"):
+        engine.encode(film, timestamps=times(7), before=[part])
+
+
+def test_several_videos_are_for_families_that_can(tiny, film):
+    with pytest.raises(ValueError, match="several videos in a prompt are for qwen3-vl, this model is of video-xl-2"):
+        tiny.encode(film, timestamps=times(7), before=[{"type": "video", "video": film}])

@@ -15,6 +15,7 @@ from videoxl.config import (
     KVDtype,
     PrefillStrategy,
     SelectivePrefill,
+    StateKVPrefill,
     is_offloading,
 )
 from videoxl.inference.prefill.ahead import AHEAD
@@ -24,6 +25,7 @@ from videoxl.inference.prompt import VisualSpan
 from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.memory.quantised import TOKENS_AT_ONCE, packed_bytes
 from videoxl.model.attention import ROWS_ON_CPU
+from videoxl.model.attention_parts import SCORES_AT_ONCE
 from videoxl.model.configuration import VideoXLConfig
 
 GROWTH = 9 / 8
@@ -180,6 +182,8 @@ def working_bytes(
     groups = frames_per_tile(prefill, config) // config.frames_per_group
     if isinstance(prefill, ChunkedPrefill):
         groups = min(groups, GROUPS_PER_TILE)
+    if isinstance(prefill, StateKVPrefill):
+        groups = min(groups, prefill.step)
     tile = min(sizes.kept, groups * (config.tokens_per_group + 10))
     if isinstance(prefill, BeaconPrefill):
         window = prefill.window or config.beacon_window
@@ -187,6 +191,8 @@ def working_bytes(
     reading = tile * (4 * text.intermediate_size + 6 * text.hidden_size) * itemsize
     if isinstance(prefill, ChunkedPrefill) and prefill.mode == "mask":
         reading += sizes.kept**2 * (1 + itemsize)
+    elif isinstance(prefill, StateKVPrefill):
+        reading += 4 * 3 * min(SCORES_AT_ONCE, tile * text.num_attention_heads * (tile + prefill.budget))
     elif not isinstance(prefill, ChunkedPrefill):
         reading += ROWS_ON_CPU * sizes.kept * (1 + itemsize)
     if kv_dtype is not None:
@@ -216,6 +222,8 @@ def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, pref
     if isinstance(prefill, SelectivePrefill):  # visual tokens wait until the last has been scored
         return sizes.groups * config.tokens_per_group * text.hidden_size * itemsize
     back = 2 * kv_bytes(config, sizes.kept + SPARE_TOKENS, itemsize) // text.num_hidden_layers  # two layers come back
+    if isinstance(prefill, StateKVPrefill):  # of this step and the next
+        return 2 * kv_bytes(config, min(sizes.kept, prefill.budget), itemsize)
     if not isinstance(prefill, ChunkedPrefill) or prefill.mode == "mask":
         return back if is_offloading(prefill) else 0
     global_tokens = int(kv_bytes(config, sizes.global_tokens, itemsize) * GROWTH)

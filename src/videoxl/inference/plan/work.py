@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from videoxl.config import BeaconPrefill, ChunkedPrefill, PrefillStrategy
+from videoxl.config import BeaconPrefill, ChunkedPrefill, PrefillStrategy, StateKVPrefill
 from videoxl.inference.loading import NOT_QUANTIZED
 from videoxl.inference.prefill.choose import memory_tokens
 from videoxl.inference.prompt import VisualSpan
@@ -26,6 +26,9 @@ def prefill_work(
         times, groups = len(span.ids) - visual, len(span.groups)
         window = (strategy.chunk_size - strategy.step_size / 2) * len(span.ids) / groups
         return kept, kept * min(window + times / 2, kept / 2) + times * kept / 2
+    if isinstance(strategy, StateKVPrefill):  # what is carried, and the step itself; scores are computed twice
+        per_step = strategy.step * len(span.ids) / len(span.groups)
+        return kept, 1.5 * kept * min(strategy.budget + per_step / 2, kept / 2)
     return kept, kept**2 / 2
 
 

@@ -10,8 +10,10 @@ from videoxl.config import (
     PREFILLS,
     BeaconPrefill,
     ChunkedPrefill,
+    FullPrefill,
     PrefillStrategy,
     SelectivePrefill,
+    StateKVPrefill,
     prefill_from_string,
 )
 from videoxl.inference.prefill.beacon import BeaconPrefiller, count_beacons
@@ -19,6 +21,7 @@ from videoxl.inference.prefill.chunked import StreamingPrefiller, chunked_prefil
 from videoxl.inference.prefill.full import FullPrefiller
 from videoxl.inference.prefill.prefiller import NewCache, Prefiller, PrefillState
 from videoxl.inference.prefill.selective import SelectivePrefiller
+from videoxl.inference.prefill.statekv import StateKVPrefiller
 from videoxl.inference.prefill.tiles import FRAMES_PER_TILE
 from videoxl.inference.prompt import ChatFormat, VisualSpan
 from videoxl.model.configuration import VideoXLConfig
@@ -40,6 +43,8 @@ def choose_prefill(prefill: PrefillStrategy | str | None, config: VideoXLConfig)
     if not isinstance(chosen, allowed):
         names = ", ".join(name for name, kind in PREFILLS.items() if kind in allowed)
         raise ValueError(f"prefill {str(chosen)!r} is not for {config.family}; it has {names}")
+    if isinstance(chosen, FullPrefill) and chosen.offload and not config.time_format:
+        raise ValueError(f"prefill {str(chosen)!r} needs groups with a time, and {config.family} has none: use 'full'")
     return chosen
 
 
@@ -67,7 +72,7 @@ def make_prefiller(
     visual_tokens: int | None,
     tokens: int,
     chat_format: ChatFormat,
-    config: VideoXLConfig,
+    config: VideoXLConfig | None = None,
     still: bool = False,
     spare: int = 0,
     before: PrefillState | None = None,
@@ -77,12 +82,13 @@ def make_prefiller(
 
     Args:
         visual_tokens, tokens: those of the whole video, where known; else None and 0.
-        config: the model's, for pictures of the video's size.
+        config: the model's, for pictures of the video's size; default for those of a usual size.
         still: whether the video is one picture.
         spare: tokens that questions will need, so that buffers have the right size from the start.
         before: what was read before, which the prefiller goes on from.
         new_cache: makes the cache otherwise; default: one that holds keys and values as they are computed.
     """
+    config = config or model.config
     cache, ids = (before.cache, before.token_ids) if before else (None, ())
     reserve = tokens + spare if tokens else 0
     if isinstance(strategy, SelectivePrefill):
@@ -112,12 +118,10 @@ def make_prefiller(
     if isinstance(strategy, ChunkedPrefill):
         return chunked_prefiller(model, prefix_ids, strategy, **given)
     grid = config.visual_grid if config.traits.tokens.position_dimensions == 3 else None
+    if isinstance(strategy, StateKVPrefill):
+        return StateKVPrefiller(model, prefix_ids, strategy, **given, grid=grid)
     if not strategy.offload:
         return FullPrefiller(model, prefix_ids, **given, grid=grid)
-    if not config.time_format:
-        raise ValueError(
-            f"prefill {str(strategy)!r} needs groups with a time, and {config.family} has none: use 'full'"
-        )
     return StreamingPrefiller(model, prefix_ids, strategy, still=still, **given, grid=grid)
 
 

@@ -62,6 +62,9 @@ def save_memory(
 ) -> None:
     """Write a memory to ``path``; see ``VideoMemory.save``."""
     check_save(dtype, level)
+    head = memory.token_ids[: memory.prefix_length]
+    if owner.model_id.video_token_id in head:
+        raise ValueError("a memory with further videos before its own is not written to a file: read them apart")
     held = memory.cache.layers[0].dtype
     codec = codec_for(dtype, held)
     parts = _parts(memory, owner, codec, level)

@@ -126,6 +126,11 @@ class PrefillSupport:
     refuse_trim: Refusal = allowed
 
 
+def carried_state(strategy: PrefillStrategy) -> str:
+    """Why a reading with a carried state cannot go on."""
+    return f"what {strategy} carried on is not kept with the memory: encode the longer video, or use 'full'"
+
+
 @dataclass(frozen=True)
 class ReleasedFormat:
     """How a family's ``config.json`` was released (SPEC 5.1, 5.2)."""
@@ -193,6 +198,8 @@ class Family:
     beacons: bool = False
     """Whether a checkpoint may compress visual tokens into beacons. A prompt then holds one run of visual tokens, and
     prompts come one at a time."""
+    several_videos: bool = False
+    """Whether a prompt may hold further videos and pictures before the one that a memory is of."""
     two_levels: bool = False
     """Whether questions may read a coarse level of the video beside the full one (bi-level decoding)."""
     evidence_layers: tuple[float, float] = (0.6, 0.8)

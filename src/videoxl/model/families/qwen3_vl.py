@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from videoxl.config import FullPrefill, PrefillStrategy
+from videoxl.config import FullPrefill, PrefillStrategy, StateKVPrefill
 from videoxl.errors import CheckpointError
 from videoxl.model.families.family import (
     Chat,
@@ -16,6 +16,7 @@ from videoxl.model.families.family import (
     ReleasedRatios,
     TokenLayout,
     Vision,
+    carried_state,
 )
 
 VIDEO_PIXELS, IMAGE_PIXELS = (4096, 25_165_824), (65_536, 16_777_216)
@@ -111,8 +112,9 @@ QWEN3_VL = Family(
         inner_at="mlp.linear_fc1.weight",
     ),
     chat=Chat(system=None, before_question=""),
-    prefills=(PrefillSupport(FullPrefill),),
+    prefills=(PrefillSupport(FullPrefill), PrefillSupport(StateKVPrefill, refuse_extend=carried_state)),
     default_prefill=_full_prefill,
+    several_videos=True,
     two_levels=True,
     own_format=OwnFormat(
         model_type="qwen3_vl",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode, FullPrefill, PrefillStrategy
+from videoxl.config import BiLevelDecode, ChunkedPrefill, DenseDecode, FullPrefill, PrefillStrategy, StateKVPrefill
 from videoxl.model.families.family import (
     QWEN2_IMAGE_PAD,
     QWEN2_VISION_PAD,
@@ -14,6 +14,7 @@ from videoxl.model.families.family import (
     ReleasedRatios,
     TokenLayout,
     Vision,
+    carried_state,
 )
 
 SIGLIP = "google/siglip-so400m-patch14-384"
@@ -58,7 +59,11 @@ VIDEO_XL_2 = Family(
     title="Video-XL-2",
     tokens=TokenLayout(frames_per_group=4, time_format="Time {:.1f}s:"),
     vision=SIGLIP_VISION,
-    prefills=(PrefillSupport(FullPrefill), PrefillSupport(ChunkedPrefill)),
+    prefills=(
+        PrefillSupport(FullPrefill),
+        PrefillSupport(ChunkedPrefill),
+        PrefillSupport(StateKVPrefill, refuse_extend=carried_state),
+    ),
     default_prefill=full_prefill,
     low_memory=(
         (ChunkedPrefill(), DenseDecode()),
