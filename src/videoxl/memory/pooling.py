@@ -125,7 +125,8 @@ def make_coarse_kv(
         first, index = cache.layers[0], _index(plan.index, devices[0])
         _, heads, _, width = first.buffer().keys.shape
         shape = (len(devices), heads, len(coarse), width)
-        for made, which in ((keys, "keys"), (values, "values")):
+        sides: tuple[tuple[list[torch.Tensor], Which], ...] = ((keys, "keys"), (values, "values"))
+        for made, which in sides:
             out = torch.empty(shape, dtype=first.dtype, device=devices[0])
             held = None if cache.positions is None else cache.positions.held_3S
             _gather(cache, which, (), index, out, rope, unrotate=which == "keys", positions=held)

@@ -253,6 +253,12 @@ class VideoXLModel(VideoXLPreTrainedModel):
         nothing. Anywhere else, placeholders without their pictures raise ``ValueError``.
         """
         config = self.config
+        given = (pixel_values_videos, pixel_values, video_features)
+        if config.traits.vision.any_size and any(pictures is not None for pictures in given):
+            raise ValueError(
+                f"pictures of {config.family} are read by the engine that videoxl.load() returns; transformers' own "
+                "class of the same folder takes what its processor makes"
+            )
         embeds = self.embed_ids(input_ids)
         videos = pixel_values_videos is not None or video_features is not None
         if pixel_values is not None and videos and config.image_token_id == config.video_token_id:
