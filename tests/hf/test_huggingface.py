@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import videoxl
@@ -171,6 +172,24 @@ def test_the_pipeline_for_any_input_answers_alike(tiny, clip, tiny_folder, proce
     assert said == other(text=messages, max_new_tokens=4, return_full_text=False)[0]["generated_text"]
     asked = tiny.answer(clip, "What is shown?", fps=1, prefill="full", max_new_tokens=4)
     assert said.strip() == asked.text
+
+
+def test_the_image_processor_reads_as_the_processor(tiny_v1, tiny_folder, processor, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    images = transformers.AutoImageProcessor.from_pretrained(tiny_folder)
+    read = images([picture, picture], return_tensors="pt")
+    whole = processor(text="<|image_pad|>\nWhat?", images=[picture], return_tensors="pt")
+    assert read["pixel_values"].shape[0] == 2
+    assert torch.equal(read["pixel_values"][:1], whole["pixel_values_videos"])
+    own = VideoXLProcessor.from_config(tiny_v1.config, tiny_v1.tokenizer)
+    tiny_v1.config.save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    crops = transformers.AutoImageProcessor.from_pretrained(tmp_path)(picture)
+    wanted = own(text="<|image_pad|>\nWhat?", images=[picture])
+    assert len(wanted["pixel_values"]) > 1
+    assert torch.equal(crops["pixel_values"], wanted["pixel_values"])
+    with pytest.raises(ValueError, match="does not read 'size'"):
+        images(picture, size=3)
 
 
 def test_a_training_step_sees_the_video(tiny, clip, processor):

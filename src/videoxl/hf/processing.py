@@ -7,6 +7,7 @@ tokens.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -243,6 +244,14 @@ class VideoXLProcessor(ProcessorMixin):
                 processor.stills = how_stills_are_read(VideoXLConfig.from_pretrained(name, **hub))
         return processor
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *given: Any, **kwargs: Any) -> Any:
+        """Save the processor, and for ``AutoImageProcessor`` the part of it that reads images."""
+        from videoxl.hf.image_processing import VideoXLImageProcessor
+
+        saved = super().save_pretrained(save_directory, *given, **kwargs)
+        VideoXLImageProcessor.of(self).save_pretrained(save_directory)
+        return saved
+
     def __call__(
         self,
         text: str | Sequence[str] | None = None,
@@ -322,10 +331,10 @@ class VideoXLProcessor(ProcessorMixin):
         """The ids of a piece of text, or of a video or image, and its pixels."""
         if isinstance(part, str):
             return self.tokenizer.encode(part, add_special_tokens=False), None
-        if part.kind == "image" and self.stills is None:
-            raise ValueError("this processor cannot say how the model reads images: make it with from_config")
-        crops = self._crops if self.stills and self.stills["crops"] else None
-        picture = self.video_processor.read(part, settings, crops=crops)
+        if part.kind == "image":
+            picture = read_image(self.video_processor, self.stills, part)
+        else:
+            picture = self.video_processor.read(part, settings, crops=crop_reader(self.video_processor, self.stills))
         if picture.times:
             return list(self._span(picture.times)), picture
         stills = cast(dict[str, Any], self.stills)
@@ -333,21 +342,6 @@ class VideoXLProcessor(ProcessorMixin):
         tokens = (len(picture.pixels_NCHW) - 1) * stills["merged_tokens"] if merged else None
         count = len(picture.pixels_NCHW) * stills["tokens"] if tokens is None else tokens
         return [stills["token_id"]] * count, picture
-
-    def _crops(self, source: VideoSource) -> Picture:
-        """A still cut into crops, the whole of it first."""
-        stills = cast(dict[str, Any], self.stills)
-        ((frame,),) = (b.pixels_FHWC for b in source.read(source.select(Sampling(indices=(0,))), resize=None))
-        reader = self.video_processor
-        crops = still_crops(
-            frame,
-            stills.get("aspect_ratio", "anyres"),  # files of earlier versions do not say
-            int(reader.size["height"]),
-            pinpoints=stills["pinpoints"],
-            fit=reader.frame_fit,
-            mean=reader.image_mean,
-        )
-        return Picture(self.video_processor.normalized(torch.from_numpy(crops)))
 
     def _span(self, timestamps: Sequence[float]) -> tuple[int, ...]:
         if self.video_token_id is None:
@@ -488,6 +482,33 @@ def _template_kwargs(chat_template: str | None, given: Mapping[str, Any]) -> tup
             stacklevel=3,
         )
     return for_template, {name: value for name, value in rest.items() if name not in generating}
+
+
+def read_image(reader: VideoXLVideoProcessor, stills: Mapping[str, Any] | None, image: Media) -> Picture:
+    """The pixels of an image. Raises ``ValueError`` where nobody says how the model reads them."""
+    if stills is None:
+        raise ValueError("this processor cannot say how the model reads images: make it with from_config")
+    return reader.read(image, {}, crops=crop_reader(reader, stills))
+
+
+def crop_reader(reader: VideoXLVideoProcessor, stills: Mapping[str, Any] | None) -> CropReader | None:
+    """What cuts a still into crops, the whole of it first; None where the model reads stills as they are."""
+    if not stills or not stills["crops"]:
+        return None
+
+    def crops(source: VideoSource) -> Picture:
+        ((frame,),) = (b.pixels_FHWC for b in source.read(source.select(Sampling(indices=(0,))), resize=None))
+        cut = still_crops(
+            frame,
+            stills.get("aspect_ratio", "anyres"),  # files of earlier versions do not say
+            int(reader.size["height"]),
+            pinpoints=stills["pinpoints"],
+            fit=reader.frame_fit,
+            mean=reader.image_mean,
+        )
+        return Picture(reader.normalized(torch.from_numpy(cut)))
+
+    return crops
 
 
 def how_stills_are_read(config: VideoXLConfig) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import transformers
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoProcessor,
     AutoVideoProcessor,
 )
 
+from videoxl.hf.image_processing import VideoXLImageProcessor
 from videoxl.hf.processing import VideoXLProcessor, VideoXLVideoProcessor
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
@@ -32,3 +34,6 @@ def register() -> None:
             auto.register(VideoXLConfig, VideoXLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(VideoXLConfig, VideoXLProcessor, exist_ok=True)
     AutoVideoProcessor.register(VideoXLConfig, VideoXLVideoProcessor, exist_ok=True)
+    # whichever backend is asked for, the pixels are the same
+    backends = dict.fromkeys(("pil", "torchvision"), VideoXLImageProcessor)
+    AutoImageProcessor.register(VideoXLConfig, image_processor_classes=backends, exist_ok=True)
