@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from videoxl.inference.decode.siglip import SiglipRelevance
     from videoxl.inference.engine import VideoXL, load
     from videoxl.inference.evidence_spans import EvidenceSpan
+    from videoxl.inference.look_again import LookAgain
     from videoxl.inference.plan.planner import Plan, plan
     from videoxl.many.answering import answer_many
     from videoxl.many.encoding import encode_many
@@ -76,6 +77,7 @@ _HOMES = {
     "videoxl.inference.chat": ("ChatSession",),
     "videoxl.inference.engine": ("VideoXL", "load"),
     "videoxl.inference.evidence_spans": ("EvidenceSpan",),
+    "videoxl.inference.look_again": ("LookAgain",),
     "videoxl.inference.plan.planner": ("Plan", "plan"),
     "videoxl.inference.decode.released_units": ("released_selection",),
     "videoxl.inference.decode.siglip": ("SiglipRelevance",),
@@ -102,6 +104,7 @@ __all__ = [
     "Frames",
     "FullPrefill",
     "Generation",
+    "LookAgain",
     "MemoryFileError",
     "MemoryRecord",
     "MissingDependencyError",

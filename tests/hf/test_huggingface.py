@@ -15,7 +15,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import videoxl
 from tests import media
-from videoxl.hf.processing import VideoXLProcessor, VideoXLVideoProcessor
+from videoxl.hf.processing import VideoXLProcessor
+from videoxl.hf.video_processing import VideoXLVideoProcessor
 
 QUESTION = "What happens?"
 

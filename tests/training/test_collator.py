@@ -236,7 +236,7 @@ def test_one_placeholder_for_images_and_videos_needs_batches_of_one_kind():
 
 
 def test_pixels_are_normalised_as_in_inference(engine, folder, alone):
-    from videoxl.hf.processing import VideoXLVideoProcessor
+    from videoxl.hf.video_processing import VideoXLVideoProcessor
 
     config = engine.config
     processor = VideoXLVideoProcessor(

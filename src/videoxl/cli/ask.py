@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Callable, Sequence
@@ -81,12 +82,20 @@ def ask(
     siglip: Siglip = None,
     as_json: Json = False,
     as_lines: JsonLines = False,
+    look_again: Annotated[
+        bool,
+        typer.Option("--look-again", help="Read the stretch that an answer looked at more densely, and answer again."),
+    ] = False,
+    look_again_tokens: Annotated[
+        int, typer.Option(help="With --look-again: visual tokens of the second reading, at most.")
+    ] = 8192,
     report: Report = None,
     report_video: ReportVideo = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Answer questions about a video, or about many."""
     from videoxl.inference.asking import check_question
+    from videoxl.inference.look_again import LookAgain
     from videoxl.inference.progress import as_progress
     from videoxl.many.answering import Asking, run_answers
     from videoxl.many.sources import Columns, find_videos
@@ -104,13 +113,16 @@ def ask(
         check_question(text)
     found = find_videos(videos, questions, Columns(many.video_column, many.question_column))
     reading = reading_of(frames, opening, subtitles, siglip, loading.allow_url)
-    asking = Asking(reading=reading, decode=decode, generation=generation)
+    look = LookAgain(max_tokens=look_again_tokens) if look_again else None
+    asking = Asking(reading=reading, decode=decode, generation=generation, look_again=look)
     if found.single and many.output is None:
         if many.resume:
             raise ValueError("--resume goes on with an output: name it (-o answers.jsonl)")
         read = partial(
             encode_or_load, found.jobs[0].video, loading, frames, opening, subtitles=subtitles, siglip=siglip
         )
+        if look:
+            require_video(found.jobs[0].video)
         answered: list[tuple[str, Answer]] = []
         rows = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered)
         print_records(rows, as_json=as_json, as_lines=as_lines, lines=_texts)
@@ -195,6 +207,17 @@ def _names_videos(text: str) -> bool:
         return False
 
 
+def require_video(video: str) -> None:
+    """Raise ``ValueError`` for what cannot be read a second time."""
+    from videoxl.memory.file.format import is_memory_file
+    from videoxl.video.url import is_url
+
+    if is_memory_file(video):
+        raise ValueError(f"--look-again reads a part of the video once more, and {video} is a memory: give the video")
+    if is_url(video):
+        raise ValueError("--look-again opens the video twice: download it first and give the path")
+
+
 def ask_one(
     job: VideoJob,
     asking: Asking,
@@ -206,14 +229,19 @@ def ask_one(
     ``read``: gives the engine and the memory, for ``question``: the only one, or None. ``answered``: gets the questions
     and answers themselves.
     """
+    from videoxl.inference.video_input import open_for_model
     from videoxl.many.answering import AnswerWork
     from videoxl.many.run import task_of
 
     engine, memory = read(question=job.questions[0] if len(job.questions) == 1 else None)
-    answers = engine.ask(memory, job.questions, decode=asking.decode, generation=asking.generation)
+    work, task = AnswerWork(engine, asking), task_of(job, asking.noted(engine))
+    with contextlib.ExitStack() as stack:
+        source = None
+        if asking.look_again is not None:
+            source = stack.enter_context(open_for_model(job.video, fps=asking.reading.fps, **asking.reading.opening))
+        answers = work.ask(memory, job.questions, source)
     for text in dict.fromkeys(text for answer in answers for text in answer.warnings[len(memory.warnings) :]):
         tell("warning", text)
     if answered is not None:
         answered += zip(job.questions, answers)
-    work, task = AnswerWork(engine, asking), task_of(job, asking.noted(engine))
     return [work.row(task, question, answer) for question, answer in zip(job.questions, answers)]

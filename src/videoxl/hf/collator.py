@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from videoxl.hf.content import Kind, Media, Message, read_messages, sampling_settings
-from videoxl.hf.processing import Picture, VideoXLProcessor, pixel_inputs
+from videoxl.hf.processing import VideoXLProcessor, pixel_inputs
+from videoxl.hf.video_processing import Picture
 from videoxl.inference.prompt import IGNORE_INDEX
 
 COLUMNS: dict[str, Kind] = {"video": "video", "videos": "video", "image": "image", "images": "image"}

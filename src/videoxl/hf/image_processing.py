@@ -8,7 +8,7 @@ import torch
 from transformers import BaseImageProcessor, BatchFeature
 
 from videoxl.hf.content import Media, local_source
-from videoxl.hf.processing import VideoXLProcessor, VideoXLVideoProcessor, read_image
+from videoxl.hf.video_processing import VideoXLVideoProcessor, read_image
 
 
 class VideoXLImageProcessor(BaseImageProcessor):
@@ -36,15 +36,14 @@ class VideoXLImageProcessor(BaseImageProcessor):
         self.image_mean, self.image_std = image_mean or list(usual.image_mean), image_std or list(usual.image_std)
 
     @classmethod
-    def of(cls, processor: VideoXLProcessor) -> VideoXLImageProcessor:
-        """The part of a processor that reads images."""
-        reader = processor.video_processor
+    def of(cls, reader: VideoXLVideoProcessor, stills: dict[str, Any] | None) -> VideoXLImageProcessor:
+        """With the sizes and values of a video processor."""
         return cls(
             frame_fit=reader.frame_fit,
             size=dict(reader.size),
             image_mean=list(reader.image_mean),
             image_std=list(reader.image_std),
-            stills=processor.stills,
+            stills=stills,
         )
 
     def __call__(self, images: object, **kwargs: Any) -> BatchFeature:

@@ -13,7 +13,8 @@ from transformers import (
 )
 
 from videoxl.hf.image_processing import VideoXLImageProcessor
-from videoxl.hf.processing import VideoXLProcessor, VideoXLVideoProcessor
+from videoxl.hf.processing import VideoXLProcessor
+from videoxl.hf.video_processing import VideoXLVideoProcessor
 from videoxl.model.configuration import LlavaQwenConfig, VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.released.model import VideoXLForCausalLM

@@ -111,6 +111,8 @@ class Answer:
     """With ``n``: the other answers."""
     parsed: Any = None
     """With ``schema``: what the JSON holds. None where it was cut off."""
+    first: Answer | None = None
+    """With ``look_again``: what was answered before the second look. None: there was none."""
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -141,6 +143,7 @@ class Answer:
             "parsed": self.parsed,
             "logprobs": self._logprobs(),
             "alternatives": [other._alternative() for other in self.alternatives],
+            "first": None if self.first is None else self.first._first(),
             "evidence": [span._asdict() for span in self.evidence],
             "read": [span._asdict() for span in self.read],
             "usage": self.usage.to_dict(),
@@ -155,6 +158,11 @@ class Answer:
         if self.logprobs is None:
             return None
         return [{**one._asdict(), "top": [likely._asdict() for likely in one.top]} for one in self.logprobs]
+
+    def _first(self) -> dict[str, Any]:
+        """What the answer before a second look was, and where it looked."""
+        spans = {"evidence": [span._asdict() for span in self.evidence], "read": [span._asdict() for span in self.read]}
+        return {**self._alternative(), **spans, "usage": self.usage.to_dict()}
 
     def _alternative(self) -> dict[str, Any]:
         """What differs between the answers to one question."""

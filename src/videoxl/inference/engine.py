@@ -29,6 +29,7 @@ from videoxl.inference.extend import extend
 from videoxl.inference.keywords import AnswerKeywords
 from videoxl.inference.kv_dtype import quantisations
 from videoxl.inference.loading import LoadedModel, load_model, model_fingerprint, split_revision
+from videoxl.inference.look_again import LookAgain, Looker, check_at_hand, choose_look, open_again, require_evidence
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import ChatFormat
@@ -42,7 +43,7 @@ from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.model_id import ModelId
 from videoxl.memory.quantised import Quantisation
 from videoxl.memory.types import MemoryState
-from videoxl.memory.video_memory import VideoMemory
+from videoxl.memory.video_memory import Origin, VideoMemory
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video import VideoLimits
 
@@ -175,7 +176,11 @@ class VideoXL:
             embedder = FrameEmbedder(siglip_for(self, siglip)) if siglip and not source.is_still else None
             parts = parts_of(before)
             behind = read_before(self._read_context, system, parts) if parts else None
-            return VideoMemory(encode(self._read_context, request, as_progress(progress), embedder, behind), self)
+            made = VideoMemory(encode(self._read_context, request, as_progress(progress), embedder, behind), self)
+            read_as = {"system": system, "subtitles": request.cues, "kv_dtype": held, "siglip": siglip}
+            can_reopen = isinstance(video, str | os.PathLike) and not source.is_still and not parts
+            made.origin = Origin(video if can_reopen else None, options, read_as)
+            return made
 
     def extend(self, memory: VideoMemory, video: Any, **settings: Unpack[ExtendKeywords]) -> None:
         """See :meth:`VideoMemory.extend`."""
@@ -255,6 +260,8 @@ class VideoXL:
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
         progress: bool | Progress = False,
+        look_again: bool | LookAgain = False,
+        video: Any = None,
         **settings: Unpack[GenerationKeywords],
     ) -> Answer: ...
     @overload
@@ -267,6 +274,8 @@ class VideoXL:
         generation: Generation | Sequence[Generation] | None = None,
         progress: bool | Progress = False,
         together: bool = True,
+        look_again: bool | LookAgain = False,
+        video: Any = None,
         **settings: Unpack[GenerationKeywords],
     ) -> list[Answer]: ...
     def ask(
@@ -278,6 +287,8 @@ class VideoXL:
         generation: Generation | Sequence[Generation] | None = None,
         progress: bool | Progress = False,
         together: bool = True,
+        look_again: bool | LookAgain = False,
+        video: Any = None,
         **settings: Unpack[GenerationKeywords],
     ) -> Answer | list[Answer]:
         """Answer a question about a memory, or several independent ones; the memory stays as it was.
@@ -290,6 +301,10 @@ class VideoXL:
         (``max_new_tokens=128``, ``do_sample=True`` ...); a seed holds for each question. ``generation`` is one for all,
         or a list with one for each question, which may have options of its own.
 
+        ``look_again`` reads the stretch that an answer looked at most once more, at a higher rate, and answers once
+        more; ``answer.first`` is what was answered before. It needs the video: that which the memory was encoded from,
+        if it was a file, or ``video``, which may be a path or what :func:`videoxl.open_video` returned.
+
         Raises ``ValueError`` for an empty question, contradictory settings, or something that is not a memory.
         """
         strategy = choose_decode(decode, self.config)
@@ -299,12 +314,35 @@ class VideoXL:
         each = generations_of(generation, settings, len(questions))
         for one in questions:
             self._check(memory, one)
+        if (look := choose_look(look_again)) is not None:
+            require_evidence(each)
+            check_at_hand(memory, video)
         memory = memory.fork()  # a snapshot: the memory may be extended in another thread meanwhile
         asked = [self._asked(memory, one, how, strategy) for one, how in zip(questions, each)]
         told = as_progress(progress)
         alone = len(asked) == 1 and each[0].n == 1
         answers = self._asking.answers(asked, together=together and not alone, progress=told)
+        if look is not None:
+            answers = self._looked_again(memory, video, list(zip(questions, each, answers)), look, strategy, told)
         return answers[0] if isinstance(question, str) else answers
+
+    def _looked_again(
+        self,
+        memory: VideoMemory,
+        video: object,
+        answered: list[tuple[str, Generation, Answer]],
+        look: LookAgain,
+        decode: DecodeStrategy,
+        progress: Progress,
+    ) -> list[Answer]:
+        """The answers after a second look, in order."""
+
+        def again(part: VideoMemory, question: str, generation: Generation) -> Answer:
+            return self.ask(part, question, decode=decode, generation=generation)
+
+        with open_again(memory, video) as source:
+            looker = Looker(self.config, self.encode, again, memory, source, look, progress)
+            return [looker.again(question, generation, first) for question, generation, first in answered]
 
     def stream(
         self,
@@ -368,6 +406,7 @@ class VideoXL:
         decode: DecodeStrategy | str | None = None,
         generation: Generation | None = None,
         encode: dict[str, Any] | None = None,
+        look_again: bool | LookAgain = False,
         **settings: Unpack[AnswerKeywords],
     ) -> Answer:
         """``encode`` and ``ask`` in one call. Keywords of :meth:`encode` and of :class:`Generation` may be mixed.
@@ -384,7 +423,10 @@ class VideoXL:
         if isinstance(reading, BiLevelDecode) and reading.relevance == "siglip":
             encode_settings.setdefault("siglip", True)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
-        answer: Answer = self.ask(memory, question, decode=reading, generation=chosen)
+        given = video if look_again and memory.origin and memory.origin.video is None else None
+        answer: Answer = self.ask(
+            memory, question, decode=reading, generation=chosen, look_again=look_again, video=given
+        )
         return answer
 
     def continue_conversation(

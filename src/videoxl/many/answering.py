@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from videoxl.config import DecodeStrategy, Generation
 from videoxl.errors import ManyVideosError
 from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
+from videoxl.inference.look_again import LookAgain, choose_look
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.many.reading import Opened, Reading, memory_of
 from videoxl.many.record import AnswerRecord, Json
@@ -22,6 +23,7 @@ from videoxl.settings import settable, unknown_setting
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
     from videoxl.memory.video_memory import VideoMemory
+    from videoxl.video import VideoSource
 
 Videos = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 WORKERS = 1
@@ -43,23 +45,35 @@ class AnswerWork:
         """Read the video once and answer the questions together."""
         only = questions[0] if len(task.job.questions) == 1 else None
         with memory_of(self.engine, opened, self.asking.reading, only) as memory:
-            for question, answer in zip(questions, self._answers(memory, questions)):
+            for question, answer in zip(questions, self._answers(memory, questions, opened.source)):
                 if isinstance(answer, Answer):
                     yield self.row(task, question, answer)
                 else:
                     yield self.failed(task, question, answer)
 
-    def _answers(self, memory: VideoMemory, questions: Sequence[str]) -> Sequence[Answer | str]:
+    def _answers(
+        self, memory: VideoMemory, questions: Sequence[str], source: VideoSource | None
+    ) -> Sequence[Answer | str]:
         try:
-            return self.engine.ask(
-                memory, list(questions), decode=self.asking.decode, generation=self.asking.generation
-            )
+            return self.ask(memory, questions, source)
         except ValueError:  # one of them cannot be asked, and the others can
-            return [self._answer(memory, question) for question in questions]
+            return [self._answer(memory, question, source) for question in questions]
 
-    def _answer(self, memory: VideoMemory, question: str) -> Answer | str:
+    def ask(self, memory: VideoMemory, questions: Sequence[str], source: VideoSource | None) -> list[Answer]:
+        """The answers. ``source``: the opened video of the memory, for a second look."""
+        how = self.asking
+        return self.engine.ask(
+            memory,
+            list(questions),
+            decode=how.decode,
+            generation=how.generation,
+            look_again=how.look_again or False,
+            video=source,
+        )
+
+    def _answer(self, memory: VideoMemory, question: str, source: VideoSource | None) -> Answer | str:
         try:
-            return self.engine.ask(memory, question, decode=self.asking.decode, generation=self.asking.generation)
+            return self.ask(memory, [question], source)[0]
         except ValueError as error:
             return one_line(error)
 
@@ -88,6 +102,7 @@ class Asking:
     reading: Reading = field(default_factory=Reading)
     decode: DecodeStrategy | str | None = None
     generation: Generation = field(default_factory=Generation)
+    look_again: LookAgain | None = None
 
     def noted(self, engine: VideoXL) -> Json:
         """What an answer depends on, as plain values: of the generation, what differs from the defaults."""
@@ -98,7 +113,8 @@ class Asking:
             if (value := getattr(chosen, one.name)) != getattr(usual, one.name) or one.name == "max_new_tokens"
         }
         plain = {name: _plain(value) for name, value in changed.items()}
-        return {**self.reading.noted(engine), "decode": str(choose_decode(self.decode, engine.config)), **plain}
+        look = {} if self.look_again is None else {"look_again": asdict(self.look_again)}
+        return {**self.reading.noted(engine), "decode": str(choose_decode(self.decode, engine.config)), **plain, **look}
 
     def work(self, engine: VideoXL) -> AnswerWork:
         """What is done with each video."""
@@ -122,6 +138,7 @@ def answer_many(
     decode: DecodeStrategy | str | None = None,
     generation: Generation | None = None,
     encode: dict[str, Any] | None = None,
+    look_again: bool | LookAgain = False,
     columns: Columns | None = None,
     progress: bool | Progress = False,
     **settings: Any,
@@ -142,6 +159,7 @@ def answer_many(
         workers: how many videos are decoded ahead. 0: each is decoded when it is its turn.
         decode, generation: see :meth:`VideoXL.ask`.
         encode: keywords of :meth:`VideoXL.encode`, the same for all videos.
+        look_again: see :meth:`VideoXL.ask`. Memories have no video to look at: their rows say so.
         columns: names of a table's columns.
         progress: True draws a bar on stderr; a callable gets ("videos", done, total).
         settings: those of :class:`Generation`, one by one, and of :meth:`VideoXL.encode`.
@@ -153,7 +171,7 @@ def answer_many(
         ManyVideosError: there are no videos or questions, a table lacks a column, or ``output`` holds something else.
         ValueError: settings contradict each other. Arguments are checked at the call.
     """
-    asking = asking_of(decode, generation, encode or {}, settings)
+    asking = replace(asking_of(decode, generation, encode or {}, settings), look_again=choose_look(look_again))
     asking.reading.require_shared()
     asked = [questions] if isinstance(questions, str) else questions
     jobs = find_videos(videos, asked, columns).jobs

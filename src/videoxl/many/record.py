@@ -59,6 +59,8 @@ class AnswerRecord:
     """With ``logprobs``: every token that the model wrote."""
     alternatives: list[Json] = field(default_factory=list)
     """With ``n``: the other answers."""
+    first: Json | None = None
+    """With ``look_again``: the answer before the second look, with its evidence."""
     read: list[Json] = field(default_factory=list)
     """Stretches that were read in full detail: ``start`` and ``end`` in seconds, ``relevance`` from 0 to 1."""
     evidence: list[Json] = field(default_factory=list)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NoReturn, Unpack
 
 import torch
@@ -21,6 +22,18 @@ from videoxl.out_of_memory import fitting
 from videoxl.text import html_facts
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a memory came from, for whoever reads a part of the video once more. It is not saved."""
+
+    video: object
+    """A path; None where the video cannot be opened again."""
+    opening: Mapping[str, object]
+    """How it was opened."""
+    settings: Mapping[str, object]
+    """Keywords of ``encode`` that say how it was read, but for those that choose frames."""
+
+
 class VideoMemory:
     """What ``encode`` returns and every question reads. Asking never changes it; :meth:`extend` and :meth:`trim` do.
 
@@ -32,6 +45,7 @@ class VideoMemory:
     def __init__(self, state: MemoryState, owner: MemoryOwner | None = None) -> None:
         self.state = state
         self.owner = owner
+        self.origin: Origin | None = None
         self._changing = threading.RLock()  # one change at a time; readers never wait for it
 
     @property
@@ -158,7 +172,9 @@ class VideoMemory:
 
     def fork(self) -> VideoMemory:
         """Return a memory with the same state that changes on its own. Nothing is copied until one of them grows."""
-        return VideoMemory(self.state, self.owner)
+        made = VideoMemory(self.state, self.owner)
+        made.origin = self.origin
+        return made
 
     def extend(self, video: object, **settings: Unpack[ExtendKeywords]) -> None:
         """Read more of the video, as if it had been there from the start (live video).
@@ -175,6 +191,7 @@ class VideoMemory:
         owner = self.require_owner("extend")
         with self._changing:
             so_far = self.state.without_cache()
+            self.origin = None  # what is new may come from elsewhere
             self.state = owner.extended(so_far, video, committed_cache=self._committed_cache, **settings)
 
     def _committed_cache(self) -> KVCache:
