@@ -212,7 +212,7 @@ def prefill(
     if held is not None and before is None:
         new_cache = partial(quantised_cache, quantisations(context.model.model.language_model, held))
     if plan is not None:
-        require_fit(context.model, plan.sizes, request.strategy, kv_dtype=held)
+        require_fit(context.model, plan.sizes, request.strategy, kv_dtype=held, config=request.config)
     reset_peak(context.device)
     prefiller = make_prefiller(
         request.strategy,

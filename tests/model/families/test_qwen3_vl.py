@@ -14,6 +14,7 @@ from tests.model.families.qwen3_vl_folder import Shape, Theirs, pictures, write_
 from videoxl import BiLevelDecode, CheckpointError, FullPrefill, VideoMemory
 from videoxl.inference.decode.loop import decode_tokens
 from videoxl.inference.prefill import tiles
+from videoxl.inference.prefill.choose import frames_per_tile
 from videoxl.model.families.picture_size import fitted_size
 
 RATE = Fraction(2)
@@ -139,6 +140,11 @@ def test_tiles_of_any_size_give_the_same(engine, film, wanted, monkeypatch):
         assert_answers(engine, engine.encode(film, timestamps=times(7)), wanted)
 
 
+def test_large_pictures_make_short_tiles(engine):
+    frames = [frames_per_tile(FullPrefill(), engine.config.with_picture(16 * n, 16 * n)) for n in (1, 16, 64, 200)]
+    assert frames == [96, 16, 2, 2]
+
+
 def test_a_picture_is_read_as_a_picture(engine, theirs, tmp_path):
     from PIL import Image
 
@@ -147,7 +153,12 @@ def test_a_picture_is_read_as_a_picture(engine, theirs, tmp_path):
     memory = engine.encode(tmp_path / "still.png")
     inputs = theirs.inputs(QUESTION, [], RATE, images=[picture])
     assert [*memory.token_ids, *engine.chat_format.suffix(QUESTION)] == inputs["input_ids"][0].tolist()
-    assert_answers(engine, memory, theirs.answer(inputs, TOKENS))
+    wanted = theirs.answer(inputs, TOKENS)
+    assert_answers(engine, memory, wanted)
+    memory.save(tmp_path / "still.vxl")
+    assert_answers(engine, VideoMemory.load(tmp_path / "still.vxl", engine), wanted)
+    answer = engine.ask(memory, QUESTION, decode=BiLevelDecode(), max_new_tokens=2, evidence=True)
+    assert answer.read[0].relevance == 1.0
 
 
 def test_turns_of_a_chat_see_those_before(engine, memory, theirs, film):

@@ -11,6 +11,7 @@ from videoxl.errors import DoesNotFitError
 from videoxl.inference.plan.footprint import Sizes
 from videoxl.inference.plan.ways import Room, Way, ways_that_fit
 from videoxl.memory.question_room import let_go_of
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.video.host import free_host_bytes
 
@@ -22,12 +23,16 @@ def require_fit(
     *,
     further_tokens: int = 256,
     kv_dtype: KVDtype | None = None,
+    config: VideoXLConfig | None = None,
 ) -> None:
-    """Raise :class:`DoesNotFitError` when a video of these sizes would not fit beside ``model``, or on the host."""
+    """Raise :class:`DoesNotFitError` when a video of these sizes would not fit beside ``model``, or on the host.
+
+    ``config``: the model's, for pictures of the video's size; default for those of a usual size.
+    """
     device = model.model.text_device
     if device.type == "mps":
         return  # shared memory: the system pages instead of failing, and reports nothing to compare with
-    config, itemsize, quantization = model.config, model.dtype.itemsize, quantization_of(model)
+    config, itemsize, quantization = config or model.config, model.dtype.itemsize, quantization_of(model)
     # what is offloaded is there to be read in part
     decode = BiLevelDecode() if is_offloading(prefill) else DenseDecode()
     free = free_device_bytes(device)

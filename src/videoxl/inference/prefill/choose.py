@@ -22,7 +22,7 @@ from videoxl.inference.prefill.full import FullPrefiller
 from videoxl.inference.prefill.prefiller import NewCache, Prefiller, PrefillState
 from videoxl.inference.prefill.selective import SelectivePrefiller
 from videoxl.inference.prefill.statekv import StateKVPrefiller
-from videoxl.inference.prefill.tiles import FRAMES_PER_TILE
+from videoxl.inference.prefill.tiles import FRAMES_PER_TILE, PATCHES_PER_TILE
 from videoxl.inference.prompt import ChatFormat, VisualSpan
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.token_scores import kept_count
@@ -129,7 +129,10 @@ def frames_per_tile(strategy: PrefillStrategy, config: VideoXLConfig) -> int:
     """How many frames go through the model together: whole groups."""
     if isinstance(strategy, ChunkedPrefill):
         return strategy.vision_batch * config.frames_per_group
-    return FRAMES_PER_TILE
+    if not config.traits.vision.any_size:
+        return FRAMES_PER_TILE
+    group = config.frames_per_group
+    return max(group, min(FRAMES_PER_TILE, PATCHES_PER_TILE // config.patches // group * group))
 
 
 def sampled_in_multiples_of(strategy: PrefillStrategy, config: VideoXLConfig) -> int:

@@ -12,6 +12,8 @@ import torch
 GROUPS_PER_TILE = 24
 """Groups per step, at most: about 3,700 tokens at true size. The released token synthesis runs on as many."""
 FRAMES_PER_TILE = 4 * GROUPS_PER_TILE
+PATCHES_PER_TILE = FRAMES_PER_TILE * 27**2
+"""Patches of pictures of any size that go through the vision tower together, at most: those of so many squares."""
 
 
 @dataclass(frozen=True)

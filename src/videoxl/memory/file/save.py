@@ -139,8 +139,8 @@ def dense_ranges(memory: MemoryState) -> Ranges:
 
 def _coarse_kv(memory: MemoryState, owner: MemoryOwner) -> CoarseKV | None:
     """Return the averages: those at hand, or computed for the file and not kept. None: the model has no such level."""
-    if not owner.model_id.two_levels:
-        return None
+    if not owner.model_id.two_levels or owner.model_id.video_token_id not in memory.token_ids:
+        return None  # a still picture may have tokens of its own, and one group is never averaged
     if POOL in memory.coarse_kv:
         return memory.coarse_kv[POOL]
     with torch.inference_mode():
