@@ -31,7 +31,7 @@ from videoxl.words import screen, screen_changes
 
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 WIDTH, HEIGHT, RATE, SECONDS = 1280, 720, 10, 12
-SIZES = (12, 16, 20, 28, 40, 60)
+SIZES = (12, 16, 24, 36, 60)
 TEXT = (
     "river market signal window garden battery network valley copper engine lesson budget harbor method winter orange "
     "silver planet reading traffic weather minister football quarter science village doctor kitchen music"

@@ -116,6 +116,12 @@ def test_a_ticker_is_put_together():
     assert followed(*windows) == [(text, 0, 3)]
 
 
+def test_a_ticker_that_comes_in_and_then_stands_still_is_one():
+    text = "Markets rise after quiet week"
+    coming = [[reading(text[:shown], left=400 - 10 * shown, width=10 * shown)] for shown in (12, 18, 24, 29, 29)]
+    assert followed(*coming) == [(text, 0, 4)]
+
+
 def test_slides_with_a_word_in_common_are_no_ticker():
     pages = ("Harbor reading valley window", "window engine science kitchen")
     assert len(followed(*([reading(text, width=280)] for text in pages))) == 2

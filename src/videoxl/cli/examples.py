@@ -20,6 +20,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "videoxl search '\"final score\" of the match' --in films -n 5 -o found.html",
     ),
     "chat": ("videoxl chat film.mp4", "videoxl chat film.vxl --decode bilevel"),
+    "chapters": (
+        "videoxl chapters lecture.mp4 --read-text -o chapters.txt",
+        "videoxl chapters film.mp4 --subtitles film.srt --model BAAI/Video-XL-2 -o film.ffmetadata",
+    ),
     "clip": (
         "videoxl clip film.mp4 --span 12-16 --span 1:02-1:10 -o clips",
         "videoxl clip --from answers.jsonl --margin 2 -o clips",

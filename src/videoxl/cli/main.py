@@ -20,6 +20,7 @@ import typer
 from videoxl._version import __version__
 from videoxl.cli import configuration
 from videoxl.cli.ask import ask
+from videoxl.cli.chapters import chapters
 from videoxl.cli.chat import chat
 from videoxl.cli.clip import clip
 from videoxl.cli.errors import (
@@ -304,6 +305,7 @@ def demo(
         print_json(result)
 
 
+app.command(epilog=epilog("chapters"))(chapters)
 app.command(epilog=epilog("clip"))(clip)
 app.command(epilog=epilog("train"))(train)
 app.command(epilog=epilog("serve"))(serve)

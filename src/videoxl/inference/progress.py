@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.segment import ControlType
 
 Progress = Callable[[str, int, int | None], None]
-"""Called as ``progress(phase, done, total)``: ``decode``, ``vision``, ``prefill`` and ``text`` count frames,
+"""Called as ``progress(phase, done, total)``: ``decode``, ``vision``, ``prefill``, ``text`` and ``cuts`` count frames,
 ``generate`` tokens, ``videos`` videos, ``download`` bytes, ``speech`` seconds of sound; total is None if unknown."""
 
 UNITS = {"generate": "tokens", "videos": "videos", "download": "MB", "speech": "s of sound"}
-LINE_ENDS = ("prefill", "generate", "videos", "download", "speech", "text")
+LINE_ENDS = ("prefill", "generate", "videos", "download", "speech", "text", "cuts")
 """Phases whose line stays when they are done: the last of several that belong together."""
-SLOWEST = ("prefill", "videos", "download", "speech", "text")
+SLOWEST = ("prefill", "videos", "download", "speech", "text", "cuts")
 """Phases that are told where stderr is no terminal."""
 CLEAR_LINE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
 BAR_WIDTH = 30

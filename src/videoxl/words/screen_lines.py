@@ -112,7 +112,7 @@ class Lines:
             return False
         window = line.window or line.text
         found = rolled_on(line.text, window, reading.text, ONE_WINDOW if line.window else FIRST_WINDOWS)
-        if found is None or (moved < size / 2 and not found[1]):
+        if found is None or not (line.window or found[1] or moved >= size / 2):
             return False
         text = found[0]
         if len(text) > MOST_LETTERS:
@@ -136,6 +136,8 @@ def _in_place(line: Line, reading: Reading, frame: int) -> bool:
 
 def _has_grown(line: Line, reading: Reading, frame: int) -> bool:
     """The line was written on, at its end; it begins where it began."""
+    if line.window:
+        return False
     size = max(line.reading.size, reading.size)
     begins = abs(line.box[0] - reading.box[0]) < size and same_row(line.box, reading.box)
     if begins and grown(line.text, reading.text):
@@ -146,7 +148,8 @@ def _has_grown(line: Line, reading: Reading, frame: int) -> bool:
 
 def _has_moved(line: Line, reading: Reading, frame: int) -> bool:
     sure = min(line.reading.confidence, reading.confidence)
-    if sure >= UNCERTAIN and _same_size(line.reading, reading) and same_text(line.text, reading.text, 0.0):
+    alike = _same_size(line.reading, reading) and same_text(line.text, reading.text, 0.0)
+    if sure >= UNCERTAIN and alike and not line.window:
         line.is_seen(reading, frame, moved=True)
         return True
     return False
