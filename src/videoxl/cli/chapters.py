@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -93,14 +92,14 @@ def chapters(
 def _tracks(options: ChapterOptions, source: VideoSource, progress: Progress) -> Iterator[Track]:
     from videoxl.cues import Track, TrackKind
     from videoxl.inference.subtitles import cues_of
-    from videoxl.words.screen import read_text
+    from videoxl.words.screen_kept import read_text_or_take_kept
 
     for path in options.tracks or []:
         yield track_from_file(path)
     if options.subtitles is not None:
         yield Track(TrackKind.SUBTITLES, cues_of(options.subtitles, source))
     if options.read_text:
-        yield read_text(source, progress=progress)
+        yield read_text_or_take_kept(source, progress=progress)
 
 
 def track_from_file(path: str) -> Track:
@@ -118,9 +117,7 @@ def track_from_file(path: str) -> Track:
 
 def _titles_by(engine: VideoXL, source: VideoSource) -> Callable[[float, float], str]:
     def title_of(start_s: float, end_s: float) -> str:
-        with contextlib.suppress(IndexError):
-            memory = engine.encode(source, start=start_s, end=end_s, num_frames=TITLE_FRAMES)
-            return engine.ask(memory, TITLE_QUESTION, max_new_tokens=24).text.strip().strip("\"'").splitlines()[0]
-        return ""
+        memory = engine.encode(source, start=start_s, end=end_s, num_frames=TITLE_FRAMES)
+        return engine.ask(memory, TITLE_QUESTION, max_new_tokens=24).text.strip().partition("\n")[0].strip("\"' ")
 
     return title_of

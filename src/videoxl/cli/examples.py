@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "videoxl search '\"final score\" of the match' --in films -n 5 -o found.html",
     ),
     "chat": ("videoxl chat film.mp4", "videoxl chat film.vxl --decode bilevel"),
+    "read": ("videoxl read slides.mp4 -o slides.vtt", "videoxl read news.mp4 --fps 2 --start 60 --end 120 --json"),
     "chapters": (
         "videoxl chapters lecture.mp4 --read-text -o chapters.txt",
         "videoxl chapters film.mp4 --subtitles film.srt --model BAAI/Video-XL-2 -o film.ffmetadata",

@@ -70,6 +70,7 @@ from videoxl.cli.output import (
     tell,
     tell_text,
 )
+from videoxl.cli.read import read
 from videoxl.cli.scenarios import add_scenarios
 from videoxl.cli.search import search
 from videoxl.cli.serve import serve
@@ -306,6 +307,7 @@ def demo(
 
 
 app.command(epilog=epilog("chapters"))(chapters)
+app.command(epilog=epilog("read"))(read)
 app.command(epilog=epilog("clip"))(clip)
 app.command(epilog=epilog("train"))(train)
 app.command(epilog=epilog("serve"))(serve)
