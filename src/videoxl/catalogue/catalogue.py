@@ -34,8 +34,8 @@ from videoxl.catalogue.words import Query, snippet
 from videoxl.text import without_surrogates
 
 By = Literal["all", "words", "meaning", "frames"]
-CANDIDATES = 300
-"""Candidates of each source that are fused; more where more hits are asked for."""
+CANDIDATES = 100
+"""Candidates of each source that are fused, and three times as many frames; more where more hits are asked for."""
 MOST_HITS = 1000
 
 
@@ -324,8 +324,9 @@ class _Search:
             return []
         model = self._models[source]
         assert model is not None
-        found = by_vectors(self._db, self._view, self._allowed, space, model, self._query, self._where, self._most)
-        return [self._with_text(one) for one in found] if source == "meaning" else scenes(found)
+        most = 3 * self._most if source == "frames" else self._most
+        found = by_vectors(self._db, self._view, self._allowed, space, model, self._query, self._where, most)
+        return scenes(found) if source == "frames" else found
 
     def _space(self, source: Source) -> tuple[SpaceView | None, str]:
         """The vectors that a source searches, or why it cannot."""
@@ -349,18 +350,18 @@ class _Search:
         kind = "frames" if source == "frames" else "text"
         return [one for one in self._view.spaces if one.space.kind == kind]
 
-    def _with_text(self, found: Candidate) -> Candidate:
-        """A passage with its text: that of the cues in it."""
+    def _passage(self, found: Candidate) -> str:
+        """The text of a passage: that of the cues in it."""
         rows = self._db.execute(
-            "SELECT text FROM cues WHERE track = ? AND start_s >= ? AND end_s <= ? ORDER BY id LIMIT 100",
-            (found.track, found.start - 1e-6, found.end + 1e-6),
+            "SELECT text FROM cues WHERE track = ? AND start_s BETWEEN ? AND ? AND end_s <= ? ORDER BY id LIMIT 100",
+            (found.track, found.start, found.end, found.end),
         )
-        text = " ".join(dict.fromkeys(" ".join(row[0].split()) for row in rows))
-        return Candidate(**{**vars(found), "text": text})
+        return " ".join(dict.fromkeys(" ".join(row[0].split()) for row in rows))
 
     def _hit(self, moment: Moment) -> Hit:
         best = moment.best
-        text, marks = snippet(best.text, self._query.phrases)
+        said = self._passage(best) if best.source == "meaning" else best.text
+        text, marks = snippet(said, self._query.phrases)
         return Hit(
             video=best.video,
             path=self._view.tracks[best.track].path,

@@ -64,6 +64,16 @@ def subtitle_maker(which: str) -> TrackMaker:
     return TrackMaker(TrackKind.SUBTITLES, which, make)
 
 
+def screen_maker(fps: float) -> TrackMaker:
+    """Reads what is written on screen, at ``fps`` frames a second. Raises ``MissingDependencyError``."""
+    from videoxl.words.screen import read_text
+    from videoxl.words.screen_ocr import MODEL, text_reader
+
+    text_reader()  # loads the models: what is missing is said before the first video
+    settings = f"{MODEL}, {fps:g} frames a second"
+    return TrackMaker(TrackKind.SCREEN, settings, lambda source: read_text(source, fps=fps))
+
+
 def file_facts(path: str) -> Entry:
     """Path, digest, size and time of a file, and nothing that is in it. Raises ``VideoError``."""
     file = open_local(path)

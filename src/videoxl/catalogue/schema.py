@@ -70,7 +70,7 @@ MIGRATIONS = (
         confidence REAL,
         box TEXT                            -- left, top, right, bottom from 0 to 1, as JSON
     );
-    CREATE INDEX cues_by_track ON cues (track);
+    CREATE INDEX cues_by_track ON cues (track, start_s);
     CREATE TABLE vectors (
         id INTEGER PRIMARY KEY,
         track INTEGER NOT NULL REFERENCES tracks (id) ON DELETE CASCADE,

@@ -16,7 +16,7 @@ from videoxl.catalogue.words import Phrase, Query, holds, words_in
 
 MOST_RANKED = 20_000
 """Cues that are ranked at most: what is in more of them is too common to rank by."""
-RERANKED = 3000
+RERANKED = 2000
 """Vectors that are compared exactly."""
 FEW_TRACKS = 64
 """A search in no more tracks looks into each of them, also for words that are common elsewhere."""

@@ -54,7 +54,18 @@ class KeepOptions:
     frames: Annotated[
         str | None, typer.Option(help="A SigLIP model, by which frames are found: a folder or a Hub id.")
     ] = None
-    fps: Annotated[float, typer.Option(help="With --frames: frames per second of video that are looked at.")] = 1.0
+    read_text: Annotated[
+        bool, typer.Option("--read-text", help="Read what is written on screen (needs the extra ocr).")
+    ] = False
+    fps: Annotated[
+        float, typer.Option(help="With --frames and --read-text: frames per second of video that are looked at.")
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"--fps must be above 0 and at most 1000 frames a second, got {self.fps}")
+        if self.subtitles is not None and self.subtitles.partition(":")[0] != "auto":
+            raise ValueError(f"--subtitles {self.subtitles}: with many videos give auto, which reads the track of each")
 
 
 @grouped
@@ -135,12 +146,12 @@ def _wanted(keep: KeepOptions, opening: OpenOptions, *, ask: bool) -> Wanted:
 
 
 def _makers(keep: KeepOptions) -> Iterator[TrackMaker]:
-    from videoxl.catalogue.making import subtitle_maker
+    from videoxl.catalogue.making import screen_maker, subtitle_maker
 
     if keep.subtitles is not None:
-        if keep.subtitles.partition(":")[0] != "auto":
-            raise ValueError(f"--subtitles {keep.subtitles}: with many videos give auto, which reads the track of each")
         yield subtitle_maker(keep.subtitles)
+    if keep.read_text:
+        yield screen_maker(keep.fps)
 
 
 def sentence_model(name: str, *, ask: bool) -> SentenceModel | None:
