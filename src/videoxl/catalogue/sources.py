@@ -14,7 +14,7 @@ from videoxl.catalogue.entries import Embedder, Filter, Source, TrackName
 from videoxl.catalogue.view import Numbers, SpaceView, View
 from videoxl.catalogue.words import Phrase, Query, holds, words_in
 
-MOST_RANKED = 20_000
+MOST_RANKED = 10_000
 """Cues that are ranked at most: what is in more of them is too common to rank by."""
 RERANKED = 2000
 """Vectors that are compared exactly."""
