@@ -207,7 +207,7 @@ def _written(catalogue: Catalogue, path: str, ready: _Ready) -> Outcome:
         catalogue.copy(video.id, entry)
     if entry.tracks or ready.what in ("new", "changed"):
         catalogue.add(entry)
-    return Outcome(path, ready.what, notes=tuple(_notes(entry)))
+    return Outcome(path, ready.what, notes=tuple(dict.fromkeys(_notes(entry))))
 
 
 def _notes(entry: Entry) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from videoxl.memory.file.format import is_memory_file
 from videoxl.memory.file.load import StoredMemory
 from videoxl.video import VideoSource
 from videoxl.video.local_file import file_digest, open_local
+
+if TYPE_CHECKING:
+    from videoxl.words.speech_model import SpeechModel
 
 MakeTrack = Callable[[VideoSource], Track]
 
@@ -62,6 +65,14 @@ def subtitle_maker(which: str) -> TrackMaker:
         return Track(TrackKind.SUBTITLES, cues_of(which, source), source=which)
 
     return TrackMaker(TrackKind.SUBTITLES, which, make)
+
+
+def speech_maker(model: SpeechModel, language: str | None = None) -> TrackMaker:
+    """Writes down what is said. ``language``: code of ISO 639-1; None: found by the model, for each video."""
+    from videoxl.words.speech import transcribe
+
+    settings = f"{model.digest} {model.precision}, {language or 'any language'}"
+    return TrackMaker(TrackKind.SPEECH, settings, lambda source: transcribe(source, model=model, language=language))
 
 
 def screen_maker(fps: float) -> TrackMaker:

@@ -12,7 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "encode": ("videoxl encode film.mp4 -o film.vxl", "videoxl encode film.mp4 -o film.vxl --fps 2 --prefill chunked"),
     "encode-many": ("videoxl encode-many films -o memories", "videoxl encode-many list.csv -o memories --resume"),
     "index": (
-        "videoxl index films --subtitles auto",
+        "videoxl index films --transcribe --read-text",
         "videoxl index films 'talks/*.mp4' --index films.db",
     ),
     "search": (

@@ -15,6 +15,8 @@ from platformdirs import user_data_path
 
 from videoxl.cli.options import Json, OpenOptions, Quiet, download, grouped
 from videoxl.cli.output import print_json, say, tell
+from videoxl.cli.transcribe import SPEECH_DEFAULT
+from videoxl.cli.transcribe import load as load_speech
 
 if TYPE_CHECKING:
     from videoxl.catalogue.indexing import Outcome
@@ -54,6 +56,15 @@ class KeepOptions:
     frames: Annotated[
         str | None, typer.Option(help="A SigLIP model, by which frames are found: a folder or a Hub id.")
     ] = None
+    transcribe: Annotated[bool, typer.Option("--transcribe", help="Write down what is said (needs the extra asr).")] = (
+        False
+    )
+    speech_model: Annotated[
+        str, typer.Option(help="With --transcribe: a name such as tiny or large-v3-turbo, a folder, or a Hub id.")
+    ] = SPEECH_DEFAULT
+    language: Annotated[
+        str | None, typer.Option(help="With --transcribe: code such as en. Default: found by the model.")
+    ] = None
     read_text: Annotated[
         bool, typer.Option("--read-text", help="Read what is written on screen (needs the extra ocr).")
     ] = False
@@ -62,6 +73,8 @@ class KeepOptions:
     ] = 1.0
 
     def __post_init__(self) -> None:
+        if not self.transcribe and (self.language is not None or self.speech_model != SPEECH_DEFAULT):
+            raise ValueError("--speech-model and --language are for --transcribe: give it too, or leave them out")
         if not 0 < self.fps <= 1000:
             raise ValueError(f"--fps must be above 0 and at most 1000 frames a second, got {self.fps}")
         if self.subtitles is not None and self.subtitles.partition(":")[0] != "auto":
@@ -137,7 +150,7 @@ def _wanted(keep: KeepOptions, opening: OpenOptions, *, ask: bool) -> Wanted:
         download(keep.frames, None, ask=ask)
         frames_model = FrameModel.load(keep.frames)
     return Wanted(
-        makers=tuple(_makers(keep)),
+        makers=tuple(_makers(keep, ask=ask)),
         text_model=text_model,
         frames_model=frames_model,
         fps=keep.fps,
@@ -145,11 +158,13 @@ def _wanted(keep: KeepOptions, opening: OpenOptions, *, ask: bool) -> Wanted:
     )
 
 
-def _makers(keep: KeepOptions) -> Iterator[TrackMaker]:
-    from videoxl.catalogue.making import screen_maker, subtitle_maker
+def _makers(keep: KeepOptions, *, ask: bool) -> Iterator[TrackMaker]:
+    from videoxl.catalogue.making import screen_maker, speech_maker, subtitle_maker
 
     if keep.subtitles is not None:
         yield subtitle_maker(keep.subtitles)
+    if keep.transcribe:
+        yield speech_maker(load_speech(keep.speech_model, "auto", "auto", ask=ask), keep.language)
     if keep.read_text:
         yield screen_maker(keep.fps)
 
