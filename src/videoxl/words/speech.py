@@ -66,9 +66,10 @@ def transcribe(
     with ExitStack() as stack:
         source = video if isinstance(video, VideoSource) else stack.enter_context(open_video(video))
         require_asr()
-        loaded = (
-            model if isinstance(model, SpeechModel) else load_speech_model(model, device=device, precision=precision)
-        )
+        before = set(source.warnings)
+        if source.sound(which, 0.0, 0.0) is None:  # asked before the model: a silent video needs none
+            return Track(TrackKind.SPEECH, (), notes=tuple(text for text in source.warnings if text not in before))
+        loaded = load_speech_model(model, device=device, precision=precision) if isinstance(model, str) else model
         language = _checked_language(language, loaded)
         kept = cache if isinstance(cache, TrackCache) else TrackCache() if cache else None
         digest = source.content_digest() if kept else None
