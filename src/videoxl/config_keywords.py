@@ -53,4 +53,5 @@ class ExtendKeywords(SamplingKeywords, total=False):
     frames: Iterable[float] | None
     sampling: Any
     subtitles: Any
+    tracks: Any
     progress: bool | Callable[[str, int, int | None], None]

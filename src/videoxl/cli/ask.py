@@ -32,6 +32,7 @@ from videoxl.cli.options import (
     SamplingOptions,
     Siglip,
     Subtitles,
+    WordOptions,
     decode_with,
     encode_or_load,
     grouped,
@@ -76,6 +77,7 @@ def ask(
     opening: OpenOptions,
     answering: AnswerOptions,
     many: ManyOptions,
+    words: WordOptions,
     subtitles: Subtitles = None,
     decode: Decode = "dense",
     relevance: Relevance = None,
@@ -112,14 +114,21 @@ def ask(
     for text in questions or ():
         check_question(text)
     found = find_videos(videos, questions, Columns(many.video_column, many.question_column))
-    reading = reading_of(frames, opening, subtitles, siglip, loading.allow_url)
+    reading = reading_of(frames, opening, subtitles, siglip, loading.allow_url, words)
     look = LookAgain(max_tokens=look_again_tokens) if look_again else None
     asking = Asking(reading=reading, decode=decode, generation=generation, look_again=look)
     if found.single and many.output is None:
         if many.resume:
             raise ValueError("--resume goes on with an output: name it (-o answers.jsonl)")
         read = partial(
-            encode_or_load, found.jobs[0].video, loading, frames, opening, subtitles=subtitles, siglip=siglip
+            encode_or_load,
+            found.jobs[0].video,
+            loading,
+            frames,
+            opening,
+            subtitles=subtitles,
+            words=words,
+            siglip=siglip,
         )
         if look:
             require_video(found.jobs[0].video)
@@ -136,9 +145,12 @@ def ask(
     for note in found.notes:
         tell("note", note)
     if all(is_memory_file(job.video) for job in found.jobs):
-        own = reading_of(without_configured(frames), without_configured(opening), subtitles, siglip, loading.allow_url)
+        own = reading_of(
+            without_configured(frames), without_configured(opening), subtitles, siglip, loading.allow_url, words
+        )
         asking = replace(asking, reading=own)
     asking.reading.require_shared()
+    words.agree(ask=not loading.yes)
     records = run_answers(
         found.jobs,
         asking,

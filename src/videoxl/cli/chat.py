@@ -18,6 +18,7 @@ from videoxl.cli.options import (
     Siglip,
     Subtitles,
     VideoOrMemory,
+    WordOptions,
     decode_with,
     encode_or_load,
     grouped,
@@ -36,6 +37,7 @@ def chat(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    words: WordOptions,
     subtitles: Subtitles = None,
     decode: Decode = "dense",
     relevance: Relevance = None,
@@ -54,7 +56,7 @@ def chat(
     if sys.stdin is None:
         raise ValueError("chat reads questions from standard input, which is closed: use ask, or leave it open")
     engine, memory = encode_or_load(
-        video, loading, frames, opening, subtitles=subtitles, siglip=siglip, progress=not quiet
+        video, loading, frames, opening, subtitles=subtitles, words=words, siglip=siglip, progress=not quiet
     )
     if not quiet:
         tell_text(str(memory))

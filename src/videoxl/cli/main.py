@@ -54,6 +54,7 @@ from videoxl.cli.options import (
     Siglip,
     Stream,
     Subtitles,
+    WordOptions,
     grouped,
 )
 from videoxl.cli.options import encode as encode_video
@@ -126,6 +127,7 @@ def encode(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    words: WordOptions,
     subtitles: Subtitles = None,
     siglip: Siglip = None,
     save_dtype: SavedAs = "auto",
@@ -139,7 +141,9 @@ def encode(
     frames.check()
     check_save(save_dtype, level)
     check_target(output)
-    _, memory = encode_video(video, loading, frames, opening, subtitles=subtitles, siglip=siglip, progress=not quiet)
+    _, memory = encode_video(
+        video, loading, frames, opening, subtitles=subtitles, words=words, siglip=siglip, progress=not quiet
+    )
     memory.save(output, dtype=cast(SaveDtype, save_dtype), level=cast(Level, level))
     size = os.path.getsize(output)
     if as_json:

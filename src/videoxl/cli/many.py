@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from videoxl.cli.options import (
+    NO_WORDS,
     Json,
     LoadOptions,
     OpenOptions,
@@ -19,6 +20,7 @@ from videoxl.cli.options import (
     SavedLevel,
     Siglip,
     Subtitles,
+    WordOptions,
     grouped,
     siglip_of,
 )
@@ -92,11 +94,13 @@ def reading_of(
     subtitles: str | None = None,
     siglip: str | None = None,
     allow_url: bool = False,
+    words: WordOptions = NO_WORDS,
 ) -> Reading:
     """The settings of reading that many videos share."""
     from videoxl.many.reading import Reading
 
     named = {**asdict(frames), **asdict(opening), "subtitles": subtitles, "siglip": siglip_of(siglip)}
+    named |= {"tracks": words.names, "speech_model": words.speech_model}
     return Reading.of({**named, "allow_url": allow_url})
 
 
@@ -163,6 +167,7 @@ def encode_many(
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
+    words: WordOptions,
     subtitles: Subtitles = None,
     siglip: Siglip = None,
     save_dtype: SavedAs = "auto",
@@ -183,13 +188,14 @@ def encode_many(
     frames.check()
     check_save(save_dtype, level)
     saving = Saving(
-        reading=reading_of(frames, opening, subtitles, siglip, loading.allow_url),
+        reading=reading_of(frames, opening, subtitles, siglip, loading.allow_url, words),
         folder=Path(output),
         dtype=cast("SaveDtype", save_dtype),
         level=cast("Level", level),
         resume=resume,
     )
     saving.reading.require_shared()
+    words.agree(ask=not loading.yes)
     found = find_videos(videos, (), Columns(video=video_column))
     for note in found.notes:
         tell("note", note)

@@ -19,10 +19,12 @@ from videoxl.errors import CheckpointError
 
 if TYPE_CHECKING:
     from videoxl.config import Generation
+    from videoxl.cues import Track
     from videoxl.inference.download import Download
     from videoxl.inference.engine import VideoXL
     from videoxl.memory.model_id import ModelId
     from videoxl.memory.video_memory import VideoMemory
+    from videoxl.video import VideoSource
 
 
 def _full_name(model: str | None) -> str | None:
@@ -49,6 +51,55 @@ Subtitles = Annotated[
         "auto:eng choose one). What is said is read with the frames it is said over."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class WordOptions:
+    """Words on the time axis."""
+
+    tracks: Annotated[
+        str | None, typer.Option(help="Words to read with the frames: subtitles, speech, screen, or several (a,b).")
+    ] = None
+    transcribe: Annotated[bool, typer.Option("--transcribe", help="Short for --tracks speech.")] = False
+    read_text: Annotated[bool, typer.Option("--read-text", help="Short for --tracks screen.")] = False
+    speech_model: Annotated[
+        str | None,
+        typer.Option(help="For speech: tiny, base, small (the default) ..., a folder, a Hub id."),
+    ] = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The kinds of tracks that are asked for. Raises ``ValueError`` for what is none."""
+        from videoxl.cues import TrackKind
+
+        named = [name.strip() for name in self.tracks.split(",")] if self.tracks is not None else []
+        named += [name for name, wanted in (("speech", self.transcribe), ("screen", self.read_text)) if wanted]
+        kinds = [kind.value for kind in TrackKind]
+        if wrong := [name for name in named if name not in kinds]:
+            raise ValueError(f"--tracks must name some of {', '.join(kinds)}, got {wrong[0]!r}")
+        if self.speech_model is not None and "speech" not in named:
+            raise ValueError("--speech-model is for --transcribe or --tracks speech")
+        return tuple(dict.fromkeys(named))
+
+    def of(self, source: VideoSource, *, ask: bool, progress: bool) -> tuple[Track, ...]:
+        """The tracks of an opened video. A speech model is downloaded if the user agrees."""
+        if not self.names:
+            return ()
+        from videoxl.inference.progress import as_progress
+        from videoxl.inference.tracks import tracks_of
+
+        self.agree(ask=ask)
+        return tracks_of(self.names, source, as_progress(progress), speech_model=self.speech_model)
+
+    def agree(self, *, ask: bool) -> None:
+        """Download what a speech model lacks, if one is needed and the user agrees."""
+        if "speech" in self.names:
+            from videoxl.words.speech_model import DEFAULT_SPEECH_MODEL
+
+            download_speech_model(self.speech_model or DEFAULT_SPEECH_MODEL, ask=ask)
+
+
+NO_WORDS = WordOptions()
 Relevance = Annotated[
     str | None,
     typer.Option(help="With --decode bilevel: attention, siglip, or block numbers (3+7); what is read in detail."),
@@ -199,6 +250,17 @@ def download(name: str, revision: str | None, *, ask: bool) -> None:
         ask_download(pending(name, revision), ask=ask)
 
 
+def download_speech_model(name: str, *, ask: bool) -> None:
+    """Download what a speech model still lacks, if the user agrees."""
+    from videoxl.words.speech_model import SPEECH_MODEL_FILES, hub_id_of, require_asr
+
+    require_asr()
+    if hub_id := hub_id_of(name):
+        from videoxl.inference.download import pending
+
+        ask_download(pending(hub_id, files=SPEECH_MODEL_FILES), ask=ask)
+
+
 def ask_download(wanted: Download | None, *, ask: bool) -> None:
     """Do what :func:`download` says for files that are lacking; None: there are none."""
     from videoxl.inference.progress import as_progress
@@ -319,6 +381,7 @@ def encode(
     *,
     question: str | None = None,
     subtitles: str | None = None,
+    words: WordOptions = NO_WORDS,
     siglip: str | None = None,
     progress: bool = True,
 ) -> tuple[VideoXL, VideoMemory]:
@@ -337,6 +400,7 @@ def encode(
         open_for_model(path, fps=frames.fps, stream=frames.stream, **asdict(opening)) as source,
     ):
         cues = None if subtitles is None else cues_of(subtitles, source)
+        tracks = words.of(source, ask=not loading.yes, progress=progress)
         engine = loading.load()
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:
@@ -352,6 +416,7 @@ def encode(
             prefill=strategy,
             kv_dtype=frames.kv_dtype,
             subtitles=cues,
+            tracks=tracks,
             siglip=siglip_of(siglip),
             progress=progress,
         )
@@ -388,6 +453,7 @@ def encode_or_load(
     *,
     question: str | None = None,
     subtitles: str | None = None,
+    words: WordOptions = NO_WORDS,
     siglip: str | None = None,
     progress: bool = True,
 ) -> tuple[VideoXL, VideoMemory]:
@@ -396,7 +462,15 @@ def encode_or_load(
 
     if not is_memory_file(video):
         return encode(
-            video, loading, frames, opening, question=question, subtitles=subtitles, siglip=siglip, progress=progress
+            video,
+            loading,
+            frames,
+            opening,
+            question=question,
+            subtitles=subtitles,
+            words=words,
+            siglip=siglip,
+            progress=progress,
         )
     from videoxl.inference.decode.siglip import siglip_for
     from videoxl.memory.file.load import StoredMemory
@@ -410,6 +484,7 @@ def encode_or_load(
     ]
     if subtitles is not None:
         changed.append("--subtitles")
+    changed += [f"--tracks {name}" for name in words.names]
     if changed:
         raise ValueError(f"{video} is a memory, the video was read when it was made: leave out {', '.join(changed)}")
     made_by = StoredMemory.open(video).model_id

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videoxl.cli.options import Device, Json, Quiet, ask_download, grouped
+from videoxl.cli.options import Device, Json, Quiet, download_speech_model, grouped
 from videoxl.cli.track_output import show_track, track_writer
 
 if TYPE_CHECKING:
@@ -70,11 +70,7 @@ def transcribe(
 
 def load(name: str, device: str, precision: str, *, ask: bool) -> SpeechModel:
     """Load a speech model, downloaded if the user agrees."""
-    from videoxl.words.speech_model import SPEECH_MODEL_FILES, hub_id_of, load_speech_model, require_asr
+    from videoxl.words.speech_model import load_speech_model
 
-    require_asr()
-    if hub_id := hub_id_of(name):
-        from videoxl.inference.download import pending
-
-        ask_download(pending(hub_id, files=SPEECH_MODEL_FILES), ask=ask)
+    download_speech_model(name, ask=ask)
     return load_speech_model(name, device=device, precision=precision)

@@ -24,6 +24,7 @@ from videoxl.inference.progress import Progress
 from videoxl.inference.prompt import ChatFormat
 from videoxl.inference.request import EncodeRequest
 from videoxl.inference.subtitles import PlacedSubtitles, check_place
+from videoxl.inference.tracks import read_part
 from videoxl.memory.kv_cache import SPARE_TOKENS
 from videoxl.memory.quantised import kv_dtype_of, quantised_cache
 from videoxl.memory.types import FrameEmbeddings, MemoryState, ReadStats
@@ -137,6 +138,7 @@ def encode(
         warnings=(*request.warnings, *filled.warnings),
         pending=None if request.source.is_still else filled.pending,
         embeddings=embedder.embeddings() if embedder else None,
+        tracks=read_part(request.tracks, filled.span.groups[0].start_s, filled.span.groups[-1].end_s),
     )
 
 

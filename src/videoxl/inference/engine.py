@@ -19,6 +19,7 @@ from videoxl.config import (
     check_kv_dtype,
 )
 from videoxl.config_keywords import ExtendKeywords, GenerationKeywords
+from videoxl.cues import Track
 from videoxl.inference.answers import Answer, Piece
 from videoxl.inference.asking import DEFAULT_GENERATION, Asking, check_question, generation_of, generations_of
 from videoxl.inference.chat import ChatSession, earlier_turns
@@ -108,6 +109,7 @@ class VideoXL:
         system: str | None = None,
         before: Sequence[Mapping[str, Any]] = (),
         subtitles: Any = None,
+        tracks: Sequence[Track | str] = (),
         siglip: bool | str | SiglipRelevance = False,
         stream: int | None = None,
         reader: str = "auto",
@@ -139,6 +141,9 @@ class VideoXL:
                 :class:`~videoxl.video.subtitles.Cue`, or ``auto``: the video's own subtitle track (``auto:3``: that of
                 stream 3; ``auto:eng``: that in English). Each cue is read after the timestamp of the frames it begins
                 in. Not for Video-XL, which has no timestamps.
+            tracks: other words to read in the same way: :class:`~videoxl.cues.Track` values, or names: ``subtitles``
+                (the video's own), ``speech`` (what is said, written down with the default model) and ``screen`` (what
+                is written). The memory keeps them.
             siglip: also embed every frame with a SigLIP model, for questions with ``relevance="siglip"``: a folder, a
                 Hub id, a :class:`SiglipRelevance`, or True for the one that the vision tower was taken from.
             stream: index of the video stream in a file that has several.
@@ -171,6 +176,8 @@ class VideoXL:
                 sampling=sampling,
                 system=system,
                 subtitles=subtitles,
+                tracks=tracks,
+                progress=as_progress(progress),
                 kv_dtype=held,
             )
             embedder = FrameEmbedder(siglip_for(self, siglip)) if siglip and not source.is_still else None

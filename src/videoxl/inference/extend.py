@@ -28,6 +28,7 @@ from videoxl.inference.progress import Progress, as_progress
 from videoxl.inference.prompt import VisualSpan, group_time, time_text
 from videoxl.inference.request import EncodeRequest, open_request
 from videoxl.inference.subtitles import PlacedSubtitles
+from videoxl.inference.tracks import grown, read_part
 from videoxl.inference.video_input import open_for_model
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.types import MemoryState, ReadStats
@@ -49,6 +50,7 @@ def extend(
     frames: Iterable[float] | None = None,
     sampling: Sampling | None = None,
     subtitles: object = None,
+    tracks: object = (),
     progress: bool | Progress = False,
     **given: Any,
 ) -> MemoryState:
@@ -60,8 +62,8 @@ def extend(
             everything else has been checked.
         siglip: embeds the new frames, where those before were embedded.
         fps, timestamps, frames, sampling, given: as in ``encode``; a file is read at the rate of the frames before.
-        subtitles: as in ``encode``, of the whole video or of what is new; cues that begin before the memory's end were
-            read with it.
+        subtitles, tracks: as in ``encode``, of the whole video or of what is new; cues that begin before the memory's
+            end were read with it.
     """
     strategy = prefill_from_string(memory.prefill)
     _check_extensible(context.config.traits, memory, strategy)
@@ -83,6 +85,8 @@ def extend(
             frames=frames,
             sampling=sampling,
             subtitles=subtitles,
+            tracks=tracks,
+            progress=as_progress(progress),
             kv_dtype=memory.usage.kv_dtype,
         )
         if memory.grid is not None:  # the pictures of one memory are of one size
@@ -166,6 +170,11 @@ def _read_on(
         ),
         pending=filled.pending,
         embeddings=embedder.embeddings(memory.embeddings) if embedder else None,
+        tracks=read_part(
+            grown(memory.tracks, request.tracks, memory.groups[-1].end_s),
+            filled.span.groups[0].start_s,
+            filled.span.groups[-1].end_s,
+        ),
         coarse_kv={},
     )
 

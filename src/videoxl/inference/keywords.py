@@ -20,6 +20,7 @@ class AnswerKeywords(GenerationKeywords, SamplingKeywords, total=False):
     prefill: PrefillStrategy | str | None
     kv_dtype: str | None
     subtitles: Any
+    tracks: Any
     siglip: bool | str | SiglipRelevance
     stream: int | None
     reader: str

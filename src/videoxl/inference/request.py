@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from videoxl.config import KVDtype, PrefillStrategy, Sampling
+from videoxl.cues import Track
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
+from videoxl.inference.progress import Progress
 from videoxl.inference.subtitles import cues_of
+from videoxl.inference.tracks import tracks_of, with_subtitles
 from videoxl.inference.video_input import choose_sampling, end_of, picture_size, sized_for
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.video import Resize, Selection, VideoSource
@@ -29,7 +33,9 @@ class EncodeRequest:
     system: str | None = None
     """Default: the family's."""
     cues: tuple[Cue, ...] | None = None
-    """Subtitles to read with the frames; None: there are none."""
+    """The cues of all tracks to read with the frames; None: there are no tracks."""
+    tracks: tuple[Track, ...] = ()
+    """The tracks themselves."""
     kv_dtype: KVDtype | None = None
     """What keys and values are rounded to; None: as they are computed."""
 
@@ -71,6 +77,8 @@ def open_request(
     sampling: Sampling | None = None,
     system: str | None = None,
     subtitles: object = None,
+    tracks: object = (),
+    progress: Progress | None = None,
     kv_dtype: KVDtype | None = None,
 ) -> EncodeRequest:
     """Choose the frames of an opened source. ``given``: single sampling settings by name; see :class:`Sampling`.
@@ -83,5 +91,11 @@ def open_request(
     )
     selection = source.select(wanted, whole_groups_of=whole_groups_of)
     cues = None if subtitles is None else cues_of(subtitles, source)
+    read = with_subtitles(tracks_of(tracks or (), source, progress), cues, _name_of(subtitles))
+    all_cues = tuple(sorted((cue for track in read for cue in track.cues), key=lambda cue: cue.start_s))
     sized = sized_for(source, None if isinstance(selection, OpenSelection) else len(selection.timestamps_F), config)
-    return EncodeRequest(source, selection, wanted, strategy, sized, system, cues, kv_dtype)
+    return EncodeRequest(source, selection, wanted, strategy, sized, system, all_cues if read else None, read, kv_dtype)
+
+
+def _name_of(subtitles: object) -> str:
+    return os.path.basename(os.fspath(subtitles)) if isinstance(subtitles, str | os.PathLike) else ""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, repeat
 
+from videoxl.cues import ScreenCue, SpokenCue
 from videoxl.inference.prompt import Tokenize
 from videoxl.memory.layout import Group
 from videoxl.video import VideoSource
@@ -46,9 +47,17 @@ def _begin(cue: Cue) -> float:
     return cue.start_s
 
 
-def cue_text(text: str) -> str:
-    """Format a cue as it is read after a timestamp or another cue: ``Time 12.0s: "Hello." "Who is there?"``."""
-    return f' "{text}"'
+MARKS = ((SpokenCue, "(speech) "), (ScreenCue, "(on screen) "))
+"""What stands before a cue that is no subtitle, so that a model can tell them apart."""
+
+
+def cue_text(cue: Cue) -> str:
+    """Format a cue as it is read after a timestamp or another cue.
+
+    ``Time 12.0s: "Hello." "Who is there?" (speech) "Hello, who is there?" (on screen) "EXIT"``.
+    """
+    mark = next((mark for kind, mark in MARKS if isinstance(cue, kind)), "")
+    return f' {mark}"{" ".join(cue.text.split()) if mark else cue.text}"'
 
 
 def check_place(family: str, time_format: str, *, still: bool = False) -> None:
@@ -56,7 +65,7 @@ def check_place(family: str, time_format: str, *, still: bool = False) -> None:
     if not time_format:
         raise ValueError(f"{family} has no timestamps to put subtitles behind: put them in the question")
     if still:
-        raise ValueError("a still picture has no subtitles")
+        raise ValueError("a still picture has no subtitles and no other tracks")
 
 
 def later_cues(cues: Iterable[Cue], known_end_s: float, next_s: float) -> list[Cue]:
@@ -93,7 +102,7 @@ class PlacedSubtitles:
             if cue.start_s >= end_s or (began_earlier and cue.end_s <= timestamps[0]):
                 continue
             frame_times.append(timestamps[max(0, bisect_right(timestamps, cue.start_s) - 1)])
-            ids.append(tuple(tokenize(cue_text(cue.text))))
+            ids.append(tuple(tokenize(cue_text(cue))))
         return cls(tuple(frame_times), tuple(ids), left_out=len(cues) - len(ids), cues=len(ids))
 
     @classmethod

@@ -8,6 +8,7 @@ import torch
 
 from videoxl.config import prefill_from_string
 from videoxl.inference.encode import ReadContext
+from videoxl.inference.tracks import read_part
 from videoxl.memory.host_cache import HostLayer
 from videoxl.memory.kv_cache import SPARE_TOKENS, KVCache, PreallocatedLayer
 from videoxl.memory.layout import Group
@@ -54,6 +55,7 @@ def trim(context: ReadContext, memory: MemoryState, *, start: float | None, end:
         timestamps=memory.timestamps[frames],
         pending=pending,
         embeddings=embeddings,
+        tracks=read_part(memory.tracks, groups[first].start_s, groups[last - 1].end_s),
         coarse_kv={},
     )
     usage = replace(

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from videoxl.config import PrefillStrategy, Sampling, check_kv_dtype
+from videoxl.cues import Track
 from videoxl.inference.decode.siglip import siglip_for
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.request import open_request
 from videoxl.inference.subtitles import AUTO, cues_of
+from videoxl.inference.tracks import tracks_of
 from videoxl.inference.video_input import open_for_model
 from videoxl.many.ahead import DecodedAhead
 from videoxl.memory.file.format import is_memory_file
@@ -44,6 +46,10 @@ class Reading:
     system: str | None = None
     subtitles: str | None = None
     """``auto``: each video's own track (``auto:3``, ``auto:eng``); or the file of the only video."""
+    tracks: tuple[str, ...] = ()
+    """Words that are made of each video and read with its frames: ``subtitles``, ``speech``, ``screen``."""
+    speech_model: str | None = None
+    """For ``speech``; None: the default one."""
     siglip: bool | str = False
     stream: int | None = None
     reader: str = "auto"
@@ -99,8 +105,8 @@ class Reading:
             **({} if self.system is None else {"system_prompt": self.system}),
             **{
                 name: value
-                for name in ("kv_dtype", "subtitles", "siglip", "stream", "strict")
-                if (value := getattr(self, name)) not in (None, False)
+                for name in ("kv_dtype", "subtitles", "tracks", "speech_model", "siglip", "stream", "strict")
+                if (value := getattr(self, name)) not in (None, False, ())
             },
         }
 
@@ -112,6 +118,7 @@ class Opened:
     video: str
     source: VideoSource | None = None
     cues: tuple[Cue, ...] | None = None
+    tracks: tuple[Track, ...] = ()
 
     def close(self) -> None:
         """Release what the video holds."""
@@ -129,11 +136,12 @@ def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading
         source = open_for_model(path, fps=reading.fps, **reading.opening).__enter__()
     try:
         cues = None if reading.subtitles is None else cues_of(reading.subtitles, source)
+        tracks = tracks_of(reading.tracks, source, speech_model=reading.speech_model)
         strategy = choose_prefill(reading.prefill, engine.config)
         request = open_request(source, reading.sampling, engine.config, strategy)
         if source.is_still or request.is_open:
-            return Opened(video, source, cues)
-        return Opened(video, DecodedAhead(source, request.selection, request.resize, stopped), cues)
+            return Opened(video, source, cues, tracks)
+        return Opened(video, DecodedAhead(source, request.selection, request.resize, stopped), cues, tracks)
     except BaseException:
         source.close()
         raise
@@ -158,6 +166,7 @@ def memory_of(engine: VideoXL, opened: Opened, reading: Reading, question: str |
             prefill=strategy if question is None else for_question(strategy, question),
             kv_dtype=reading.kv_dtype,
             subtitles=opened.cues,
+            tracks=opened.tracks,
             siglip=reading.siglip,
             system=reading.system,
         )

@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 
 from videoxl.config import KVDtype
 from videoxl.config_keywords import ExtendKeywords
+from videoxl.cues import Track
 from videoxl.memory.kv_cache import KVCache, Rope
 from videoxl.memory.layout import Group
 from videoxl.memory.model_id import ModelId
@@ -132,6 +133,8 @@ class MemoryState:
     """Frames that :meth:`VideoMemory.extend` reads again; None: every group and window is full."""
     embeddings: FrameEmbeddings | None = field(default=None, repr=False, compare=False)
     """Kept for ``relevance="siglip"``, where ``encode`` was asked to."""
+    tracks: tuple[Track, ...] = field(default=(), repr=False)
+    """Subtitles, speech and text on screen that were read with the frames: the cues of the part that is covered."""
     coarse_kv: dict[int, CoarseKV] = field(default_factory=dict, repr=False, compare=False)
     """Averages of the visual tokens, by the number averaged into one; computed when a question first needs them."""
 

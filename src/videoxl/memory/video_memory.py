@@ -11,6 +11,7 @@ from typing import Literal, NoReturn, Unpack
 import torch
 
 from videoxl.config_keywords import ExtendKeywords
+from videoxl.cues import Track
 from videoxl.memory.file.load import load_memory
 from videoxl.memory.file.save import save_memory
 from videoxl.memory.kv_cache import KVCache
@@ -104,6 +105,11 @@ class VideoMemory:
         return self.state.embeddings
 
     @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Subtitles, speech and text on screen that were read with the frames: the cues of the part it covers."""
+        return self.state.tracks
+
+    @property
     def coarse_kv(self) -> dict[int, CoarseKV]:
         """Averages of the visual tokens, by the number averaged into one; filled by questions."""
         return self.state.coarse_kv
@@ -183,7 +189,8 @@ class VideoMemory:
             video: anything ``encode`` takes. Pictures without times continue at the rate of those before. Times that
                 are given stay as they are, and must come after the last frame. Files and iterators are sampled at the
                 rate of the frames before, unless ``fps`` says otherwise.
-            settings: sampling settings of ``encode``, and ``subtitles``, of what is new or of the whole video.
+            settings: sampling settings of ``encode``, and ``subtitles`` and ``tracks``, of what is new or of the whole
+                video.
 
         The numbers are those of encoding the longer video at once, up to rounding. A failure leaves the memory as it
         was. Raises ``VideoError`` for a bad video and ``ValueError`` for frames that do not come later.

@@ -29,10 +29,11 @@ SMALL: dict[str, tuple[torch.dtype, tuple[int | None, ...]]] = {
     "group_tokens": (torch.int64, (None, 3)),
     "tail_pixels": (torch.uint8, (None, None, None, 3)),
     "siglip_features": (torch.float32, (None, None)),
+    "tracks": (torch.uint8, (1, None)),
     "positions": (torch.int64, (3, None)),
 }
 """Tensors that are not keys or values, with dtype and shape (None: any size above 0). Read when the file is opened."""
-OPTIONAL = ("tail_pixels", "siglip_features", "positions")
+OPTIONAL = ("tail_pixels", "siglip_features", "tracks", "positions")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from functools import partial
 
 import torch
 
+from videoxl.cues import Track
+from videoxl.cues_json import tracks_from_json
 from videoxl.errors import MemoryFileError
 from videoxl.memory.file.codec import PLAIN, Codec
 from videoxl.memory.file.facts import (
@@ -71,6 +73,7 @@ class StoredMemory:
     warnings: tuple[str, ...]
     pending: PendingFrames | None
     embeddings: FrameEmbeddings | None
+    tracks: tuple[Track, ...]
     positions: Positions | None
     """Of every token, where it is not the index."""
 
@@ -124,6 +127,7 @@ class StoredMemory:
             warnings=facts.warnings,
             pending=pending_frames(small.get("tail_pixels"), facts, groups, frames=len(timestamps)),
             embeddings=embeddings_of(features, facts.siglip, frames=len(timestamps)),
+            tracks=tracks_from_json(small["tracks"].numpy().tobytes()) if "tracks" in small else (),
             positions=read_positions(small.get("positions"), len(ids)),
         )
 
@@ -155,6 +159,7 @@ class StoredMemory:
             warnings=self.warnings,
             pending=self.pending,
             embeddings=self.embeddings,
+            tracks=self.tracks,
             coarse_kv={pool: self._coarse_kv(pool, layout, devices) for pool, layout in self.coarse.items()},
         )
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from videoxl.config import BiLevelDecode
+from videoxl.cues_json import tracks_json
 from videoxl.memory.file.atomic import replacing
 from videoxl.memory.file.codec import Codec, codec_for
 from videoxl.memory.file.format import PLAIN_VERSION, VERSION, TensorSpec, is_memory_file
@@ -187,6 +188,9 @@ def _small_tensors(memory: MemoryState) -> dict[str, torch.Tensor]:
         tensors["tail_pixels"] = torch.from_numpy(np.ascontiguousarray(memory.pending.pixels_FHWC))
     if memory.embeddings is not None:
         tensors["siglip_features"] = memory.embeddings.features_FD
+    if memory.tracks:
+        text = tracks_json(memory.tracks).encode()
+        tensors["tracks"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)[None]
     if memory.cache.positions is not None:
         tensors["positions"] = memory.cache.positions.held_3S.contiguous()
     return tensors
