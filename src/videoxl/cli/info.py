@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from videoxl.config import EMBEDDED
 
 if TYPE_CHECKING:
+    from videoxl.cues import Track
     from videoxl.model.configuration import VideoXLConfig
 
 Facts = dict[str, object]
@@ -77,6 +78,7 @@ def _describe_memory(target: str, verify: bool) -> Facts:
         "format_version": int(metadata["version"]),
         "written_by": f"videoxl {metadata.get('videoxl', 'unknown')}",
         "verified": f"{pieces:,} pieces agree with their checksums" if verify else "not asked (--verify)",
+        "tracks": [_track(track) for track in stored.tracks],
         "warnings": list(stored.warnings),
         "timeline": timeline(stored.timestamps, stored.groups[0].start_s, stored.groups[-1].end_s),
     }
@@ -159,3 +161,9 @@ def _sizes(config: VideoXLConfig) -> Facts:
         "vocabulary": text.vocab_size,
         "dtype": str(config.dtype).removeprefix("torch.") if config.dtype else None,
     }
+
+
+def _track(track: Track) -> str:
+    """``speech (en): 12 cues, Whisper small, stream 1 (eng, aac)``."""
+    language = f" ({track.language})" if track.language else ""
+    return f"{track.kind}{language}: {len(track.cues)} cues{f', {track.source}' if track.source else ''}"
