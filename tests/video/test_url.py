@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from videoxl.errors import VideoError
 from videoxl.video import url as url_module
+from videoxl.video import web_page
 from videoxl.video.url import UrlLimits, is_url, local_copy
 
 PUBLIC = "93.184.216.34"
@@ -49,6 +51,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     made.addresses["films.org"] = [PUBLIC]
     monkeypatch.setattr(url_module.socket, "getaddrinfo", made.look_up)
+    monkeypatch.setattr(web_page, "command", lambda: None)
 
     def request(self: http.client.HTTPSConnection, method: str, path: str, headers: dict[str, str]) -> None:
         made.asked.append((self.address, f"{self.host}{path}"))
@@ -121,6 +124,41 @@ def test_what_is_not_downloaded_is_one_line(world: World, url: str, answer: Answ
         pass
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+FAKE = """
+import sys, time
+*options, output, dashes, url = sys.argv[1:]
+assert dashes == "--" and options[-1] == "--output" and "--fixup=never" in options
+if url.endswith("none"): sys.exit("WARNING: a\\nERROR: no video \\x1b[2J here")
+if url.endswith("slow"): time.sleep(60)
+open(output.replace("%(ext)s", "mp4"), "wb").write(b"1" * (11 if url.endswith("long") else 4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("", ""),
+        ("none", "no video that may be taken (ERROR: no video"),
+        ("long", "at most"),
+        ("slow", "took longer than"),
+    ],
+)
+def test_the_video_of_a_page_by_yt_dlp(world: World, monkeypatch, page: str, said: str) -> None:
+    world.answers[f"films.org/{page}"] = Answer(Content_Type="text/html", body=b"<html>")
+    monkeypatch.setattr(web_page, "command", lambda: [sys.executable, "-c", FAKE])
+    limits = UrlLimits(bytes=10, seconds=1.5 if page == "slow" else 60)
+    if not page:
+        with local_copy("https://films.org/", allowed=True, limits=limits) as path:
+            assert (os.path.basename(path), Path(path).read_bytes()) == ("video.mp4", b"1111")
+        assert not os.path.exists(path)
+        return
+    with pytest.raises(VideoError) as error, local_copy(f"https://films.org/{page}", allowed=True, limits=limits):
+        pass
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in str(error.value)
 
 
 def test_a_download_that_takes_too_long_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from videoxl.errors import VideoError
 from videoxl.text import visible
+from videoxl.video import web_page
 
 URL = re.compile(r"(?i)https?://")
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -65,9 +66,26 @@ def local_copy(video: str, *, allowed: bool, limits: UrlLimits = DEFAULT_LIMITS)
         raise ValueError(f"{_short(video)}: is a URL; --allow-url downloads it, or download it first and give the path")
     with tempfile.TemporaryDirectory(prefix="videoxl-url-") as folder:
         target = Path(folder) / _name(video)
-        with open(target, "wb") as file:
-            _fetch(video, file, limits)
+        until = time.monotonic() + limits.seconds
+        try:
+            with open(target, "wb") as file:
+                _fetch(video, file, limits)
+        except _WebPageError:
+            target.unlink()
+            target = _of_page(video, Path(folder), limits, until)
         yield str(target)
+
+
+class _WebPageError(Exception):
+    """A URL leads to a web page."""
+
+
+def _of_page(url: str, folder: Path, limits: UrlLimits, until: float) -> Path:
+    most = min(limits.bytes, shutil.disk_usage(folder).free)
+    found = web_page.download(url, folder, most, until - time.monotonic())
+    if isinstance(found, str):
+        raise _refused(url, visible(found, lines=False))
+    return found
 
 
 def _fetch(url: str, file: IO[bytes], limits: UrlLimits) -> None:
@@ -94,7 +112,7 @@ def _fetch(url: str, file: IO[bytes], limits: UrlLimits) -> None:
 def _copy(answer: http.client.HTTPResponse, file: IO[bytes], url: str, limits: UrlLimits, until: float) -> None:
     kind = (answer.getheader("Content-Type") or "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
-        raise _refused(url, "is a web page, not a video file; download its video (with yt-dlp, say) and give the path")
+        raise _WebPageError
     said = int(answer.getheader("Content-Length") or 0)
     free = shutil.disk_usage(os.path.dirname(file.name)).free
     most = min(limits.bytes, free)
