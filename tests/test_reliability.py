@@ -11,7 +11,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
-CASES = {"V": 38, "N": 16, "M": 12, "K": 14, "T": 6}
+CASES = {"V": 38, "N": 16, "M": 12, "K": 14, "T": 6, "S": 14}
 ROWS = dict(re.findall(r"^\| ([A-Z]\d\d) \| (.*) \|$", PAGE, flags=re.MULTILINE))
 
 
@@ -35,6 +35,8 @@ def test_every_row_names_tests_that_exist(case):
 
 
 def test_codes_are_those_of_errors():
-    errors = (TESTS.parent / "src" / "videoxl" / "errors.py").read_text(encoding="utf-8")
+    source = TESTS.parent / "src" / "videoxl"
+    told = [source / "errors.py", *(source / "server").rglob("*.py")]
+    errors = "".join(path.read_text(encoding="utf-8") for path in told)
     codes = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE)) - {"auto_map", "trust_remote_code"}
     assert [code for code in sorted(codes) if f'"{code}"' not in errors] == []

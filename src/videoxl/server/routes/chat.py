@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
 
 from videoxl.server.backend import new_ask_id
 from videoxl.server.conversation import Conversation, conversation_of
@@ -23,6 +23,8 @@ from videoxl.server.store import MemoryJob
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 Json = dict[str, Any]
+LOOK_EVERY = 0.5
+"""Seconds between two looks at whether a client is still there."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Told:
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat(body: ChatRequest, serving: Serving, owner: Owner) -> Json | StreamingResponse:
+async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Owner) -> Json | Response:
     """Ask about one or several videos.
 
     A file that was not read yet is read first. Several videos are read each on its own: the reply has an answer for
@@ -50,10 +52,20 @@ async def chat(body: ChatRequest, serving: Serving, owner: Owner) -> Json | Stre
     jobs = [await _job(serving, video, owner, talk) for video in talk.videos]
     reply = Reply(serving, body, talk, jobs)
     if not body.stream:
-        return await reply.whole()
-    stack = AsyncExitStack()
-    pieces = await reply.begun(stack)
+        return await _unless_left(request, reply.whole())
+    pieces = await reply.begun()
     return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Json | Response:
+    """Wait for an answer as long as the client does. A streamed one ends by itself when nobody reads it."""
+    task = asyncio.create_task(work)
+    while not (await asyncio.wait({task}, timeout=LOOK_EVERY))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            await asyncio.wait({task})
+            return Response(status_code=499)
+    return task.result()
 
 
 def _check_model(serving: Services, name: str) -> None:
@@ -104,7 +116,7 @@ class Reply:
             "videoxl": self._about(told),
         }
 
-    async def begun(self, stack: AsyncExitStack) -> AsyncIterator[str]:
+    async def begun(self) -> AsyncIterator[str]:
         """What is streamed. What can be refused before the first piece is refused with a status."""
         for job in self._jobs:
             _require_no_failure(job)
