@@ -83,6 +83,12 @@ def test_meaning_finds_other_words_and_is_fused(catalogue):
     assert hits[1].text == "a puppy runs"
 
 
+def test_common_words_of_a_question_do_not_outweigh_its_meaning(catalogue):
+    cues = [(10 * i, 10 * i + 5, f"the thing of the w{i}") for i in range(30)]
+    catalogue.add(entry("/v/a.mp4", speech(*cues, (400, 405, "dog there"), model=Topics())))
+    assert catalogue.search("the puppy of the house")[0].text == "dog there"
+
+
 def test_a_model_that_made_no_vectors_is_named(tmp_path):
     with Catalogue(tmp_path / "i.db", write=True) as catalogue:
         catalogue.add(entry("/v/a.mp4", speech((0, 1, "dog"), model=Topics())))

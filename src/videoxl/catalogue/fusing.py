@@ -25,17 +25,18 @@ class Moment:
     """What gives it its text."""
     start: float
     end: float
-    places: dict[Source, int] = field(default_factory=dict)
+    parts: dict[Source, float] = field(default_factory=dict)
+    """What each source adds to the score."""
     scores: dict[Source, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
         """Fused by reciprocal rank."""
-        return sum(1 / (DAMPING + place) for place in self.places.values())
+        return sum(self.parts.values())
 
     def take(self, found: Candidate, place: int) -> None:
         """Count a candidate; of several of one source the first counts."""
-        self.places.setdefault(found.source, place)
+        self.parts.setdefault(found.source, found.weight / (DAMPING + place))
         self.scores.setdefault(found.source, found.score)
 
     def to_scores(self) -> Scores:

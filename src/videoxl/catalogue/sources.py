@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ class Candidate:
     end: float
     score: float
     text: str = ""
+    weight: float = 1.0
+    """How much its place counts, from 0 to 1: of words, how much of the question they are."""
 
 
 # ----------------------------------------------------------------------------------------------------------- words
@@ -47,7 +49,7 @@ def by_words(
         return []
     found = _Words(db, view, allowed)
     ids, scores = found.required(query.quoted) if query.quoted else found.any_of(query.words)
-    made = list(_candidates(db, view, ids, scores, query, wanted, most))
+    made = list(_candidates(db, view, ids, scores, found.rarities(query.phrases), wanted, most))
     return sorted(made, key=lambda one: -one.score)
 
 
@@ -79,6 +81,11 @@ class _Words:
         """Cues with all of the phrases."""
         small = min(self._count(phrase) for phrase in phrases) <= MOST_RANKED
         return (self._ranked if small else self._unranked)(_all(phrases))
+
+    def rarities(self, phrases: Sequence[Phrase]) -> dict[Phrase, float]:
+        """How much each word tells: the fewer cues hold it, the more; most, if none does."""
+        cues = sum(track.cues for track in self._view.tracks.values())
+        return {phrase: math.log1p(cues / (self._count(phrase) + 0.5)) for phrase in phrases}
 
     def _count(self, phrase: Phrase) -> int:
         """In how many cues a phrase is; one more than :data:`MOST_RANKED` for any larger number."""
@@ -142,7 +149,7 @@ def _candidates(
     view: View,
     ids: Numbers,
     scores: Sequence[float],
-    query: Query,
+    rarities: Mapping[Phrase, float],
     wanted: Filter,
     most: int,
 ) -> Iterator[Candidate]:
@@ -160,10 +167,10 @@ def _candidates(
                 continue
             left -= 1
             words = list(words_in(text))
-            there = sum(holds(words, phrase) for phrase in query.phrases)
-            bonus = there / len(query.phrases) - 0.001 * math.log1p(len(words))
+            share = sum(told for phrase, told in rarities.items() if holds(words, phrase)) / sum(rarities.values())
+            score = part[id_] + share - 0.001 * math.log1p(len(words))
             row = view.tracks[track]
-            yield Candidate("words", row.video, track, row.kind, start, end, part[id_] + bonus, text)
+            yield Candidate("words", row.video, track, row.kind, start, end, score, text, share**3)
         if not left:
             return
 
