@@ -43,6 +43,7 @@ RUNS = (
     Run("video-xl-2", "chunked", 256, BOTH, kv_dtype="int8"),
     Run("video-xl-2", "chunked", 256, BOTH, quantization="int8"),
     Run("video-xl-2", "chunked", 256, BOTH, quantization="nf4"),
+    Run("video-xl-2", "chunked", 256, BOTH, quantization="torchao-int8"),
     Run("video-xl-2", "chunked", 2048, LONG),
     Run("video-xl-2", "full", 2048, LONG),
     Run("video-xl-2", "chunked:offload=true", 2048, LONG),

@@ -19,6 +19,8 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- Written by script/gpu_table.py. -->", "<!-- End of what script/gpu_table.py wrote. -->"
 FRAMES = (256, 1_024, 2_048, 10_000)
 ROWS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("Video-XL", "sy1998/Video_XL", {"prefill": "beacon:ratio=8"}),
+    ("", "sy1998/Video_XL", {"prefill": "beacon:ratio=8", "quantization": "nf4"}),
     ("Video-XL-Pro", "MINT-SJTU/Video-XL-Pro-3B", {"prefill": "selective"}),
     ("Video-XL-2", "BAAI/Video-XL-2", {"prefill": "chunked"}),
     ("", "BAAI/Video-XL-2", {"prefill": "chunked", "kv_dtype": "int8"}),

@@ -21,6 +21,7 @@ def test_a_line_for_each_fact(capsys, monkeypatch):
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("decoder ", "decoder_").splitlines())
     assert said["decoder_seccomp"] == "refuses calls"
     assert said["decoder_landlock"] == "DOES NOT HOLD: Operation not supported"
+    assert said["fused"].startswith("kernels")
     assert {"videoxl", "python", "platform", "torch", "av", "ffmpeg", "cores", "free_memory", "gpus"} <= set(said)
 
 
@@ -31,6 +32,7 @@ def test_the_same_as_json(capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["kind"] == "system"
     assert said["packages"]["torch"][0].isdigit()
+    assert set(said["kernels"]) >= {"attention", "fused kernels", "CUDA graphs"} or said["gpus"]
     assert set(said["decoder"]["descriptors"]) == {"holds", "detail"}
     assert said["decoder"]["descriptors"]["holds"]
     assert {"seccomp", "landlock", "no_new_privs", "memory"} <= set(said["decoder"])

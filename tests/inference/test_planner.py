@@ -255,6 +255,19 @@ def test_small_weights_are_counted_as_bitsandbytes_holds_them(tmp_path, kind):
     assert fit.quantization_of(engine.model) == kind
 
 
+def test_configs_of_transformers_are_counted_or_refused_by_name(clip):
+    require("bitsandbytes")
+    from transformers import BitsAndBytesConfig, HqqConfig
+
+    for config, name in (
+        (BitsAndBytesConfig(load_in_8bit=True), "int8"),
+        (BitsAndBytesConfig(load_in_4bit=True), "nf4"),
+    ):
+        assert plan(clip, model="tiny", quantization=config) == plan(clip, model="tiny", quantization=name)
+    with pytest.raises(ValueError, match="does not know how many bytes weights take with HqqConfig: it counts int8"):
+        plan(clip, model="tiny", quantization=HqqConfig())
+
+
 def test_weights_that_leave_no_room_are_told_apart():
     advice = made(60, planner.Hardware("toy", 8 * GB, 1e12, 2)).advice
     assert advice.startswith("the weights leave no room: use a quantised model or a device with ")

@@ -18,6 +18,9 @@ import videoxl
 from tests.conftest import require
 from tests.model.builders import noise, released_tensors, small_model, write_released, write_shards
 from videoxl.errors import CheckpointError
+from videoxl.inference.loading import counted_quantization
+from videoxl.inference.plan.fit import quantization_of
+from videoxl.inference.plan.work import weight_bytes
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.released.model import VideoXLForCausalLM
 
@@ -406,6 +409,13 @@ def test_bitsandbytes_on_the_cpu(tmp_path, kind):
     assert len(engine.ask(memory, "What?", max_new_tokens=3).token_ids) in (1, 2, 3)
 
 
+def parts_of(weight):
+    """The tensors that a quantised weight consists of; itself, if it is an ordinary one."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        return [weight]
+    return [getattr(weight, name) for name in weight.__tensor_flatten__()[0]]
+
+
 def test_a_torchao_config_is_handed_through(whole):
     require("torchao")
     from torchao.quantization import Int8WeightOnlyConfig
@@ -417,6 +427,9 @@ def test_a_torchao_config_is_handed_through(whole):
     weights = dict(engine.model.named_parameters())
     quantised = [name for name, w in weights.items() if type(w) not in (torch.nn.Parameter, torch.Tensor)]
     assert len(quantised) == 2 * 7
+    held = sum(t.numel() * t.element_size() for w in weights.values() for t in parts_of(w))
+    assert weight_bytes(engine.config, engine.model.dtype.itemsize, counted_quantization(config)) == held
+    assert quantization_of(engine.model) == counted_quantization(config) == "torchao-int8"
     memory = engine.encode(frames=torch.zeros(4, 3, 28, 28, dtype=torch.uint8))
     assert len(engine.ask(memory, "What?", max_new_tokens=3).token_ids) in (1, 2, 3)
 

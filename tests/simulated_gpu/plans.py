@@ -17,7 +17,7 @@ from tests.simulated_gpu.device import SimulatedDevices
 from tests.simulated_gpu.true_size import StandInTokenizer, build
 from videoxl.config import decode_from_string
 from videoxl.inference.engine import VideoXL
-from videoxl.inference.loading import NOT_QUANTIZED
+from videoxl.inference.loading import NOT_QUANTIZED, TORCHAO_INT8
 from videoxl.inference.plan.footprint import Sizes, footprint
 from videoxl.inference.plan.work import WeightSizes
 from videoxl.inference.prefill import selective
@@ -60,7 +60,7 @@ class Held:
 
 
 class SmallLinear(nn.Module):
-    """A linear layer that holds as many bytes as bitsandbytes does, and takes as many for a product."""
+    """A linear layer that holds as many bytes as bitsandbytes or torchao does, and takes as many for a product."""
 
     def __init__(self, plain: nn.Linear, kind: str) -> None:
         super().__init__()
@@ -68,12 +68,17 @@ class SmallLinear(nn.Module):
         numbers = plain.out_features * plain.in_features
         codes, scales = (numbers // 2, numbers // 64) if kind == "nf4" else (numbers, plain.out_features)
         self.register_buffer("weight", torch.empty(codes, dtype=torch.uint8, device="meta"))
+        if kind == TORCHAO_INT8:
+            self.register_buffer("zero_points", torch.empty(scales, dtype=torch.int8, device="meta"))
         self.register_buffer("scales", torch.empty(scales, dtype=torch.float32, device="meta"))
         self.bias = plain.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kind == "nf4":
             return F.linear(x, x.new_empty((self.out_features, self.in_features)), self.bias)
+        if self.kind == TORCHAO_INT8:
+            out = F.linear(x, x.new_empty((self.out_features, self.in_features))) * x.new_empty(self.out_features)
+            return out if self.bias is None else out.add_(self.bias)
         sums = torch.empty((*x.shape[:-1], self.out_features), dtype=torch.int32, device=x.device)
         out = x.new_empty(sums.shape)
         return out if self.bias is None else out.add_(self.bias)

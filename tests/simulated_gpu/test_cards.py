@@ -51,6 +51,16 @@ def test_a_card_that_emulates_a_dtype_says_so() -> None:
         check_dtype(torch.bfloat16, torch.device("cuda"))
     with simulated(T4, real=True), pytest.warns(UserWarning, match="emulates"):
         videoxl.load("tiny", device="cuda", dtype="bfloat16")
+    with (
+        simulated(T4),
+        pytest.warns(UserWarning, match="Tesla T4 has no flash attention, which needs .* 8.0"),
+    ):
+        check_dtype(torch.float16, torch.device("cuda"))
+    with (
+        simulated(RTX_4090),
+        pytest.warns(UserWarning, match="float32 has no flash attention on NVIDIA GeForce"),
+    ):
+        check_dtype(torch.float32, torch.device("cuda"))
     with simulated(H200), warnings.catch_warnings():
         warnings.simplefilter("error")
         check_dtype(torch.bfloat16, {"model": 0, "lm_head": "cpu"})

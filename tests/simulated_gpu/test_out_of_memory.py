@@ -54,6 +54,9 @@ def test_nothing_of_what_failed_is_left(small: tuple[SimulatedDevices, VideoXL])
     devices.limit = before + int(0.1e9)
     with pytest.raises(DoesNotFitError, match="ran out of memory on 4 frames at once"):
         engine.encode(frames=frames(16), fps=1, prefill="chunked")
+    devices.limit = before + 10**6  # not even the frames fit
+    with pytest.raises(DoesNotFitError, match="ran out of memory on 4 frames at once"):
+        engine.encode(frames=frames(16), fps=1, prefill="chunked")
     gc.collect()
     assert devices.live[0] <= before + 10**6
     devices.limit = None

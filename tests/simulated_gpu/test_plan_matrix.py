@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulated_gpu.plans import READING, Run, hold, planned
+from videoxl.inference.loading import TORCHAO_INT8
 from videoxl.inference.plan.work import WeightSizes
 
 LAYERS = 2
@@ -21,6 +22,7 @@ RUNS = (
     Run("video-xl-pro", "selective", FRAMES),
     Run("video-xl-pro", "full", FRAMES, quantization="nf4"),
     Run("video-xl-2", "full", FRAMES, kv_dtype="int8"),
+    Run("video-xl-2", "chunked", FRAMES, quantization=TORCHAO_INT8),
     Run(
         "video-xl-2",
         "chunked:vision_batch=6",

@@ -16,38 +16,8 @@ from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
-VIDEO_XL = {
-    "model_type": "llava_qwen",
-    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1e6,
-    "rms_norm_eps": 1e-6,
-    "use_sliding_window": False,
-    "tie_word_embeddings": False,
-    "enable_beacon": True,
-    "beacon_window": 1440,
-    "beacon_stride": 1440,
-    "beacon_attn": "full-coverage",
-    "beacon_param": ["q", "k", "v"],
-    "beacon_ratio": [8],
-    "beacon_accum": True,
-    "beacon_attend_prev": True,
-    "beacon_sink_size": 0,
-    "beacon_pos": "interleave",
-    "beacon_ratio_mix": "step-random",
-    "beacon_embed_init": "eos",
-    "eos_token_id": 151645,
-    "bos_token_id": 151643,
-}
-"""Sizes of the released Video-XL (SPEC 5.1)."""
 RELEASED: dict[str, dict[str, Any]] = {
-    "video-xl": VIDEO_XL,
+    "video-xl": HUB_CONFIGS["sy1998/Video_XL"],
     "video-xl-pro": HUB_CONFIGS["MINT-SJTU/Video-XL-Pro-3B"],
     "video-xl-2": HUB_CONFIGS["BAAI/Video-XL-2"],
 }

@@ -170,7 +170,10 @@ def info(
         str | None, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")
     ] = None,
     system: Annotated[
-        bool, typer.Option("--system", help="Versions, hardware, and how decoder processes are confined here.")
+        bool,
+        typer.Option(
+            "--system", help="Versions, hardware, its fast kernels, and how decoder processes are confined here."
+        ),
     ] = False,
     stream: Stream = None,
     reader: Reader = "auto",

@@ -1,4 +1,4 @@
-"""``videoxl info --system``: versions, hardware, and how decoder processes are confined here."""
+"""``videoxl info --system``: versions, hardware, its fast kernels, and how decoder processes are confined here."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def describe_system(reader: str = "pyav") -> Facts:
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "free_memory": f"{free_host_bytes() / 2**30:.1f} GiB",
         "gpus": _gpus(),
+        "kernels": _kernels(),
         "decoder_processes": f"up to {usable_cores()} for a file, each for itself and in a session of its own",
         "decoder": _decoder(reader),
     }
@@ -63,6 +64,13 @@ def _gpus() -> list[str]:
     return [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in every]
 
 
+def _kernels() -> dict[str, dict[str, object]]:
+    """Name of a kernel or graph -> whether it is used, and what it does or why it is not."""
+    from videoxl.inference.fast_paths import fast_paths
+
+    return {path.name: {"used": path.used, "detail": path.detail} for path in fast_paths()}
+
+
 def _decoder(reader: str) -> dict[str, dict[str, object]] | str:
     """Name of a measure -> whether it holds, and what it does or why it does not hold."""
     try:
@@ -78,6 +86,9 @@ def lines(facts: Facts) -> Facts:
     for name, value in facts.items():
         if name == "packages" and isinstance(value, dict):
             flat.update(value)
+        elif name == "kernels" and isinstance(value, dict):
+            for kernel, what in value.items():
+                flat[kernel] = what["detail"] if what["used"] else f"not used: {what['detail']}"
         elif name == "decoder" and isinstance(value, dict):
             for measure, what in value.items():
                 flat[f"decoder {measure}"] = what["detail"] if what["holds"] else f"DOES NOT HOLD: {what['detail']}"

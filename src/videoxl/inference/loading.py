@@ -55,6 +55,8 @@ SPARE_IDS = 64
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "vision_tower/*")
 QUANTIZATIONS = ("int8", "nf4")
 """What weights can be rounded to by name, the larger first."""
+TORCHAO_INT8 = "torchao-int8"
+"""Weights of ``TorchAoConfig(Int8WeightOnlyConfig())``, as ``plan`` counts them."""
 # bitsandbytes matches these from the root name on; the vision side is small and sensitive, so it stays as it is
 NOT_QUANTIZED = (
     "model.vision_tower",
@@ -341,6 +343,35 @@ def check_quantization(quantization: str | None) -> None:
     """Raise ``ValueError`` for a name that this package does not offer."""
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"unknown quantization {quantization!r}; allowed: int8, nf4, or a transformers config")
+
+
+def counted_quantization(quantization: object) -> str | None:
+    """The name under which ``plan`` counts weights: of :data:`QUANTIZATIONS`, or :data:`TORCHAO_INT8`.
+
+    Raises ``ValueError`` for a name or a config whose bytes it does not know.
+    """
+    if quantization is None or isinstance(quantization, str):
+        if quantization != TORCHAO_INT8:
+            check_quantization(quantization)
+        return quantization
+    if (known := quantization_known(quantization)) is not None:
+        return known
+    kind = getattr(quantization, "quant_type", None) or quantization
+    raise ValueError(
+        f"plan does not know how many bytes weights take with {type(kind).__name__}: it counts int8 and nf4 of "
+        "bitsandbytes, and torchao's Int8WeightOnlyConfig; quantization='nf4' counts 4.5 bits a weight"
+    )
+
+
+def quantization_known(config: object) -> str | None:
+    """The name under which weights of a transformers config are counted; None for one that is not known."""
+    if getattr(config, "load_in_4bit", False):
+        return "nf4"
+    if getattr(config, "load_in_8bit", False):
+        return "int8"
+    how = getattr(config, "quant_type", None)
+    whole_rows = type(how).__name__ == "Int8WeightOnlyConfig" and getattr(how, "group_size", None) is None
+    return TORCHAO_INT8 if whole_rows else None
 
 
 def quantization_config(quantization: object) -> object:

@@ -39,8 +39,8 @@ def attention_for(attention: str, devices: object) -> str:
     for device in gpus_of(devices):
         if (found := torch.cuda.get_device_capability(device)) < LEAST_CAPABILITY:
             raise ValueError(
-                f"attention={attention!r} needs compute capability {_dotted(LEAST_CAPABILITY)}, and "
-                f"{torch.cuda.get_device_name(device)} has {_dotted(found)}: {INSTEAD}"
+                f"attention={attention!r} needs compute capability {dotted(LEAST_CAPABILITY)}, and "
+                f"{torch.cuda.get_device_name(device)} has {dotted(found)}: {INSTEAD}"
             )
     if not installed():
         raise MissingDependencyError(f"attention={attention!r} needs the package {package}: install it, or {INSTEAD}")
@@ -48,21 +48,38 @@ def attention_for(attention: str, devices: object) -> str:
 
 
 def check_dtype(dtype: torch.dtype, devices: object) -> torch.dtype:
-    """Return the dtype; warn of one that a GPU only emulates. Raises ``ValueError`` for one no model computes in."""
+    """Return the dtype; warn of one that a GPU emulates or has no fast kernels for.
+
+    Raises ``ValueError`` for one no model computes in.
+    """
     if dtype not in DTYPES:
         raise ValueError(
             f"dtype={str(dtype).removeprefix('torch.')!r} is not one to compute in; allowed: auto, float32, bfloat16, "
             "float16. For smaller weights give quantization"
         )
     for device in gpus_of(devices):
-        if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
-            warnings.warn(
-                f"{torch.cuda.get_device_name(device)} has no bfloat16 units and emulates them, slowly: "
-                "dtype='float16' is faster, where the model's numbers stay below 65,504",
-                stacklevel=4,
-            )
+        if slower := _why_slower(dtype, device):
+            warnings.warn(slower, stacklevel=4)
             break
     return dtype
+
+
+def _why_slower(dtype: torch.dtype, device: torch.device) -> str:
+    """What a GPU does not do in a dtype, and what it does instead; empty where nothing is missing."""
+    card, instead = torch.cuda.get_device_name(device), "the memory-efficient kernel runs, and no graph writes tokens"
+    old = torch.cuda.get_device_capability(device) < LEAST_CAPABILITY
+    if dtype == torch.bfloat16 and old:
+        return (
+            f"{card} has no bfloat16 units and emulates them, slowly: "
+            "dtype='float16' is faster, where the model's numbers stay below 65,504"
+        )
+    if old:
+        needs = dotted(LEAST_CAPABILITY)
+        return f"{card} has no flash attention, which needs compute capability {needs}: {instead}"
+    if dtype in (torch.float32, torch.float64):
+        name = str(dtype).removeprefix("torch.")
+        return f"{name} has no flash attention on {card}: {instead}; dtype='bfloat16' is several times as fast"
+    return ""
 
 
 def gpus_of(devices: object) -> list[torch.device]:
@@ -76,5 +93,6 @@ def gpus_of(devices: object) -> list[torch.device]:
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 
 
-def _dotted(capability: tuple[int, int]) -> str:
+def dotted(capability: tuple[int, int]) -> str:
+    """``8.0`` of ``(8, 0)``."""
     return ".".join(map(str, capability))

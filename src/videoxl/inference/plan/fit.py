@@ -8,6 +8,7 @@ import torch
 
 from videoxl.config import BiLevelDecode, DenseDecode, KVDtype, PrefillStrategy, is_offloading
 from videoxl.errors import DoesNotFitError
+from videoxl.inference.loading import quantization_known
 from videoxl.inference.plan.footprint import Sizes
 from videoxl.inference.plan.ways import Room, Way, ways_that_fit
 from videoxl.memory.question_room import let_go_of
@@ -65,10 +66,12 @@ def require_fit(
 
 
 def quantization_of(model: VideoXLForConditionalGeneration) -> str | None:
-    """What bitsandbytes rounded the weights to; None: they are as they were, or rounded by something else."""
+    """What weights were rounded to, as it is counted; None: they are as they were, or rounded by something else."""
     if getattr(model, "is_loaded_in_4bit", False):
         return "nf4"
-    return "int8" if getattr(model, "is_loaded_in_8bit", False) else None
+    if getattr(model, "is_loaded_in_8bit", False):
+        return "int8"
+    return quantization_known(getattr(model.config, "quantization_config", None))
 
 
 def free_device_bytes(device: torch.device) -> int:

@@ -18,6 +18,7 @@ from videoxl.config import (
     StateKVPrefill,
     is_offloading,
 )
+from videoxl.inference.loading import TORCHAO_INT8
 from videoxl.inference.prefill.ahead import AHEAD
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
 from videoxl.inference.prefill.tiles import GROUPS_PER_TILE
@@ -156,10 +157,16 @@ def _question_bytes(
 
 
 def _product_bytes(config: VideoXLConfig, rows: int, itemsize: int, quantization: str | None) -> int:
-    """What a product with rounded weights takes: ``nf4`` unpacks the matrix, ``int8`` sums in 32 bits."""
+    """What a product with rounded weights takes: ``int8`` sums in 32 bits, the others unpack the matrix.
+
+    torchao multiplies by the scales behind the product, which takes another one.
+    """
     text = config.text
+    matrix = text.hidden_size * text.intermediate_size * itemsize
     if quantization == "nf4":
-        return text.hidden_size * text.intermediate_size * itemsize
+        return matrix
+    if quantization == TORCHAO_INT8:
+        return max(matrix, rows * text.intermediate_size * itemsize)
     return rows * text.intermediate_size * 4 if quantization == "int8" else 0
 
 

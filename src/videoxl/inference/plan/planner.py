@@ -18,7 +18,7 @@ from videoxl.config import (
 from videoxl.config_keywords import SamplingKeywords
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.hardware import Hardware, hardware
-from videoxl.inference.loading import QUANTIZATIONS, check_quantization
+from videoxl.inference.loading import QUANTIZATIONS, counted_quantization
 from videoxl.inference.plan.model_spec import model_spec
 from videoxl.inference.plan.reading import plan_reading
 from videoxl.inference.plan.ways import Room, Way, frames_by_way, ways_that_fit
@@ -232,7 +232,7 @@ def plan(
     prefill: PrefillStrategy | str | None = None,
     decode: DecodeStrategy | str | None = None,
     kv_dtype: str | None = None,
-    quantization: str | None = None,
+    quantization: object = None,
     device: str = "auto",
     dtype: str = "auto",
     sampling: Sampling | None = None,
@@ -249,7 +249,8 @@ def plan(
         model: a folder, an embedded model, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
         prefill, kv_dtype, frames, timestamps, subtitles: as in :meth:`VideoXL.encode`.
-        quantization: as in :func:`videoxl.load`, by name.
+        quantization: as in :func:`videoxl.load`. Of configs, bitsandbytes' are counted as ``int8`` or ``nf4``, and of
+            torchao's ``Int8WeightOnlyConfig``. Others raise ``ValueError``.
         decode: as in :meth:`VideoXL.ask`.
         settings: those of :class:`Sampling` (``fps=1, max_frames=2048`` ...), unless ``sampling`` is given.
 
@@ -259,9 +260,9 @@ def plan(
     spec = model_spec(model, dtype, on_cpu=device == "cpu")
     strategy, reading = choose_prefill(prefill, spec.config), choose_decode(decode, spec.config)
     held = check_kv_dtype(kv_dtype, strategy)
-    check_quantization(quantization)
+    counted = counted_quantization(quantization)
     sizes, itemsize = WeightSizes.of(spec.config), spec.dtype.itemsize
-    smaller = QUANTIZATIONS[QUANTIZATIONS.index(quantization) + 1 :] if quantization else QUANTIZATIONS
+    smaller = {None: QUANTIZATIONS, "nf4": ()}.get(counted, ("nf4",))
     with open_for_model(video, fps=settings.get("fps"), timestamps=timestamps, stream=stream) as source:
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
@@ -276,7 +277,7 @@ def plan(
         request.timestamps,
         decoding=decoding,
         where=hardware(device),
-        weights=sizes.nbytes(itemsize, quantization),
+        weights=sizes.nbytes(itemsize, counted),
         itemsize=itemsize,
         question=question,
         max_new_tokens=max_new_tokens,
@@ -285,8 +286,8 @@ def plan(
         prefill=strategy,
         decode=reading,
         kv_dtype=held,
-        quantization=quantization,
-        unrounded=sizes.kept_bytes(itemsize, quantization),
+        quantization=counted,
+        unrounded=sizes.kept_bytes(itemsize, counted),
         smaller_weights={name: sizes.nbytes(itemsize, name) for name in smaller},
         notes=notes + spec.notes,
     )

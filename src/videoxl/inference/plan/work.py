@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from videoxl.config import BeaconPrefill, ChunkedPrefill, PrefillStrategy, StateKVPrefill
-from videoxl.inference.loading import NOT_QUANTIZED
+from videoxl.inference.loading import NOT_QUANTIZED, TORCHAO_INT8
 from videoxl.inference.prefill.choose import memory_tokens
 from videoxl.inference.prompt import VisualSpan
 from videoxl.model.configuration import VideoXLConfig
@@ -85,9 +85,14 @@ class WeightSizes:
         return (self.numbers - rounded) * itemsize
 
     def rounded_bytes(self, quantization: str | None) -> int:
-        """Bytes of rounded matrices: ``int8`` has a scale per row, ``nf4`` one per 64 numbers, both in fp32."""
+        """Bytes of rounded matrices: ``int8`` has a scale per row, ``nf4`` one per 64 numbers, both in fp32.
+
+        torchao has a scale per row, too, and a zero point of one byte.
+        """
         if quantization == "int8":
             return sum(rows * columns + 4 * rows for rows, columns in self.matrices)
+        if quantization == TORCHAO_INT8:
+            return sum(rows * columns + 5 * rows for rows, columns in self.matrices)
         if quantization == "nf4":
             return sum(-(-rows * columns // 2) + 4 * -(-rows * columns // NF4_BLOCK) for rows, columns in self.matrices)
         return 0

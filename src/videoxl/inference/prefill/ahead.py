@@ -55,9 +55,13 @@ def read_ahead(stream: Iterator[Tile], device: torch.device) -> Iterator[Tile]:
 
 
 def _uploaded(tile: Tile, device: torch.device, copies: torch.cuda.Stream) -> Tile:
-    with torch.cuda.stream(copies):
-        pixels = tile.pixels.pin_memory().to(device, non_blocking=True)
-        return replace(tile, on_device=pixels, arrived=copies.record_event())
+    """The tile with its pixels on their way; as it is, where the GPU has no room for them yet."""
+    try:
+        with torch.cuda.stream(copies):
+            pixels = tile.pixels.pin_memory().to(device, non_blocking=True)
+            return replace(tile, on_device=pixels, arrived=copies.record_event())
+    except torch.OutOfMemoryError:
+        return tile
 
 
 def _arrived(tile: Tile, device: torch.device) -> Tile:

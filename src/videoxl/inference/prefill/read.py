@@ -32,6 +32,8 @@ from videoxl.model.upload import to_device
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.model.vision import normalize_pixels
 
+LATE = "the GPU ran out of memory for the frames that come next; they were uploaded when their turn came"
+
 
 @dataclass(frozen=True)
 class Prefilled:
@@ -139,6 +141,8 @@ class PrefillRunner:
 
     def _tokens(self, tile: Tile) -> torch.Tensor:
         pixels = tile.pixels if tile.on_device is None else tile.on_device
+        if self.vision_device.type == "cuda" and tile.on_device is None and LATE not in self.warnings:
+            self.warnings.append(LATE)
         return self._image_tokens(pixels) if tile.still else self._visual_tokens(pixels)
 
     def _visual_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -165,7 +169,12 @@ class PrefillRunner:
         torch.cuda.empty_cache()
 
     def _image_tokens(self, crops: torch.Tensor) -> torch.Tensor:
-        return self.model.model.encode_image(self._normalised(crops))
+        try:
+            return self.model.model.encode_image(self._normalised(crops))
+        except torch.OutOfMemoryError as error:
+            raise DoesNotFitError(
+                f"the GPU ran out of memory on {len(crops)} parts of an image: use a smaller or quantised model"
+            ) from error
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise to ``[F, 3, H, W]``, on the device and in the dtype of the vision tower."""

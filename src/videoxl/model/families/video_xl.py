@@ -37,6 +37,37 @@ FIXED_BEACON_VALUES: JsonObject = {
 }
 """Released keys for which every published script uses this one value; another value is refused (SPEC 2.9)."""
 
+VIDEO_XL_7B: JsonObject = {
+    "model_type": "llava_qwen",
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "use_sliding_window": False,
+    "tie_word_embeddings": False,
+    "enable_beacon": True,
+    "beacon_window": 1440,
+    "beacon_stride": 1440,
+    "beacon_attn": "full-coverage",
+    "beacon_param": ["q", "k", "v"],
+    "beacon_ratio": [8],
+    "beacon_accum": True,
+    "beacon_attend_prev": True,
+    "beacon_sink_size": 0,
+    "beacon_pos": "interleave",
+    "beacon_ratio_mix": "step-random",
+    "beacon_embed_init": "eos",
+    "eos_token_id": 151645,
+    "bos_token_id": 151643,
+}
+"""Sizes of the released model (SPEC 5.1), with the beacons that its training script names."""
+
 
 def _read(released: JsonObject, vision: JsonObject, text: JsonObject) -> JsonObject:
     """The released loader ignores RoPE scaling (SPEC 2.9). The last id of the vocabulary stands for every visual token
@@ -109,5 +140,5 @@ VIDEO_XL = Family(
     default_prefill=_default_prefill,
     low_memory=((BeaconPrefill(ratio=8), DenseDecode()), (BeaconPrefill(ratio=16), DenseDecode())),
     beacons=True,
-    released=ReleasedFormat(read=_read, write=_write),
+    released=ReleasedFormat(read=_read, write=_write, hub={"sy1998/Video_XL": VIDEO_XL_7B}),
 )
