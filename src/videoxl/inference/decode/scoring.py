@@ -15,6 +15,7 @@ import torch
 
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.pooling import CoarseKV, lies_on_one_gpu
+from videoxl.memory.question_room import QuestionRoom
 from videoxl.model.fused import rotate_and_append
 from videoxl.model.token_step import TokenStep
 from videoxl.model.upload import to_device
@@ -35,20 +36,23 @@ class ScoringRows:
         self.total = self.prefix + self.pooled + length
         model, device = step.language_model, step.device
         index = (-2 - torch.arange(self.pooled, device=device))[:, None]
-        self.states: list[torch.Tensor] = []
+        # where the question's own cache will stand, which is free until blocks are chosen; but for positions of three
+        # dimensions, whose cache stands elsewhere
+        room = level.room if level.positions is None else QuestionRoom()
+        self.held, states = room.take(level.keys[0], len(cache.layers), self.total, self.total)
+        self.states = states.keys_X1KSE, states.values_X1KSE
         prefixes = zip(*(layer.span(0, self.prefix) for layer in cache.layers))
-        for which, pooled, each_1KSE in zip(("keys", "values"), (level.keys, level.values), prefixes):
-            prefix = torch.cat(each_1KSE)
-            out = prefix.new_empty((*prefix.shape[:2], self.total, step.width))
-            out[:, :, : self.prefix] = prefix
-            place = out[:, :, self.prefix : self.prefix + self.pooled]
+        for which, pooled, each_1KSE, out_X1KSE in zip(
+            ("keys", "values"), (level.keys, level.values), prefixes, self.states
+        ):
+            out_X1KSE[:, 0, :, : self.prefix].copy_(torch.cat(each_1KSE))
+            place = out_X1KSE[:, 0, :, self.prefix : self.prefix + self.pooled]
             at: dict[str, Any] = {}
             if which == "keys" and level.positions is None:
                 at["rotate_from"] = self.prefix
             elif which == "keys" and level.positions is not None:
                 at["rotate_to"] = level.positions.held_3S
             model.gather_layers((), pooled, index, place, **at)
-            self.states.append(out)
         self.counters = to_device(torch.tensor([0, self.total - length]), device)
         begin = self.total - length if level.positions is None else level.positions.next
         places = torch.arange(begin, begin + length, device=device)
@@ -72,11 +76,10 @@ class ScoringRows:
 
     def attend(self, layer: int, states_LHE: torch.Tensor) -> torch.Tensor:
         step, length = self.step, self.length
-        keys_KSE, values_KSE = (states[layer] for states in self.states)
+        keys_1KSE, values_1KSE = (states[layer] for states in self.states)
         q_NLE = torch.empty((step.heads, length, step.width), device=step.device)
-        rotate_and_append(
-            states_LHE, self.tables, self.counters, keys_KSE[None], values_KSE[None], q_NLE.transpose(0, 1)
-        )
+        rotate_and_append(states_LHE, self.tables, self.counters, keys_1KSE, values_1KSE, q_NLE.transpose(0, 1))
+        keys_KSE, values_KSE = keys_1KSE[0, :, : self.total], values_1KSE[0, :, : self.total]
         out_LNE = states_LHE.new_empty((length, step.heads, step.width))
         q_KRE = q_NLE.view(step.kv_heads, -1, step.width)  # the rows of all query heads of a key/value head
         for begin in range(0, step.kv_heads, self.heads_at_once):
