@@ -263,7 +263,7 @@ def test_configs_of_transformers_are_counted_or_refused_by_name(clip):
         (BitsAndBytesConfig(load_in_8bit=True), "int8"),
         (BitsAndBytesConfig(load_in_4bit=True), "nf4"),
     ):
-        assert plan(clip, model="tiny", quantization=config) == plan(clip, model="tiny", quantization=name)
+        assert plan(clip, device="h200", quantization=config) == plan(clip, device="h200", quantization=name)
     with pytest.raises(ValueError, match="does not know how many bytes weights take with HqqConfig: it counts int8"):
         plan(clip, model="tiny", quantization=HqqConfig())
 
