@@ -257,15 +257,15 @@ def test_small_weights_are_counted_as_bitsandbytes_holds_them(tmp_path, kind):
 
 def test_configs_of_transformers_are_counted_or_refused_by_name(clip):
     require("bitsandbytes")
-    from transformers import BitsAndBytesConfig, HqqConfig
+    from transformers import BitsAndBytesConfig, FineGrainedFP8Config
 
     for config, name in (
         (BitsAndBytesConfig(load_in_8bit=True), "int8"),
         (BitsAndBytesConfig(load_in_4bit=True), "nf4"),
     ):
         assert plan(clip, device="h200", quantization=config) == plan(clip, device="h200", quantization=name)
-    with pytest.raises(ValueError, match="does not know how many bytes weights take with HqqConfig: it counts int8"):
-        plan(clip, model="tiny", quantization=HqqConfig())
+    with pytest.raises(ValueError, match="does not know how many bytes weights take with FineGrainedFP8Config: it"):
+        plan(clip, model="tiny", quantization=FineGrainedFP8Config())
 
 
 def test_weights_that_leave_no_room_are_told_apart():
