@@ -6,19 +6,30 @@ import json
 from dataclasses import replace
 
 import pytest
+from benchmarks.train_estimate import counted
 
 from tests.training.records import record, write
 from tests.training.stand_in import config_of
 from videoxl.config import Sampling
+from videoxl.model.configuration import VideoXLConfig
 from videoxl.training.config.data import DataConfig
-from videoxl.training.config.stages import STAGES, video_xl_2_stage4
+from videoxl.training.config.stages import STAGES, video_xl_2_stage4, video_xl_finetune_video
 from videoxl.training.config.training import Lora
 from videoxl.training.data.mixtures import Source
-from videoxl.training.estimate import estimate
+from videoxl.training.estimate import estimate, estimate_of, trained_model_spec
 from videoxl.training.param_groups import freeze
 from videoxl.training.setup import load_model_to_train
 
 BILLION = 1e9
+SMALL_TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 16_000,
+}
+SMALL_VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -89,3 +100,39 @@ def test_deepspeed_holds_bf16_weights_and_divides_fp32_copies():
     assert (third.weight_bytes, third.gradient_bytes) == (made.weight_bytes // 8, made.gradient_bytes // 8)
     wide = estimate(replace(stage, precision="fp32"), device="h200", processes=8)
     assert (wide.weight_bytes, wide.optimiser_bytes) == (4 * (learnt + rest), made.optimiser_bytes)
+
+
+@pytest.mark.slow
+def test_bytes_are_those_that_a_step_holds():
+    """Every storage of a step is counted, on tensors without values: a model of a seventh of the width, two layers."""
+    stage = video_xl_2_stage4()
+    spec = trained_model_spec(stage)
+    values = spec.config.to_dict()
+    values["text_config"] |= SMALL_TEXT
+    values["vision_config"] |= SMALL_VISION
+    values["text_config"].pop("layer_types", None)
+    spec = replace(spec, config=VideoXLConfig.from_dict({**values, "video_token_id": 5, "image_token_id": 5}))
+    sampling = replace(stage.data.sampling, max_frames=16)
+    config = replace(stage, per_device_batch_size=1, data=replace(stage.data, sampling=sampling))
+    said = estimate_of(config, spec, device="h200")
+    text = said.tokens - said.visual_tokens
+    here = counted(config, spec, said.frames, text - min(text, 256), min(text, 256))
+    assert (said.weight_bytes, said.gradient_bytes) == (here["weights"], here["gradients"])
+    assert said.optimiser_bytes == here["optimiser"]
+    assert said.total_bytes == pytest.approx(here["peak"], rel=0.1)
+
+
+def test_what_is_offloaded_is_not_on_the_gpu():
+    stage = replace(video_xl_2_stage4(), sharding="zero2", offload="optimizer")
+    made = estimate(stage, device="h200", processes=8)
+    assert made.optimiser_bytes == 0
+    assert made.weight_bytes == estimate(replace(stage, offload="none"), device="h200", processes=8).weight_bytes
+
+
+def test_weights_that_are_gathered_as_one_count():
+    stage = replace(video_xl_finetune_video(), sharding="fsdp2")
+    made = estimate(stage, device="h200", processes=8)
+    learnt, rest = sum(made.trained.values()), sum(made.frozen.values())
+    assert made.gathered_bytes == 2 * (2 * learnt + rest)
+    assert made.total_bytes - made.activation_bytes > made.gathered_bytes
+    assert "gathered for a step" in str(made)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.records import record, video, write
 from tests.training.stand_in import config_of, data_of, model_of, start_of, weights_of
@@ -19,6 +22,7 @@ from videoxl.training.config.validation import ValidationConfig
 from videoxl.training.data.mixtures import Source
 from videoxl.training.ema import FILE, WeightAverage
 from videoxl.training.run import run
+from videoxl.training.throughput import Throughput, Work
 
 ECHO = [sys.executable, "-c", "import pathlib, sys; print(len(list(pathlib.Path(sys.argv[1]).iterdir())), sys.argv[2])"]
 
@@ -109,7 +113,27 @@ def test_a_run_ends_early_and_goes_on_counting_where_it_was(held_out, tmp_path):
     assert any("ended after step 4: 3 measurements were no better" in message for message in told)
     (tmp_path / "model" / "complete.json").unlink()
     again = train(tmp_path, model_of(), held_out, max_steps=10, validation=never, save_steps=2, resume=True)
-    assert again.steps == 5  # one more that is no better
+    assert again.steps == 4  # it had ended: only the model was left to write
+    assert (tmp_path / "model" / "complete.json").is_file()
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_resumed_run_is_the_uninterrupted_one_average_best_and_end_included(held_out, tmp_path, patience):
+    settings = {"max_steps": 6, "save_steps": 2, "save_total_limit": 9, "ema_decay": 0.5}
+    settings |= {"learning_rates": {"projector": 0.3}, "optim": "sgd"}
+    settings["validation"] = {"steps": 1, "patience": patience, "min_delta": 0.0 if patience is None else 0.02}
+    whole = train(tmp_path / "whole", model_of(), held_out, **settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for gone in ("model", "checkpoint-4", "checkpoint-6"):  # as if killed behind the step after the second
+        shutil.rmtree(tmp_path / "cut" / gone, ignore_errors=True)
+    resumed = train(tmp_path / "cut", model_of(), held_out, resume=True, **settings)
+    assert resumed.steps == whole.steps
+    assert lines(tmp_path / "cut" / "validation.jsonl") == lines(tmp_path / "whole" / "validation.jsonl")
+    for name in ("model", "best"):
+        first, second = (load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "cut"))
+        assert all(torch.equal(value, second[n]) for n, value in first.items())
+    facts = [json.loads((tmp_path / run / "best" / "complete.json").read_text())["facts"] for run in ("whole", "cut")]
+    assert facts[0] == facts[1]
 
 
 def test_a_command_is_run_on_the_model(held_out, tmp_path):
@@ -248,3 +272,25 @@ def test_the_log_tells_speed_memory_waiting_and_the_loss_of_every_file(tmp_path)
     for loss, one, other in told:  # answers of the same kind: the mean lies between its parts
         known = [part for part in (one, other) if part is not None]
         assert min(known) - 1e-4 <= loss <= max(known) + 1e-4
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_mfu_counts_the_operations_that_are_done(frozen):
+    """A short text, so that attention's scores, which the formula leaves out, are few."""
+    model = model_of().train()
+    model.requires_grad_(not frozen)
+    model.model.language_model.embed_tokens.requires_grad_(True)  # gradients pass through all layers
+    ids = torch.randint(5, 40, (1, 12))
+    labels = torch.where(torch.arange(12) < 6, -100, ids)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=labels, use_cache=False, logits_to_keep=1).loss.backward()
+    last = 2 * model.lm_head.weight.numel()  # the logits that the forward gives beside those of the loss
+    work = Work.of(model)
+    assert 12 * work.per_token + 6 * work.per_label == pytest.approx(counter.get_total_flops() - last, rel=0.06)
+
+
+def test_mfu_in_the_log():
+    counted = Throughput(Work(per_token=6e9, per_label=1e9), peak_flops=1e12)
+    counted.begun -= 10
+    entry = counted.entry(tokens=1000, samples=2, labels=100, processes=2)
+    assert entry["mfu"] == pytest.approx((6e12 + 1e11) / 10 / 2e12, rel=0.01)

@@ -40,6 +40,8 @@ ANSWER_TOKENS = 256
 """Tokens of a question and its answers, where the config sets no limit."""
 STATES = {"adamw": 2.0, "muon": 1.0, "sgd": 0.0, "adafactor": 0.01}
 """Optimizer -> numbers it keeps for each trained one, in the dtype of the weights."""
+VISION_BATCH = 24
+"""Groups that the model gives its vision tower at once."""
 EIGHT_BIT = 2.03
 """Bytes that 8-bit AdamW keeps per trained parameter: two of one byte, and a scale per block."""
 
@@ -265,33 +267,70 @@ def _longest_sample(config: TrainingConfig, spec: ModelSpec) -> tuple[int, Visua
 
 
 def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames: int, tokens: int, text: int) -> int:
-    """What the forward of one sample keeps for the backward pass.
+    """The most that one sample holds beside weights, gradients and the optimiser's states.
 
-    A layer of the language model keeps 9 rows of its width, 4 of its inner width and keys and values; a vision layer
-    13 rows and 2. With gradient checkpointing every layer keeps its input, and one at a time all of it. Attention
-    keeps no scores (``sdpa``). Logits count three times: as they come, in fp32, and their gradient, of as many rows as
-    exist at one time. A frozen tower keeps nothing.
+    What the backward pass needs is kept: a layer of the language model keeps 9 rows of its width, 4 of its inner width
+    and keys and values; a vision layer 13 rows and 2. With gradient checkpointing every layer keeps its input, and one
+    at a time all of it. Attention keeps no scores (``sdpa``). A frozen tower keeps nothing. Logits count three times:
+    as they come, in fp32, and their gradient, of as many rows as exist at one time. Autocast holds a copy in bf16 of
+    every trained matrix while the forward pass lasts. Behind it, a gradient is there twice while it is added to that of
+    the batch before: the largest is that of the embeddings.
     """
     t: PreTrainedConfig = model_config.text_config
     v: PreTrainedConfig = model_config.vision_config
     rates, size = config.learning_rates, 2 if config.precision == "bf16" else 4
     heads = t.num_key_value_heads * (getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads)
     speaking = tokens * (9 * t.hidden_size + 4 * t.intermediate_size + 4 * heads) * size
-    inputs = tokens * t.hidden_size * size
-    patches = frames * (v.image_size // v.patch_size) ** 2
-    seeing = patches * (13 * v.hidden_size + 2 * v.intermediate_size) * size
-    language = speaking + t.num_hidden_layers * inputs
-    vision = seeing + v.num_hidden_layers * patches * v.hidden_size * size
+    inputs = tokens * t.hidden_size * 4  # the residual stream stays fp32 under autocast
+    per_frame = (v.image_size // v.patch_size) ** 2
+    patches = frames * per_frame
+    at_once = min(frames, VISION_BATCH * model_config.frames_per_group) * per_frame
+    seeing = at_once * (13 * v.hidden_size + 2 * v.intermediate_size) * size
+    kept = t.num_hidden_layers * inputs
+    seen = v.num_hidden_layers * patches * v.hidden_size * 4
     if not config.gradient_checkpointing:
-        language, vision = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing
+        kept, seen = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing * patches // at_once
     grid = frames * model_config.token_grid**2 * v.hidden_size * size
-    synthesised = (16 if config.gradient_checkpointing else 40) * grid if "token_synthesis" in rates else 0
-    between = synthesised + frames * model_config.tokens_per_group * t.hidden_size * size
-    logits = min(text, ROWS) * t.vocab_size * (size + 8)
     if config.objective == "synthesis":
         return int(40 * grid + seeing)
+    synthesised = (10 if config.gradient_checkpointing else 40) * grid if "token_synthesis" in rates else 0
+    between = synthesised + frames * model_config.tokens_per_group * t.hidden_size * size
+    logits = min(text, ROWS) * t.vocab_size * (size + 8)
     learns_to_see = "vision_tower" in rates
-    return int(language + logits + between + (vision if learns_to_see else seeing))
+    kept += between + (seen if learns_to_see else 0)
+    forward = logits + cast_bytes(config, model_config) + (0 if learns_to_see else seeing)
+    backward = max(speaking, seeing if learns_to_see else 0, _largest_gradient(config, model_config))
+    return int(kept + max(forward, backward))
+
+
+def cast_bytes(config: TrainingConfig, model_config: VideoXLConfig) -> int:
+    """bf16 copies that autocast makes of weights in fp32: of the trained ones, which it keeps, and of the head, which
+    the backward pass needs. The engines that divide weights make their own."""
+    if config.precision != "bf16" or weight_dtype(config) != torch.float32 or config.sharding != "none":
+        return 0
+    copied = [
+        p for n, p in _weights_of(model_config) if "lm_head" in n or (_is_copied(n, p) and _is_trained(n, config))
+    ]
+    return 2 * sum(p.numel() for p in copied)
+
+
+def _is_copied(name: str, weight: nn.Parameter) -> bool:
+    return weight.ndim > 1 and "embed_tokens" not in name  # which is looked up
+
+
+def _largest_gradient(config: TrainingConfig, model_config: VideoXLConfig) -> int:
+    sizes = [p.numel() for n, p in _weights_of(model_config) if _is_trained(n, config)]
+    return max(sizes, default=0) * (2 if config.sharding.startswith("zero") and config.precision == "bf16" else 4)
+
+
+def _is_trained(name: str, config: TrainingConfig) -> bool:
+    part = group_of(name)
+    return part in config.learning_rates and not (config.lora is not None and part == "language_model")
+
+
+def _weights_of(model_config: VideoXLConfig) -> list[tuple[str, nn.Parameter]]:
+    with torch.device("meta"):
+        return list(VideoXLForConditionalGeneration(model_config).named_parameters())
 
 
 def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | None]:

@@ -35,7 +35,7 @@ from videoxl.training.setup import (
 )
 from videoxl.training.trainer import VideoXLTrainer
 from videoxl.training.trainer_hooks import load_models_whole
-from videoxl.training.validation import BEST, Validation, load_validation
+from videoxl.training.validation import BEST, Measurements, Validation, load_validation
 
 MODEL, ADAPTERS = "model", "adapters"
 """Folders in the output folder: the trained model, and adapters by themselves."""
@@ -219,6 +219,8 @@ class _Run:
         batches = math.ceil(config.num_train_epochs * per_epoch)
         if config.max_steps is not None:
             batches = config.max_steps * config.gradient_accumulation_steps
+        if self._had_ended():  # only the model is left to write
+            batches = int(self.found.facts["step"]) * config.gradient_accumulation_steps
         trainer = VideoXLTrainer(
             model.module,
             training_arguments(config, self.output, math.ceil(batches / config.gradient_accumulation_steps)),
@@ -235,6 +237,13 @@ class _Run:
         if progress:
             trainer.add_callback(ProgressLine())
         return trainer
+
+    def _had_ended(self) -> bool:
+        """Whether the checkpoint is one at which validation ended the run."""
+        settings, newest = self.config.validation, self.found.newest
+        if settings is None or newest is None:
+            return False
+        return Measurements.until(int(self.found.facts["step"]), settings, self.output).enough
 
     def _resumed(self, trainer: VideoXLTrainer) -> str | None:
         if self.found.newest is None:

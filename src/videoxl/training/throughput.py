@@ -5,30 +5,62 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 
+@dataclass(frozen=True)
+class Work:
+    """Operations of forward and backward in the language model, after Kaplan et al.: 2 for every weight and token
+    forward, and twice as many backward; half of these where the weight is frozen, since gradients only pass through.
+    Attention's scores and what the vision side computes are not counted, nor what checkpointing computes again."""
+
+    per_token: float = 0.0
+    per_label: float = 0.0
+    """Of the head, whose logits are computed where labels are."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Work:
+        """The work of a model as it is trained; an embedding is looked up and multiplies nothing."""
+        named = [(n, p) for n, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in n]
+        layers = [p for n, p in named if "language_model." in n]
+        head = [p for n, p in named if "lm_head" in n] or _tied(model)
+        return cls(_operations(layers), _operations(head))
+
+
+def _operations(weights: Sequence[nn.Parameter]) -> float:
+    return float(sum((6 if p.requires_grad else 4) * p.numel() for p in weights))
+
+
+def _tied(model: nn.Module) -> list[nn.Parameter]:
+    """An embedding that is the head, too."""
+    return [p for n, p in model.named_parameters() if n.endswith("language_model.embed_tokens.weight")]
+
+
 class Throughput:
     """Counts between two entries of the log."""
 
-    def __init__(self, flops_per_token: float = 0.0, peak_flops: float | None = None) -> None:
-        """``flops_per_token``: of forward and backward. ``peak_flops``: the most a device reaches; None: not known."""
-        self.flops_per_token, self.peak_flops = flops_per_token, peak_flops
+    def __init__(self, work: Work | None = None, peak_flops: float | None = None) -> None:
+        """``peak_flops``: the most operations a second that a device reaches; None: not known."""
+        self.work, self.peak_flops = work or Work(), peak_flops
         self.restart()
 
     def restart(self) -> None:
         """Begin to count."""
         self.begun, self.waited = time.perf_counter(), 0.0
-        self.tokens = self.samples = 0
+        self.tokens = self.samples = self.labels = 0
 
-    def add(self, tokens: int, samples: int, waited: float) -> None:
-        """A step's batches: their tokens and samples on this process, and the seconds until they were there."""
-        self.tokens, self.samples, self.waited = self.tokens + tokens, self.samples + samples, self.waited + waited
+    def add(self, tokens: int, samples: int, labels: int, waited: float) -> None:
+        """A step's batches: their tokens, samples and supervised tokens on this process, and the seconds until they
+        were there."""
+        self.tokens, self.samples, self.labels = self.tokens + tokens, self.samples + samples, self.labels + labels
+        self.waited += waited
 
-    def entry(self, tokens: int, samples: int, processes: int) -> dict[str, float]:
-        """What goes into the log, from the tokens and samples of all ``processes``; then counting begins anew."""
+    def entry(self, tokens: int, samples: int, labels: int, processes: int) -> dict[str, float]:
+        """What goes into the log, from what all ``processes`` counted; then counting begins anew."""
         seconds = max(time.perf_counter() - self.begun, 1e-9)
         found = {
             "tokens_per_second": round(tokens / seconds, 2),
@@ -37,16 +69,10 @@ class Throughput:
             "peak_memory_gb": round(peak_memory() / 1e9, 3),
         }
         if self.peak_flops:
-            found["mfu"] = round(tokens / seconds * self.flops_per_token / (self.peak_flops * processes), 4)
+            done = tokens * self.work.per_token + labels * self.work.per_label
+            found["mfu"] = round(done / seconds / (self.peak_flops * processes), 4)
         self.restart()
         return found
-
-
-def flops_per_token(model: nn.Module) -> float:
-    """Operations of forward and backward a token of the language model, after Kaplan et al.: 6 for each of its weights
-    that is trained or that gradients pass through. What the vision side computes is not counted."""
-    matrices = [p for n, p in model.named_parameters() if "language_model" in n or "lm_head" in n]
-    return 6.0 * sum(p.numel() for p in matrices if p.ndim == 2)
 
 
 def peak_memory() -> int:

@@ -32,7 +32,7 @@ from videoxl.training.objectives.objective import Objective, let_all_take_part, 
 from videoxl.training.param_groups import optimizer_groups
 from videoxl.training.protocols import Processor
 from videoxl.training.saving import full_value
-from videoxl.training.throughput import Throughput, device_peak, flops_per_token
+from videoxl.training.throughput import Throughput, Work, device_peak
 from videoxl.training.trainer_hooks import HookedTrainer
 
 OBJECTIVE = "objective.pt"
@@ -77,7 +77,7 @@ class VideoXLTrainer(HookedTrainer):
         self.truncated = 0
         self._finite = torch.ones((), dtype=torch.bool, device=arguments.device)
         self._supervised, self._equal = True, False
-        self.throughput = Throughput(flops_per_token(model), device_peak())
+        self.throughput = Throughput(Work.of(model), device_peak())
         self.sources: Sequence[str] = getattr(dataset, "source_names", ())
         self._by_source = torch.zeros(len(self.sources), 2, dtype=torch.float64, device=arguments.device)
         self.average: WeightAverage | None = None
@@ -107,7 +107,8 @@ class VideoXLTrainer(HookedTrainer):
         step, begun = self.state.global_step + 1, time.perf_counter()
         read = list(islice(epoch_iterator, num_batches))
         waited = time.perf_counter() - begun
-        self.throughput.add(sum(map(tokens_in, read)), sum(len(batch["keys"]) for batch in read), waited)
+        samples, labels = sum(len(batch["keys"]) for batch in read), sum(map(labels_in, read))
+        self.throughput.add(sum(map(tokens_in, read)), samples, labels, waited)
         batches = [self._sorted_out(batch, step) for batch in read]
         items = torch.tensor(sum(map(self._supervised_tokens, batches)), device=device)
         if self.args.world_size > 1:
@@ -119,8 +120,7 @@ class VideoXLTrainer(HookedTrainer):
         """Their number in a batch; for other objectives, whether there is anything to learn from."""
         if not self.loss_per_token:
             return int("labels" in batch)
-        # a label is predicted from the place before it, so the first never counts
-        return int((batch["labels"][..., 1:] != -100).sum())
+        return labels_in(batch)
 
     def _sorted_out(self, batch: Batch, step: int) -> Batch:
         """A batch without its reports, which are counted, and with something to compute on if it is empty."""
@@ -207,11 +207,12 @@ class VideoXLTrainer(HookedTrainer):
         return {f"loss/{name}": round(loss, 6) for name, loss in found.items()}
 
     def _speed(self) -> dict[str, float]:
-        counted = torch.tensor([self.throughput.tokens, self.throughput.samples], device=self.args.device)
+        counts = (self.throughput.tokens, self.throughput.samples, self.throughput.labels)
+        counted = torch.tensor(counts, device=self.args.device)
         if self.args.world_size > 1:
             counted = self.accelerator.reduce(counted, "sum")
-        tokens, samples = (int(count) for count in counted)
-        return self.throughput.entry(tokens, samples, self.args.world_size)
+        tokens, samples, labels = (int(count) for count in counted)
+        return self.throughput.entry(tokens, samples, labels, self.args.world_size)
 
     def _ratios(self, inputs: Batch, keys: list[Key]) -> dict[str, RatioChooser]:
         pictures = any(name in inputs for name in PICTURES)
@@ -355,6 +356,11 @@ def tokens_in(batch: Batch) -> int:
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
         return int(mask.sum())
     return batch["input_ids"].numel() if "input_ids" in batch else 0
+
+
+def labels_in(batch: Batch) -> int:
+    """Supervised tokens of a batch. The first is never one: it has no place before it to be predicted from."""
+    return int((batch["labels"][..., 1:] != -100).sum()) if "labels" in batch else 0
 
 
 def ratios_for(prefill: BeaconPrefill, seed: int, key: Key, max_positions: int) -> RatioChooser:

@@ -60,6 +60,38 @@ def load_validation(
     return ValidationData(*load_samples(replace(config, data=data), model, files))
 
 
+@dataclass
+class Measurements:
+    """The best of the losses so far, and how many behind it were no better."""
+
+    settings: ValidationConfig
+    best: float = math.inf
+    waited: int = 0
+
+    def add(self, loss: float) -> bool:
+        """Count a loss. Whether it is the best so far."""
+        if loss < self.best - self.settings.min_delta or (math.isinf(self.best) and math.isfinite(loss)):
+            self.best, self.waited = loss, 0
+            return True
+        self.waited += 1
+        return False
+
+    @property
+    def enough(self) -> bool:
+        """Whether the run ends here."""
+        return self.settings.patience is not None and self.waited >= self.settings.patience
+
+    @classmethod
+    def until(cls, step: int, settings: ValidationConfig, output: Path) -> Measurements:
+        """Those that a run's folder lists up to a step."""
+        found, path = cls(settings), output / LOG
+        for _, entry in read_json_lines(path, TrainingDataError) if path.is_file() else ():
+            loss, at = entry.get("loss"), entry.get("step")
+            if isinstance(loss, int | float) and isinstance(at, int) and at <= step:
+                found.add(float(loss))
+        return found
+
+
 class Validation(TrainerCallback):
     """Measures every ``steps`` steps and behind the last one; keeps the best model; may end the run."""
 
@@ -75,19 +107,16 @@ class Validation(TrainerCallback):
         """``weights``: within it, the weights that are to be measured stand in the model."""
         self.trainer, self.settings, self.data = trainer, settings, data
         self.output, self.notify, self.weights = output, notify, weights
-        self.best, self.waited = math.inf, 0
+        self.found = Measurements(settings)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Take up the measurements before the checkpoint that a run goes on from."""
-        path = self.output / LOG
+        """Leave out the measurements behind the checkpoint that a run goes on from, and take up those before."""
         if state.is_world_process_zero:
-            keep_until(state.global_step, path)
+            keep_until(state.global_step, self.output / LOG)
         self.trainer.accelerator.wait_for_everyone()
-        for _, entry in read_json_lines(path, TrainingDataError):
-            if isinstance(loss := entry.get("loss"), int | float):
-                self._judge(float(loss))
+        self.found = Measurements.until(state.global_step, self.settings, self.output)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -97,13 +126,13 @@ class Validation(TrainerCallback):
         with self.weights():
             better = self._measure(state)
             if better:
-                self._publish(BEST, {"step": state.global_step, "validation_loss": self.best})
+                self._publish(BEST, {"step": state.global_step, "validation_loss": self.found.best})
             if self.settings.command:
                 self._run_command(state)
-        if self.settings.patience is not None and self.waited >= self.settings.patience:
+        if self.found.enough:
             self.notify(
-                f"ended after step {state.global_step:,}: {self.waited} measurements were no better than "
-                f"{self.best:.4g}"
+                f"ended after step {state.global_step:,}: {self.found.waited} measurements were no better than "
+                f"{self.found.best:.4g}"
             )
             control.should_training_stop = control.should_save = True
 
@@ -118,14 +147,7 @@ class Validation(TrainerCallback):
         self.trainer.log({name: value for name, value in found.items() if value or name != "validation_bad_samples"})
         if state.is_world_process_zero:
             append_line(self.output / LOG, {"step": state.global_step, "loss": loss, "samples": count, "bad": bad})
-        return self._judge(loss)
-
-    def _judge(self, loss: float) -> bool:
-        if loss < self.best - self.settings.min_delta or (math.isinf(self.best) and math.isfinite(loss)):
-            self.best, self.waited = loss, 0
-            return True
-        self.waited += 1
-        return False
+        return self.found.add(loss)
 
     def _named(self, bad: int) -> str:
         lines = [entry for _, entry in read_json_lines(self.output / f"bad_{LOG}", TrainingDataError)]

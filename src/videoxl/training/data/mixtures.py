@@ -87,7 +87,7 @@ def load_mixture(path: str | os.PathLike[str]) -> tuple[Source, ...]:
 
 
 def _source(mixture: Path, number: int, entry: object) -> Source:
-    known = {"json_path", "sampling_strategy", "media_folder"}
+    known = {"json_path", "sampling_strategy", "media_folder", "source"}  # the last, an address, is for people
     if not isinstance(entry, dict) or not isinstance(entry.get("json_path"), str) or set(entry) - known:
         raise TrainingDataError(
             f"{mixture}: entry {number} must name json_path, and may name sampling_strategy and media_folder; got "
