@@ -46,7 +46,8 @@ def _made(kind: TrackKind, source: VideoSource, progress: Progress | None, speec
     if kind is TrackKind.SUBTITLES:
         return Track(kind, cues_of(AUTO, source), source=AUTO)
     if kind is TrackKind.SPEECH:
-        from videoxl.words.speech import DEFAULT_SPEECH_MODEL, transcribe
+        from videoxl.words.speech import transcribe
+        from videoxl.words.speech_model import DEFAULT_SPEECH_MODEL
 
         return transcribe(source, model=speech_model or DEFAULT_SPEECH_MODEL, progress=progress)
     read_text = import_module("videoxl.words.screen").read_text
