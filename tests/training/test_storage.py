@@ -88,7 +88,7 @@ def test_what_cannot_be_reached_is_told_in_a_line(tmp_path, bucket):
         ("dropbox://bucket/a.json", "needs a package that is not installed: .*dropbox"),
         ("nothing://bucket/a.json", "cannot be opened"),
         (f"{bucket}/gone.json", "no such file"),
-        (f"simplecache::{bucket}/a.json", "joins two kinds of storage"),
+        (f"{bucket}/a.zip::memory://x", "joins two kinds of storage"),
         ("https://example.org/a.json", "set data.allow_url"),
     ):
         with pytest.raises(TrainingDataError, match=reason) as told:

@@ -4,12 +4,15 @@ Every token has a block: a number for visual tokens, -1 for text and timestamps.
 are visual and their blocks lie further apart than ``previous_blocks`` (SPEC 3.6). So the rows of a block see the open
 tokens from before their window and then everything from the window on, which in that order is causal, aligned at the
 end; open rows see everything before them. Each is a call of the ordinary causal kernel.
+
+A row may hold several sequences, one behind the other. Each begins at position 0, and sees itself alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -77,19 +80,54 @@ def block_rows(blocks: Sequence[int], previous_blocks: int) -> BlockRows:
     return BlockRows(tuple(calls), torch.tensor(places, dtype=torch.long), torch.tensor(order, dtype=torch.long))
 
 
+def sequence_starts(positions_BL: torch.Tensor) -> list[list[int]]:
+    """Where the sequences of every row begin: at position 0, and at the row's begin."""
+    return [sorted({0, *torch.where(row == 0)[0].tolist()}) for row in positions_BL]
+
+
+def sequence_numbers(positions_BL: torch.Tensor) -> torch.Tensor:
+    """The number of every token's sequence, counted through all rows: int64 ``[B, L]``."""
+    begins = positions_BL == 0
+    begins[:, 0] = True
+    return begins.flatten().cumsum(0).view(begins.shape) - 1
+
+
+@dataclass(frozen=True)
+class PackedSequence:
+    """One sequence of a row: where it lies, and how its rows attend."""
+
+    row: int
+    begin: int
+    end: int
+    rows: BlockRows
+
+
 class BlockPlan:
     """Attention of whole sequences under the rule of blocks (an :class:`~videoxl.model.attention.AttentionPlan`).
 
     Args:
         tables: gives cosines and sines ``[B, L, E]``, on the device and in the dtype of a tensor.
         blocks_BL: the block of every token. Padding, at the end, is open.
+        positions_BL: of the tokens, where a row holds several sequences; default: every row is one.
     """
 
     beacon_slots: torch.Tensor | None = None
 
-    def __init__(self, tables: Callable[[torch.Tensor], Pair], blocks_BL: torch.Tensor, previous_blocks: int) -> None:
+    def __init__(
+        self,
+        tables: Callable[[torch.Tensor], Pair],
+        blocks_BL: torch.Tensor,
+        previous_blocks: int,
+        positions_BL: torch.Tensor | None = None,
+    ) -> None:
         self.tables = tables
-        self.rows = [block_rows(blocks, previous_blocks) for blocks in blocks_BL.tolist()]
+        length = blocks_BL.shape[1]
+        starts = [[0]] * len(blocks_BL) if positions_BL is None else sequence_starts(positions_BL)
+        self.sequences = [
+            PackedSequence(row, begin, end, block_rows(blocks[begin:end], previous_blocks))
+            for row, (blocks, begins) in enumerate(zip(blocks_BL.tolist(), starts))
+            for begin, end in pairwise([*begins, length])
+        ]
         self._placed: dict[torch.device, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def attend(
@@ -99,13 +137,12 @@ class BlockPlan:
         cos, sin = (table.unsqueeze(1) for table in self.tables(keys_BKLE))
         queries, keys = rotate(queries_BNLE, cos, sin), rotate(keys_BKLE, cos, sin)
         placed = self._on(keys.device)
-        out = [
-            self._attend_one(
-                layer, self.rows[row], placed[row], *(x[row : row + 1] for x in (queries, keys, values_BKLE))
-            )
-            for row in range(len(queries))
-        ]
-        return torch.cat(out)
+        rows: list[list[torch.Tensor]] = [[] for _ in range(len(queries))]
+        for one, where in zip(self.sequences, placed):
+            row, span = slice(one.row, one.row + 1), slice(one.begin, one.end)
+            states = (x[row, :, span] for x in (queries, keys, values_BKLE))
+            rows[one.row].append(self._attend_one(layer, one.rows, where, *states))
+        return torch.cat([torch.cat(parts, dim=2) for parts in rows])
 
     def _attend_one(
         self,
@@ -127,7 +164,9 @@ class BlockPlan:
     def _on(self, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The indices on a device, uploaded once for all layers."""
         if device not in self._placed:
-            self._placed[device] = [(rows.open_places.to(device), rows.order.to(device)) for rows in self.rows]
+            self._placed[device] = [
+                (one.rows.open_places.to(device), one.rows.order.to(device)) for one in self.sequences
+            ]
         return self._placed[device]
 
 

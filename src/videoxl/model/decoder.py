@@ -101,7 +101,8 @@ class LanguageModel(PreTrainedModel):
             output_hidden_states: also return what goes into every layer, and what comes out of the last norm.
             watch: is shown the queries of every layer.
             visual_blocks, previous_blocks: the rule of :mod:`videoxl.model.block_attention` instead of a mask, for
-                whole sequences ``[B, L]`` that are padded at their end.
+                whole sequences ``[B, L]`` that are padded at their end. With ``position_ids`` ``[B, L]``, every
+                position 0 begins a sequence that sees itself alone.
 
         Raises ``ValueError`` unless exactly one of ``input_ids`` and ``inputs_embeds`` is given, and for a cache or a
         mask beside blocks.
@@ -126,7 +127,8 @@ class LanguageModel(PreTrainedModel):
         elif cache is not None or attention_mask is not None or watch is not None:
             raise ValueError("visual_blocks are for whole sequences: leave out the cache and attention_mask")
         else:
-            plan = BlockPlan(tables, visual_blocks, int(previous_blocks))
+            packed = position_ids if position_ids is not None and position_ids.ndim == 2 else None
+            plan = BlockPlan(tables, visual_blocks, int(previous_blocks), packed)
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         hidden = self.run_plan(embeds, plan, layer_inputs=layer_inputs, states=states)
         return DecoderOutput(hidden, cache, None if states is None else tuple(states))

@@ -46,13 +46,21 @@ def next_token_loss(
 
 
 def next_token_losses(
-    head: nn.Module, hidden_BLD: torch.Tensor, labels_BL: torch.Tensor, num_items: torch.Tensor | int | None = None
+    head: nn.Module,
+    hidden_BLD: torch.Tensor,
+    labels_BL: torch.Tensor,
+    num_items: torch.Tensor | int | None = None,
+    sequences_BL: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`next_token_loss`, and the sum of every row's losses ``[B]`` without gradient."""
+    """:func:`next_token_loss`, and the sum of every row's losses ``[B]`` without gradient; of every sequence's, where
+    ``sequences_BL`` numbers those of the rows."""
     hidden, targets, live = live_rows(hidden_BLD, labels_BL)
     losses = token_losses(head, hidden, targets)
-    rows = live.nonzero()[:, 0].to(losses.device)
-    sums = losses.new_zeros(len(labels_BL)).index_add(0, rows, losses.detach())
+    if sequences_BL is None:
+        rows, count = live.nonzero()[:, 0], len(labels_BL)
+    else:
+        rows, count = sequences_BL[:, 1:][live.to(sequences_BL.device)], int(sequences_BL[-1, -1]) + 1
+    sums = losses.new_zeros(count).index_add(0, rows.to(losses.device), losses.detach())
     if num_items is None:
         return losses.sum() / max(len(losses), 1), sums
     return losses.sum() / (num_items.to(losses.device) if isinstance(num_items, torch.Tensor) else num_items), sums

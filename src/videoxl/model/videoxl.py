@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from videoxl.model.attention import TokenCache, Watch
 from videoxl.model.beacon import GradientCache, make_loop, visual_range, window_loss, window_steps
+from videoxl.model.block_attention import sequence_numbers
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.decoder import LanguageModel
 from videoxl.model.generation import CACHE, PICTURE_INPUTS, check_ids, generate, one_cache
@@ -366,7 +367,8 @@ class VideoXLOutput(CausalLMOutputWithPast):
     """``logits`` ``[B, L or fewer, V]``, ``loss`` when labels were given, and the cache."""
 
     row_losses: torch.Tensor | None = None
-    """With labels: the sum of every row's losses ``[B]``, without gradient."""
+    """With labels: the sum of every row's losses ``[B]``, without gradient; of every sequence's, where rows hold
+    several."""
 
 
 class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
@@ -456,7 +458,9 @@ class VideoXLForConditionalGeneration(VideoXLPreTrainedModel, GenerationMixin):
         if labels is not None:  # from the logits where all are wanted anyway
             whole = logits.shape[1] == hidden.shape[1]
             head, states = (nn.Identity(), logits) if whole else (self.lm_head, hidden)
-            loss, rows_lost = next_token_losses(head, states, labels, num_items_in_batch)
+            packed = visual_blocks is not None and position_ids is not None and position_ids.ndim == 2
+            numbers = sequence_numbers(cast(torch.Tensor, position_ids)) if packed else None
+            loss, rows_lost = next_token_losses(head, states, labels, num_items_in_batch, numbers)
         found = {"loss": loss, "logits": logits, CACHE: outputs.get(CACHE)}
         output = VideoXLOutput(**found, hidden_states=outputs.hidden_states, row_losses=rows_lost)
         return output.to_tuple() if return_dict is False else output

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,6 +19,7 @@ from videoxl.inference.loading import load_model, resolve
 from videoxl.inference.prefill.choose import choose_prefill
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.folder import ModelFolder
+from videoxl.model.layers import DecoderSpec
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.assemble import assemble, assembled_config, parts_of, with_beacons
 from videoxl.training.config.training import TrainingConfig
@@ -27,6 +29,7 @@ from videoxl.training.data.dataset import VideoDataset
 from videoxl.training.data.features import FeatureCache
 from videoxl.training.data.open_records import open_sources
 from videoxl.training.data.order import BatchOrder
+from videoxl.training.data.packing import PackedCollator, PackedOrder, mixes_kinds, packed_rows
 from videoxl.training.data.pairs import PreferenceCollator, PreferenceDataset, reference_log_probs
 from videoxl.training.data.records import Records
 from videoxl.training.objectives.objective import LanguageTraining
@@ -114,6 +117,7 @@ def check_fits(config: TrainingConfig, model_config: VideoXLConfig) -> None:
     found = copy.deepcopy(model_config)
     choose_prefill(config.prefill, found)
     set_pictures(config.data, found)
+    _check_batches(config, found)
     if config.token_synthesis_weights is not None:
         if not found.traits.token_synthesis:
             raise ValueError(
@@ -122,6 +126,17 @@ def check_fits(config: TrainingConfig, model_config: VideoXLConfig) -> None:
         weight_files(config.token_synthesis_weights)
     if config.projector_weights is not None:
         weight_files(config.projector_weights)
+
+
+def _check_batches(config: TrainingConfig, model_config: VideoXLConfig) -> None:
+    """Raise ``ValueError`` for batches and rows that this model cannot read."""
+    if config.data.mix_kinds and not mixes_kinds(model_config):
+        raise ValueError(
+            f"data.mix_kinds puts images beside videos, and one id ({model_config.video_token_id}) stands for both in "
+            "this model: leave it out, so that every batch holds one kind"
+        )
+    if config.data.packing and DecoderSpec.from_config(model_config.text_config).rope.sections:
+        raise ValueError("data.packing restarts positions, which have three dimensions in this model: leave it out")
 
 
 def _module(model: VideoXLForConditionalGeneration, config: TrainingConfig) -> nn.Module:
@@ -191,23 +206,35 @@ def load_data(
     """The data that a config names. Features of a frozen tower, and what pairs of answers are compared with, are
     computed first where the config asks for them. ``files``: of the records, if they are open."""
     dataset, collator = _data(config, model, output, rank, world, files)
+    if config.data.packing:
+        return _packed(config, dataset, cast(Collator, collator))
     sizes = dataset.lengths if config.data.group_by_length else len(dataset)
     # a batch of one holds one kind, so that the records need not be read for it
-    kinds = dataset.kinds if config.per_device_batch_size > 1 else None
+    kinds = dataset.kinds if config.per_device_batch_size > 1 and not config.data.mix_kinds else None
+    return TrainingData(dataset, collator, _ordered(config, sizes, kinds, dataset.blocks))
+
+
+def _packed(config: TrainingConfig, dataset: VideoDataset, collator: Collator) -> TrainingData:
+    """Rows of several samples, in batches."""
+    rows, kinds = packed_rows(config.data, dataset)
+    ordered = _ordered(config, len(rows), kinds, None)
+
+    def order(epoch: int, rank: int, world: int) -> PackedOrder:
+        return PackedOrder(rows, ordered(epoch, rank, world))
+
+    return TrainingData(dataset, PackedCollator(collator, cast(int, config.data.max_length)), order)
+
+
+def _ordered(
+    config: TrainingConfig, sizes: Sequence[int] | int, kinds: Sequence[str] | None, blocks: np.ndarray | None
+) -> Callable[[int, int, int], BatchOrder]:
+    """Batches of an epoch, for a rank among so many processes."""
+    batch, seed = config.per_device_batch_size, config.data.seed
 
     def order(epoch: int, rank: int, world: int) -> BatchOrder:
-        return BatchOrder(
-            sizes,
-            config.per_device_batch_size,
-            seed=config.data.seed,
-            epoch=epoch,
-            rank=rank,
-            world=world,
-            kinds=kinds,
-            blocks=dataset.blocks,
-        )
+        return BatchOrder(sizes, batch, seed=seed, epoch=epoch, rank=rank, world=world, kinds=kinds, blocks=blocks)
 
-    return TrainingData(dataset, collator, order)
+    return order
 
 
 def _data(

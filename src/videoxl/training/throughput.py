@@ -51,13 +51,17 @@ class Throughput:
     def restart(self) -> None:
         """Begin to count."""
         self.begun, self.waited = time.perf_counter(), 0.0
-        self.tokens = self.samples = self.labels = 0
+        self.tokens = self.samples = self.labels = self.filled = self.room = 0
 
     def add(self, tokens: int, samples: int, labels: int, waited: float) -> None:
         """A step's batches: their tokens, samples and supervised tokens on this process, and the seconds until they
         were there."""
         self.tokens, self.samples, self.labels = self.tokens + tokens, self.samples + samples, self.labels + labels
         self.waited += waited
+
+    def fill(self, tokens: int, room: int) -> None:
+        """A batch of packed rows: the tokens in them, and those they have room for."""
+        self.filled, self.room = self.filled + tokens, self.room + room
 
     def entry(self, tokens: int, samples: int, labels: int, processes: int) -> dict[str, float]:
         """What goes into the log, from what all ``processes`` counted; then counting begins anew."""

@@ -19,12 +19,13 @@ from transformers import TrainingArguments
 
 from videoxl.config import BeaconPrefill
 from videoxl.errors import TrainingError
+from videoxl.model.block_attention import sequence_numbers
 from videoxl.model.windows import RatioChooser
 from videoxl.training.checkpoints import Facts, newest_checkpoint
 from videoxl.training.config.training import SYNCHRONOUS, TrainingConfig
 from videoxl.training.data.bad_samples import BadSampleLog
 from videoxl.training.data.batches import Batch, CollateFunction, Key, RunOrder, SampleSource, data_loader
-from videoxl.training.data.collator import PICTURES, REPORTS, with_blank_video
+from videoxl.training.data.collator import FILLED, ORDER, PICTURES, REPORTS, with_blank_video
 from videoxl.training.ema import WeightAverage
 from videoxl.training.guard import StepGuard
 from videoxl.training.muon import muon_for
@@ -129,6 +130,7 @@ class VideoXLTrainer(HookedTrainer):
             raise TrainingError(f"{lacking[0]}; then resume: no sample was counted as bad")
         self.bad_samples.count(len(keys), batch.pop("bad_samples", ()), step=step)
         self.truncated += len(batch.pop("truncated", ()))
+        self.throughput.fill(*batch.pop(FILLED, (0, 0)))
         if "labels" not in batch:
             self.bad_samples.empty_batches += 1
             if not self.loss_per_token:  # an objective handles an empty batch itself
@@ -167,14 +169,16 @@ class VideoXLTrainer(HookedTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, object]:
         """The objective's loss; windows of Video-XL with ratios drawn for the samples of the batch."""
-        keys = inputs.pop("keys")
+        keys, order = inputs.pop("keys"), inputs.pop(ORDER, None)
         self._begin_equally()
         if self.config.objective == "language":
             # logits where labels are; those of the last place are the fewest that a forward gives
             inputs = {**inputs, "use_cache": False, "logits_to_keep": 1, **self._ratios(inputs, keys)}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
-            self._count_sources(keys, inputs.get("labels"), outputs)
+            if order is not None:  # rows hold several samples
+                keys = [keys[at] if at >= 0 else None for at in order]
+            self._count_sources(keys, inputs, outputs)
         if torch.is_grad_enabled() and (self.config.sharding == "zero1" or not loss.requires_grad):
             # DeepSpeed adds up the gradients that processes have, in their order, and cannot see whose they are; and
             # text alone touches no trained weight where only the projector is trained
@@ -187,14 +191,20 @@ class VideoXLTrainer(HookedTrainer):
             let_all_take_part(self.accelerator.unwrap_model(self.model_wrapped))
             self._equal = True
 
-    def _count_sources(self, keys: list[Key], labels: torch.Tensor | None, outputs: object) -> None:
-        """Add the loss of every row to that of the file it comes from. Nothing waits for the device."""
+    def _count_sources(self, keys: Sequence[Key | None], inputs: Batch, outputs: object) -> None:
+        """Add the loss of every row, or sequence, to that of the file it comes from. Nothing waits for the device."""
+        labels = inputs.get("labels")
         rows = getattr(outputs, "row_losses", None)
         source_of = getattr(self.train_dataset, "source_of", None)
         if len(self.sources) < 2 or source_of is None or rows is None or labels is None or len(rows) != len(keys):
             return  # where a sample of a batch was bad, rows and keys do not belong to one another
-        places = torch.tensor([source_of(number) for _, number in keys], device=rows.device)
-        live = (labels[:, 1:] != -100).sum(1).to(rows.device)
+        places = torch.tensor([source_of(key[1]) if key else 0 for key in keys], device=rows.device)
+        live = (labels[:, 1:] != -100).to(rows.device)
+        if "visual_blocks" in inputs and "position_ids" in inputs:
+            numbers = sequence_numbers(inputs["position_ids"])[:, 1:].to(rows.device)
+            live = torch.zeros_like(rows).index_add(0, numbers.flatten(), live.flatten().to(rows.dtype))
+        else:
+            live = live.sum(1)
         self._by_source.index_add_(0, places, torch.stack([rows.double(), live.double()], dim=1))
 
     def _source_losses(self) -> dict[str, float]:
@@ -207,12 +217,14 @@ class VideoXLTrainer(HookedTrainer):
         return {f"loss/{name}": round(loss, 6) for name, loss in found.items()}
 
     def _speed(self) -> dict[str, float]:
-        counts = (self.throughput.tokens, self.throughput.samples, self.throughput.labels)
+        own = self.throughput
+        counts = (own.tokens, own.samples, own.labels, own.filled, own.room)
         counted = torch.tensor(counts, device=self.args.device)
         if self.args.world_size > 1:
             counted = self.accelerator.reduce(counted, "sum")
-        tokens, samples, labels = (int(count) for count in counted)
-        return self.throughput.entry(tokens, samples, labels, self.args.world_size)
+        tokens, samples, labels, filled, room = (int(count) for count in counted)
+        fill = {"packing_fill": round(filled / room, 4)} if room else {}
+        return {**own.entry(tokens, samples, labels, self.args.world_size), **fill}
 
     def _ratios(self, inputs: Batch, keys: list[Key]) -> dict[str, RatioChooser]:
         pictures = any(name in inputs for name in PICTURES)
@@ -352,6 +364,8 @@ def unsupervised() -> dict[str, torch.Tensor]:
 
 def tokens_in(batch: Batch) -> int:
     """Tokens of a batch, without those that are padding."""
+    if FILLED in batch:
+        return int(batch[FILLED][0])
     mask = batch.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
         return int(mask.sum())

@@ -109,6 +109,10 @@ class DataConfig:
     pictures once for every question)."""
     group_by_length: Flag = False
     """Make batches of examples of similar length, in random order."""
+    mix_kinds: Flag = False
+    """Let videos, images and texts meet in a batch, where the model's family allows it."""
+    packing: Flag = False
+    """Fill rows of ``max_length`` tokens with several examples. Each attends to itself alone, from position 0 on."""
     num_workers: CountOrZero = 0
     """Processes that decode; 0 decodes in the training process."""
     prefetch_factor: Count = 2
@@ -140,6 +144,25 @@ class DataConfig:
             )
         if self.template == "plain" and self.turns == "packed":
             raise ValueError("template='plain' has no questions to pack: set turns='multi_turn'")
+
+        self._check_packing()
+
+    def _check_packing(self) -> None:
+        if self.mix_kinds and self.feature_cache is not None:
+            raise ValueError(
+                "feature_cache holds features of videos, which cannot stand beside pixels of images in a batch: leave "
+                "out mix_kinds"
+            )
+        if not self.packing:
+            return
+        if self.max_length is None:
+            raise ValueError("packing fills rows of max_length tokens: set max_length")
+        if self.turns == "packed":
+            raise ValueError(
+                "packing puts conversations into a row, turns='packed' puts questions: leave one of them out"
+            )
+        if self.group_by_length:
+            raise ValueError("packing fills rows whatever the lengths are: leave out group_by_length")
 
     def all_sources(self) -> tuple[Source, ...]:
         """The sources, read from the mixture where there is one. Raises :class:`TrainingDataError`."""

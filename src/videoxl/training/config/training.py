@@ -245,6 +245,7 @@ class TrainingConfig:
         self._check_adapters()
         self._check_windows()
         self._check_template()
+        self._check_packing()
         self._check_schedule()
         self._check_device()
         self._check_sharding()
@@ -306,6 +307,20 @@ class TrainingConfig:
             )
         if self.objective == "preference":
             raise ValueError("data.template='plain' has no questions, which objective='preference' compares answers to")
+
+    def _check_packing(self) -> None:
+        if not self.data.packing:
+            return
+        if isinstance(self.prefill, BeaconPrefill):
+            raise ValueError(
+                "data.packing cannot be exact where a video is read in windows (prefill=beacon), whose cache is one "
+                "sequence's: leave it out"
+            )
+        if self.objective != "language":
+            raise ValueError(
+                f"data.packing packs single conversations, which objective={self.objective!r} does not learn from: "
+                "leave it out"
+            )
 
     def _check_device(self) -> None:
         if self.device not in ("auto", "cpu"):

@@ -23,8 +23,12 @@ from videoxl.training.data.batches import Batch
 from videoxl.training.data.examples import BadSample, Example
 
 BAD_SAMPLES, TRUNCATED, MACHINE = "bad_samples", "truncated", "machine"
-REPORTS = (BAD_SAMPLES, TRUNCATED, MACHINE)
+FILLED = "filled"
+"""Key of a batch of packed rows: the tokens of its examples, and the tokens its rows have room for."""
+REPORTS = (BAD_SAMPLES, TRUNCATED, MACHINE, FILLED)
 """Keys of a batch that are for the trainer, which takes them out before the forward."""
+ORDER = "order"
+"""Key of a batch of packed rows: which sample every sequence is, -1 for padding."""
 PICTURES = ("pixel_values_videos", "pixel_values", "video_features")
 """Keys of a batch that shows something."""
 
@@ -55,14 +59,16 @@ class Collator:
 
     def __call__(self, samples: Sequence[Example | BadSample]) -> Batch:
         """Raises ``ValueError`` for images beside videos where one id stands for both (Video-XL)."""
-        bad = [(sample.id, sample.reason) for sample in samples if isinstance(sample, BadSample)]
         examples = [sample for sample in samples if isinstance(sample, Example)]
-        cut = [(example.id, example.truncated) for example in examples if example.truncated]
+        reports = self.reports(samples)
+        return self._text(examples) | self.pictures(examples) | reports if examples else reports
+
+    def reports(self, samples: Sequence[Example | BadSample]) -> Batch:
+        """What the trainer is told of the samples of a batch."""
+        bad = [(sample.id, sample.reason) for sample in samples if isinstance(sample, BadSample)]
+        cut = [(s.id, s.truncated) for s in samples if isinstance(s, Example) and s.truncated]
         lacking = [sample.reason for sample in samples if isinstance(sample, BadSample) and sample.machine]
-        reports: Batch = (
-            {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {}) | ({MACHINE: lacking} if lacking else {})
-        )
-        return self._text(examples) | self._pictures(examples) | reports if examples else reports
+        return {BAD_SAMPLES: bad} | ({TRUNCATED: cut} if cut else {}) | ({MACHINE: lacking} if lacking else {})
 
     def _text(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         length = max(len(example.input_ids) for example in examples)
@@ -75,7 +81,7 @@ class Collator:
             batch["attention_mask"] = _padded([[1] * len(e.input_ids) for e in examples], length, 0)
             return batch
         if not packed and self.mask is not None:
-            batch["visual_blocks"] = _padded([self._blocks(e).tolist() for e in examples], length, OPEN)
+            batch["visual_blocks"] = _padded([self.blocks(e).tolist() for e in examples], length, OPEN)
             batch["previous_blocks"] = torch.tensor(self.mask.previous_blocks)
             return batch
         batch["attention_mask"] = self._square_mask(examples, length)
@@ -83,7 +89,7 @@ class Collator:
         batch["position_ids"] = _padded(positions, length, 0)
         return batch
 
-    def _blocks(self, example: Example) -> np.ndarray:
+    def blocks(self, example: Example) -> np.ndarray:
         """The block of every visual token of a single video, :data:`OPEN` for all others: int64 ``[L]``."""
         blocks = np.full(len(example.input_ids), OPEN, dtype=np.int64)
         if self.mask is None or example.span is None:
@@ -119,7 +125,8 @@ class Collator:
             allowed &= (segments[None] == 0) | (segments[None] == segments[:, None])
         return allowed
 
-    def _pictures(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def pictures(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Pixels or features of examples, in the order in which they stand in the batch."""
         batch: dict[str, torch.Tensor] = {}
         images = [e for e in examples if e.counts and e.crops]
         videos = [e for e in examples if e.counts and not e.crops]
@@ -162,7 +169,8 @@ def with_blank_video(batch: Batch, config: VideoXLConfig) -> Batch:
         "frames_per_video": torch.tensor([config.frames_per_group]),
     }
     if "position_ids" in batch:
-        grown["position_ids"] = torch.cat([batch["position_ids"], torch.zeros_like(ids)], dim=1)
+        behind = torch.arange(extra).expand(rows, -1)  # a sequence of its own
+        grown["position_ids"] = torch.cat([batch["position_ids"], behind], dim=1)
     if "visual_blocks" in batch:  # what is added stands behind everything that could see it
         grown["visual_blocks"] = torch.cat([batch["visual_blocks"], torch.full_like(ids, OPEN)], dim=1)
     if "attention_mask" in batch:

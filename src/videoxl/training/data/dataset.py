@@ -6,7 +6,9 @@ any number of worker processes gives the same examples, and training can begin i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import cast
@@ -38,6 +40,7 @@ from videoxl.training.data.order import OPEN_BLOCKS
 from videoxl.training.data.read_sample import Picture, PictureReader, time_scale
 from videoxl.training.data.records import Media, Records
 from videoxl.training.protocols import Tokenizer
+from videoxl.video.anyres import parse_pinpoints
 
 __all__ = ["BadSample", "DataConfig", "Example", "VideoDataset"]
 
@@ -45,6 +48,8 @@ UNUSABLE = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
 """What reading values of the wrong kind may raise: a bad sample, whatever a record holds."""
 MOST_SECONDS = 10**7
 """A longer ``duration`` of a record is no duration."""
+LATE = 1000.0
+"""Seconds at which videos of unknown length are taken to be, so that their timestamps are not underestimated."""
 LETTERS_PER_TOKEN = 4
 """Rough average for English text; only the grouping of examples by length depends on it."""
 
@@ -56,7 +61,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         self,
         config: DataConfig,
         model_config: VideoXLConfig,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | ChatFormat,
         *,
         prefill: PrefillStrategy | None = None,
         features: FeatureCache | None = None,
@@ -69,7 +74,7 @@ class VideoDataset(Dataset[Example | BadSample]):
         """
         self.config = config
         self.model_config = model_config
-        chat_format = ChatFormat.of(tokenizer)
+        chat_format = tokenizer if isinstance(tokenizer, ChatFormat) else ChatFormat.of(tokenizer)
         self.encoder = ConversationEncoder(chat_format, labels=config.labels, template=config.template)
         self.reader = PictureReader(model_config, chat_format.tokenize, config.sampling, prefill=prefill)
         self.cached = None if features is None else CachedReader(self.reader, features)
@@ -263,15 +268,19 @@ class VideoDataset(Dataset[Example | BadSample]):
         record says it."""
         if self.reader.crops(kind):
             return self.model_config.image_tokens(1)
+        frames = self._frames_of(duration)[0] if kind == "video" else 1
+        groups = -(-frames // self.model_config.frames_per_group)
+        return groups * self.model_config.tokens_per_group
+
+    def _frames_of(self, duration: object, whole: Callable[[float], int] = int) -> tuple[int, float]:
+        """The most frames of a video, and how many of them a second has."""
         sampling = self.config.sampling
         listed = sampling.times or sampling.indices or ()
         frames = len(listed) or sampling.num_frames or sampling.max_frames or Sampling.DEFAULT_MAX_FRAMES
-        known = isinstance(duration, int | float) and not isinstance(duration, bool) and 0 < duration < MOST_SECONDS
-        if known and not listed and not sampling.num_frames:
-            rate = sampling.max_fps or sampling.fps or Sampling.DEFAULT_FPS
-            frames = min(frames, max(int(cast(float, duration) * rate), 1))
-        groups = -(-(frames if kind == "video" else 1) // self.model_config.frames_per_group)
-        return groups * self.model_config.tokens_per_group
+        rate = sampling.max_fps or sampling.fps or Sampling.DEFAULT_FPS
+        if (seconds := known_seconds(duration)) and not listed and not sampling.num_frames:
+            frames = min(frames, max(whole(seconds * rate), 1))
+        return frames, rate
 
     @property
     def lengths(self) -> list[int]:
@@ -279,10 +288,57 @@ class VideoDataset(Dataset[Example | BadSample]):
         ``duration`` (in seconds) makes. No picture is opened for it."""
         return [int(length) for length in self._facts[:, 1]]
 
+    @cached_property
+    def packed_lengths(self) -> list[int]:
+        """The tokens of every example, for packing: text is counted exactly, and a picture or video by the most that it
+        may take. A record that cannot be read takes none."""
+        return [self._measure(*row) for row in self.index_N3.tolist()]
+
+    def _measure(self, file: int, record_number: int, turn: int) -> int:
+        try:
+            record = self.files[file].read(record_number)
+            kind, names = media_of(record)
+            text = len(self._encode(read_conversation(record), turn, kind, len(names)).ids) - len(names)
+            each = self._longest(kind, record.get("duration"), time_scale(record)) if names else 0
+        except (VideoXLError, *UNUSABLE):
+            return 0
+        return min(text + len(names) * each, self.config.max_length or sys.maxsize)
+
+    def _longest(self, kind: Kind, duration: object, scale: float) -> int:
+        """The most tokens of a picture or video of this kind, timestamps included."""
+        if self.reader.crops(kind):
+            config, crops = self.model_config, 1
+            if config.stills == "anyres":
+                side = config.image_size
+                sizes = parse_pinpoints(config.image_grid_pinpoints, side)
+                crops += max((width // side) * (height // side) for width, height in sizes)
+            return max(config.image_tokens(1), config.image_tokens(crops))
+        if kind == "image":
+            return len(self.reader.span([0.0], scale))
+        frames, rate = self._frames_of(duration, math.ceil)
+        group, sampling = self.reader.whole_groups_of, self.config.sampling
+        if frames >= group and not (sampling.times or sampling.indices):
+            frames -= frames % group
+        first = 0.0 if known_seconds(duration) else LATE  # more digits
+        if (frames, rate, first, scale) not in self._spans:
+            times = [first + number / rate for number in range(frames)]
+            self._spans[frames, rate, first, scale] = len(self.reader.span(times, scale))
+        return self._spans[frames, rate, first, scale]
+
+    @cached_property
+    def _spans(self) -> dict[tuple[int, float, float, float], int]:
+        return {}
+
     @property
     def kinds(self) -> list[Kind]:
         """The kind of every example. Every model takes batches of one kind."""
         return [KINDS[kind] for kind in self._facts[:, 0]]
+
+
+def known_seconds(duration: object) -> float | None:
+    """A record's ``duration``, if it is one."""
+    known = isinstance(duration, int | float) and not isinstance(duration, bool) and 0 < duration < MOST_SECONDS
+    return float(cast(float, duration)) if known else None
 
 
 def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
