@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.model.random_tiny import tiny_engine
-from tests.training.records import dataset, record, video
+from tests.training.records import dataset, record, video, write
 from tests.training.stand_in import config_of, log_losses, start_of
 from videoxl.config import BeaconPrefill, ChunkedPrefill, FullPrefill, Sampling
 from videoxl.errors import TrainingError
@@ -20,6 +21,7 @@ from videoxl.training.data.collator import FILLED, ORDER, Collator, with_blank_v
 from videoxl.training.data.dataset import BadSample
 from videoxl.training.data.mixtures import Source
 from videoxl.training.data.packing import PackedCollator, fit, plan_rows
+from videoxl.training.estimate import estimate
 from videoxl.training.run import run
 from videoxl.training.setup import check_fits
 
@@ -206,6 +208,22 @@ def test_a_packed_run_is_logged_and_resumed_as_if_it_had_not_died(folder, tmp_pa
     fresh_tiny.model.load_state_dict(before)
     packed_run(folder, tmp_path / "died", fresh_tiny, resume=True)
     assert log_losses(tmp_path / "died") == log_losses(tmp_path / "whole")
+
+
+def test_an_estimate_counts_the_steps_of_rows(folder, tmp_path, fresh_tiny):
+    texts = [record(f"Question {n}?", "word " * (1 + n % 7), id=f"t{n}") for n in range(40)]
+    write(tmp_path / "texts.json", texts)
+    data = {"sources": (Source(str(tmp_path / "texts.json")),), "packing": True, "max_length": 400}
+    config = config_of(data=data, max_steps=None, per_device_batch_size=2)
+    found = estimate(config)
+    result = run(config, output=tmp_path / "run", model=start_of(fresh_tiny.model), progress=False)
+    assert found.steps == result.steps < 20
+    assert (found.tokens, found.frames, found.unit) == (400, 0, "rows")
+    assert re.search(r"40 samples fill \d+ rows of 400 tokens by 9\d", str(found))
+    assert found.samples_per_step == pytest.approx(40 / result.steps, abs=1.5)
+    missing = estimate(config_of(data={**data, "sources": (Source("none.json"),)}, max_steps=None))
+    assert missing.steps is None
+    assert "rows are unknown" in str(missing)
 
 
 @pytest.mark.parametrize(

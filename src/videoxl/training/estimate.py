@@ -6,10 +6,13 @@ where they are used).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -31,10 +34,13 @@ from videoxl.model.videoxl import VideoXLForConditionalGeneration
 from videoxl.training.assemble import assembled_config
 from videoxl.training.config.stages import OUTPUT, STAGES
 from videoxl.training.config.training import TrainingConfig
+from videoxl.training.data.dataset import VideoDataset
 from videoxl.training.data.media import media_of
 from videoxl.training.data.mixtures import choose_records
 from videoxl.training.data.open_records import open_sources
+from videoxl.training.data.packing import PackedFacts, packed_facts
 from videoxl.training.param_groups import group_of, is_read, target_pattern, unread_by, weight_dtype
+from videoxl.training.pictures import set_pictures
 
 ANSWER_TOKENS = 256
 """Tokens of a question and its answers, where the config sets no limit."""
@@ -68,6 +74,7 @@ class Estimate:
     gathered_bytes: int
     """Whole weights and their gradients while a step lasts, where they are gathered as one."""
     batch: int
+    """Samples, or packed rows, that go through the model together."""
     samples_per_step: int
     """On all processes."""
     steps: int | None
@@ -79,6 +86,8 @@ class Estimate:
     """Operations per second that were assumed."""
     available_bytes: int
     notes: tuple[str, ...] = ()
+    unit: str = "samples"
+    """``rows`` where several samples are packed into one."""
 
     @property
     def total_bytes(self) -> int:
@@ -107,11 +116,11 @@ class Estimate:
         lines = [
             f"trained     {of(self.trained)}",
             f"frozen      {of(self.frozen)}",
-            f"sample      at most {self.frames:,} frames, {self.visual_tokens:,} visual tokens, {self.tokens:,} "
-            f"tokens in all, of which {self.kept_tokens:,} stay in sight",
+            f"{self.unit.removesuffix('s'):<12}at most {self.frames:,} frames, {self.visual_tokens:,} visual tokens, "
+            f"{self.tokens:,} tokens in all, of which {self.kept_tokens:,} stay in sight",
             f"memory      {size(self.total_bytes)} = weights {size(self.weight_bytes)}, gradients "
             f"{size(self.gradient_bytes)}, optimiser {size(self.optimiser_bytes)}, activations about "
-            f"{size(self.activation_bytes)} for each of {self.batch} samples"
+            f"{size(self.activation_bytes)} for each of {self.batch} {self.unit}"
             + (f", gathered for a step {size(self.gathered_bytes)}" if self.gathered_bytes else ""),
             f"steps       {'unknown' if self.steps is None else f'{self.steps:,}'} of {self.samples_per_step} samples",
             f"time        about {time}, at {self.flops / 1e12:,.3g} TFLOP/s on {self.device}",
@@ -135,7 +144,17 @@ def estimate_of(config: TrainingConfig, spec: ModelSpec, *, device: str = "auto"
     notes = list(spec.notes)
     frames, span, text, prefix = _longest_sample(config, spec)
     tokens = prefix + len(span.ids) + text
-    steps, note = _steps(config, processes)
+    packed, note = _packed(config, spec)
+    notes += [note] if note else []
+    batch = config.per_device_batch_size * config.gradient_accumulation_steps * processes
+    seconds = _seconds(config, model_config, frames, prefix, span, text, where)
+    if config.data.packing:
+        row = cast(int, config.data.max_length)
+        seconds *= (packed.fill if packed else 1.0) * row / min(tokens, row)
+        shown = row // model_config.tokens_per_group * model_config.frames_per_group
+        frames, tokens, text = (shown if packed is None or packed.shows else 0), row, row
+        batch = round(batch * packed.examples_per_row) if packed else batch
+    steps, note = _steps(config, processes, packed)
     notes += [note] if note else []
     weights, gradients, states = _state_bytes(config, trained, frozen, processes)
     return Estimate(
@@ -144,20 +163,21 @@ def estimate_of(config: TrainingConfig, spec: ModelSpec, *, device: str = "auto"
         frames=frames,
         visual_tokens=span.visual_tokens,
         tokens=tokens,
-        kept_tokens=memory_tokens(config.prefill, model_config, prefix, span) + text,
+        kept_tokens=tokens if config.data.packing else memory_tokens(config.prefill, model_config, prefix, span) + text,
         weight_bytes=weights,
         gradient_bytes=gradients,
         optimiser_bytes=states,
         activation_bytes=activation_bytes(config, model_config, frames, tokens, text),
         gathered_bytes=_gathered_bytes(config, trained, frozen),
         batch=config.per_device_batch_size,
-        samples_per_step=config.per_device_batch_size * config.gradient_accumulation_steps * processes,
+        samples_per_step=batch,
         steps=steps,
-        seconds_per_step=_seconds(config, model_config, frames, prefix, span, text, where),
+        seconds_per_step=seconds,
         device=where.name,
         flops=where.flops,
         available_bytes=where.free_bytes,
         notes=tuple(notes),
+        unit="rows" if config.data.packing else "samples",
     )
 
 
@@ -333,11 +353,37 @@ def _weights_of(model_config: VideoXLConfig) -> list[tuple[str, nn.Parameter]]:
         return list(VideoXLForConditionalGeneration(model_config).named_parameters())
 
 
-def _steps(config: TrainingConfig, processes: int) -> tuple[int | None, str | None]:
+def _packed(config: TrainingConfig, spec: ModelSpec) -> tuple[PackedFacts | None, str | None]:
+    """What packing makes of the data, and a sentence about it."""
+    if not config.data.packing:
+        return None, None
+    try:
+        model_config = copy.deepcopy(spec.config)
+        set_pictures(config.data, model_config)
+        dataset = VideoDataset(config.data, model_config, spec.chat_format, prefill=config.prefill)
+        found = packed_facts(config.data, dataset)
+    except (TrainingDataError, OSError) as error:
+        return None, f"rows are unknown: {error}"
+    rows = sum(found.rows.values())
+    return (
+        found,
+        f"{found.examples:,} samples fill {rows:,} rows of {config.data.max_length:,} tokens by {found.fill:.1%}",
+    )
+
+
+def _steps(config: TrainingConfig, processes: int, packed: PackedFacts | None = None) -> tuple[int | None, str | None]:
     if config.max_steps is not None:
         return config.max_steps, None
+    if config.data.packing and packed is None:
+        return None, None
+    counts: Mapping[str, int]
     try:
-        counts = kinds(config) if config.per_device_batch_size > 1 else {"text": records(config)}
+        if packed is not None:
+            counts = packed.rows
+        elif config.per_device_batch_size > 1 and not config.data.mix_kinds:
+            counts = kinds(config)
+        else:
+            counts = {"text": records(config)}
     except (TrainingDataError, OSError) as error:
         return None, f"steps are unknown: {error}"
     # a batch holds one kind, and the last one of each is filled up

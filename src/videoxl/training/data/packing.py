@@ -8,7 +8,9 @@ it has a row more, and nothing is left out.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -87,6 +89,31 @@ def packed_rows(config: DataConfig, dataset: VideoDataset) -> tuple[list[np.ndar
     together = mixes_kinds(dataset.model_config) and config.feature_cache is None
     kinds = None if together else dataset.kinds
     return plan_rows(dataset.packed_lengths, cast(int, config.max_length), seed=config.seed, kinds=kinds)
+
+
+@dataclass(frozen=True)
+class PackedFacts:
+    """What packing makes of a data set, by estimated lengths."""
+
+    examples: int
+    rows: dict[str, int]
+    """Rows of every kind; under an empty name where kinds meet."""
+    fill: float
+    """The share of the rows' tokens that examples take."""
+    shows: bool
+    """Whether any example shows a picture or video."""
+
+    @property
+    def examples_per_row(self) -> float:
+        return self.examples / sum(self.rows.values())
+
+
+def packed_facts(config: DataConfig, dataset: VideoDataset) -> PackedFacts:
+    """The facts for an estimate."""
+    rows, kinds = packed_rows(config, dataset)
+    room = len(rows) * cast(int, config.max_length)
+    shows = any(kind != "text" for kind in dataset.kinds)
+    return PackedFacts(len(dataset), Counter(kinds or [""] * len(rows)), sum(dataset.packed_lengths) / room, shows)
 
 
 class PackedCollator:

@@ -184,8 +184,6 @@ class MediaCache:
                     write_at(descriptor, data, size)
                     size += len(data)
         except (OSError, MemoryFileError) as error:
-            if isinstance(error, TrainingDataError):
-                raise
             raise TrainingDataError(
                 f"the cache {self.folder} cannot be written ({error.__cause__ or error}): make room there, or set "
                 "data.media_cache to another folder"

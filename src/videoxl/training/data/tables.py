@@ -26,6 +26,8 @@ MAX_GROUP_BYTES = 2 * 2**30
 KEPT_GROUPS, KEPT_BYTES = 6, 2**30
 """How many row groups a process keeps, and how many bytes of them beyond the last one."""
 PREFERENCES = ("chosen", "rejected")
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError)
+"""What Arrow raises for files and values it cannot read."""
 
 
 class TableRecords(Records):
@@ -84,7 +86,7 @@ class ParquetRecords(TableRecords):
                 metadata, names = file.metadata, file.schema_arrow.names
                 groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
                 rows, sizes = [g.num_rows for g in groups], [g.total_byte_size for g in groups]
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise TrainingDataError(f"{path} cannot be read as Parquet ({_one_line(error)}); check the path") from error
         self._check_columns(names)
         if sizes and max(sizes) > MAX_GROUP_BYTES:
@@ -112,7 +114,7 @@ class ParquetRecords(TableRecords):
         try:
             table = self._group(at)
             (found,) = table.slice(number - begin, 1).to_pylist()
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise TrainingDataError(f"{self.name(number)} cannot be read ({_one_line(error)})") from error
         row: dict[str, object] = found
         return row
@@ -149,7 +151,7 @@ class ArrowRecords(TableRecords):
     def row(self, number: int) -> dict[str, object]:
         try:
             (found,) = self._mapped().slice(number, 1).to_pylist()
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise TrainingDataError(f"{self.name(number)} cannot be read ({_one_line(error)})") from error
         row: dict[str, object] = found
         return row
@@ -166,7 +168,7 @@ class ArrowRecords(TableRecords):
                         mapped.seek(0)
                         self._table = arrow.ipc.open_file(mapped).read_all()
                 self._table.validate()
-            except (OSError, ValueError) as error:
+            except UNREADABLE as error:
                 raise TrainingDataError(f"{self.path} cannot be read as Arrow ({_one_line(error)})") from error
         return self._table
 
