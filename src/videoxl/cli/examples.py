@@ -40,7 +40,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "parity": ("videoxl parity tests/fixtures/golden",),
     "demo": ("videoxl demo", "videoxl demo --keep film.mp4"),
     "train": ("videoxl train", "videoxl train config.yaml --set data.num_workers=4"),
-    "serve": ("videoxl serve --model tiny", "VIDEOXL_API_KEY=... videoxl serve --host 0.0.0.0 --data /srv/videoxl"),
+    "serve": (
+        "videoxl serve --model tiny",
+        "videoxl serve --host 0.0.0.0 --api-key a-long-secret-of-yours --data /srv/videoxl",
+    ),
     "ground": ('videoxl ground film.mp4 "the goal falls" --report report.html',),
     "find-ads": ("videoxl find-ads film.mp4 --json",),
     "find-anomalies": ("videoxl find-anomalies camera.mp4",),
