@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         VideoNotFoundError,
         VideoXLError,
     )
-    from videoxl.inference.answers import Answer, Choice, Piece, Span, TokenLogprob, Usage
+    from videoxl.inference.answers import Answer, Choice, Piece, Quote, Span, TokenLogprob, Usage
     from videoxl.inference.chat import ChatSession
     from videoxl.inference.decode.released_units import released_selection
     from videoxl.inference.decode.siglip import SiglipRelevance
@@ -73,7 +73,7 @@ _HOMES = {
         "VideoNotFoundError",
         "VideoXLError",
     ),
-    "videoxl.inference.answers": ("Answer", "Choice", "Piece", "Span", "TokenLogprob", "Usage"),
+    "videoxl.inference.answers": ("Answer", "Choice", "Piece", "Quote", "Span", "TokenLogprob", "Usage"),
     "videoxl.inference.chat": ("ChatSession",),
     "videoxl.inference.engine": ("VideoXL", "load"),
     "videoxl.inference.evidence_spans": ("EvidenceSpan",),
@@ -111,6 +111,7 @@ __all__ = [
     "PartialVideoWarning",
     "Piece",
     "Plan",
+    "Quote",
     "Sampling",
     "SelectivePrefill",
     "SiglipRelevance",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from videoxl.cues import Cue, ScreenCue, SpokenCue, SpokenWord, Track
 from videoxl.errors import MissingDependencyError
+from videoxl.inference.answers import Quote
 from videoxl.inference.subtitles import cue_text
 from videoxl.inference.tracks import grown, tracks_of
 from videoxl.memory.video_memory import VideoMemory
+from videoxl.scenarios.page import page
+from videoxl.scenarios.sheet import sheet_of_answers
 from videoxl.video import open_video
 
 SPEECH = Track(
@@ -116,3 +121,23 @@ def test_the_missing_extra_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with open_video(clip) as source, pytest.raises(MissingDependencyError, match=r"videoxl\[asr\]"):
         tracks_of(["speech"], source)
+
+
+def test_an_answer_quotes_what_was_said_where_it_looked(tiny, memory):
+    answer = tiny.ask(memory, "Who?", max_new_tokens=4)
+    assert answer.evidence
+    spans = [(span.start, span.end) for span in answer.evidence]
+    for quote in answer.quotes:
+        assert any(quote.start < end and quote.end > start for start, end in spans)
+    screen = [quote for quote in answer.quotes if quote.track == "screen"]
+    assert [quote.text for quote in screen] == ["EXIT\n2nd line"]  # it is shown all the time, and quoted once
+    assert answer.to_dict()["quotes"][0] == answer.quotes[0]._asdict()
+    assert tiny.ask(memory, "Who?", max_new_tokens=4, evidence=False).quotes == ()
+
+
+def test_a_page_shows_quotes_as_text(tiny, memory):
+    answer = tiny.ask(memory, "Who?", max_new_tokens=4)
+    hostile = replace(answer, quotes=(Quote(1.0, 2.0, "speech", "<script>alert(1)</script>"),))
+    made = page(sheet_of_answers("film.mp4", "tiny", 0.0, 10.0, [("Who?", hostile)]), {})
+    assert "&lt;script&gt;alert(1)" in made
+    assert "<script>alert(1)" not in made

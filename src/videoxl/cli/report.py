@@ -60,6 +60,8 @@ def tell_evidence(answers: Sequence[Answer]) -> None:
         spans = [f"{fine_clock(s.start)} - {fine_clock(s.end)} ({100 * s.share:.0f} %)" for s in answer.evidence[:3]]
         if spans:
             tell_text(f"looked at {', '.join(spans)}")
+        for quote in answer.quotes[:3]:
+            tell_text(f"  {quote.track} at {fine_clock(quote.start)}: {' '.join(quote.text.split())[:160]}")
 
 
 def write_answers_page(

@@ -20,6 +20,17 @@ class Span(NamedTuple):
     relevance: float
 
 
+class Quote(NamedTuple):
+    """What was said or written where an answer's tokens looked: a cue of a track that was read with the frames."""
+
+    start: float
+    """Seconds of the video."""
+    end: float
+    track: str
+    """``subtitles``, ``speech`` or ``screen``."""
+    text: str
+
+
 class Choice(NamedTuple):
     """One of the options of a question."""
 
@@ -101,6 +112,8 @@ class Answer:
     evidence: tuple[EvidenceSpan, ...] = ()
     """Stretches that the answer's tokens looked at, the one with most of their attention first; empty where
     ``evidence=False``."""
+    quotes: tuple[Quote, ...] = ()
+    """Cues within these stretches, where tracks of words were read: those of the first stretch first."""
     confidence: float | None = None
     """Mean natural log-probability of the answer's tokens, as the model gave them: 0 is certain."""
     choices: tuple[Choice, ...] = ()
@@ -145,6 +158,7 @@ class Answer:
             "alternatives": [other._alternative() for other in self.alternatives],
             "first": None if self.first is None else self.first._first(),
             "evidence": [span._asdict() for span in self.evidence],
+            "quotes": [quote._asdict() for quote in self.quotes],
             "read": [span._asdict() for span in self.read],
             "usage": self.usage.to_dict(),
             "warnings": list(self.warnings),

@@ -11,14 +11,18 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from videoxl.config import DecodeStrategy, Generation
-from videoxl.inference.answers import Answer, Choice, LikelyToken, TokenLogprob, Usage
+from videoxl.cues import Track
+from videoxl.inference.answers import Answer, Choice, LikelyToken, Quote, TokenLogprob, Usage
 from videoxl.inference.decode.bilevel import Start
 from videoxl.inference.decode.constrain import Constraint
 from videoxl.inference.decode.likelihood import TokenChance
 from videoxl.inference.decode.text import AnswerText, FinishReason
 from videoxl.inference.evidence import Evidence, Seen, find_evidence
+from videoxl.inference.evidence_spans import EvidenceSpan
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig
+
+MOST_QUOTES = 20
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Writer:
             (*asked.memory.warnings, *evidence.warnings, *(() if whole else (_cut_off(how, reason),)), *notes),
             (*asked.given, *written.ids),
             evidence.spans,
+            quotes_of(asked.memory.tracks, evidence.spans),
             confidence=_mean([chance.logprob for chance in written.chances]),
             choices=written.choices,
             logprobs=None if how.logprobs is None else self._logprobs(written),
@@ -134,6 +139,17 @@ class Writer:
     def _shown(self, token: int) -> str:
         text: str = self.tokenizer.decode([token])
         return text
+
+
+def quotes_of(tracks: Sequence[Track], spans: Sequence[EvidenceSpan]) -> tuple[Quote, ...]:
+    """The cues that lie in stretches, at least in part: each once, with the first stretch that has it."""
+    found = dict.fromkeys(
+        Quote(cue.start_s, cue.end_s, str(track.kind), cue.text)
+        for span in spans
+        for track in tracks
+        for cue in track.within(span.start, span.end)
+    )
+    return tuple(found)[:MOST_QUOTES]
 
 
 def judged(choices: Sequence[str], logprobs: Sequence[Sequence[float]]) -> tuple[Choice, ...]:

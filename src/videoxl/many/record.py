@@ -65,6 +65,8 @@ class AnswerRecord:
     """Stretches that were read in full detail: ``start`` and ``end`` in seconds, ``relevance`` from 0 to 1."""
     evidence: list[Json] = field(default_factory=list)
     """Stretches that the answer's own tokens looked at: ``start``, ``end`` and a share of attention."""
+    quotes: list[Json] = field(default_factory=list)
+    """What was said or written in these stretches, where tracks were read: ``start``, ``end``, ``track``, ``text``."""
     usage: Json | None = None
     """See :class:`~videoxl.Usage`."""
     warnings: list[str] = field(default_factory=list)

@@ -14,10 +14,11 @@ from videoxl.scenarios.timeline import fine_clock, summary_line, title, when
 STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
 """Seconds that may lie between two ticks."""
 MOST_TICKS = 8
-FOUND, LOOKED, READ = "found", "looked", "read"
+FOUND, LOOKED, QUOTED, READ = "found", "looked", "quoted", "read"
 LEGEND = {
     FOUND: "what the answer names",
     LOOKED: "where the answer's tokens looked; the stronger, the more",
+    QUOTED: "what was said or written there",
     READ: "what was read in full detail",
 }
 
@@ -36,7 +37,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Lane:
-    """Stretches of one kind: ``found``, ``looked`` or ``read``."""
+    """Stretches of one kind: ``found``, ``looked``, ``quoted`` or ``read``."""
 
     kind: str
     stretches: tuple[Stretch, ...]
@@ -56,6 +57,8 @@ class Entry:
     end: float | None = None
     question: str = ""
     evidence: tuple[Stretch, ...] = ()
+    quotes: tuple[tuple[float, str, str], ...] = ()
+    """What was said or written there: the second, the track, the text."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def sheet_of_timeline(timeline: Timeline) -> Sheet:
 def sheet_of_answers(video: str, model: str, begin: float, end: float, answered: Sequence[tuple[str, Answer]]) -> Sheet:
     """Questions about a video that spans ``begin`` to ``end`` seconds, with their answers."""
     entries = list[Entry]()
-    looked, read = list[Stretch](), list[Stretch]()
+    looked, quoted, read = list[Stretch](), list[Stretch](), list[Stretch]()
     for number, (question, answer) in enumerate(answered):
         own = tuple(
             Stretch(span.start, span.end, _share(span.start, span.end, span.share), number, span.share)
@@ -138,9 +141,11 @@ def sheet_of_answers(video: str, model: str, begin: float, end: float, answered:
                 best.end if best else None,
                 question,
                 own,
+                tuple((quote.start, quote.track, quote.text) for quote in answer.quotes),
             )
         )
         looked += own
+        quoted += [Stretch(q.start, q.end, f"{q.track}: {q.text}", number) for q in answer.quotes]
         read += [Stretch(s.start, s.end, _read(s.start, s.end), number) for s in answer.read]
     whole = all(len(answer.read) == 1 and answer.usage.decode == "dense" for _, answer in answered)
     spoken = [(entry, question) for entry, (question, _) in zip(entries, answered) if entry.start is not None]
@@ -150,7 +155,7 @@ def sheet_of_answers(video: str, model: str, begin: float, end: float, answered:
         name=video,
         begin=begin,
         end=end,
-        lanes=_lanes({LOOKED: looked, READ: [] if whole else read}),  # all of it says nothing
+        lanes=_lanes({LOOKED: looked, QUOTED: quoted, READ: [] if whole else read}),  # all of it says nothing
         entries=tuple(entries),
         warnings=tuple(dict.fromkeys(warning for _, answer in answered for warning in answer.warnings)),
         events=tuple(Event(e.start or 0.0, e.end or 0.0, f"{question} {e.text}") for e, question in spoken),
