@@ -258,7 +258,7 @@ def test_more_frames_than_anybody_can_read_are_refused(clip, processor, number):
 
 @pytest.mark.parametrize("settings", [{"num_frames": 10**6}, {"min_frames": 10**6}])
 def test_frames_that_do_not_fit_into_memory_are_refused(clip, processor, monkeypatch, settings):
-    monkeypatch.setattr("videoxl.hf.processing.free_host_bytes", lambda: 10**9)
+    monkeypatch.setattr("videoxl.hf.video_processing.free_host_bytes", lambda: 10**9)
     with pytest.raises(DoesNotFitError, match=r"1,000,000 frames need .* GB as pixels, 1.00 GB are free: read at most"):
         processor.apply_chat_template(asked({"type": "video", "path": str(clip), **settings}), **TENSORS)
 

@@ -21,6 +21,7 @@ class AnswerKeywords(GenerationKeywords, SamplingKeywords, total=False):
     kv_dtype: str | None
     subtitles: Any
     tracks: Any
+    before: Any
     siglip: bool | str | SiglipRelevance
     stream: int | None
     reader: str

@@ -150,9 +150,11 @@ class _Theirs:
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: str) -> None:
         self.device = pick_device(device)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
         self.model = loaded.to(self.device).eval()
-        self.processor: Any = AutoProcessor.from_pretrained(folder)
+        self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
     @torch.inference_mode()
     def answer(self, film: np.ndarray) -> Wanted:

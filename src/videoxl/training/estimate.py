@@ -309,7 +309,7 @@ def activation_bytes(config: TrainingConfig, model_config: VideoXLConfig, frames
     kept = t.num_hidden_layers * inputs
     seen = v.num_hidden_layers * patches * v.hidden_size * 4
     if not config.gradient_checkpointing:
-        kept, seen = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing * patches // at_once
+        kept, seen = t.num_hidden_layers * speaking, v.num_hidden_layers * seeing * patches // max(at_once, 1)
     grid = frames * model_config.token_grid**2 * v.hidden_size * size
     if config.objective == "synthesis":
         return int(40 * grid + seeing)
