@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videoxl.config import PrefillStrategy, Sampling
 from videoxl.config_keywords import GenerationKeywords, SamplingKeywords
+from videoxl.cues import Track
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.progress import Progress
 from videoxl.video import VideoLimits
@@ -20,8 +22,8 @@ class AnswerKeywords(GenerationKeywords, SamplingKeywords, total=False):
     prefill: PrefillStrategy | str | None
     kv_dtype: str | None
     subtitles: Any
-    tracks: Any
-    before: Any
+    tracks: Sequence[Track | str]
+    before: Sequence[Mapping[str, Any]]
     siglip: bool | str | SiglipRelevance
     stream: int | None
     reader: str
