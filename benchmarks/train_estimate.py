@@ -102,7 +102,7 @@ def batch(
 def known_rows(text: int) -> Any:
     """The loss where labels are known to be, at the last ``text`` tokens: fake tensors cannot be asked."""
 
-    def losses(head: torch.nn.Module, states: torch.Tensor, labels: torch.Tensor, items: object = None) -> Any:
+    def losses(head: torch.nn.Module, states: torch.Tensor, labels: torch.Tensor, *others: object) -> Any:
         found = token_losses(head, states[0, -text - 1 : -1], labels[0, -text:])
         return found.sum() / text, found.detach().sum()[None]
 
