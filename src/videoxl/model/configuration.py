@@ -147,6 +147,8 @@ class VideoXLConfig(PreTrainedConfig):
         check_values({name: getattr(self, name) for name in OF_VIDEO_XL}, OF_VIDEO_XL)
         # done here, not by the base class, whose way of doing it differs between the versions we support
         self.vision_config = _sub_config(self.vision_config, self.traits.vision.tower, OF_VISION, "vision_config.")
+        if not hasattr(self.vision_config, "num_hidden_layers"):  # older transformers name Qwen3-VL's otherwise
+            cast(Any, self.vision_config).num_hidden_layers = cast(Any, self.vision_config).depth
         self.text_config = _sub_config(self.text_config, "qwen2", OF_TEXT, "text_config.")
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
