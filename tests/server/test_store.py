@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 
+from videoxl.cli.serve import listening
 from videoxl.server.store import MAX_ATTEMPTS, Store, StoreError
 
 
@@ -38,6 +39,21 @@ def test_a_catalogue_of_a_newer_version_or_a_damaged_one_is_refused(folder):
     (folder / "catalogue.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="cannot be used"):
         Store(folder)
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot be a server's folder"):
+        Store(tmp_path / "file")
+
+
+def test_a_port_that_is_taken_is_refused_in_a_line():
+    with listening("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port} .*give another"):
+            listening("127.0.0.1", port)
+    with pytest.raises(ValueError, match=r"cannot listen on no\.such\.host\.invalid:0"):
+        listening("no.such.host.invalid", 0)
 
 
 def test_what_a_killed_server_left_is_queued_again_or_removed(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +67,20 @@ def serve(
             waiting_questions=max_waiting,
         ),
     )
-    app = make_app(settings)
-    if not keys:
-        tell("note", "no API key: everybody on this machine may ask")
-    tell("serving", f"{model} on http://{host}:{port}, its files in {data}")
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
+    with listening(host, port) as listener:
+        app = make_app(settings)
+        if not keys:
+            tell("note", "no API key: everybody on this machine may ask")
+        tell("serving", f"{model} on http://{host}:{listener.getsockname()[1]}, its files in {data}")
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ``ValueError`` where it cannot, before anything is loaded."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        why = (error.strerror or str(error)).partition(" (")[0]
+        raise ValueError(f"cannot listen on {host}:{port} ({why}): give another --host or --port") from None

@@ -104,9 +104,12 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Raises :class:`StoreError` where another server works, and for a catalogue of a newer version."""
         self.folder = folder
-        for name in ("files", "memories", "incoming"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        try:
+            for name in ("files", "memories", "incoming"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be a server's folder ({error.strerror}): give another --data") from None
         self._lock_file = open(folder / "lock", "w")  # noqa: SIM115  held as long as the server lives
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
