@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, StreamingResponse
 
 from videoxl.server.problems import ApiError
-from videoxl.server.protocol import Progressed
 from videoxl.server.schemas import Deleted, MemoryList, MemoryObject, MemoryRequest
 from videoxl.server.services import Owner, Services, Serving
 from videoxl.server.store import WAITING, MemoryJob
+from videoxl.server.watching import changes
 
 router = APIRouter(prefix="/v1/video/memories", tags=["memories"])
-KEEP_ALIVE = 15.0
-"""Seconds after which a silent stream of events sends a comment, so that nothing between cuts it off."""
 
 
 @router.post("", status_code=202)
@@ -49,28 +46,6 @@ async def get_events(memory_id: str, serving: Serving, owner: Owner) -> Streamin
 async def _events(serving: Services, job: MemoryJob) -> AsyncIterator[str]:
     async for changed in changes(serving, job):
         yield ": waiting\n\n" if changed is None else f"data: {changed.model_dump_json()}\n\n"
-
-
-async def changes(serving: Services, job: MemoryJob) -> AsyncIterator[MemoryObject | None]:
-    """How a memory is now, and whenever it changes, until it changes no more. None: nothing for a while."""
-    changed: asyncio.Queue[MemoryObject] = asyncio.Queue()
-
-    def listener(other: MemoryJob, progress: Progressed | None) -> None:
-        if other.id == job.id:
-            changed.put_nowait(serving.memory_object(other, progress))
-
-    end = serving.backend.listen(listener)
-    try:
-        now = serving.memory_object(serving.memory(job.id, job.owner))
-        yield now
-        while now.status in WAITING:
-            try:
-                now = await asyncio.wait_for(changed.get(), KEEP_ALIVE)
-                yield now
-            except TimeoutError:
-                yield None
-    finally:
-        end()
 
 
 @router.post("/{memory_id}/cancel")
