@@ -80,6 +80,7 @@ class FakeWorker:
             "alternatives": [],
             "logprobs": None,
             "asked": json.dumps(vars(ask)),
+            "worker": os.getpid(),
         }
         self.tell(Answered(ask.id, answer))
 

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.server.conftest import KEYS, client_of, question, read, settings, state_of, upload
-from videoxl.server import backend
+from videoxl.server import worker_process
 from videoxl.server.app import make_app
 
 
@@ -247,7 +247,7 @@ def test_more_questions_than_may_wait_are_refused(client):
     full = client.post("/v1/chat/completions", json=question(memory))
     assert code(full) == (429, "queue_full")
     assert int(full.headers["retry-after"]) > 0
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.workers[0].pid, signal.SIGKILL)
     for thread in threads:
         thread.join(10)
     assert [code(one) for one in replies] == [(503, "worker_lost")] * 3
@@ -269,7 +269,7 @@ def test_a_reading_that_takes_its_worker_along_is_tried_three_times(client):
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(backend, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(worker_process, "FIRST_PAUSE", 0.01)
     app = make_app(settings(tmp_path, restarts=1), command=["/bin/false"])
     with TestClient(app, base_url="http://localhost") as client:
         reply = client.post("/v1/video/memories", json={"file_id": upload(client)})

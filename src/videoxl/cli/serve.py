@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +31,15 @@ def serve(
     ] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name under which the server is asked.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    devices: Annotated[
+        str | None, typer.Option(help="One worker process on each of these devices: cuda:0,cuda:1.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Worker processes, one on each GPU; on the CPU where there is none.", min=1, max=64)
+    ] = 1,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     quantization: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
-    hot_gb: Annotated[float, typer.Option(help="Memories that stay loaded, in GiB.", min=0)] = 8.0,
+    hot_gb: Annotated[float, typer.Option(help="Memories that stay loaded in each worker, in GiB.", min=0)] = 8.0,
     max_file_gb: Annotated[float, typer.Option(help="Largest file, in GiB.", min=0.001)] = 32.0,
     max_stored_gb: Annotated[float, typer.Option(help="Files and memories of one key, in GiB.", min=0.001)] = 1024.0,
     max_frames: Annotated[int, typer.Option(help="Most frames of a memory.", min=1)] = 10_000,
@@ -52,6 +60,7 @@ def serve(
         data=Path(data),
         model=model,
         device=device,
+        devices=worker_devices(device, devices, workers),
         dtype=dtype,
         quantization=quantization,
         host=host,
@@ -74,6 +83,36 @@ def serve(
         tell("serving", f"{model} on http://{host}:{listener.getsockname()[1]}, its files in {data}")
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def worker_devices(device: str, devices: str | None, workers: int) -> tuple[str, ...]:
+    """A device for each of several workers; none where one is enough. Raises ``ValueError`` where they do not fit."""
+    named = [one.strip() for one in (devices or "").split(",") if one.strip()]
+    if devices is not None:
+        if device != "auto" or workers not in (1, len(named)):
+            raise ValueError("--devices names the device of each worker: leave out --device and --workers")
+        if not named:
+            raise ValueError("--devices names no device: give them as cuda:0,cuda:1")
+        return tuple(named)
+    if workers == 1:
+        return ()
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--workers {workers} on --device {device}: name the device of each (--devices cuda:0,cuda:1)")
+    gpus = 0 if device == "cpu" else count_gpus()
+    if gpus == 0 and device != "cuda":
+        return ("cpu",) * workers
+    if workers > gpus:
+        raise ValueError(
+            f"--workers {workers}, and {gpus} GPUs are there, one for each worker: give fewer, or share them by name "
+            "(--devices cuda:0,cuda:0)"
+        )
+    return tuple(f"cuda:{number}" for number in range(workers))
+
+
+def count_gpus() -> int:
+    """GPUs that torch sees. It is asked in another process: this one works without it."""
+    code = "import torch; print(torch.cuda.device_count())"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,8 +12,18 @@ from starlette.responses import Response
 
 from videoxl.server.guard import App, Message, Receive, Send
 from videoxl.server.services import Services
+from videoxl.server.worker_process import WorkerProcess
 
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+OF_WORKERS: dict[str, tuple[str, Callable[[WorkerProcess], float]]] = {
+    "videoxl_worker_ready": ("Whether the model is loaded", lambda worker: float(worker.ready is not None)),
+    "videoxl_worker_questions": ("Questions that wait or are being answered", lambda worker: worker.questions),
+    "videoxl_worker_reading": ("Whether a video is being read", lambda worker: float(worker.reading is not None)),
+    "videoxl_worker_restarts": ("How often the worker was started again", lambda worker: worker.restarts),
+}
+"""Numbers of each worker."""
 
 
 class Now(Collector):
@@ -25,13 +35,16 @@ class Now(Collector):
     def collect(self) -> Iterable[Metric]:
         backend, store = self._services.backend, self._services.store
         numbers = {
-            "videoxl_worker_ready": ("Whether the model is loaded", float(backend.ready is not None)),
             "videoxl_questions": ("Questions that wait or are being answered", backend.questions),
             "videoxl_readings_waiting": ("Readings that wait", store.waiting()),
-            "videoxl_worker_restarts": ("How often the worker was started again", backend.restarts),
         }
         for name, (text, value) in numbers.items():
             yield GaugeMetricFamily(name, text, value=value)
+        for name, (text, number) in OF_WORKERS.items():
+            metric = GaugeMetricFamily(name, text, labels=("worker", "device"))
+            for worker in backend.workers:
+                metric.add_metric((str(worker.number), worker.device), number(worker))
+            yield metric
 
 
 class Metrics:

@@ -280,10 +280,20 @@ class ModelList(BaseModel):
 HealthStatus = Literal["ok", "starting", "failed"]
 
 
+class WorkerHealth(BaseModel):
+    """One worker; ``status``: ok, starting, or failed, which means that it is not started again."""
+
+    device: str
+    status: HealthStatus
+    questions: int
+    restarts: int
+
+
 class Health(BaseModel):
-    """``status``: ok, starting, or failed."""
+    """``status``: ok where a worker can answer, starting, or failed."""
 
     status: HealthStatus
     questions: int
     readings_waiting: int
     worker_restarts: int
+    workers: list[WorkerHealth]

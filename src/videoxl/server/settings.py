@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from videoxl.config import DEFAULT_MODEL
 from videoxl.settings import Count, CountOrZero, Must, Positive, settings
 
 GIB = 2**30
+DEVICE = re.compile(r"cpu|cuda:[0-9]{1,3}")
 
 
 def _texts(given: object) -> object:
@@ -59,6 +61,8 @@ class ServerSettings:
     """Folder of its files, memories and catalogue; made where it is missing."""
     model: str = DEFAULT_MODEL
     device: str = "auto"
+    devices: Texts = ()
+    """Several devices, one worker process on each: ``("cuda:0", "cuda:1")``. None: one worker on ``device``."""
     dtype: str = "auto"
     quantization: str | None = None
     host: str = "127.0.0.1"
@@ -69,7 +73,7 @@ class ServerSettings:
     allowed_hosts: Texts = ()
     """Names under which the server is asked, besides its address and localhost."""
     hot_bytes: Count = 8 * GIB
-    """Memories that stay loaded, in bytes; those that were not asked longest go first."""
+    """Memories that stay loaded in each worker, in bytes; those that were not asked longest go first."""
     link_seconds: Count = 3600
     """How long a signed link to a file is good."""
     restarts: Count = 5
@@ -84,6 +88,14 @@ class ServerSettings:
             )
         if short := [key for key in self.api_keys if len(key) < 16]:
             raise ValueError(f"an API key needs at least 16 characters, got one of {len(short[0])}")
+
+        if bad := [device for device in self.devices if not DEVICE.fullmatch(device)]:
+            raise ValueError(f"devices must be cpu or cuda:0, cuda:1 ..., one for each worker, got {bad[0]!r}")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The device of each worker."""
+        return self.devices or (self.device,)
 
     @property
     def is_loopback(self) -> bool:

@@ -292,9 +292,13 @@ class Store:
         return int(self._rows("SELECT count(*) FROM memories WHERE status='queued'")[0][0])
 
     def begin_next(self) -> tuple[MemoryJob, StoredFile] | None:
-        """Begin the reading that waits longest. Where its file has gone, it fails, and the next one is begun."""
+        """Begin the reading that waits longest. Where its file has gone, it fails, and the next one is begun.
+
+        What another worker reads at this moment, for another owner, is not begun: it will be there.
+        """
+        new = "status='queued' AND key NOT IN (SELECT key FROM memories WHERE status='in_progress')"
         with self._changing() as db:
-            while found := self._memories("WHERE status='queued' ORDER BY created LIMIT 1"):
+            while found := self._memories(f"WHERE {new} ORDER BY created LIMIT 1"):
                 job = found[0]
                 file = self.file(job.file_id, job.owner)
                 if file is not None:

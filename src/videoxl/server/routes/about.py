@@ -6,9 +6,11 @@ import time
 
 from fastapi import APIRouter, Response
 
+from videoxl.server.backend import Backend
 from videoxl.server.problems import ApiError
-from videoxl.server.schemas import Health, HealthStatus, Model, ModelList
+from videoxl.server.schemas import Health, HealthStatus, Model, ModelList, WorkerHealth
 from videoxl.server.services import Serving
+from videoxl.server.worker_process import WorkerProcess
 
 router = APIRouter(tags=["about"])
 STARTED = int(time.time())
@@ -41,11 +43,19 @@ def get_model(model_id: str, serving: Serving) -> Model:
 def health(serving: Serving, response: Response) -> Health:
     """Whether questions can be answered. 503 while they cannot."""
     backend = serving.backend
-    status: HealthStatus = "failed" if backend.gave_up else "ok" if backend.ready else "starting"
+    status = _status(backend)
     response.status_code = 200 if status == "ok" else 503
     return Health(
         status=status,
         questions=backend.questions,
         readings_waiting=serving.store.waiting(),
         worker_restarts=backend.restarts,
+        workers=[
+            WorkerHealth(device=one.device, status=_status(one), questions=one.questions, restarts=one.restarts)
+            for one in backend.workers
+        ],
     )
+
+
+def _status(of: Backend | WorkerProcess) -> HealthStatus:
+    return "failed" if of.gave_up else "ok" if of.ready else "starting"
