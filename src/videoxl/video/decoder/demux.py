@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import av
 import av.error
@@ -72,8 +72,30 @@ Opener = Callable[[], OpenedStream]
 def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenedStream:
     """Open the container behind ``fd`` and choose a stream. Raises ``VideoError``."""
     edits = read_edits(fd)
-    container = _open_container(fd, limits, all(track.is_plain for track in edits.values()))
-    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    more = {} if all(track.is_plain for track in edits.values()) else {"ignore_editlist": "1"}
+    # an apng is not found behind long texts otherwise
+    form = "apng" if os.pread(fd, len(PNG), 0) == PNG else None
+    container = open_container(FdReader(fd), limits, more, form)
+    stream = choose_stream(container, wanted)
+    prepare_stream(stream, limits)
+    others = tuple(s.index for s in _pictures_in(container) if s.index != stream.index)
+    return OpenedStream(container, stream, others, edits.get(stream.id))
+
+
+class Reader(Protocol):
+    """What FFmpeg reads from; one without ``seek`` can only be read on."""
+
+    def read(self, size: int) -> bytes: ...
+
+
+def _pictures_in(container: InputContainer) -> list[VideoStream]:
+    """The video streams that are no cover pictures."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def choose_stream(container: InputContainer, wanted: int | None) -> VideoStream:
+    """The stream of this number, or the one that FFmpeg finds best. Raises ``VideoError``."""
+    pictures = _pictures_in(container)
     if not pictures:
         kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing"
         cover = " and a cover picture" if container.streams.video else ""
@@ -81,29 +103,31 @@ def open_stream(fd: int, wanted: int | None, limits: VideoLimits) -> OpenedStrea
             f"has no video stream (found {kinds}{cover}); give a file with moving pictures",
             code="no_video_stream",
         )
-    stream = _choose(container, pictures, wanted)
-    _prepare(stream, limits)
-    others = tuple(s.index for s in pictures if s.index != stream.index)
-    return OpenedStream(container, stream, others, edits.get(stream.id))
+    return _choose(container, pictures, wanted)
 
 
-def _open_container(fd: int, limits: VideoLimits, apply_edits: bool) -> InputContainer:
+def open_container(
+    reader: Reader, limits: VideoLimits, more: Mapping[str, str], form: str | None = None
+) -> InputContainer:
+    """Open what ``reader`` gives. ``more``: options of FFmpeg; ``form``: the format, if it is known.
+
+    Raises ``VideoError``.
+    """
     container_options = {
         "format_whitelist": FORMATS,
         "protocol_whitelist": "",
         "max_streams": "64",
         "probesize": "10000000",
         "analyzeduration": "10000000",
+        **more,
     }
-    if not apply_edits:
-        container_options["ignore_editlist"] = "1"
     # The probing decoder's. Older versions crash with it on formats that announce streams late.
     options = {"max_pixels": str(limits.max_pixels)} if int(av.__version__.split(".")[0]) >= 18 else None
     try:
         return av.open(
-            FdReader(fd),
+            reader,
             mode="r",
-            format="apng" if os.pread(fd, len(PNG), 0) == PNG else None,  # not found behind long texts otherwise
+            format=form,
             options=options,
             container_options=container_options,
             metadata_errors="replace",  # otherwise tags that are not UTF-8 make it fail
@@ -137,7 +161,7 @@ def _choose(container: InputContainer, pictures: list[VideoStream], wanted: int 
     return next((s for s in pictures if best is not None and s.index == best.index), pictures[0])
 
 
-def _prepare(stream: VideoStream, limits: VideoLimits) -> None:
+def prepare_stream(stream: VideoStream, limits: VideoLimits) -> None:
     """Check the stream against the limits, and set up its decoder before it opens."""
     context = stream.codec_context
     if context is None:

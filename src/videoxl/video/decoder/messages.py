@@ -128,6 +128,17 @@ class ClipCommand(_Message):
     how: ClipHow
 
 
+class LiveCommand(_Message):
+    """Read a stream from the pipe in the place of the file, and send its pictures as they come, until it ends."""
+
+    kind: Literal["live"] = "live"
+    id: int
+    reader: str
+    fps: Annotated[float, Field(gt=0, le=1000)]
+    """At most so many pictures a second are sent."""
+    limits: VideoLimits
+
+
 class VideoFacts(_Message):
     """What is known about the video.
 
@@ -267,6 +278,38 @@ class ClipReport(_Message):
     """What is not in it."""
 
 
+class LiveFacts(_Message):
+    """What a stream is. Pictures and a report follow."""
+
+    kind: Literal["live_facts"] = "live_facts"
+    id: int
+    codec: Text
+    container: Text
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+
+
+class LiveFrame(_Message):
+    """One picture of a stream. The payload holds its pixels, uint8 of ``shape`` [H, W, 3], upright."""
+
+    kind: Literal["live_frame"] = "live_frame"
+    id: int
+    shape: tuple[Size, Size, Size]
+    pts: AnySeconds | None
+    """Seconds of the stream's own clock; None: it gave none."""
+    arrived: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """When it was decoded, by the clock of this machine that never jumps."""
+
+
+class LiveReport(_Message):
+    """A stream has ended; what went wrong on the way."""
+
+    kind: Literal["live_done"] = "live_done"
+    id: int
+    frames: Count
+    bad_packets: Count
+    damaged: Count
+
+
 class ErrorReport(_Message):
     """A command failed. The message is one line."""
 
@@ -282,7 +325,7 @@ class Alive(_Message):
     kind: Literal["alive"] = "alive"
 
 
-FirstCommand = OpenCommand | PictureCommand | InspectCommand
+FirstCommand = OpenCommand | PictureCommand | InspectCommand | LiveCommand
 """A decoder process reads the first command before it gives up its rights: the command says how many."""
 Command = FirstCommand | ReadCommand | SubtitleCommand | SoundCommand | ClipCommand
 ClipAnswer = ClipPart | ClipReport
@@ -296,6 +339,9 @@ Result = (
     | SoundAnswer
     | ClipPart
     | ClipReport
+    | LiveFacts
+    | LiveFrame
+    | LiveReport
     | Confinement
 )
 """What a command can end with, or bring on its way."""

@@ -27,12 +27,14 @@ from PIL import Image
 from videoxl.errors import MissingDependencyError, VideoError
 from videoxl.video.decoder import sandbox, wire
 from videoxl.video.decoder.channel import Channel, NewerCommandError
+from videoxl.video.decoder.live import LiveReader
 from videoxl.video.decoder.messages import (
     ClipCommand,
     Confinement,
     ErrorReport,
     FirstCommand,
     InspectCommand,
+    LiveCommand,
     OpenCommand,
     PictureAnswer,
     PictureCommand,
@@ -120,6 +122,8 @@ def _answer_all(
             elif isinstance(command, PictureCommand):
                 lift_opening_limit("pyav")
                 pictures.read(command, payload)
+            elif isinstance(command, LiveCommand):
+                LiveReader(channel, command).read(file_fd, partial(lift_opening_limit, "pyav"))
             elif isinstance(command, OpenCommand):
                 lift = partial(lift_opening_limit, command.reader)
                 session = open_session(channel, file_fd, command, bytes(payload), lift)
