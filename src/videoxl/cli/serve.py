@@ -30,6 +30,15 @@ def serve(
         typer.Option(help="A key that clients must give; repeatable. VIDEOXL_API_KEY may hold several, with commas."),
     ] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A name under which the server is asked.")] = None,
+    allow_media_domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fetch videos that are named by an https URL from this host, such as *.example.org; repeatable."
+        ),
+    ] = None,
+    allowed_media_path: Annotated[
+        list[str] | None, typer.Option(help="Take videos that are named by a file:// URL from this folder; repeatable.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     devices: Annotated[
         str | None, typer.Option(help="One worker process on each of these devices: cuda:0,cuda:1.")
@@ -67,6 +76,8 @@ def serve(
         port=port,
         api_keys=tuple(keys),
         allowed_hosts=tuple(allowed_host or ()),
+        allowed_media_domains=tuple(allow_media_domain or ()),
+        allowed_media_paths=tuple(allowed_media_path or ()),
         hot_bytes=max(1, int(hot_gb * GIB)),
         limits=Limits(
             file_bytes=int(max_file_gb * GIB),

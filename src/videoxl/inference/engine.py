@@ -443,13 +443,14 @@ class VideoXL:
         question: str,
         generation: Generation,
         decode: DecodeStrategy | str | None = None,
+        progress: bool | Progress = False,
     ) -> Answer:
         """The next answer of a conversation given as text: ``history`` holds (question, answer) pairs."""
         strategy = choose_decode(decode, self.config)
         self._check(memory, question)
         memory = memory.fork()
         asked = self._asked(memory, question, generation, strategy, history)
-        return self._asking.answers([asked], together=generation.n > 1)[0]
+        return self._asking.answers([asked], together=generation.n > 1, progress=as_progress(progress))[0]
 
     def prompt_of_conversation(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -14,9 +15,10 @@ from starlette.responses import JSONResponse, Response
 
 from videoxl._version import __version__
 from videoxl.server.backend import Backend
+from videoxl.server.fetching import Fetcher
 from videoxl.server.guard import App, Guard, Links
 from videoxl.server.metrics import Metrics
-from videoxl.server.problems import TYPES, ApiError
+from videoxl.server.problems import TYPES, ApiError, as_api_error
 from videoxl.server.routes import about, chat, files, memories, page
 from videoxl.server.schemas import ErrorBody
 from videoxl.server.services import Services
@@ -38,7 +40,7 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
     """
     store = Store(settings.data)
     links = Links(store.secret, settings.link_seconds)
-    services = Services(settings, store, Backend(settings, store, command), links)
+    services = Services(settings, store, Backend(settings, store, command), links, Fetcher(settings, store))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +63,8 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
     api.state.services = services
     for part in (files, memories, chat, about, page):
         api.include_router(part.router)
-    api.add_exception_handler(ApiError, cast(Any, _api_error))
+    for kind in (ApiError, sqlite3.Error, OSError, Exception):
+        api.add_exception_handler(kind, _any_error)
     api.add_exception_handler(RequestValidationError, cast(Any, _invalid))
     api.add_exception_handler(HTTPException, cast(Any, _http_error))
     metrics = Metrics(api, services)
@@ -69,8 +72,9 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
     return Guard(metrics, settings, links)
 
 
-def _api_error(request: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body, status_code=error.status or 400, headers=error.headers)
+def _any_error(request: Request, error: Exception) -> Response:
+    told = as_api_error(error)
+    return JSONResponse(told.body, status_code=told.status or 400, headers=told.headers)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -81,12 +85,12 @@ def _invalid(request: Request, error: RequestValidationError) -> Response:
     else:
         text = f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
         problem = ApiError(text, "invalid_value", 422 if first["loc"][:1] == ("path",) else 400, where or None)
-    return _api_error(request, problem)
+    return _any_error(request, problem)
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:
     if isinstance(error.__cause__, ApiError):  # raised while FastAPI read the body
-        return _api_error(request, error.__cause__)
+        return _any_error(request, error.__cause__)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     kind = TYPES.get(error.status_code, "invalid_request_error")
     body = {"error": {"message": str(error.detail), "type": kind, "param": None, "code": code}}

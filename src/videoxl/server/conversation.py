@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from videoxl.config import Generation, decode_from_string
+from videoxl.server.fetching import Fetcher
 from videoxl.server.problems import ApiError
 from videoxl.server.schemas import ChatMessage, ChatRequest, TextPart, VideoXLOptions
 from videoxl.server.settings import Limits
@@ -19,7 +20,7 @@ class Conversation:
     """What is asked: about these videos, after these turns, with these settings."""
 
     videos: tuple[str, ...]
-    """Ids of memories or files, each once, in the order in which they were named."""
+    """Ids of memories or files, or addresses that may be fetched, each once, in the order in which they were named."""
     history: tuple[tuple[str, str], ...]
     question: str
     generation: dict[str, Any]
@@ -27,13 +28,13 @@ class Conversation:
     options: VideoXLOptions
 
 
-def conversation_of(request: ChatRequest, limits: Limits) -> Conversation:
+def conversation_of(request: ChatRequest, limits: Limits, fetcher: Fetcher) -> Conversation:
     """Read a chat request. Raises :class:`ApiError` for what cannot be honoured."""
     videos: dict[str, None] = {}
     system: list[str] = []
     turns: list[tuple[str, str]] = []
     for number, message in enumerate(request.messages):
-        text, named = _parts(message, number)
+        text, named = _parts(message, number, fetcher)
         videos |= dict.fromkeys(named)
         if message.role in ("system", "developer"):
             if turns:
@@ -60,12 +61,12 @@ def conversation_of(request: ChatRequest, limits: Limits) -> Conversation:
     return Conversation(tuple(videos), history, question, generation, decode, options)
 
 
-def _parts(message: ChatMessage, number: int) -> tuple[str, list[str]]:
+def _parts(message: ChatMessage, number: int, fetcher: Fetcher) -> tuple[str, list[str]]:
     """The text of a message, and the videos it names."""
     if isinstance(message.content, str):
         return message.content, []
     texts = [part.text for part in message.content if isinstance(part, TextPart)]
-    videos = [_video(part.video_url.url) for part in message.content if not isinstance(part, TextPart)]
+    videos = [_video(part.video_url.url, fetcher) for part in message.content if not isinstance(part, TextPart)]
     if videos and message.role != "user":
         raise ApiError(
             f"messages[{number}]: a {message.role} message holds text only", "invalid_value", param="messages"
@@ -73,15 +74,10 @@ def _parts(message: ChatMessage, number: int) -> tuple[str, list[str]]:
     return "\n".join(texts), videos
 
 
-def _video(url: str) -> str:
+def _video(url: str, fetcher: Fetcher) -> str:
     found = url.removeprefix(MEMORY_SCHEME)
     if not found.startswith(("mem-", "file-")):
-        raise ApiError(
-            f"{url!r:.100} is no video of this server, and it fetches none: upload it (POST /v1/files), and name its "
-            "id, or memory://ID",
-            "video_url_refused",
-            param="messages",
-        )
+        fetcher.require_allowed(url)
     return found
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +31,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+SLOWEST = 10_000
+"""Bytes a second below which a long upload is too slow."""
 LOCAL = "local"
 """The owner of everything where no keys were given."""
 
@@ -63,7 +68,8 @@ class Links:
         """Whose link this is; None where it is none, or has expired."""
         if not expires.isdecimal() or len(expires) > 12 or int(expires) < time.time():
             return None
-        return owner if hmac.compare_digest(self._sign(path, owner, int(expires)), signature) else None
+        known = self._sign(path, owner, int(expires)).encode()
+        return owner if hmac.compare_digest(known, signature.encode()) else None
 
     def _sign(self, path: str, owner: str, expires: int) -> str:
         return hmac.new(self._secret, f"{path}\n{owner}\n{expires}".encode(), hashlib.sha256).hexdigest()
@@ -75,6 +81,7 @@ class Guard:
     def __init__(self, app: App, settings: ServerSettings, links: Links) -> None:
         self._app, self._settings, self._links = app, settings, links
         self._keys = Keys(settings.api_keys)
+        self._uploading: Counter[str] = Counter()
         self._hosts = {"localhost", "127.0.0.1", "[::1]", settings.host.lower(), *settings.allowed_hosts}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -85,7 +92,9 @@ class Guard:
         try:
             self._check_host(Headers(raw=scope["headers"]))
             scope["owner"] = self._owner(scope)
-            await self._app(scope, _counted(receive, self._most_bytes(scope)), _with_headers(send))
+            with self._one_of_few(scope):
+                body = Body(receive, self._most_bytes(scope), self._settings.limits.body_seconds)
+                await self._app(scope, body, _with_headers(send))
         except ApiError as error:  # raised before the app answers
             response = JSONResponse(error.body, status_code=error.status or 400, headers=error.headers)
             await response(scope, receive, _with_headers(send))
@@ -97,7 +106,7 @@ class Guard:
         if host.rsplit(":", 1)[0] not in self._hosts and host not in self._hosts:
             raise ApiError(f"this server is not called {host!r:.100}: see --allowed-host", "host_refused", 403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host:
+        if origin is not None and _place(origin) != host:
             raise ApiError("requests of pages of other sites are refused", "origin_refused", 403)
 
     def _owner(self, scope: Message) -> str:
@@ -118,6 +127,22 @@ class Guard:
             raise ApiError("give an API key of this server: Authorization: Bearer KEY", "invalid_api_key")
         return owner
 
+    @contextmanager
+    def _one_of_few(self, scope: Message) -> Iterator[None]:
+        """Count the bodies that come in at once for one key, which fill the disk before they can be counted."""
+        owner, most = scope["owner"], self._settings.limits.uploads
+        if scope["method"] != "POST" or not scope["path"].endswith(("/files", "/parts")):
+            yield
+            return
+        if self._uploading[owner] >= most:
+            raise ApiError(f"{most} uploads of this key are coming in: send one after the other", "queue_full")
+        self._uploading[owner] += 1
+        try:
+            yield
+        finally:
+            self._uploading[owner] -= 1
+            self._uploading += Counter()  # without those that have none
+
     def _most_bytes(self, scope: Message) -> int:
         limits, path = self._settings.limits, scope["path"]
         if path == "/v1/files":
@@ -125,19 +150,36 @@ class Guard:
         return (limits.part_bytes + 2**20) if path.endswith("/parts") else limits.json_bytes
 
 
-def _counted(receive: Receive, most: int) -> Receive:
-    """Refuse a body while it comes in, before anything keeps it."""
-    came = 0
+class Body:
+    """A body as it comes in: refused when it is too large or too slow, before anything keeps it."""
 
-    async def receive_counted() -> Message:
-        nonlocal came
-        message = await receive()
-        came += len(message.get("body", b""))
-        if came > most:
-            raise ApiError(f"the request is larger than {most:,} bytes", "too_large")
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        """``seconds``: in which the first bytes come; each :data:`SLOWEST` bytes give one more."""
+        self._receive, self._most, self._seconds = receive, most, seconds
+        self._began, self._came, self._whole = time.monotonic(), 0, False
+
+    async def __call__(self) -> Message:
+        if self._whole:  # what comes now is that the client has left
+            return await self._receive()
+        left = self._began + self._seconds + self._came / SLOWEST - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, min(left, self._seconds))):
+                message = await self._receive()
+        except TimeoutError:
+            raise ApiError(f"the request comes too slowly: {self._came:,} bytes so far", "too_slow") from None
+        self._whole = not message.get("more_body", False)
+        self._came += len(message.get("body", b""))
+        if self._came > self._most:
+            raise ApiError(f"the request is larger than {self._most:,} bytes", "too_large")
         return message
 
-    return receive_counted
+
+def _place(origin: str) -> str:
+    """Host and port of an origin; nothing for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _with_headers(send: Send) -> Send:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -36,11 +35,27 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Room:
+    """How large a file may be: one limit is of every file, the other what the key may still keep."""
+
+    most: int
+    left: int
+
+    def require(self, size: int, param: str | None = None) -> None:
+        """Raise :class:`ApiError` (413) for more."""
+        if size > self.most:
+            raise ApiError(f"the file is larger than {self.most:,} bytes", "too_large", param=param)
+        if size > self.left:
+            text = f"this key may keep {max(0, self.left):,} bytes more: delete files or memories"
+            raise ApiError(text, "quota_exceeded", param=param)
+
+
 class _Reader:
     """Callbacks of the parser: it knows one part at a time."""
 
-    def __init__(self, form: Form, file_field: str, most_bytes: int) -> None:
-        self._form, self._file_field, self._most = form, file_field, most_bytes
+    def __init__(self, form: Form, file_field: str, room: Room) -> None:
+        self._form, self._file_field, self._room = form, file_field, room
         self._file = open(form.path, "xb")  # noqa: SIM115  closed by close()
         self._hash = hashlib.sha256()
         self._header = bytearray()
@@ -81,8 +96,7 @@ class _Reader:
         chunk = data[start:end]
         if self._in_file:
             self._form.bytes += len(chunk)
-            if self._form.bytes > self._most:
-                raise ApiError(f"the file is larger than {self._most:,} bytes", "too_large", param=self._file_field)
+            self._room.require(self._form.bytes, self._file_field)
             self._hash.update(chunk)
             self._file.write(chunk)
         elif self._field is not None:
@@ -104,7 +118,7 @@ class _Reader:
         self._file.close()
 
 
-async def receive_form(request: Request, target: Path, *, file_field: str, most_bytes: int) -> Form:
+async def receive_form(request: Request, target: Path, *, file_field: str, room: Room) -> Form:
     """Read a multipart body, its file to ``target``. Whatever goes wrong, ``target`` is gone afterwards.
 
     Raises :class:`ApiError` for another body, one without the file, one that is too large or cut off, a full disk.
@@ -113,7 +127,7 @@ async def receive_form(request: Request, target: Path, *, file_field: str, most_
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ApiError("send the file as multipart/form-data", "invalid_body", 415)
     form = Form(target)
-    reader = _Reader(form, file_field, most_bytes)
+    reader = _Reader(form, file_field, room)
     try:
         parser = MultipartParser(options[b"boundary"], callbacks=_callbacks(reader))
         async for chunk in request.stream():
@@ -127,10 +141,6 @@ async def receive_form(request: Request, target: Path, *, file_field: str, most_
         raise ApiError(
             f"the multipart body is damaged or cut off: {error or 'the client left'}", "invalid_body"
         ) from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ApiError("the server's disk is full", "disk_full") from None
-        raise
     finally:
         reader.close()
         if not form.sha256:  # not all of it has come

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+logger = logging.getLogger(__name__)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUS = {
     "cancelled": 499,
     "disk_full": 507,
     "does_not_fit": 422,
+    "internal": 500,
     "invalid_api_key": 401,
     "file_missing": 404,
+    "memory_corrupt": 422,
+    "memory_mismatch": 422,
     "memory_not_found": 404,
     "memory_not_ready": 409,
+    "memory_version": 422,
     "model_not_found": 404,
+    "not_a_memory": 422,
+    "out_of_memory": 503,
+    "path_blocked": 403,
+    "quota_exceeded": 413,
     "queue_full": 429,
     "server_busy": 503,
+    "timeout": 504,
     "too_large": 413,
+    "too_slow": 408,
+    "url_blocked": 403,
+    "url_fetch_failed": 422,
     "worker_failed": 500,
     "worker_lost": 503,
     "worker_starting": 503,
@@ -52,7 +69,26 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that belong to the status."""
         found = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
+        if self.status in (408, 413):  # what else the client sends is not read
+            found["Connection"] = "close"
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told of an error: its own, or that of the disk or the catalogue, or that there was one.
+
+    One that nobody expected is in the log, with where it arose; the client gets no text of it.
+    """
+    if isinstance(error, ApiError):
+        return error
+    code = getattr(error, "sqlite_errorcode", None) if isinstance(error, sqlite3.Error) else None
+    kind = None if code is None else code & 0xFF  # without what SQLite adds
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return ApiError("the server's catalogue is in use by another program: ask again", "server_busy")
+    if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or (isinstance(error, OSError) and error.errno in FULL):
+        return ApiError("the server's disk is full", "disk_full")
+    logger.error("a request failed", exc_info=error)
+    return ApiError("an error of the server, which its log explains", "internal")
 
 
 def missing(what: str, name: str, code: str) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,12 +11,13 @@ from typing import Any
 
 from videoxl.server.backend import new_ask_id
 from videoxl.server.conversation import Conversation
-from videoxl.server.problems import ApiError
+from videoxl.server.problems import ApiError, as_api_error
 from videoxl.server.protocol import Ask, Failed, Said
 from videoxl.server.schemas import ChatRequest
 from videoxl.server.services import Services
 from videoxl.server.store import MemoryJob
 from videoxl.server.watching import changes
+from videoxl.server.worker_process import AnswerEvent
 
 Json = dict[str, Any]
 
@@ -87,8 +89,8 @@ class Reply:
             if self._body.stream_options and self._body.stream_options.include_usage:
                 yield _event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(told)})
             yield "data: [DONE]\n\n"
-        except ApiError as error:  # the status was sent: the error is an event
-            yield _event(error.body)
+        except Exception as error:  # noqa: BLE001  the status was sent: the error is an event, never a cut connection
+            yield _event(as_api_error(error).body)
 
     async def _until_read(self, job: MemoryJob) -> AsyncIterator[Json | None]:
         """Progress of a reading, until it is done. Raises :class:`ApiError` where there will be no memory."""
@@ -109,7 +111,7 @@ class Reply:
         path = str(self._serving.store.memory_path(job.key))
         ask = Ask(new_ask_id(), path, talk.question, talk.generation, [*talk.history], talk.decode, stream)
         async with self._serving.backend.asking(ask) as events:
-            async for event in events:
+            async for event in _in_time(events, self._serving.settings.limits.question_seconds):
                 if isinstance(event, Said):
                     yield event.text
                 elif isinstance(event, Failed):
@@ -136,6 +138,20 @@ class Reply:
     ) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
         return _event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+
+
+async def _in_time(events: AsyncIterator[AnswerEvent], seconds: float) -> AsyncIterator[AnswerEvent]:
+    """What is said, until the answer has taken too long."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(end):
+                event = await anext(events)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ApiError(f"the answer took longer than {seconds:g} s", "timeout") from None
+        yield event
 
 
 def _require_no_failure(job: MemoryJob) -> None:

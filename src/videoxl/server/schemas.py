@@ -170,9 +170,9 @@ class MemoryList(BaseModel):
 
 
 class VideoUrl(Strict):
-    """``memory://mem-...``, ``mem-...`` or ``file-...``."""
+    """``memory://mem-...``, ``mem-...`` or ``file-...``; ``https://`` and ``file://`` where the server allows it."""
 
-    url: Id
+    url: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class TextPart(Strict):

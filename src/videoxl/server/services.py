@@ -11,7 +11,9 @@ from fastapi import Depends, Request
 
 from videoxl.config import Sampling, prefill_from_string
 from videoxl.server.backend import Backend
+from videoxl.server.fetching import Fetcher
 from videoxl.server.guard import Links
+from videoxl.server.incoming import Room
 from videoxl.server.problems import ApiError, missing
 from videoxl.server.protocol import Progressed
 from videoxl.server.schemas import MemoryObject, MemoryProblem, MemoryProgress, MemoryStatus, ReadSettings
@@ -28,6 +30,7 @@ class Services:
     store: Store
     backend: Backend
     links: Links
+    fetcher: Fetcher
 
     def file(self, file_id: str, owner: str) -> StoredFile:
         """A file of this owner. Raises :class:`ApiError` (404)."""
@@ -41,11 +44,9 @@ class Services:
             raise missing("memory", memory_id, "memory_not_found")
         return found
 
-    def require_room(self, owner: str, more: int) -> None:
-        """Raise :class:`ApiError` (413) where an owner would keep more bytes than allowed."""
-        most = self.settings.limits.stored_bytes
-        if self.store.stored_bytes(owner) + more > most:
-            raise ApiError(f"this key keeps at most {most:,} bytes: delete files or memories", "quota_exceeded", 413)
+    def room(self, owner: str, most: int) -> Room:
+        """How large another file of an owner may be, ``most`` at most."""
+        return Room(most, self.settings.limits.stored_bytes - self.store.stored_bytes(owner))
 
     async def read(self, file: StoredFile, settings: ReadSettings) -> MemoryJob:
         """The memory of a file: as it is, or as it will be when the worker has come to it."""
@@ -55,14 +56,20 @@ class Services:
             raise ApiError("the model is being loaded", "worker_starting")
         facts = [file.sha256, dict(sorted(chosen.items())), self.backend.ready.fingerprint]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
-        limits = self.settings.limits
-        if self.store.waiting() >= limits.waiting_memories:
-            raise ApiError(f"{limits.waiting_memories} readings are waiting: ask again later", "queue_full")
-        if len(self.store.memories(file.owner)) >= limits.memories:
-            raise ApiError(f"this key keeps at most {limits.memories} memories: delete some", "quota_exceeded", 413)
+        if not self.store.is_made(file.owner, key):
+            self._require_a_place(file.owner)
         job = self.store.add_memory(file, key, chosen)
         self.backend.read_next()
         return self.store.required_memory(job.id)
+
+    def _require_a_place(self, owner: str) -> None:
+        """Raise :class:`ApiError` where no other reading may wait, or no other memory be kept."""
+        limits = self.settings.limits
+        if self.store.waiting() >= limits.waiting_memories:
+            raise ApiError(f"{limits.waiting_memories} readings are waiting: ask again later", "queue_full")
+        if self.store.count_memories(owner) >= limits.memories:
+            raise ApiError(f"this key keeps at most {limits.memories} memories: delete some", "quota_exceeded")
+        self.room(owner, 1).require(1)
 
     def _checked(self, settings: ReadSettings) -> dict[str, Any]:
         chosen = {name: value for name in ReadSettings.model_fields if (value := getattr(settings, name)) is not None}

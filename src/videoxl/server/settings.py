@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +49,16 @@ class Limits:
     """Questions that wait at most (429)."""
     waiting_memories: Count = 256
     """Readings that wait at most (429)."""
+    uploads: Count = 8
+    """Uploads and parts of one key that come in at once (429)."""
+    body_seconds: Positive = 60
+    """How long a body may take until its first bytes; each 10 kB give one second more (408)."""
+    question_seconds: Positive = 1800
+    """How long a question waits and is answered, at most (504)."""
+    fetch_seconds: Positive = 900
+    """How long a video is fetched from an address, at most (422)."""
+    upload_days: Positive = 7
+    """How long an upload in parts that is not completed is kept."""
     stored_bytes: Count = 1024 * GIB
     """Bytes of files and memories of one key (413)."""
     memories: Count = 10_000
@@ -72,6 +84,10 @@ class ServerSettings:
     """Who knows one of these may ask; without any, everybody on this machine. Each key sees its own files only."""
     allowed_hosts: Texts = ()
     """Names under which the server is asked, besides its address and localhost."""
+    allowed_media_domains: Texts = ()
+    """Hosts that videos are fetched from, by https: ``films.org``, ``films.org:8443``, ``*.films.org``."""
+    allowed_media_paths: Texts = ()
+    """Folders that ``file://`` videos are copied from, by whoever may ask."""
     hot_bytes: Count = 8 * GIB
     """Memories that stay loaded in each worker, in bytes; those that were not asked longest go first."""
     link_seconds: Count = 3600
@@ -88,9 +104,9 @@ class ServerSettings:
             )
         if short := [key for key in self.api_keys if len(key) < 16]:
             raise ValueError(f"an API key needs at least 16 characters, got one of {len(short[0])}")
-
         if bad := [device for device in self.devices if not DEVICE.fullmatch(device)]:
             raise ValueError(f"devices must be cpu or cuda:0, cuda:1 ..., one for each worker, got {bad[0]!r}")
+        _check_media(self.allowed_media_domains, self.allowed_media_paths)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -106,3 +122,17 @@ class ServerSettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _check_media(domains: Iterable[str], paths: Iterable[str]) -> None:
+    """Raise ``ValueError`` for what cannot be allowed."""
+    for domain in domains:
+        host, _, port = domain.partition(":")
+        plain = host.removeprefix("*.").replace("-", "").replace(".", "")
+        if not plain.isalnum() or not plain.isascii() or (":" in domain and not (port.isdecimal() and len(port) < 6)):
+            raise ValueError(
+                f"allowed_media_domains holds {domain!r:.100}: give films.org, films.org:8443, or *.films.org"
+            )
+    for path in paths:
+        if not os.path.isdir(path):
+            raise ValueError(f"allowed_media_paths holds {path!r:.100}, which is no folder")

@@ -27,6 +27,8 @@ FORMAT = 1
 MAX_ATTEMPTS = 3
 """A reading that took its worker along so often is not tried again."""
 WAITING = ("queued", "in_progress")
+LOCKED_SECONDS = 2.0
+"""How long is waited for another program that holds the catalogue, such as a backup."""
 TABLES = """
 CREATE TABLE files (id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL, purpose TEXT NOT NULL, created INTEGER NOT NULL);
@@ -116,6 +118,7 @@ class Store:
         except BlockingIOError:
             raise StoreError(f"{folder} is in use by another server: stop that one, or give another --data") from None
         self._lock = threading.RLock()
+        self._completing: set[str] = set()
         self._db = self._open()
         self.secret = self._secret()
         self._clean()
@@ -123,7 +126,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         try:
             db = sqlite3.connect(
-                self.folder / "catalogue.db", timeout=10, check_same_thread=False, isolation_level=None
+                self.folder / "catalogue.db", timeout=LOCKED_SECONDS, check_same_thread=False, isolation_level=None
             )
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA foreign_keys=ON")
@@ -237,10 +240,12 @@ class Store:
         rows = self._rows("SELECT * FROM uploads WHERE id=? AND owner=?", (upload_id, owner))
         return Upload(*rows[0]) if rows else None
 
-    def add_part(self, upload: Upload, content: Path) -> tuple[str, int]:
-        """Keep a part; its id and its bytes."""
+    def add_part(self, upload: Upload, content: Path) -> tuple[str, int] | None:
+        """Keep a part; its id and its bytes. None where the upload has ended meanwhile."""
         part_id, size = f"part-{secrets.token_hex(12)}", content.stat().st_size
         with self._changing() as db:
+            if not db.execute("SELECT 1 FROM uploads WHERE id=? AND status='pending'", (upload.id,)).fetchone():
+                return None
             os.replace(content, self.incoming(part_id))
             db.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", (part_id, upload.id, size, int(time.time())))
         return part_id, size
@@ -248,6 +253,24 @@ class Store:
     def parts(self, upload: Upload) -> list[tuple[str, int]]:
         """Ids and bytes of the parts that came, in the order in which they came."""
         return self._rows("SELECT id, bytes FROM parts WHERE upload_id=? ORDER BY rowid", (upload.id,))
+
+    @contextmanager
+    def completing(self, upload: Upload) -> Iterator[bool]:
+        """While its parts are put together; yields whether nobody else does that."""
+        with self._lock:
+            free = upload.id not in self._completing
+            self._completing |= {upload.id}
+        try:
+            yield free
+        finally:
+            if free:
+                with self._lock:
+                    self._completing.discard(upload.id)
+
+    def end_old_uploads(self, before: float) -> None:
+        """Cancel uploads in parts that began before a time and were not completed."""
+        for row in self._rows("SELECT * FROM uploads WHERE status='pending' AND created<?", (before,)):
+            self.end_upload(Upload(*row), "cancelled")
 
     def end_upload(self, upload: Upload, status: str, file_id: str | None = None) -> None:
         """Complete or cancel an upload; its parts are removed."""
@@ -286,6 +309,18 @@ class Store:
     def memories(self, owner: str) -> list[MemoryJob]:
         """Memories of this owner, the newest first."""
         return self._memories("WHERE owner=? ORDER BY created DESC", (owner,))
+
+    def count_memories(self, owner: str) -> int:
+        """Number of memories of this owner."""
+        return int(self._rows("SELECT count(*) FROM memories WHERE owner=?", (owner,))[0][0])
+
+    def is_made(self, owner: str, key: str) -> bool:
+        """Whether there is a memory, or a reading that may succeed."""
+        return bool(
+            self._rows(
+                "SELECT 1 FROM memories WHERE owner=? AND key=? AND status NOT IN ('failed', 'cancelled')", (owner, key)
+            )
+        )
 
     def waiting(self) -> int:
         """Number of readings that are queued."""

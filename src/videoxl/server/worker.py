@@ -18,11 +18,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from videoxl.config import Generation, Sampling, decode_from_string, prefill_from_string
 from videoxl.errors import VideoXLError
 from videoxl.inference.answers import Answer
 from videoxl.inference.asking import TOGETHER
 from videoxl.inference.engine import VideoXL, load
+from videoxl.inference.progress import Progress
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.server.inbox import Inbox
 from videoxl.server.protocol import Answered, Ask, Failed, Progressed, Read, ReadDone, Ready, Reply, Said, to_line
@@ -33,6 +36,8 @@ logger = logging.getLogger(__name__)
 NO_NAMES: Mapping[str, str] = {}
 TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
+ALIVE_EVERY = 5.0
+"""Seconds after which a long answer says that it goes on."""
 
 
 class CancelledError(Exception):
@@ -60,6 +65,10 @@ class HotMemories:
         self._held.move_to_end(path)
         while len(self._held) > 1 and sum(one.nbytes for one in self._held.values()) > self._most:
             self._held.popitem(last=False)
+
+    def clear(self) -> None:
+        """Let go of all: each is loaded again when it is asked."""
+        self._held.clear()
 
     def forget(self, path: str) -> None:
         """Let go of a memory."""
@@ -143,7 +152,9 @@ class Worker:
 
     def _answer_one(self, ask: Ask) -> None:
         memory, generation = self._hot.get(ask.memory), _generation(ask)
-        answer = self.engine.continue_conversation(memory, ask.history, ask.question, generation, _decode(ask))
+        answer = self.engine.continue_conversation(
+            memory, ask.history, ask.question, generation, _decode(ask), progress=self._while_wanted([ask])
+        )
         self._tell(Answered(ask.id, answer.to_dict()))
 
     def _answer_together(self, asks: list[Ask]) -> None:
@@ -151,7 +162,13 @@ class Worker:
         generations = [_generation(ask) for ask in asks]
         questions = [ask.question for ask in asks]
         try:
-            answers = self.engine.ask(memory, questions, generation=generations, decode=_decode(asks[0]))
+            answers = self.engine.ask(
+                memory,
+                questions,
+                generation=generations,
+                decode=_decode(asks[0]),
+                progress=self._while_wanted(asks),
+            )
         except (VideoXLError, ValueError):  # one of them is to blame: the others get their answers
             for ask in asks:
                 with self._answering([ask.id]):
@@ -159,6 +176,19 @@ class Worker:
             return
         for ask, answer in zip(asks, answers):
             self._tell(Answered(ask.id, answer.to_dict()))
+
+    def _while_wanted(self, asks: list[Ask]) -> Progress:
+        """Called after each token: ends what nobody waits for any more, and tells that work goes on."""
+        told = [time.monotonic()]
+
+        def written(phase: str, done: int, total: int | None) -> None:
+            if all(self._inbox.is_stopped(ask.id) for ask in asks):
+                raise CancelledError
+            if time.monotonic() - told[0] > ALIVE_EVERY:
+                told[0] = time.monotonic()
+                self._tell(Progressed(asks[0].id, phase, done, total))
+
+        return written
 
     def _stream(self, ask: Ask) -> None:
         memory = self._hot.get(ask.memory)
@@ -201,8 +231,9 @@ class Worker:
             failed(error.code, error)
         except ValueError as error:
             failed("invalid_value", error)
-        except MemoryError as error:
-            failed("does_not_fit", f"out of memory: {error}")
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self._hot.clear()  # what it holds is on the disk
+            failed("out_of_memory", f"out of memory: ask again, or ask for less ({error})"[:500])
         except Exception as error:  # noqa: BLE001  a fault of this package must not leave a client waiting
             traceback.print_exc()
             failed("worker_failed", f"{type(error).__name__}: {error}")

@@ -16,8 +16,9 @@ import shutil
 import socket
 import ssl
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -46,6 +47,8 @@ class UrlLimits:
 
 
 DEFAULT_LIMITS = UrlLimits()
+Allows = Callable[[str, int], bool]
+"""Whether a host, in lower case, may be asked at a port."""
 
 
 def is_url(video: object) -> bool:
@@ -69,11 +72,22 @@ def local_copy(video: str, *, allowed: bool, limits: UrlLimits = DEFAULT_LIMITS)
         until = time.monotonic() + limits.seconds
         try:
             with open(target, "wb") as file:
-                _fetch(video, file, limits)
+                _fetch(video, file, limits, lambda host, port: True)
         except _WebPageError:
             target.unlink()
             target = _of_page(video, Path(folder), limits, until)
         yield str(target)
+
+
+def download(url: str, file: IO[bytes], limits: UrlLimits, allows: Allows) -> None:
+    """Download a URL into an open file, from hosts that are allowed: that of the URL, and of every redirect.
+
+    Raises ``VideoError``; one with the code ``permission_denied`` for a host that is not allowed.
+    """
+    try:
+        _fetch(url, file, limits, allows)
+    except _WebPageError:
+        raise _refused(url, "is a web page, not a video file") from None
 
 
 class _WebPageError(Exception):
@@ -88,15 +102,19 @@ def _of_page(url: str, folder: Path, limits: UrlLimits, until: float) -> Path:
     return found
 
 
-def _fetch(url: str, file: IO[bytes], limits: UrlLimits) -> None:
+def _fetch(url: str, file: IO[bytes], limits: UrlLimits, allows: Allows) -> None:
     until, at = time.monotonic() + limits.seconds, url
     for _ in range(limits.redirects + 1):
-        connection, path = _connection(at, limits)
+        connection, path = _connection(at, limits, allows)
+        # Waits are limited one by one; a server that sends a byte now and then is cut off here.
+        cut = threading.Timer(max(0.0, until - time.monotonic()), connection.cut)
+        cut.daemon = True
+        cut.start()
         try:
             connection.request("GET", path, headers={"User-Agent": "videoxl", "Accept-Encoding": "identity"})
             answer = connection.getresponse()
             if answer.status in REDIRECTS and (location := answer.getheader("Location")):
-                at = urljoin(at, location)
+                at = _joined(at, location)
                 continue
             if answer.status != 200:
                 raise _refused(at, f"the server answered {answer.status} {answer.reason}")
@@ -105,32 +123,46 @@ def _fetch(url: str, file: IO[bytes], limits: UrlLimits) -> None:
         except (OSError, http.client.HTTPException) as error:
             raise _refused(at, f"could not be downloaded ({type(error).__name__}: {error})") from None
         finally:
+            cut.cancel()
             connection.close()
     raise _refused(url, f"was redirected more than {limits.redirects} times")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise _refused(url, f"was redirected to what is no URL ({error})") from None
 
 
 def _copy(answer: http.client.HTTPResponse, file: IO[bytes], url: str, limits: UrlLimits, until: float) -> None:
     kind = (answer.getheader("Content-Type") or "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise _WebPageError
-    said = int(answer.getheader("Content-Length") or 0)
+    encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
+    if encoding != "identity":
+        raise _refused(url, f"is sent as {_short(encoding)}, and was asked for as it is")
+    length = answer.getheader("Content-Length") or "0"
+    said = int(length) if re.fullmatch("[0-9]{1,20}", length) else 0
     free = shutil.disk_usage(os.path.dirname(file.name)).free
     most = min(limits.bytes, free)
     if said > most:
         raise _refused(url, f"has {said / 1e6:,.1f} MB, and at most {most / 1e6:,.1f} MB are taken")
     got = 0
-    while chunk := answer.read(CHUNK):
+    while chunk := answer.read1(CHUNK):
         got += len(chunk)
         if got > most:
             raise _refused(url, f"is longer than {most / 1e6:,.1f} MB, which are taken at most")
         if time.monotonic() > until:
             raise _refused(url, f"took longer than {limits.seconds:g} s")
         file.write(chunk)
+    if time.monotonic() > until:  # it may have been cut off
+        raise _refused(url, f"took longer than {limits.seconds:g} s")
     if said and got < said:
         raise _refused(url, f"ended after {got} of {said} bytes; try again")
 
 
-def _connection(url: str, limits: UrlLimits) -> tuple[http.client.HTTPSConnection, str]:
+def _connection(url: str, limits: UrlLimits, allows: Allows) -> tuple[_Checked, str]:
     """A connection to the checked address of a URL's host, and what to ask it for."""
     try:
         parts = urlsplit(url)
@@ -141,6 +173,8 @@ def _connection(url: str, limits: UrlLimits) -> tuple[http.client.HTTPSConnectio
         raise _refused(url, "only https is downloaded")
     if parts.username is not None or parts.password is not None or not parts.hostname:
         raise _refused(url, "holds a user name, or no host")
+    if not allows(parts.hostname.lower(), port):
+        raise VideoError(f"{_short(url)}: its host is none that videos are fetched from", code="permission_denied")
     connection = _Checked(parts.hostname, port, timeout=limits.stall_seconds, context=ssl.create_default_context())
     connection.address = global_address(url, parts.hostname, port)
     return connection, _path(parts)
@@ -154,6 +188,12 @@ class _Checked(http.client.HTTPSConnection):
     def connect(self) -> None:
         plain = socket.create_connection((self.address, self.port), self.timeout)
         self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+
+    def cut(self) -> None:
+        """End it from another thread: whoever waits for it gets an error."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
 
 def global_address(url: str, host: str, port: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
@@ -17,6 +17,7 @@ from videoxl.server.services import Owner, Services, Serving
 from videoxl.server.store import MemoryJob
 
 router = APIRouter(prefix="/v1", tags=["chat"])
+T = TypeVar("T")
 LOOK_EVERY = 0.5
 """Seconds between two looks at whether a client is still there."""
 
@@ -29,12 +30,14 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
     each of them, one after the other, and ``videoxl.answers`` holds them apart.
     """
     _check_model(serving, body.model)
-    talk = conversation_of(body, serving.settings.limits)
+    talk = conversation_of(body, serving.settings.limits, serving.fetcher)
     if body.stream and body.n not in (None, 1):
         raise ApiError("n above 1 cannot be streamed", "invalid_value", param="n")
     if len(talk.videos) > 1 and body.n not in (None, 1):
         raise ApiError("n above 1 is for questions about one video", "invalid_value", param="n")
-    jobs = [await _job(serving, video, owner, talk) for video in talk.videos]
+    jobs = await _unless_left(request, _jobs(serving, owner, talk))
+    if isinstance(jobs, Response):
+        return jobs
     reply = Reply(serving, body, talk, jobs)
     if not body.stream:
         return await _unless_left(request, reply.whole())
@@ -42,8 +45,8 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
     return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _unless_left(request: Request, work: Coroutine[Any, Any, Json]) -> Json | Response:
-    """Wait for an answer as long as the client does. A streamed one ends by itself when nobody reads it."""
+async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | Response:
+    """Wait as long as the client does. What is streamed ends by itself when nobody reads it."""
     task = asyncio.create_task(work)
     while not (await asyncio.wait({task}, timeout=LOOK_EVERY))[0]:
         if await request.is_disconnected():
@@ -62,9 +65,16 @@ def _check_model(serving: Services, name: str) -> None:
         )
 
 
+async def _jobs(serving: Services, owner: str, talk: Conversation) -> list[MemoryJob]:
+    return [await _job(serving, video, owner, talk) for video in talk.videos]
+
+
 async def _job(serving: Services, video: str, owner: str, talk: Conversation) -> MemoryJob:
     if video.startswith("file-"):
         return await serving.read(serving.file(video, owner), talk.options)
+    if not video.startswith("mem-"):
+        file = await serving.fetcher.fetch(video, owner, serving.room(owner, serving.settings.limits.file_bytes))
+        return await serving.read(file, talk.options)
     job = serving.memory(video, owner)
     if given := [name for name in job.settings if getattr(talk.options, name, None) not in (None, job.settings[name])]:
         raise ApiError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 import os
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -70,19 +71,19 @@ def file_object(file: StoredFile) -> FileObject:
 @router.post("/files", openapi_extra=MULTIPART)
 async def upload_file(request: Request, serving: Serving, owner: Owner) -> FileObject:
     """Upload a file in one request."""
-    target = serving.store.incoming()
-    most = serving.settings.limits.file_bytes
-    form = await receive_form(request, target, file_field="file", most_bytes=most)
+    target, room = serving.store.incoming(), serving.room(owner, serving.settings.limits.file_bytes)
+    form = await receive_form(request, target, file_field="file", room=room)
     name, purpose = form.name or "video", form.fields.get("purpose", "user_data")[:100]
-    return file_object(await run_in_threadpool(_keep, serving, target, owner, name, form.sha256, purpose))
+    return file_object(await run_in_threadpool(keep, serving, target, owner, name, form.sha256, purpose))
 
 
-def _keep(serving: Services, content: Path, owner: str, name: str, sha256: str, purpose: str) -> StoredFile:
+def keep(serving: Services, content: Path, owner: str, name: str, sha256: str, purpose: str) -> StoredFile:
+    """Take over a file that has come in; whatever happens, ``content`` is gone."""
     try:
         size = content.stat().st_size
         if size == 0:
             raise ApiError("the file is empty", "empty_file", param="file")
-        serving.require_room(owner, size)
+        serving.room(owner, size).require(size)
         return serving.store.add_file(content, owner, name[:500], sha256, purpose)
     finally:
         content.unlink(missing_ok=True)
@@ -111,6 +112,8 @@ def delete_file(file_id: str, serving: Serving, owner: Owner) -> Deleted:
 def get_content(file_id: str, serving: Serving, owner: Owner) -> FileResponse:
     """The bytes of a file, also parts of it (``Range``)."""
     file = serving.file(file_id, owner)
+    if not serving.store.path_of(file).exists():
+        raise ApiError(f"the content of {file_id} has gone from the server's disk", "file_missing")
     guessed = mimetypes.guess_type(file.name)[0] or ""
     media = guessed if guessed.startswith(("video/", "image/", "audio/")) and "svg" not in guessed else ""
     headers = {"Content-Security-Policy": "default-src 'none'; media-src 'self'; sandbox"}
@@ -136,10 +139,8 @@ def link_file(file_id: str, serving: Serving, owner: Owner) -> FileLink:
 @router.post("/uploads")
 def begin_upload(body: UploadRequest, serving: Serving, owner: Owner) -> UploadObject:
     """Begin an upload in parts, which can be gone on with after it was cut off."""
-    most = serving.settings.limits.file_bytes
-    if body.bytes > most:
-        raise ApiError(f"a file may have at most {most:,} bytes", "too_large", param="bytes")
-    serving.require_room(owner, body.bytes)
+    serving.store.end_old_uploads(time.time() - 86400 * serving.settings.limits.upload_days)
+    serving.room(owner, serving.settings.limits.file_bytes).require(body.bytes, "bytes")
     name = os.path.basename(body.filename) or "video"
     return _upload_object(serving, serving.store.add_upload(owner, name, body.bytes, body.purpose))
 
@@ -154,17 +155,20 @@ def get_upload(upload_id: str, serving: Serving, owner: Owner) -> UploadObject:
 async def add_part(upload_id: str, request: Request, serving: Serving, owner: Owner) -> PartObject:
     """Send the next part."""
     upload = _pending(serving, upload_id, owner)
-    target = serving.store.incoming()
-    most = serving.settings.limits.part_bytes
-    await receive_form(request, target, file_field="data", most_bytes=most)
+    target, room = serving.store.incoming(), serving.room(owner, serving.settings.limits.part_bytes)
+    await receive_form(request, target, file_field="data", room=room)
     try:
+        if target.stat().st_size == 0:
+            raise ApiError("the part is empty", "empty_file", param="data")
         came = sum(size for _, size in serving.store.parts(upload))
         if came + target.stat().st_size > upload.bytes:
             raise ApiError(f"the parts are larger than the {upload.bytes:,} bytes that were announced", "too_large")
-        part_id, size = await run_in_threadpool(serving.store.add_part, upload, target)
+        part = await run_in_threadpool(serving.store.add_part, upload, target)
     finally:
         target.unlink(missing_ok=True)
-    return PartObject(id=part_id, upload_id=upload.id, bytes=size)
+    if part is None:
+        raise ApiError("this upload has ended meanwhile", "upload_ended", 409)
+    return PartObject(id=part[0], upload_id=upload.id, bytes=part[1])
 
 
 @router.post("/uploads/{upload_id}/complete")
@@ -178,13 +182,11 @@ def complete_upload(upload_id: str, body: CompleteRequest, serving: Serving, own
         raise ApiError("a part is named twice", "invalid_value", param="part_ids")
     if (size := sum(known[part] for part in body.part_ids)) != upload.bytes:
         raise ApiError(f"the parts have {size:,} bytes, and {upload.bytes:,} were announced", "invalid_value")
-    target = serving.store.incoming()
-    sha256 = _joined(serving, body.part_ids, target)
-    if body.sha256 not in (None, sha256):
-        target.unlink()
-        raise ApiError(f"the content has the SHA-256 {sha256}, not the one given", "checksum", param="sha256")
-    file = _keep(serving, target, owner, upload.name, sha256, upload.purpose)
-    serving.store.end_upload(upload, "completed", file.id)
+    with serving.store.completing(upload) as alone:
+        if not alone:
+            raise ApiError("this upload is being completed", "upload_ended", 409)
+        file = _completed(serving, upload, body)
+        serving.store.end_upload(upload, "completed", file.id)
     return _upload_object(serving, _upload(serving, upload_id, owner))
 
 
@@ -193,6 +195,18 @@ def cancel_upload(upload_id: str, serving: Serving, owner: Owner) -> UploadObjec
     """Give an upload up; its parts are removed."""
     serving.store.end_upload(_pending(serving, upload_id, owner), "cancelled")
     return _upload_object(serving, _upload(serving, upload_id, owner))
+
+
+def _completed(serving: Services, upload: Upload, body: CompleteRequest) -> StoredFile:
+    target = serving.store.incoming()
+    try:
+        sha256 = _joined(serving, body.part_ids, target)
+        if body.sha256 not in (None, sha256):
+            raise ApiError(f"the content has the SHA-256 {sha256}, not the one given", "checksum", param="sha256")
+        # The parts, which are counted already, go when the file is kept.
+        return serving.store.add_file(target, upload.owner, upload.name, sha256, upload.purpose)
+    finally:
+        target.unlink(missing_ok=True)
 
 
 def _joined(serving: Services, part_ids: list[str], target: Path) -> str:
