@@ -3,7 +3,8 @@
 ``quality``: 200 questions with known answers about generated speech, half in the words that were said, half in others:
 recall at 1 and 5 by words, by meaning, and fused. ``scale``: an index that grows to a million cues and a million frame
 vectors: seconds of a search, rate of indexing, size. Vectors of ``scale`` are drawn with a large common part and few
-strong dimensions, as those of SigLIP have, and each question is drawn near one of them, which must be found.
+strong dimensions, as those of SigLIP have, and each question is drawn near one of them, which must be found. What the
+codes leave of the best is measured against a full search over the vectors themselves.
 
     python benchmarks/search.py quality --model FOLDER_OF_MINILM -o benchmarks/results/search-quality.json
     python benchmarks/search.py scale -o benchmarks/results/search-scale.json
@@ -171,8 +172,17 @@ class Drawn:
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
     @property
+    def kind(self) -> str:
+        return "frames" if self.size > 1000 else "text"
+
+    @property
     def fingerprint(self) -> str:
         return (FRAMES if self.size > 1000 else TEXT).fingerprint
+
+    def anew(self, count: int) -> np.ndarray:
+        """Questions that are near no vector more than near others: the hardest, whose best are hardly better."""
+        drawn = np.random.default_rng(3).standard_normal((count, self.size)) * self._strength
+        return self._unit(self._common + 2 * drawn)
 
     def of_question(self, text: str) -> np.ndarray:
         """Questions are known by their number."""
@@ -226,6 +236,7 @@ def _measured(path: Path, step: int, text: Drawn, frames: Drawn, adding: float) 
             "all": _timed(catalogue, [f"w0 w2 w{300 + n} #{n}" for n in asked], "all"),
         }
         right = [_finds(catalogue, frames, number) for number in range(len(frames.questions))]
+        kept = {drawn.kind: _kept_by_codes(catalogue, drawn) for drawn in (text, frames)}
     db = sqlite3.connect(path)
     counts = {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("cues", "vectors")}
     db.close()
@@ -237,6 +248,7 @@ def _measured(path: Path, step: int, text: Drawn, frames: Drawn, adding: float) 
         "indexed_per_s": round(2 * step / adding),
         "first_search_s": round(first, 3),
         "search_ms": found,
+        "kept_of_the_best": kept,
         "planted_questions": len(right),
         "planted_found_at_1": round(sum(place == 0 for place in right) / len(right), 3),
         "planted_found_at_5": round(sum(place is not None and place < 5 for place in right) / len(right), 3),
@@ -262,6 +274,41 @@ def _finds(catalogue: Catalogue, frames: Drawn, number: int) -> int | None:
     path, second, _ = frames.questions[number]
     hits = catalogue.search(f"#{number}", by="frames", limit=5)
     return next((place for place, hit in enumerate(hits) if _covers(hit, path, second + 0.5)), None)
+
+
+def _kept_by_codes(catalogue: Catalogue, drawn: Drawn, count: int = 8) -> dict[str, dict[str, float]]:
+    """Share of the best by a full search that is compared exactly: for planted questions and for others."""
+    from videoxl.catalogue.sources import RERANKED
+
+    asked = {"planted": [vector for _, _, vector in drawn.questions[:count]], "others": [*drawn.anew(count)]}
+    with catalogue._reading() as (db, view):
+        space = next(one for one in view.spaces if one.space.kind == drawn.kind)
+        best = _full_search(db, space.id, np.stack([vector for vectors in asked.values() for vector in vectors]))
+        shares: dict[str, dict[str, float]] = {}
+        rest = iter(best)
+        for kind, vectors in asked.items():
+            found = [
+                space.segments.vector_ids(space.table.best(vector, RERANKED, np.ones(space.segments.total, bool)))
+                for vector in vectors
+            ]
+            pairs = [(set(ids.tolist()), next(rest)) for ids in found]
+            shares[kind] = {
+                f"of {most}": round(statistics.mean(len(ids & {*right[:most]}) / most for ids, right in pairs), 3)
+                for most in (10, 100)
+            }
+    return shares
+
+
+def _full_search(db: sqlite3.Connection, space: int, questions_QD: np.ndarray) -> list[list[int]]:
+    """Ids of the 100 vectors nearest to each question."""
+    scores, ids = [], []
+    for (track,) in db.execute("SELECT id FROM tracks WHERE space = ?", (space,)).fetchall():
+        rows = db.execute("SELECT id, vector FROM vectors WHERE track = ?", (track,)).fetchall()
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), "<f2").reshape(len(rows), -1).astype(np.float32)
+        scores.append(vectors @ questions_QD.T)
+        ids += [row[0] for row in rows]
+    order_NQ = np.argsort(-np.concatenate(scores), axis=0)[:100]
+    return [np.array(ids)[order].tolist() for order in order_NQ.T]
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ about a large one as about a small one.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,11 +24,17 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 BITS = 64
 LEVELS = 4
 """Bits of each dimension of a question."""
-PART = 1 << 14
+PART = 1 << 15
 """Vectors that are compared at a time: what they need stays in the cache of a core."""
+COARSE = 1 << 14
+"""Vectors that are left by the signs of the question alone."""
+FEW_WORDS = 3
+"""Words of a code whose bits a byte can count."""
 THREADS = 2
 
 
@@ -87,27 +94,72 @@ class CodeTable:
         self._scales_N[self.size : end] = codes.scales_N
         self.size = end
 
-    def scores(self, question_D: Floats) -> Floats:
-        """Estimates of ``q.(x - c)``, one a vector in the order of adding. ``question_D``: of any length."""
-        size, words_WN, ones_N, scales_N = self.size, self._words_WN, self._ones_N, self._scales_N
-        question_D = rotation(len(question_D)) @ question_D
-        planes_PW, step = _planes(question_D, len(words_WN))
-        middle, total = (2**LEVELS - 1) / 2, float(_rounded(question_D, step).sum())
-        scores_N = np.empty(size, np.float32)
+    def best(self, question_D: Floats, count: int, allowed_N: Flags) -> Places:
+        """Places of the ``count`` allowed vectors with the largest estimates of ``q.(x - c)``, in no order.
 
-        def part(begin: int) -> None:
-            end = min(begin + PART, size)
-            counts = _counts(words_WN[:, begin:end], planes_PW)
-            inside = step * (counts - middle * ones_N[begin:end])
-            scores_N[begin:end] = scales_N[begin:end] * (2 * inside - total)
-
-        if size <= PART:
-            for begin in range(0, size, PART):
-                part(begin)
+        ``question_D``: of any length. ``allowed_N``: for the first ``N`` vectors; others are not looked at.
+        """
+        turned_D, size = rotation(len(question_D)) @ question_D, len(allowed_N)
+        words_WN, ones_N, scales_N = self._words_WN, self._ones_N, self._scales_N
+        if size > COARSE:
+            signs_W = _packed(turned_D > 0, len(words_WN))
+            places = _largest(_coarse(words_WN[:, :size], scales_N, signs_W, allowed_N, len(turned_D)), COARSE)
+            places = places[allowed_N[places]]
+            places.sort()  # near ones lie near one another in memory
         else:
-            with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(part, range(0, size, PART)))
-        return scores_N
+            places = np.flatnonzero(allowed_N)
+        fine = _fine(words_WN[:, places], ones_N[places], scales_N[places], turned_D)
+        best: Places = places[_largest(fine, count)]
+        return best
+
+
+def _largest(scores_N: Floats, count: int) -> Places:
+    """Places of the largest numbers, in no order."""
+    if len(scores_N) <= count:
+        return np.arange(len(scores_N))
+    return np.argpartition(scores_N, len(scores_N) - count)[-count:]
+
+
+def _coarse(words_WN: Words, scales_N: Floats, signs_W: Words, allowed_N: Flags, width: int) -> Floats:
+    """Estimates, up to a factor, from the signs of the question alone; minus infinity for what is not allowed."""
+    scores_N = np.empty(len(allowed_N), np.float32)
+
+    def part(begin: int) -> None:
+        end = min(begin + PART, len(allowed_N))
+        unlike = _unlike(words_WN[:, begin:end], signs_W)
+        np.multiply(scales_N[begin:end], width - 2.0 * unlike.astype(np.float32), out=scores_N[begin:end])
+        scores_N[begin:end][~allowed_N[begin:end]] = -np.inf
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(part, range(0, len(allowed_N), PART)))
+    return scores_N
+
+
+def _unlike(words_WN: Words, signs_W: Words) -> npt.NDArray[np.uint16]:
+    """How many bits of each code differ from those of the question."""
+    shape = words_WN.shape[1]
+    sums = np.zeros(shape, np.uint16)
+    differing, ones, few = np.empty(shape, np.uint64), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    for begin in range(0, len(words_WN), FEW_WORDS):
+        few.fill(0)
+        for word_N, sign in zip(words_WN[begin : begin + FEW_WORDS], signs_W[begin : begin + FEW_WORDS]):
+            np.bitwise_xor(word_N, sign, out=differing)
+            np.bitwise_count(differing, out=ones)
+            few += ones  # of bytes, many at once
+        sums += few
+    return sums
+
+
+def _fine(words_WN: Words, ones_N: Floats, scales_N: Floats, turned_D: Floats) -> Floats:
+    """Estimates from a question that is rounded to :data:`LEVELS` bits a dimension."""
+    step = _step(turned_D)
+    levels_D = _levels(turned_D, step)
+    middle = (2**LEVELS - 1) / 2
+    total = step * float((levels_D - np.float32(middle)).sum())
+    planes_PW = [_packed((levels_D >> plane) & 1, len(words_WN)) for plane in range(LEVELS)]
+    inside = step * (_counts(words_WN, planes_PW) - middle * ones_N)
+    estimates: Floats = scales_N * (2 * inside - total).astype(np.float32)
+    return estimates
 
 
 @lru_cache(maxsize=4)
@@ -134,29 +186,17 @@ def _levels(question_D: Floats, step: float) -> npt.NDArray[np.uint8]:
     return kept
 
 
-def _rounded(question_D: Floats, step: float) -> Floats:
-    rounded: Floats = step * (_levels(question_D, step).astype(np.float32) - np.float32((2**LEVELS - 1) / 2))
-    return rounded
+def _packed(bits_D: npt.NDArray[np.bool_ | np.uint8], words: int) -> Words:
+    """Bits in words, as those of codes."""
+    padded = np.zeros(words * BITS, np.uint8)
+    padded[: len(bits_D)] = bits_D
+    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
 
 
-def _planes(question_D: Floats, words: int) -> tuple[Words, float]:
-    """The bits of a rounded question, a row for each of its levels, and what a level stands for."""
-    step = _step(question_D)
-    levels = np.zeros(words * BITS, np.uint8)
-    levels[: len(question_D)] = _levels(question_D, step)
-    planes = [np.packbits((levels >> plane) & 1, bitorder="little").view("<u8") for plane in range(LEVELS)]
-    return np.stack(planes).astype(np.uint64), step
-
-
-def _counts(words_WN: Words, planes_PW: Words) -> npt.NDArray[np.uint16]:
+def _counts(words_WN: Words, planes_PW: Sequence[Words]) -> Floats:
     """Sums of the question's levels over the bits that are set in each code."""
-    counts = np.zeros(words_WN.shape[1], np.uint16)
-    shared, ones = np.empty(words_WN.shape[1], np.uint64), np.empty(words_WN.shape[1], np.uint8)
+    counts = np.zeros(words_WN.shape[1], np.float32)
     for plane, plane_W in enumerate(planes_PW):
-        sums = np.zeros(words_WN.shape[1], np.uint16)
         for word_N, word in zip(words_WN, plane_W):
-            np.bitwise_and(word_N, word, out=shared)
-            np.bitwise_count(shared, out=ones)
-            sums += ones
-        counts += sums << np.uint16(plane)
+            counts += np.float32(1 << plane) * np.bitwise_count(word_N & word)
     return counts

@@ -42,10 +42,10 @@ class Candidate:
 
 
 def by_words(
-    db: sqlite3.Connection, view: View, allowed: set[int], query: Query, wanted: Filter, most: int
+    db: sqlite3.Connection, view: View, allowed: Numbers, query: Query, wanted: Filter, most: int
 ) -> list[Candidate]:
     """Cues that hold words of the question, by BM25; those with all quoted phrases, where something is quoted."""
-    if not query.phrases or not allowed:
+    if not query.phrases or not len(allowed):
         return []
     found = _Words(db, view, allowed)
     ids, scores = found.required(query.quoted) if query.quoted else found.any_of(query.words)
@@ -56,8 +56,9 @@ def by_words(
 class _Words:
     """Cues of a search by words, with scores."""
 
-    def __init__(self, db: sqlite3.Connection, view: View, allowed: set[int]) -> None:
+    def __init__(self, db: sqlite3.Connection, view: View, allowed: Numbers) -> None:
         self._db, self._view, self._allowed = db, view, allowed
+        self._counts: dict[Phrase, int] = {}
 
     def any_of(self, phrases: Sequence[Phrase]) -> tuple[Numbers, list[float]]:
         """Cues with any of the words. Only rare words are ranked by; the common ones count where no other is found."""
@@ -84,16 +85,18 @@ class _Words:
 
     def rarities(self, phrases: Sequence[Phrase]) -> dict[Phrase, float]:
         """How much each word tells: the fewer cues hold it, the more; most, if none does."""
-        cues = sum(track.cues for track in self._view.tracks.values())
+        cues = int(self._view.cue_counts.sum())
         return {phrase: math.log1p(cues / (self._count(phrase) + 0.5)) for phrase in phrases}
 
     def _count(self, phrase: Phrase) -> int:
         """In how many cues a phrase is; one more than :data:`MOST_RANKED` for any larger number."""
-        found = self._db.execute(
-            "SELECT count(*) FROM (SELECT rowid FROM words WHERE words MATCH ? LIMIT ?)",
-            (_quoted(phrase), MOST_RANKED + 1),
-        )
-        return int(found.fetchone()[0])
+        if phrase not in self._counts:
+            found = self._db.execute(
+                "SELECT count(*) FROM (SELECT rowid FROM words WHERE words MATCH ? LIMIT ?)",
+                (_quoted(phrase), MOST_RANKED + 1),
+            )
+            self._counts[phrase] = int(found.fetchone()[0])
+        return self._counts[phrase]
 
     def _ranked(self, expression: str) -> tuple[Numbers, list[float]]:
         rows = self._db.execute("SELECT rowid, rank FROM words WHERE words MATCH ?", (expression,)).fetchall()
@@ -119,16 +122,15 @@ class _Words:
         return ids, [0.0] * len(ids)
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
-        tracks = [self._view.tracks[track] for track in self._allowed]
-        if len(tracks) > FEW_TRACKS:
+        if len(self._allowed) > FEW_TRACKS:
             yield 0, 1 << 62
             return
+        tracks = [self._view.tracks[track] for track in self._allowed.tolist()]
         for track in sorted(tracks, key=lambda one: one.first_cue):
             yield track.first_cue, track.first_cue + track.cues - 1
 
     def _good(self, ids: Numbers) -> np.ndarray:
-        tracks = self._view.tracks_of_cues(ids)
-        return np.fromiter((track in self._allowed for track in tracks.tolist()), bool, len(tracks))
+        return np.isin(self._view.tracks_of_cues(ids), self._allowed)
 
 
 def _quoted(phrase: Phrase) -> str:
@@ -185,7 +187,7 @@ def _within(start: float, end: float, wanted: Filter) -> bool:
 def by_vectors(
     db: sqlite3.Connection,
     view: View,
-    allowed: set[int],
+    allowed: Numbers,
     space: SpaceView,
     model: Embedder,
     query: Query,
@@ -197,16 +199,12 @@ def by_vectors(
     question_D = model.of_question(query.text)
     if len(question_D) != len(space.centre_D):
         return []
-    scores_N = space.table.scores(question_D)[: segments.total]
-    scores_N += float(question_D @ space.centre_D)
     good_N = segments.of_tracks(allowed)
     if wanted.start is not None:
         good_N &= segments.times_N2[:, 1] > wanted.start
     if wanted.end is not None:
         good_N &= segments.times_N2[:, 0] < wanted.end
-    scores_N[~good_N] = -np.inf
-    places = np.argpartition(-scores_N, RERANKED)[:RERANKED] if len(scores_N) > RERANKED else np.arange(len(scores_N))
-    places = places[good_N[places]]
+    places = space.table.best(question_D, RERANKED, good_N)
     exact = _exact(db, segments.vector_ids(places), question_D)
     order = np.argsort(-exact, kind="stable")[:most]
     best = places[order]

@@ -59,10 +59,9 @@ class Segments:
         ends = np.cumsum(self.counts)
         return np.searchsorted(ends, places, side="right"), ends
 
-    def of_tracks(self, allowed: set[int]) -> Flags:
+    def of_tracks(self, allowed: Numbers) -> Flags:
         """Which vectors belong to some tracks."""
-        wanted = np.fromiter((int(track) in allowed for track in self.track_ids), bool, len(self.track_ids))
-        return np.repeat(wanted, self.counts)
+        return np.repeat(np.isin(self.track_ids, allowed), self.counts)
 
 
 class SpaceView:
@@ -111,6 +110,8 @@ class View:
     """Ids of tracks with cues, in the order of their cues."""
     cue_starts: Numbers
     """Their first cues."""
+    cue_counts: Numbers
+    """How many each has."""
     spaces: tuple[SpaceView, ...]
 
     @classmethod
@@ -128,28 +129,30 @@ class View:
             tracks,
             np.array([track.id for track in with_cues], np.int64),
             np.array([track.first_cue for track in with_cues], np.int64),
+            np.array([track.cues for track in with_cues], np.int64),
             _spaces(db, before),
         )
 
-    def allowed(self, wanted: Filter) -> set[int]:
+    def allowed(self, wanted: Filter) -> Numbers:
         """Ids of the tracks that a filter leaves."""
+        if wanted.videos is wanted.folder is wanted.pattern is wanted.tracks is None:
+            return np.fromiter(self.tracks, np.int64, len(self.tracks))
         here = _path_test(wanted)
         good: dict[int, bool] = {}
-        left = set()
+        left = []
         for track in self.tracks.values():
             if track.video not in good:
                 good[track.video] = (wanted.videos is None or track.video in wanted.videos) and here(track.path)
             if good[track.video] and (wanted.tracks is None or track.kind in wanted.tracks):
-                left.add(track.id)
-        return left
+                left.append(track.id)
+        return np.array(left, np.int64)
 
     def tracks_of_cues(self, cues: Numbers) -> Numbers:
         """Ids of the tracks that cues belong to; 0 for a cue of a track that is not there."""
         if not len(self.text_ids):
             return np.zeros(len(cues), np.int64)
         place = np.searchsorted(self.cue_starts, cues, side="right") - 1
-        counts = np.array([self.tracks[track].cues for track in self.text_ids.tolist()], np.int64)
-        inside = (place >= 0) & (cues < self.cue_starts[place] + counts[place])
+        inside = (place >= 0) & (cues < self.cue_starts[place] + self.cue_counts[place])
         return np.where(inside, self.text_ids[place], 0)
 
 
