@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from videoxl.errors import (
         CheckpointError,
         DoesNotFitError,
+        EndpointError,
         MemoryFileError,
         MissingDependencyError,
         PartialVideoWarning,
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
         VideoNotFoundError,
         VideoXLError,
     )
-    from videoxl.inference.answers import Answer, Choice, Piece, Quote, Span, TokenLogprob, Usage
+    from videoxl.inference.answers import Answer, Choice, Elsewhere, Piece, Quote, Span, TokenLogprob, Usage
     from videoxl.inference.chat import ChatSession
     from videoxl.inference.decode.released_units import released_selection
     from videoxl.inference.decode.siglip import SiglipRelevance
+    from videoxl.inference.elsewhere.answering import AnswerWith
+    from videoxl.inference.elsewhere.endpoint import Endpoint
     from videoxl.inference.engine import VideoXL, load
     from videoxl.inference.evidence_spans import EvidenceSpan
     from videoxl.inference.look_again import LookAgain
@@ -66,6 +69,7 @@ _HOMES = {
     "videoxl.errors": (
         "CheckpointError",
         "DoesNotFitError",
+        "EndpointError",
         "MemoryFileError",
         "MissingDependencyError",
         "PartialVideoWarning",
@@ -73,8 +77,10 @@ _HOMES = {
         "VideoNotFoundError",
         "VideoXLError",
     ),
-    "videoxl.inference.answers": ("Answer", "Choice", "Piece", "Quote", "Span", "TokenLogprob", "Usage"),
+    "videoxl.inference.answers": ("Answer", "Choice", "Elsewhere", "Piece", "Quote", "Span", "TokenLogprob", "Usage"),
     "videoxl.inference.chat": ("ChatSession",),
+    "videoxl.inference.elsewhere.answering": ("AnswerWith",),
+    "videoxl.inference.elsewhere.endpoint": ("Endpoint",),
     "videoxl.inference.engine": ("VideoXL", "load"),
     "videoxl.inference.evidence_spans": ("EvidenceSpan",),
     "videoxl.inference.look_again": ("LookAgain",),
@@ -92,6 +98,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Answer",
     "AnswerRecord",
+    "AnswerWith",
     "BeaconPrefill",
     "BiLevelDecode",
     "ChatSession",
@@ -100,6 +107,9 @@ __all__ = [
     "ChunkedPrefill",
     "DenseDecode",
     "DoesNotFitError",
+    "Elsewhere",
+    "Endpoint",
+    "EndpointError",
     "EvidenceSpan",
     "Frames",
     "FullPrefill",

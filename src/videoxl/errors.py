@@ -160,6 +160,17 @@ class CatalogueError(VideoXLError):
         self.code = code
 
 
+class EndpointError(VideoXLError):
+    """The endpoint of another model cannot be reached, refuses, or answers something else than an answer.
+
+    ``code``: ``endpoint``, or ``endpoint_refused`` where the model did not want to answer one question.
+    """
+
+    def __init__(self, message: str, *, code: str = "endpoint") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ConfigurationError(VideoXLError):
     """A configuration file cannot be read, or holds a name that nothing has."""
 

@@ -24,6 +24,7 @@ from videoxl.cli.many import (
 from videoxl.cli.options import (
     AnswerOptions,
     Decode,
+    ElsewhereOptions,
     Json,
     LoadOptions,
     OpenOptions,
@@ -78,6 +79,7 @@ def ask(
     answering: AnswerOptions,
     many: ManyOptions,
     words: WordOptions,
+    elsewhere: ElsewhereOptions,
     subtitles: Subtitles = None,
     decode: Decode = "dense",
     relevance: Relevance = None,
@@ -116,7 +118,8 @@ def ask(
     found = find_videos(videos, questions, Columns(many.video_column, many.question_column))
     reading = reading_of(frames, opening, subtitles, siglip, loading.allow_url, words)
     look = LookAgain(max_tokens=look_again_tokens) if look_again else None
-    asking = Asking(reading=reading, decode=decode, generation=generation, look_again=look)
+    answer_with = elsewhere.made()
+    asking = Asking(reading=reading, decode=decode, generation=generation, look_again=look, answer_with=answer_with)
     if found.single and many.output is None:
         if many.resume:
             raise ValueError("--resume goes on with an output: name it (-o answers.jsonl)")
@@ -130,16 +133,22 @@ def ask(
             words=words,
             siglip=siglip,
         )
+        seen = elsewhere.answer_video or found.jobs[0].video
         if look:
-            require_video(found.jobs[0].video)
+            require_video(seen, "--look-again reads a part of the video once more")
+        if answer_with is not None:
+            require_video(seen, "--answer-with sends frames of the video")
         answered: list[tuple[str, Answer]] = []
-        rows = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered)
+        rows = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered, seen)
         print_records(rows, as_json=as_json, as_lines=as_lines, lines=_texts)
         if not (quiet or as_json or as_lines):
             tell_evidence([answer for _, answer in answered])
+            tell_elsewhere([answer for _, answer in answered])
         if report:
             write_answers_page(report, found.jobs[0].video, rows[0].model, answered, report_video, opening)
         return
+    if elsewhere.answer_video is not None:
+        raise ValueError("--answer-video belongs to one memory: ask one, and leave out --output")
     if report is not None:
         raise ValueError("--report makes a page of one video: ask one, and leave out --output")
     for note in found.notes:
@@ -219,15 +228,24 @@ def _names_videos(text: str) -> bool:
         return False
 
 
-def require_video(video: str) -> None:
-    """Raise ``ValueError`` for what cannot be read a second time."""
+def tell_elsewhere(answers: Sequence[Answer]) -> None:
+    """Say what another model was sent."""
+    for answer in answers:
+        if there := answer.elsewhere:
+            size = f"{len(there.frames)} frames ({there.image_bytes / 1e6:.1f} MB)"
+            tell("note", f"{there.model} at {there.host} answered from {size}, in {there.seconds:.1f} s")
+
+
+def require_video(video: str, why: str) -> None:
+    """Raise ``ValueError`` for what cannot be read a second time. ``why``: for what it is."""
     from videoxl.memory.file.format import is_memory_file
     from videoxl.video.url import is_url
 
     if is_memory_file(video):
-        raise ValueError(f"--look-again reads a part of the video once more, and {video} is a memory: give the video")
+        how = " (or --answer-video)" if "--answer" in why else ""
+        raise ValueError(f"{why}, and {video} is a memory: give the video{how}")
     if is_url(video):
-        raise ValueError("--look-again opens the video twice: download it first and give the path")
+        raise ValueError(f"{why}, which is opened twice: download it first and give the path")
 
 
 def ask_one(
@@ -235,8 +253,11 @@ def ask_one(
     asking: Asking,
     read: Callable[..., tuple[VideoXL, VideoMemory]],
     answered: list[tuple[str, Answer]] | None = None,
+    seen: str | None = None,
 ) -> list[AnswerRecord]:
     """The records of one video. What is wrong with it is raised: nobody waits for the rest.
+
+    ``seen``: the video of which frames are read a second time; None: that of the job.
 
     ``read``: gives the engine and the memory, for ``question``: the only one, or None. ``answered``: gets the questions
     and answers themselves.
@@ -249,8 +270,10 @@ def ask_one(
     work, task = AnswerWork(engine, asking), task_of(job, asking.noted(engine))
     with contextlib.ExitStack() as stack:
         source = None
-        if asking.look_again is not None:
-            source = stack.enter_context(open_for_model(job.video, fps=asking.reading.fps, **asking.reading.opening))
+        if asking.look_again is not None or asking.answer_with is not None:
+            source = stack.enter_context(
+                open_for_model(seen or job.video, fps=asking.reading.fps, **asking.reading.opening)
+            )
         answers = work.ask(memory, job.questions, source)
     for text in dict.fromkeys(text for answer in answers for text in answer.warnings[len(memory.warnings) :]):
         tell("warning", text)

@@ -62,6 +62,25 @@ class TokenLogprob(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Who answered in place of the memory's own model, and what it got for it."""
+
+    host: str
+    model: str
+    """As the endpoint names it."""
+    frames: tuple[float, ...]
+    """Seconds of the frames that it was sent."""
+    image_bytes: int
+    """Bytes of these frames."""
+    prompt_tokens: int | None
+    """As the endpoint counts them; None where it does not say."""
+    completion_tokens: int | None
+    finish_reason: str
+    seconds: float
+    """From the choice of frames to the answer."""
+
+
+@dataclass(frozen=True)
 class Usage:
     """Cost of an answer. Times are in seconds, sizes in bytes. The video was read once, for all answers."""
 
@@ -125,7 +144,10 @@ class Answer:
     parsed: Any = None
     """With ``schema``: what the JSON holds. None where it was cut off."""
     first: Answer | None = None
-    """With ``look_again``: what was answered before the second look. None: there was none."""
+    """With ``look_again``: what was answered before the second look. With another model's endpoint: what the memory's
+    own model answered. None: there was none."""
+    elsewhere: Elsewhere | None = None
+    """Which other model answered, where one was asked; ``usage`` is what choosing its frames cost here."""
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -157,6 +179,7 @@ class Answer:
             "logprobs": self._logprobs(),
             "alternatives": [other._alternative() for other in self.alternatives],
             "first": None if self.first is None else self.first._first(),
+            "elsewhere": None if self.elsewhere is None else asdict(self.elsewhere),
             "evidence": [span._asdict() for span in self.evidence],
             "quotes": [quote._asdict() for quote in self.quotes],
             "read": [span._asdict() for span in self.read],

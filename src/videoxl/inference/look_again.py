@@ -64,9 +64,7 @@ class Looker:
     progress: Progress
 
     def __post_init__(self) -> None:
-        digest = self.memory.usage.digest
-        if digest is not None and self.source.digest not in (None, digest):
-            raise ValueError(f"{self.source.name} is not the video that this memory was read from: its content differs")
+        require_same_video(self.memory, self.source)
 
     def again(self, question: str, generation: Generation, first: Answer) -> Answer:
         """The second answer, which holds the first; or the first with a warning that says why there is no second."""
@@ -125,6 +123,13 @@ def check_at_hand(memory: VideoMemory, video: object) -> None:
     """Raise ``ValueError`` where the video of a memory is not at hand."""
     if video is None and (memory.origin is None or memory.origin.video is None):
         raise ValueError(MISSING)
+
+
+def require_same_video(memory: VideoMemory, source: VideoSource) -> None:
+    """Raise ``ValueError`` for another video than the one that a memory was read from."""
+    digest = memory.usage.digest
+    if digest is not None and source.digest not in (None, digest):
+        raise ValueError(f"{source.name} is not the video that this memory was read from: its content differs")
 
 
 def open_again(memory: VideoMemory, video: object) -> AbstractContextManager[VideoSource]:

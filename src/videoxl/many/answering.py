@@ -11,6 +11,7 @@ from videoxl.config import DecodeStrategy, Generation
 from videoxl.errors import ManyVideosError
 from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
+from videoxl.inference.elsewhere.answering import AnswerWith
 from videoxl.inference.look_again import LookAgain, choose_look
 from videoxl.inference.progress import Progress, as_progress
 from videoxl.many.reading import Opened, Reading, memory_of
@@ -62,6 +63,10 @@ class AnswerWork:
     def ask(self, memory: VideoMemory, questions: Sequence[str], source: VideoSource | None) -> list[Answer]:
         """The answers. ``source``: the opened video of the memory, for a second look."""
         how = self.asking
+        if how.answer_with is not None:
+            return how.answer_with.ask(
+                self.engine, memory, questions, decode=how.decode, generation=how.generation, video=source
+            )
         return self.engine.ask(
             memory,
             list(questions),
@@ -103,6 +108,14 @@ class Asking:
     decode: DecodeStrategy | str | None = None
     generation: Generation = field(default_factory=Generation)
     look_again: LookAgain | None = None
+    answer_with: AnswerWith | None = None
+    """Another model that answers, from frames that the memory chooses."""
+
+    def __post_init__(self) -> None:
+        if self.answer_with is not None:
+            if self.look_again is not None:
+                raise ValueError("either this model looks again, or another one answers: give one of them")
+            self.answer_with.check(self.generation)
 
     def noted(self, engine: VideoXL) -> Json:
         """What an answer depends on, as plain values: of the generation, what differs from the defaults."""
@@ -114,7 +127,14 @@ class Asking:
         }
         plain = {name: _plain(value) for name, value in changed.items()}
         look = {} if self.look_again is None else {"look_again": asdict(self.look_again)}
-        return {**self.reading.noted(engine), "decode": str(choose_decode(self.decode, engine.config)), **plain, **look}
+        there = {} if self.answer_with is None else {"answer_with": self.answer_with.noted()}
+        return {
+            **self.reading.noted(engine),
+            "decode": str(choose_decode(self.decode, engine.config)),
+            **plain,
+            **look,
+            **there,
+        }
 
     def work(self, engine: VideoXL) -> AnswerWork:
         """What is done with each video."""
@@ -139,6 +159,7 @@ def answer_many(
     generation: Generation | None = None,
     encode: dict[str, Any] | None = None,
     look_again: bool | LookAgain = False,
+    answer_with: AnswerWith | None = None,
     columns: Columns | None = None,
     progress: bool | Progress = False,
     **settings: Any,
@@ -160,6 +181,7 @@ def answer_many(
         decode, generation: see :meth:`VideoXL.ask`.
         encode: keywords of :meth:`VideoXL.encode`, the same for all videos.
         look_again: see :meth:`VideoXL.ask`. Memories have no video to look at: their rows say so.
+        answer_with: another model that answers, at an endpoint, from frames that each memory chooses.
         columns: names of a table's columns.
         progress: True draws a bar on stderr; a callable gets ("videos", done, total).
         settings: those of :class:`Generation`, one by one, and of :meth:`VideoXL.encode`.
@@ -171,7 +193,8 @@ def answer_many(
         ManyVideosError: there are no videos or questions, a table lacks a column, or ``output`` holds something else.
         ValueError: settings contradict each other. Arguments are checked at the call.
     """
-    asking = replace(asking_of(decode, generation, encode or {}, settings), look_again=choose_look(look_again))
+    asking = asking_of(decode, generation, encode or {}, settings)
+    asking = replace(asking, look_again=choose_look(look_again), answer_with=answer_with)
     asking.reading.require_shared()
     asked = [questions] if isinstance(questions, str) else questions
     jobs = find_videos(videos, asked, columns).jobs

@@ -60,7 +60,10 @@ class AnswerRecord:
     alternatives: list[Json] = field(default_factory=list)
     """With ``n``: the other answers."""
     first: Json | None = None
-    """With ``look_again``: the answer before the second look, with its evidence."""
+    """With ``look_again``: the answer before the second look, with its evidence. With another model's endpoint: the
+    answer of the memory's own model."""
+    elsewhere: Json | None = None
+    """Which other model answered, and the frames that it got; see :class:`~videoxl.Elsewhere`."""
     read: list[Json] = field(default_factory=list)
     """Stretches that were read in full detail: ``start`` and ``end`` in seconds, ``relevance`` from 0 to 1."""
     evidence: list[Json] = field(default_factory=list)

@@ -80,9 +80,13 @@ def task_of(job: VideoJob, settings: Json) -> Task:
         return Task(job, settings, None, one_line(error))
 
 
+EVERYBODYS = ("disk_full", "endpoint")
+"""Codes of errors that the next video would meet too."""
+
+
 def _of_this_video(error: BaseException) -> str:
     """What an error says of a video. Raises the error again if it is no video's: the next one would meet it too."""
-    if isinstance(error, SystemResourceError | ManyVideosError) or getattr(error, "code", "") == "disk_full":
+    if isinstance(error, SystemResourceError | ManyVideosError) or getattr(error, "code", "") in EVERYBODYS:
         raise error
     return one_line(error)
 

@@ -1,0 +1,1 @@
+"""Select here, answer there: the memory chooses what is looked at, another model answers."""
