@@ -24,7 +24,7 @@ MODULES = sorted(
 LAYERS = (
     ("errors", "text", "_version"),
     ("settings", "json_lines"),
-    ("config_strings", "config_answers", "line_file", "out_of_memory", "cues"),
+    ("config_strings", "config_answers", "line_file", "out_of_memory", "cues", "storage"),
     ("cues_json",),
     ("config_keywords",),
     ("config",),
@@ -40,7 +40,7 @@ LAYERS = (
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""
 LIGHT = {
-    *("errors", "text", "settings", "json_lines", "line_file", "video"),
+    *("errors", "text", "settings", "json_lines", "line_file", "storage", "video"),
     *("config_strings", "config_answers", "config_keywords", "config", "cues", "cues_json"),
 }
 """Parts that need neither torch nor transformers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import test_storage
 from tests.cli.test_cli import Run, film, one_line, videoxl  # noqa: F401  (fixtures)
 from videoxl.cli.ask import split_arguments
 from videoxl.errors import ManyVideosError, VideoNotFoundError
@@ -139,5 +140,30 @@ def test_bad_input_is_one_line(videoxl: Run, tmp_path: Path, monkeypatch, argume
     Path("list.csv").write_text("video\nfilm.mp4\n")
     Path("notes.jsonl").write_text('{"loss": 1}\n')
     result = videoxl("ask", *arguments, "-m", "tiny")
+    assert result.returncode == 2
+    assert said in one_line(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["encode-many", "s3://films/*.mp4", "-o", "out"], "needs a package that is not installed: Install s3fs"),
+        (["encode-many", "nothing://films", "-o", "out"], "nothing:// is no storage"),
+        (["encode-many", "denied://films/*.mp4", "-o", "out"], "check the keys of this storage"),
+        (["encode-many", "memory://no-bucket/films", "-o", "out"], "no such file, folder or bucket"),
+        (["encode-many", "memory://no-bucket/*.mp4", "-o", "out"], "no file matches memory://no-bucket/*.mp4"),
+        (["encode-many", "film.mp4", "-o", "readonly://out"], "cannot be written (PermissionError: AccessDenied)"),
+        (["encode-many", "film.mp4", "-o", "https://example.org/out"], "to which nothing can be written"),
+        (["ask", "denied://films/a.mp4", "What?"], "check the keys of this storage"),
+        (["ask", "film.mp4", "b.mp4", "What?", "-o", "readonly://out/a.jsonl"], "AccessDenied"),
+        (["ask", "film.mp4", "b.mp4", "What?", "-o", "s3://out/a.jsonl"], "Install s3fs"),
+    ],
+)
+def test_bad_input_is_one_line(command: Run, tmp_path, monkeypatch, arguments, said):
+    test_storage.register()
+    monkeypatch.chdir(tmp_path)
+    for name in ("film.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    result = videoxl(*arguments, "-m", "tiny")
     assert result.returncode == 2
     assert said in one_line(result)

@@ -17,6 +17,7 @@ from videoxl.cli.many import (
     ManyOptions,
     engine_for,
     finish_many,
+    is_memory,
     print_records,
     reading_of,
     told_warnings,
@@ -103,7 +104,6 @@ def ask(
     from videoxl.inference.progress import as_progress
     from videoxl.many.answering import Asking, run_answers
     from videoxl.many.sources import Columns, find_videos
-    from videoxl.memory.file.format import is_memory_file
 
     # settings first, then the video, then the model: a mistake must not cost the wait for what comes after it
     generation = answering.generation()
@@ -153,7 +153,7 @@ def ask(
         raise ValueError("--report makes a page of one video: ask one, and leave out --output")
     for note in found.notes:
         tell("note", note)
-    if all(is_memory_file(job.video) for job in found.jobs):
+    if all(is_memory(job.video) for job in found.jobs):
         own = reading_of(
             without_configured(frames), without_configured(opening), subtitles, siglip, loading.allow_url, words
         )
@@ -212,18 +212,25 @@ def split_arguments(video: str, rest: Sequence[str], more: Sequence[str]) -> tup
 
 
 def _names_one(text: str) -> bool:
+    from videoxl.many.places import is_stored
     from videoxl.many.sources import is_media_name
     from videoxl.video.url import is_url
 
-    return is_media_name(text) or is_url(text)
+    return is_media_name(text) or is_url(text) or is_stored(text)
 
 
 def _names_videos(text: str) -> bool:
+    from videoxl.many.places import is_stored
     from videoxl.many.sources import is_pattern
     from videoxl.video.url import is_url
 
     try:
-        return is_url(text) or os.path.lexists(text) or (is_pattern(text) and any(glob.iglob(text, recursive=True)))
+        return (
+            is_url(text)
+            or is_stored(text)
+            or os.path.lexists(text)
+            or (is_pattern(text) and any(glob.iglob(text, recursive=True)))
+        )
     except (OSError, ValueError):  # a text that is too long for a name, or holds a zero byte
         return False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
@@ -39,7 +38,8 @@ TOLD_FAILURES = 10
 Videos = Annotated[
     list[str],
     typer.Argument(
-        help="Videos, folders of them, patterns in quotes ('films/*.mp4'), or tables with a column of them (list.csv)."
+        help="Videos, folders of them, patterns in quotes ('films/*.mp4'), or tables with a column of them (list.csv); "
+        "here or in a storage (s3://...)."
     ),
 ]
 Resume = Annotated[
@@ -106,12 +106,23 @@ def reading_of(
 
 def engine_for(jobs: Sequence[VideoJob], loading: LoadOptions) -> VideoXL:
     """The engine that was asked for; for memories, without a ``--model``, that of the first one."""
+    from videoxl.many.places import here
     from videoxl.memory.file.format import is_memory_file
     from videoxl.memory.file.load import StoredMemory
 
-    if loading.model is None and jobs and all(is_memory_file(job.video) for job in jobs):
-        return loading.load_for(StoredMemory.open(jobs[0].video).model_id, jobs[0].video)
+    if loading.model is None and jobs and all(is_memory(job.video) for job in jobs):
+        with here(jobs[0].video) as path:
+            if is_memory_file(path):
+                return loading.load_for(StoredMemory.open(path).model_id, jobs[0].video)
     return loading.load()
+
+
+def is_memory(video: str) -> bool:
+    """Whether a video is a memory. In a storage its name tells."""
+    from videoxl.many.places import is_stored
+    from videoxl.memory.file.format import is_memory_file
+
+    return video.lower().endswith(".vxl") if is_stored(video) else is_memory_file(video)
 
 
 def told_warnings(records: Iterable[R]) -> Iterator[R]:
@@ -163,7 +174,9 @@ def finish_many(count: int, videos: int, failed: Sequence[Record], output: str |
 @grouped
 def encode_many(
     videos: Videos,
-    output: Annotated[str, typer.Option("--output", "-o", help="The folder of the memories; made if it is not there.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The folder of the memories, made if it is not there; or s3://...")
+    ],
     loading: LoadOptions,
     frames: SamplingOptions,
     opening: OpenOptions,
@@ -182,6 +195,7 @@ def encode_many(
     """Read many videos once, and keep a memory of each in a folder, with a list of them (memories.jsonl)."""
     from videoxl.inference.progress import as_progress
     from videoxl.many.encoding import Saving, write_memories
+    from videoxl.many.places import place_of
     from videoxl.many.sources import Columns, find_videos
     from videoxl.memory.file.save import check_save
 
@@ -189,7 +203,7 @@ def encode_many(
     check_save(save_dtype, level)
     saving = Saving(
         reading=reading_of(frames, opening, subtitles, siglip, loading.allow_url, words),
-        folder=Path(output),
+        folder=place_of(output),
         dtype=cast("SaveDtype", save_dtype),
         level=cast("Level", level),
         resume=resume,

@@ -90,6 +90,10 @@ class AnswerWork:
         """The row of a question that has no answer."""
         return AnswerRecord(answer=None, error=error, **self._known(task, question))
 
+    def holds(self, row: AnswerRecord) -> bool:
+        """An answer is all in its row."""
+        return True
+
     def _known(self, task: Task, question: str) -> dict[str, Any]:
         return {
             "video": task.job.video,
@@ -171,7 +175,8 @@ def answer_many(
 
     Args:
         videos: files, folders of videos, patterns (``films/*.mp4``), tables with a column ``video`` (``.csv``,
-            ``.tsv``, ``.jsonl``, ``.parquet``) or a list of paths (``.txt``); one or several.
+            ``.tsv``, ``.jsonl``, ``.parquet``) or a list of paths (``.txt``); one or several. They may lie in a storage
+            that fsspec knows (``s3://bucket/films/*.mp4``): each is copied here while it is read.
         questions: one or several. None: the column ``question`` of a table.
         model: a loaded model, or the name of one.
         output: a file that gets every record at once: ``.jsonl``; or ``.csv`` or ``.parquet``, which are written when

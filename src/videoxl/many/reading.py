@@ -17,11 +17,11 @@ from videoxl.inference.subtitles import AUTO, cues_of
 from videoxl.inference.tracks import tracks_of
 from videoxl.inference.video_input import open_for_model
 from videoxl.many.ahead import DecodedAhead
+from videoxl.many.places import here
 from videoxl.memory.file.format import is_memory_file
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.video import VideoLimits, VideoSource
 from videoxl.video.subtitles import Cue
-from videoxl.video.url import local_copy
 
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
@@ -116,24 +116,33 @@ class Opened:
     """A video that is ready to be read, or a memory file, which is read when it is asked."""
 
     video: str
+    """Path on this machine."""
     source: VideoSource | None = None
     cues: tuple[Cue, ...] | None = None
     tracks: tuple[Track, ...] = ()
+    copy: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Keeps the copy of a memory file that lies in a storage."""
 
     def close(self) -> None:
         """Release what the video holds."""
         if self.source is not None:
             self.source.close()
+        self.copy.close()
 
 
 def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading.Event) -> Opened:
     """Open a video and decode its first frames as ``engine`` will ask for them. Raises as ``encode`` does."""
-    if is_memory_file(video):
-        if changed := [name for name in reading.changed if name not in ("siglip", "allow_url")]:
-            raise ValueError(f"is a memory, the video was read when it was made: leave out {', '.join(changed)}")
-        return Opened(video)
-    with local_copy(video, allowed=reading.allow_url) as path:  # an opened file may be removed
+    copy = contextlib.ExitStack()
+    path = copy.enter_context(here(video, allow_url=reading.allow_url))
+    try:
+        if is_memory_file(path):
+            require_unread(reading)
+            return Opened(path, copy=copy)
         source = open_for_model(path, fps=reading.fps, **reading.opening).__enter__()
+    except BaseException:
+        copy.close()
+        raise
+    copy.close()  # an opened file may be removed
     try:
         cues = None if reading.subtitles is None else cues_of(reading.subtitles, source)
         tracks = tracks_of(reading.tracks, source, speech_model=reading.speech_model)
@@ -145,6 +154,12 @@ def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading
     except BaseException:
         source.close()
         raise
+
+
+def require_unread(reading: Reading) -> None:
+    """Raise ``ValueError`` where settings say how to read a video of which there is a memory."""
+    if changed := [name for name in reading.changed if name not in ("siglip", "allow_url")]:
+        raise ValueError(f"is a memory, the video was read when it was made: leave out {', '.join(changed)}")
 
 
 @contextlib.contextmanager

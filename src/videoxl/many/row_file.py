@@ -1,7 +1,7 @@
 """A file of records that a run appends to, and that a resumed run goes on with.
 
-The rows are JSON lines. A table (``.csv``, ``.parquet``) cannot be appended to safely. So its rows are kept beside it,
-as ``answers.csv.jsonl``, and the table is written whole when the run ends.
+The rows are JSON lines, here or in a storage. A table (``.csv``, ``.parquet``) cannot be appended to safely. So its
+rows are kept beside it, as ``answers.csv.jsonl``, and the table is written whole when the run ends.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import io
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Generic
 
 from videoxl.errors import ManyVideosError, MemoryFileError, MissingDependencyError
 from videoxl.json_lines import dump_line, split_lines
 from videoxl.line_file import LineFile, differences
+from videoxl.many.places import Place, place_of
 from videoxl.many.record import Json, R
+from videoxl.many.stored_lines import StoredLines
 from videoxl.many.tables import NEEDS_PYARROW
 from videoxl.memory.file.atomic import replacing, write_at
+from videoxl.storage import StoragePath
 
 TEXTS = ("video", "model", "question", "answer", "memory", "error", "key")
 """Columns of a table that are text. All others hold JSON, so that their types never change."""
@@ -32,7 +34,9 @@ OUTPUTS = (".jsonl", ".csv", ".parquet")
 class RowFile(Generic[R]):
     """Records by video and key, each on the disk before :meth:`add` returns. The file is locked while it is open."""
 
-    def __init__(self, path: str | os.PathLike[str] | None, kind: type[R], *, resume: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | StoragePath | None, kind: type[R], *, resume: bool = False
+    ) -> None:
         """Open or create the file.
 
         Args:
@@ -42,12 +46,13 @@ class RowFile(Generic[R]):
         Raises :class:`ManyVideosError` if the file exists and ``resume`` is false, holds something else, or is being
         written by another process; :class:`MissingDependencyError` where a package for it is not installed.
         """
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else place_of(path)
         self._kind = kind
         self._rows: dict[tuple[str, str], R] = {}
         self._by_key: dict[str, R] = {}
         self._settings: Json | None = None
-        self._file = LineFile(self._checked(resume), ManyVideosError)
+        self._replaced = False
+        self._file = self._opened(self._checked(resume), resume)
         try:
             if self.path is not None:
                 self._take_rows()
@@ -55,7 +60,15 @@ class RowFile(Generic[R]):
             self._file.close()
             raise
 
-    def _checked(self, resume: bool) -> Path | None:
+    def _opened(self, lines: Place | None, resume: bool) -> LineFile | StoredLines:
+        if not isinstance(lines, StoragePath):
+            return LineFile(lines, ManyVideosError)
+        file = StoredLines(lines)
+        if not resume and not file.is_empty():
+            raise ManyVideosError(_EXISTS.format(lines))
+        return file
+
+    def _checked(self, resume: bool) -> Place | None:
         """Where the lines are. Nothing is opened or removed before everything that can be wrong is known."""
         if self.path is None:
             if resume:
@@ -68,8 +81,8 @@ class RowFile(Generic[R]):
             require_pyarrow(self.path)
         lines = self.path if suffix == ".jsonl" else self.path.with_name(f"{self.path.name}.jsonl")
         for there in (self.path, lines):
-            if there.is_file() and there.stat().st_size and not resume:
-                raise ManyVideosError(f"{there} exists: go on with it (--resume), name another file, or remove it")
+            if not resume and _holds_something(there):
+                raise ManyVideosError(_EXISTS.format(there))
         if resume and self.path != lines and self.path.exists() and not lines.exists():
             raise ManyVideosError(f"{self.path} cannot be resumed without {lines}, which holds its rows")
         return lines
@@ -78,16 +91,16 @@ class RowFile(Generic[R]):
         lines = self._file.content() and self._parsed()
         if not lines:
             return
-        kept = [row for row in lines if row.error is None]
-        for row in kept:
-            self._keep(row)
-        if len(kept) < len(lines):
-            self._rewrite(kept)
+        for row in lines:
+            if row.error is None:
+                self._keep(row)
+        if len(self._rows) < len(lines):
+            self._rewrite(self._rows.values())
 
     def _parsed(self) -> list[R]:
         """All rows, which are checked before a cut one is removed."""
         rows = []
-        for line in split_lines(self._file.content(), self._file.path).whole:
+        for line in split_lines(self._file.content(), str(self._file.path)).whole:
             line.parse(ManyVideosError)
             try:
                 rows.append(self._kind.from_json(line.data))
@@ -101,6 +114,9 @@ class RowFile(Generic[R]):
     def _rewrite(self, rows: Iterable[R]) -> None:
         """Leave only some rows. A kill leaves either all or these."""
         content = b"".join(dump_line(row.to_dict()) for row in rows)
+        if isinstance(self._file, StoredLines):
+            self._file.rewrite(content)
+            return
         _write_whole(self._file.path, content)
         self._file.close()
         self._file = LineFile(self._file.path, ManyVideosError)
@@ -112,6 +128,16 @@ class RowFile(Generic[R]):
             raise ManyVideosError(
                 f"{self.path} was made with other settings: {'; '.join(different)}. Give the same, or name another file"
             )
+
+    @property
+    def rows(self) -> list[R]:
+        """Rows that are finished."""
+        return [*self._rows.values()]
+
+    @property
+    def settings(self) -> Json | None:
+        """Those of the rows that are there."""
+        return self._settings
 
     def done(self, video: str, key: str) -> R | None:
         """The finished row of a video; None if it is still to be done."""
@@ -129,8 +155,11 @@ class RowFile(Generic[R]):
         return row
 
     def _keep(self, row: R) -> None:
+        before = self._rows.get((row.video, row.key))
+        self._replaced = self._replaced or before is not None
         self._rows[row.video, row.key] = row
-        self._by_key.setdefault(row.key, row)
+        if self._by_key.get(row.key) in (None, before):
+            self._by_key[row.key] = row
         self._settings = self._settings or row.settings
 
     def __len__(self) -> int:
@@ -143,12 +172,20 @@ class RowFile(Generic[R]):
     def close(self) -> None:
         """Write the table, where the output is one, and close the file."""
         try:
+            self._leave_each_once()
             if self.path is not None and self.path != self._file.path:
                 rows = [self._kind.from_json(line.data).to_dict() for line in self._file.mend().whole]
                 write = _write_parquet if self.path.suffix.lower() == ".parquet" else _write_csv
                 write(self.path, rows, [*self._kind.__dataclass_fields__])  # type: ignore[attr-defined]
         finally:
             self._file.close()
+
+    def _leave_each_once(self) -> None:
+        """Remove rows that others replaced, and put together what lies in parts."""
+        if self.path is None or not (self._replaced or isinstance(self._file, StoredLines)):
+            return
+        last = {(row.video, row.key): row for row in self._parsed()}
+        self._rewrite(last.values())
 
     def __enter__(self) -> RowFile[R]:
         return self
@@ -163,7 +200,16 @@ class RowFile(Generic[R]):
             self.close()
 
 
-def require_pyarrow(path: Path) -> None:
+_EXISTS = "{} exists: go on with it (--resume), name another file, or remove it"
+
+
+def _holds_something(place: Place) -> bool:
+    if isinstance(place, StoragePath):
+        return place.kind() == "file" and place.size() > 0
+    return place.is_file() and place.stat().st_size > 0
+
+
+def require_pyarrow(path: Place) -> None:
     """Raise :class:`MissingDependencyError` where Parquet cannot be written."""
     try:
         import pyarrow  # noqa: F401
@@ -171,7 +217,7 @@ def require_pyarrow(path: Path) -> None:
         raise MissingDependencyError(NEEDS_PYARROW.format(path)) from None
 
 
-def _write_csv(path: Path, rows: Sequence[Json], columns: Sequence[str]) -> None:
+def _write_csv(path: Place, rows: Sequence[Json], columns: Sequence[str]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
@@ -185,7 +231,7 @@ def _cell(name: str, value: object) -> object:
     return value if value is None or name in TEXTS else json.dumps(value, ensure_ascii=False)
 
 
-def _write_parquet(path: Path, rows: Sequence[Json], columns: Sequence[str]) -> None:
+def _write_parquet(path: Place, rows: Sequence[Json], columns: Sequence[str]) -> None:
     """Every column is text but for ``warnings``, a list of it. What is not text is JSON: so the types never change."""
     import pyarrow
     from pyarrow import parquet
@@ -208,7 +254,10 @@ def _encodable(value: object) -> object:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_whole(path: Place, content: bytes) -> None:
+    if isinstance(path, StoragePath):
+        path.write(content)
+        return
     try:
         with replacing(path, len(content)) as descriptor:
             write_at(descriptor, content, 0)

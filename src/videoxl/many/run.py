@@ -17,7 +17,7 @@ from videoxl.errors import ManyVideosError, SystemResourceError, VideoError, Vid
 from videoxl.inference.progress import Progress
 from videoxl.many.ahead import Ahead
 from videoxl.many.reading import Opened, Reading, open_ahead
-from videoxl.many.record import Json, R, R_co, key_of
+from videoxl.many.record import Json, R, key_of
 from videoxl.many.row_file import RowFile
 from videoxl.many.sources import VideoJob, digest_of
 
@@ -45,7 +45,7 @@ class Task:
         return key_of(content, self.settings, question)
 
 
-class How(Protocol[R_co]):
+class How(Protocol[R]):
     """The settings of a run."""
 
     @property
@@ -53,21 +53,24 @@ class How(Protocol[R_co]):
     def noted(self, engine: VideoXL) -> Json:
         """What the rows depend on, as plain values."""
 
-    def work(self, engine: VideoXL) -> Work[R_co]:
+    def work(self, engine: VideoXL) -> Work[R]:
         """What is done with each video."""
 
 
-class Work(Protocol[R_co]):
+class Work(Protocol[R]):
     """What is done with one video."""
 
     def questions(self, job: VideoJob) -> Sequence[str]:
         """What its rows are about, one each."""
 
-    def rows(self, task: Task, questions: Sequence[str], opened: Opened) -> Iterator[R_co]:
+    def rows(self, task: Task, questions: Sequence[str], opened: Opened) -> Iterator[R]:
         """Do the work for some of the questions, of an opened video, which the work closes."""
 
-    def failed(self, task: Task, question: str, error: str) -> R_co:
+    def failed(self, task: Task, question: str, error: str) -> R:
         """The row for what failed."""
+
+    def holds(self, row: R) -> bool:
+        """Whether what a finished row tells of is still there."""
 
 
 def task_of(job: VideoJob, settings: Json) -> Task:
@@ -146,6 +149,8 @@ class Run(Generic[R]):
     ) -> None:
         self._engine, self._jobs, self._work, self._reading = engine, jobs, work, reading
         self._settings, self._file, self._workers = settings, file, workers
+        self._old = {id(row) for row in file.rows}
+        self._holds: dict[int, bool] = {}
 
     def rows(self, progress: Progress) -> Iterator[R]:
         """Do the work, and yield a row for each question of each video, old or new."""
@@ -188,9 +193,20 @@ class Run(Generic[R]):
         """The finished row of a question: the video's own, or that of another file with the same content."""
         key = task.key(question)
         own = self._file.done(task.job.video, key)
-        if own is not None or (other := self._file.done_for_another(key)) is None:
-            return own
-        return other if _same_content(other.video, task.job.video) else None
+        if own is not None:
+            return own if self._still_holds(own) else None
+        other = self._file.done_for_another(key)
+        if other is None or not _same_content(other.video, task.job.video):
+            return None
+        return other if self._still_holds(other) else None
+
+    def _still_holds(self, row: R) -> bool:
+        """Rows of this run are not doubted; those of one before are looked at once."""
+        if id(row) not in self._old:
+            return True
+        if id(row) not in self._holds:
+            self._holds[id(row)] = self._work.holds(row)
+        return self._holds[id(row)]
 
     def _worked(self, task: Task, waiting: Sequence[str], opened: Opened | None) -> Iterator[R]:
         left = list(waiting)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videoxl.errors import ManyVideosError, VideoError
+from videoxl.many.places import Place, is_stored, stored_video
 from videoxl.many.tables import Table, is_table, read_table
+from videoxl.storage import StoragePath, local_path
 from videoxl.text import without_surrogates
-from videoxl.video.local_file import display_name, file_digest, open_local
+from videoxl.video.local_file import DIGEST_BYTES, digest_of_ends, display_name, file_digest, open_local
 from videoxl.video.pictures import NAMED_FILES, PICTURE_SUFFIXES, natural_key
 from videoxl.video.url import is_url
 
@@ -30,7 +32,7 @@ class VideoJob:
     """One video and what is asked about it. It is plain data, so that it can be sent to another process."""
 
     video: str
-    """Path of a video, a picture, a folder of pictures, or a memory."""
+    """Path or URL of a video, a picture, a folder of pictures, or a memory."""
     questions: tuple[str, ...] = ()
     problem: str | None = None
     """Why the video cannot be read at all: its row of a table is damaged."""
@@ -91,6 +93,10 @@ class _Finder:
 
     def add(self, given: str) -> None:
         """Add what one argument names."""
+        if is_stored(given):
+            self._stored(StoragePath(given, ManyVideosError))
+            return
+        given = given if is_url(given) else local_path(given)
         if is_url(given):
             self._video(given, self.questions)
         elif is_pattern(given):
@@ -107,6 +113,29 @@ class _Finder:
         self.named_directly = False
         for path in paths:
             self._video(path, self.questions)
+
+    def _stored(self, given: StoragePath) -> None:
+        """Add what lies in a storage. A file that is named and not there ends the run: so does a bucket."""
+        self.named_directly = False
+        kind = given.kind()
+        if kind is None and glob.has_magic(str(given)):
+            files = given.matches()
+            if not files:
+                raise ManyVideosError(f"no file matches {given}; check the pattern and the name of the bucket")
+        elif kind is None:
+            raise ManyVideosError(f"{given}: no such file, folder or bucket; check the name")
+        elif kind == "directory":
+            files = [file for file in given.files() if not file.name.startswith(".")]
+            if not any(Path(file.name).suffix.lower() in VIDEO_SUFFIXES for file in files):
+                raise ManyVideosError(f"{given} holds no videos, by the ends of their names")
+        elif is_table(given.name):
+            self._table(read_table(given, self.columns.video))
+            return
+        else:
+            self._video(str(given), self.questions)
+            return
+        paths = sorted((str(file) for file in files), key=natural_key)
+        self._several(str(given), _kept(str(given), paths, self.notes))
 
     def _matches(self, pattern: str) -> list[str]:
         found = sorted((path for path in glob.iglob(pattern, recursive=True)), key=natural_key)
@@ -147,7 +176,7 @@ class _Finder:
                 self._video(beside(table.path, video), (question,) if asked is not None else self.questions, row.place)
 
     def _video(self, path: str, questions: tuple[str, ...], place: str | None = None) -> None:
-        where = path if is_url(path) else os.path.abspath(path)
+        where = path if is_url(path) or is_stored(path) else os.path.abspath(path)
         known = self.jobs.get(where)
         if known is None:
             self.jobs[where] = VideoJob(path, tuple(dict.fromkeys(questions)))
@@ -169,11 +198,16 @@ def is_media_name(path: str) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES or is_table(path)
 
 
-def beside(table: Path, video: str) -> str:
-    """The path that a table's cell names: beside the table, or else from the working directory."""
-    if is_url(video):
+def beside(table: Place, video: str) -> str:
+    """The path that a table's cell names: beside the table, or else from the working directory.
+
+    A table in a storage names files of that storage only: it is no way to the files of this machine.
+    """
+    if is_url(video) or is_stored(video):
         return video
-    near = table.parent / Path(video).expanduser()
+    if isinstance(table, StoragePath):
+        return str(table.parent / video)
+    near = table.parent / Path(local_path(video)).expanduser()
     return video if not near.exists() and os.path.exists(video) else str(near)
 
 
@@ -204,6 +238,8 @@ def digest_of(video: str) -> str:
     """
     if is_url(video):
         return hashlib.sha256(video.encode(errors="surrogateescape")).hexdigest()
+    if is_stored(video):
+        return digest_of_ends(*stored_video(video).ends(DIGEST_BYTES))
     if os.path.isdir(video):
         total = hashlib.sha256()
         for entry in _entries(video):

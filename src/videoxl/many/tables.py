@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from videoxl.errors import ManyVideosError, MissingDependencyError
 from videoxl.json_lines import split_lines
+from videoxl.many.places import Place, place_of
+from videoxl.storage import StoragePath
 
 NEEDS_PYARROW = "{} needs pyarrow: pip install 'videoxl[parquet]', or use .csv or .jsonl"
 
@@ -29,7 +31,7 @@ class Row:
 class Table:
     """The rows of a file."""
 
-    path: Path
+    path: Place
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -54,15 +56,15 @@ class Table:
 
 def is_table(path: str | Path) -> bool:
     """Whether a file is read as a table, by the end of its name."""
-    return Path(path).suffix.lower() in _READERS
+    return PurePosixPath(path).suffix.lower() in _READERS
 
 
-def read_table(path: str | Path, only_column: str) -> Table:
+def read_table(path: str | Path | StoragePath, only_column: str) -> Table:
     """Read a table. ``only_column``: the name of the one column of a text file.
 
     A row that cannot be read has a ``problem``. Raises :class:`ManyVideosError` for a file of which none can.
     """
-    path = Path(path)
+    path = place_of(path)
     try:
         table = _READERS[path.suffix.lower()](path, only_column)
     except OSError as error:
@@ -72,14 +74,14 @@ def read_table(path: str | Path, only_column: str) -> Table:
     return table
 
 
-def _text_of(path: Path) -> str:
+def _text_of(path: Place) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ManyVideosError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from None
 
 
-def _separated(path: Path, only_column: str) -> Table:
+def _separated(path: Place, only_column: str) -> Table:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
@@ -101,8 +103,8 @@ def _separated_row(place: str, columns: list[str], cells: list[str]) -> Row:
     return Row(place, dict(zip(columns, cells)))
 
 
-def _json_lines(path: Path, only_column: str) -> Table:
-    lines = split_lines(path.read_bytes(), path)
+def _json_lines(path: Place, only_column: str) -> Table:
+    lines = split_lines(path.read_bytes(), str(path))
     rows, columns = [], dict[str, None]()
     for line in (*lines.whole, *([lines.cut] if lines.cut else [])):
         try:
@@ -115,27 +117,28 @@ def _json_lines(path: Path, only_column: str) -> Table:
     return Table(path, tuple(columns), tuple(rows))
 
 
-def _lines_of_text(path: Path, only_column: str) -> Table:
+def _lines_of_text(path: Place, only_column: str) -> Table:
     lines = enumerate(_text_of(path).split("\n"), start=1)
     rows = [Row(f"{path}, line {number}", {only_column: line.strip()}) for number, line in lines if line.strip()]
     return Table(path, (only_column,), tuple(rows))
 
 
-def _parquet(path: Path, only_column: str) -> Table:
+def _parquet(path: Place, only_column: str) -> Table:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise MissingDependencyError(NEEDS_PYARROW.format(path)) from None
     try:
-        table = parquet.read_table(path)
+        content = pyarrow.BufferReader(path.read_bytes()) if isinstance(path, StoragePath) else path
+        table = parquet.read_table(content)
     except pyarrow.ArrowException as error:
         raise ManyVideosError(f"{path} is no Parquet file that can be read: {' '.join(str(error).split())}") from None
     rows = [Row(f"{path}, row {number}", cells) for number, cells in enumerate(table.to_pylist(), start=1)]
     return Table(path, tuple(table.column_names), tuple(rows))
 
 
-_READERS: dict[str, Callable[[Path, str], Table]] = {
+_READERS: dict[str, Callable[[Place, str], Table]] = {
     ".csv": _separated,
     ".tsv": _separated,
     ".jsonl": _json_lines,

@@ -219,9 +219,14 @@ def mp4_complaint(file: LocalFile) -> str | None:
 def file_digest(fd: int) -> str:
     """Sha256 over the size and the first and last MiB: tells files apart without reading them whole."""
     size = os.fstat(fd).st_size
+    return digest_of_ends(size, os.pread(fd, DIGEST_BYTES, 0), os.pread(fd, DIGEST_BYTES, max(0, size - DIGEST_BYTES)))
+
+
+def digest_of_ends(size: int, first: bytes, last: bytes) -> str:
+    """The same for a file of which its size and the first and last :data:`DIGEST_BYTES` are known."""
     total = hashlib.sha256(str(size).encode())
-    total.update(os.pread(fd, DIGEST_BYTES, 0))
-    total.update(os.pread(fd, DIGEST_BYTES, max(0, size - DIGEST_BYTES)))
+    total.update(first)
+    total.update(last)
     return total.hexdigest()
 
 

@@ -11,10 +11,11 @@ from itertools import islice
 from platformdirs import user_cache_path
 
 from videoxl.errors import TrainingDataError
+from videoxl.storage import protocol_of
 from videoxl.training.config.data import DataConfig
 from videoxl.training.data.mixtures import RecordFile, Source
 from videoxl.training.data.records import Opener, Records, Shards
-from videoxl.training.data.storage import Storage, protocol_of
+from videoxl.training.data.storage import Storage
 from videoxl.training.data.tables import ArrowRecords, ParquetRecords, saved_files
 from videoxl.training.data.tar_records import COMPRESSED, TarRecords
 

@@ -12,8 +12,8 @@ import glob
 import hashlib
 import os
 import posixpath
-import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -21,25 +21,13 @@ from typing import IO, Any
 from videoxl.errors import MemoryFileError, TrainingDataError
 from videoxl.hf.content import local_source
 from videoxl.memory.file.atomic import replacing, write_at
+from videoxl.storage import filesystem, local_path, protocol_of, told
 from videoxl.training.data.records import InPlace, Media, Opener, local_media, plain_name
 from videoxl.video.url import is_url, local_copy
 
-PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 CHUNK = 1 << 22
 COUNTED_AGAIN = 0.01
 """The size of the cache is counted anew when a process has added this share of its limit."""
-
-
-def protocol_of(path: str) -> str | None:
-    """``s3`` of ``s3://...``; None for a path of this machine, ``file://`` too."""
-    found = PROTOCOL.match(path)
-    return None if found is None or found[1].lower() in ("file", "local") else found[1].lower()
-
-
-def local_path(path: str) -> str:
-    """A path of this machine without its ``file://``."""
-    found = PROTOCOL.match(path)
-    return path if found is None else path[found.end() :].removeprefix("localhost")
 
 
 class Storage:
@@ -281,26 +269,9 @@ def _chunks(url: str, file: IO[bytes], most: int) -> Iterator[bytes]:
 
 def _filesystem(url: str) -> tuple[Any, str]:
     """The storage of a URL, and the path in it. Raises :class:`TrainingDataError`, where a package is missing too."""
-    if "::" in url:
-        raise TrainingDataError(f"{url:.200} joins two kinds of storage (::): copy the file first")
-    try:
-        import fsspec
-
-        system, inner = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        said = " ".join(str(error).split())
-        raise TrainingDataError(f"{url:.200} needs a package that is not installed: {said:.200}") from error
-    except (ValueError, OSError) as error:
-        raise TrainingDataError(f"{url:.200} cannot be opened: {' '.join(str(error).split()):.200}") from error
-    return system, inner
+    return filesystem(url, TrainingDataError)
 
 
-@contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
+def _told(url: str) -> AbstractContextManager[None]:
     """Faults of a storage, named."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise TrainingDataError(f"{url:.200}: no such file; check the name") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainingDataError(f"{url:.200} cannot be read ({' '.join(str(error).split()):.200})") from error
+    return told(url, TrainingDataError)

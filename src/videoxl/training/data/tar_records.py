@@ -16,9 +16,9 @@ import numpy as np
 
 from videoxl.errors import TrainingDataError
 from videoxl.json_lines import parse_object
+from videoxl.storage import protocol_of
 from videoxl.training.data.media import ENDINGS, FIELDS, KINDS, media_of
 from videoxl.training.data.records import MAX_RECORD_BYTES, Opener, Records
-from videoxl.training.data.storage import protocol_of
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BLOCK = 512
