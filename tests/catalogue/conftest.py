@@ -9,23 +9,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import require
+from tests.topics import Topics
 from videoxl.catalogue import Catalogue, Entry, IndexedTrack, Space, Vectors
 from videoxl.cues import Cue, Track
-
-TOPICS = {"dog": 0, "puppy": 0, "car": 1, "lorry": 1, "rain": 2, "storm": 2}
-
-
-class Topics:
-    """Turns a text into the topics that its words belong to."""
-
-    name, fingerprint = "topics", "f1"
-
-    def of_question(self, text: str) -> np.ndarray:
-        vector = np.full(96, 0.01, np.float32)
-        for word in text.lower().split():
-            if word in TOPICS:
-                vector[TOPICS[word]] += 1
-        return vector / np.linalg.norm(vector)
 
 
 def speech(*cues: tuple[float, float, str], kind="speech", model: Topics | None = None, settings="s") -> IndexedTrack:

@@ -8,11 +8,13 @@ import time
 import pytest
 from starlette.testclient import TestClient
 
+from videoxl.server import library
 from videoxl.server.app import make_app
 from videoxl.server.settings import Limits, ServerSettings
 
 FAKE = [sys.executable, "-m", "tests.server.fake_worker"]
 LIMITS = Limits(file_bytes=100_000, part_bytes=10_000, json_bytes=50_000, waiting_questions=3, waiting_memories=3)
+FAKE_INDEXER = [sys.executable, "-m", "tests.server.fake_indexer"]
 KEYS = ("a-key-of-sixteen-letters", "another-key-of-sixteen")
 
 
@@ -22,6 +24,14 @@ def settings(folder, **given) -> ServerSettings:
 
 def client_of(chosen: ServerSettings) -> TestClient:
     return TestClient(make_app(chosen, command=FAKE), base_url="http://localhost")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _indexer_without_models():
+    """No server of these tests loads models for search, unless it is a process of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "COMMAND", FAKE_INDEXER)
+        yield
 
 
 @pytest.fixture(scope="module")

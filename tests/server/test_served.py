@@ -21,9 +21,9 @@ from videoxl.cli.demo import questions, write_demo
 READ = {"fps": 1.0, "max_frames": 2048}
 
 
-def start(folder, port):
+def start(folder, port, *more):
     command = [sys.executable, "-m", "videoxl", "serve", "--model", "tiny", "--device", "cpu", "--data", str(folder)]
-    process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen([*command, "--port", str(port), *more], stderr=subprocess.PIPE, start_new_session=True)
     http, end = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60), time.monotonic() + 120
     while True:
         try:
@@ -56,7 +56,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def http(data, port):
-    process, client = start(data / "data", port)
+    process, client = start(data / "data", port, "--meaning", "none")
     yield client
     client.close()
     stop(process)
@@ -175,7 +175,7 @@ def test_kill_9_of_the_front_at_any_moment_loses_nothing(tmp_path, film, data, a
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     for moment in (0.0, 0.3, 1.0):
-        process, http = start(tmp_path / "data", port)
+        process, http = start(tmp_path / "data", port, "--no-index")
         with open(data / "film.mp4", "rb") as file:
             file_id = http.post("/v1/files", files={"file": file}).json()["id"]
         made = http.post("/v1/video/memories", json={"file_id": file_id, "fps": 1.0 + moment}).json()
@@ -184,12 +184,12 @@ def test_kill_9_of_the_front_at_any_moment_loses_nothing(tmp_path, film, data, a
         process.wait()
         process.stderr.close()
         http.close()
-        process, http = start(tmp_path / "data", port)
+        process, http = start(tmp_path / "data", port, "--no-index")
         http.get(f"/v1/video/memories/{made['id']}/events")
         assert http.get(f"/v1/video/memories/{made['id']}").json()["status"] == "ready"
         http.close()
         stop(process)
-    process, http = start(tmp_path / "data", port)
+    process, http = start(tmp_path / "data", port, "--no-index")
     assert len(http.get("/v1/video/memories").json()["data"]) == 3
     first = min(http.get("/v1/video/memories").json()["data"], key=lambda one: one["settings"]["fps"])
     with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from videoxl.cli.index import KeepOptions
+from videoxl.cli.options import download, download_speech_model
 from videoxl.cli.output import tell
+from videoxl.cli.transcribe import SPEECH_DEFAULT
 from videoxl.config import DEFAULT_MODEL
 from videoxl.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from videoxl.server.settings import IndexSettings
 
 GIB = 2**30
 
@@ -54,6 +61,27 @@ def serve(
     max_frames: Annotated[int, typer.Option(help="Most frames of a memory.", min=1)] = 10_000,
     max_hours: Annotated[float, typer.Option(help="Longest video.", min=0.001)] = 24.0,
     max_waiting: Annotated[int, typer.Option(help="Questions that wait at most.", min=1)] = 64,
+    index: Annotated[bool, typer.Option("--index/--no-index", help="Keep an index of what comes, for search.")] = True,
+    meaning: Annotated[
+        str,
+        typer.Option(help="A sentence model for search; auto: all-MiniLM-L6-v2 if it is in the cache; none."),
+    ] = "auto",
+    frames: Annotated[
+        str | None, typer.Option(help="A SigLIP model: memories are read with it, and found by their pictures.")
+    ] = None,
+    transcribe: Annotated[
+        bool, typer.Option("--transcribe", help="Write down what is said, for search (needs the extra asr).")
+    ] = False,
+    speech_model: Annotated[
+        str, typer.Option(help="With --transcribe: tiny, base, small ..., a folder, or a Hub id.")
+    ] = SPEECH_DEFAULT,
+    language: Annotated[
+        str | None, typer.Option(help="With --transcribe: code such as en. Default: found by the model.")
+    ] = None,
+    read_text: Annotated[
+        bool, typer.Option("--read-text", help="Read what is on screen, for search (needs the extra ocr).")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download a model without asking.")] = False,
 ) -> None:
     """Serve a model to others, with the API of OpenAI: upload videos, read them once, ask."""
     try:
@@ -64,6 +92,19 @@ def serve(
     except ImportError as error:
         missing = f"videoxl serve needs {error.name}: pip install 'videoxl[serve]'"
         raise MissingDependencyError(missing) from None
+    indexed = _index_settings(
+        KeepOptions(
+            subtitles="auto",
+            meaning=meaning,
+            frames=frames,
+            transcribe=transcribe,
+            speech_model=speech_model,
+            language=language,
+            read_text=read_text,
+        ),
+        on=index,
+        ask=not yes,
+    )
     keys = [*(api_key or []), *filter(None, os.environ.get("VIDEOXL_API_KEY", "").split(","))]
     settings = ServerSettings(
         data=Path(data),
@@ -79,6 +120,7 @@ def serve(
         allowed_media_domains=tuple(allow_media_domain or ()),
         allowed_media_paths=tuple(allowed_media_path or ()),
         hot_bytes=max(1, int(hot_gb * GIB)),
+        index=indexed,
         limits=Limits(
             file_bytes=int(max_file_gb * GIB),
             stored_bytes=int(max_stored_gb * GIB),
@@ -124,6 +166,34 @@ def count_gpus() -> int:
     """GPUs that torch sees. It is asked in another process: this one works without it."""
     code = "import torch; print(torch.cuda.device_count())"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def _index_settings(keep: KeepOptions, *, on: bool, ask: bool) -> IndexSettings | None:
+    """What the index keeps. Models are downloaded here, and what is missing is said before anything is served."""
+    from videoxl.server.settings import IndexSettings
+
+    if not on:
+        if keep != KeepOptions(subtitles="auto"):
+            raise ValueError("--no-index keeps nothing for search: leave out --meaning, --frames, --transcribe ...")
+        return None
+    if keep.meaning not in ("auto", "none"):
+        download(keep.meaning, None, ask=ask)
+    if keep.frames is not None:
+        download(keep.frames, None, ask=ask)
+    if keep.transcribe:
+        download_speech_model(keep.speech_model, ask=ask)
+    if keep.read_text:
+        from videoxl.words.screen_ocr import NEEDS_OCR
+
+        if importlib.util.find_spec("rapidocr_onnxruntime") is None:  # its models are loaded by the indexer
+            raise MissingDependencyError(NEEDS_OCR)
+    return IndexSettings(
+        meaning=keep.meaning,
+        frames=keep.frames,
+        speech=keep.speech_model if keep.transcribe else None,
+        language=keep.language,
+        screen=keep.read_text,
+    )
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -17,9 +17,10 @@ from videoxl._version import __version__
 from videoxl.server.backend import Backend
 from videoxl.server.fetching import Fetcher
 from videoxl.server.guard import App, Guard, Links
+from videoxl.server.library import Library
 from videoxl.server.metrics import Metrics
 from videoxl.server.problems import TYPES, ApiError, as_api_error
-from videoxl.server.routes import about, chat, files, memories, page
+from videoxl.server.routes import about, chat, files, memories, page, search
 from videoxl.server.schemas import ErrorBody
 from videoxl.server.services import Services
 from videoxl.server.settings import ServerSettings
@@ -40,14 +41,17 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
     """
     store = Store(settings.data)
     links = Links(store.secret, settings.link_seconds)
-    services = Services(settings, store, Backend(settings, store, command), links, Fetcher(settings, store))
+    library = Library(settings, store)
+    services = Services(settings, store, Backend(settings, store, command), links, Fetcher(settings, store), library)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.backend.start()
+        await library.start()
         try:
             yield
         finally:
+            await library.stop()
             await services.backend.stop()
             store.close()
 
@@ -61,7 +65,7 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
         redoc_url=None,
     )
     api.state.services = services
-    for part in (files, memories, chat, about, page):
+    for part in (files, memories, chat, search, about, page):
         api.include_router(part.router)
     for kind in (ApiError, sqlite3.Error, OSError, Exception):
         api.add_exception_handler(kind, _any_error)

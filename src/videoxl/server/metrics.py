@@ -37,6 +37,7 @@ class Now(Collector):
         numbers = {
             "videoxl_questions": ("Questions that wait or are being answered", backend.questions),
             "videoxl_readings_waiting": ("Readings that wait", store.waiting()),
+            "videoxl_index_waiting": ("Files and memories that wait to be indexed", self._services.library.waiting),
         }
         for name, (text, value) in numbers.items():
             yield GaugeMetricFamily(name, text, value=value)

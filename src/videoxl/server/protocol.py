@@ -1,4 +1,4 @@
-"""Messages between the front and its worker: dataclasses, as one line of JSON each."""
+"""Messages between the front, its worker and its indexer: dataclasses, as one line of JSON each."""
 
 from __future__ import annotations
 
@@ -104,20 +104,80 @@ class Failed:
     message: str
 
 
+@dataclass(frozen=True)
+class Index:
+    """Keep what is said, written and seen in a file, so that it is found. ``given_up``: why not to open it."""
+
+    path: str
+    given_up: str = ""
+
+
+@dataclass(frozen=True)
+class Unindex:
+    """Forget files."""
+
+    paths: list[str]
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Turn a question into a vector. ``source``: meaning or frames."""
+
+    id: str
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class QuestionModel:
+    """A model that reads questions."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class IndexerReady:
+    """The models of the indexer are loaded; None: there is none. ``notes``: what it does not do, and why."""
+
+    meaning: QuestionModel | None
+    frames: QuestionModel | None
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A file was dealt with; ``problem``: why it is not, or not wholly, in the index."""
+
+    path: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vector of a question."""
+
+    id: str
+    vector: list[float]
+
+
 Request = Read | Ask | Cancel | Forget
 Reply = Ready | Progressed | ReadDone | Said | Answered | Failed
-_KINDS = {kind.__name__: kind for kind in (*get_args(Request), *get_args(Reply))}
+IndexRequest = Index | Unindex | Embed
+IndexReply = IndexerReady | Indexed | Embedded | Failed
+Message = Request | Reply | IndexRequest | IndexReply
+_KINDS = {kind.__name__: kind for kind in get_args(Message)}
 MAX_LINE = 64 * 2**20
 """Longest line, in bytes: an answer with the log-probabilities of many tokens is some megabytes."""
 
 
-def to_line(message: Request | Reply) -> bytes:
+def to_line(message: Message) -> bytes:
     """One line, which ends in a line feed."""
     return json.dumps([type(message).__name__, asdict(message)], separators=(",", ":")).encode() + b"\n"
 
 
-def from_line(line: bytes) -> Request | Reply:
+def from_line(line: bytes) -> Message:
     """Inverse of :func:`to_line`. Raises ``ValueError`` for anything else."""
     name, values = json.loads(line)
-    found: Request | Reply = from_plain(_KINDS[name], values)
+    found: Message = from_plain(_KINDS[name], values)
     return found

@@ -31,6 +31,20 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class IndexObject(BaseModel):
+    """Whether search finds something. ``reason``: why not, or not wholly; ``tracks``: what is kept of it."""
+
+    status: Literal["queued", "indexed", "failed"]
+    reason: str | None
+    tracks: list[str]
+
+
+class FileFacts(BaseModel):
+    """What OpenAI has no word for. ``index`` is null where the server keeps no index."""
+
+    index: IndexObject | None
+
+
 class FileObject(BaseModel):
     """An uploaded file."""
 
@@ -41,6 +55,7 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: Literal["processed"] = "processed"
+    videoxl: FileFacts
 
 
 class Deleted(BaseModel):
@@ -222,6 +237,29 @@ class StreamOptions(Strict):
     include_usage: bool = False
 
 
+class SearchScope(Strict):
+    """By which source, and where it is looked for: in all of your files and memories, unless some are named."""
+
+    by: Literal["all", "words", "meaning", "frames"] = "all"
+    memory_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    file_ids: Annotated[list[Id], Field(min_length=1, max_length=10_000)] | None = None
+    from_: Annotated[float | None, Field(alias="from", ge=0, allow_inf_nan=False)] = None
+    """Only what ends after this second of a video ..."""
+    to: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """... and begins before this one."""
+    tracks: (
+        Annotated[list[Literal["subtitles", "speech", "screen", "frames"]], Field(min_length=1, max_length=10)] | None
+    ) = None
+
+
+class BestRequest(SearchScope):
+    """Ask the memories that search finds. ``query``: what to look for, if not the question itself."""
+
+    query: Annotated[str, Field(max_length=1_000_000)] | None = None
+    videos: Annotated[int, Field(ge=1, le=16)] = 3
+    """How many memories are asked, at most."""
+
+
 class VideoXLOptions(ReadSettings):
     """What OpenAI has no word for: how a video is read, how the memory is read, how the answer is bound."""
 
@@ -234,6 +272,8 @@ class VideoXLOptions(ReadSettings):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     evidence: bool = True
+    search: BestRequest | None = None
+    """Names no video: those that search finds are asked."""
 
 
 class ChatRequest(Strict):
@@ -256,6 +296,70 @@ class ChatRequest(Strict):
     videoxl: VideoXLOptions | None = None
     user: Annotated[str, Field(max_length=500)] | None = None
     """Kept nowhere."""
+
+
+class SearchRequest(SearchScope):
+    """Look for moments. "Phrases in quotation marks" must occur; no other sign has a meaning."""
+
+    query: Annotated[str, Field(max_length=1_000_000)]
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+
+
+class TextRun(BaseModel):
+    """A part of a text, and whether it is what was looked for. It is text: markup in it is the video's, not ours."""
+
+    text: str
+    marked: bool
+
+
+class SourceScores(BaseModel):
+    """How well each source found a moment; null: it did not. BM25 for words, cosines for the others."""
+
+    words: float | None
+    meaning: float | None
+    frames: float | None
+
+
+class SearchHit(BaseModel):
+    """A moment. ``memory_id``: what to ask about it; null where the file was not read, or not this part of it."""
+
+    memory_id: str | None
+    file_id: str | None
+    """Null where the file was removed, and its memory was not."""
+    filename: str
+    start: float
+    end: float
+    track: Literal["subtitles", "speech", "screen", "frames"]
+    text: str
+    """What is said or written there; empty for frames."""
+    parts: list[TextRun]
+    """The same text, with what was looked for marked."""
+    score: float
+    scores: SourceScores
+    thumbnail_url: str | None
+    """A link that needs no key and is good for a while."""
+
+
+class NotSearched(BaseModel):
+    """A file or memory that is not, or not wholly, in the index."""
+
+    id: str
+    status: Literal["queued", "indexed", "failed"]
+    reason: str | None
+
+
+class SearchReply(BaseModel):
+    """Moments, the best first, and what was not searched."""
+
+    object: Literal["list"] = "list"
+    data: list[SearchHit]
+    searched_files: int
+    searched_memories: int
+    not_searched: list[NotSearched]
+    """Some of them ..."""
+    not_searched_total: int
+    """... and how many there are."""
+    notes: list[str]
 
 
 class Model(BaseModel):

@@ -14,6 +14,7 @@ from videoxl.server.backend import Backend
 from videoxl.server.fetching import Fetcher
 from videoxl.server.guard import Links
 from videoxl.server.incoming import Room
+from videoxl.server.library import Library
 from videoxl.server.problems import ApiError, missing
 from videoxl.server.protocol import Progressed
 from videoxl.server.schemas import MemoryObject, MemoryProblem, MemoryProgress, MemoryStatus, ReadSettings
@@ -31,6 +32,7 @@ class Services:
     backend: Backend
     links: Links
     fetcher: Fetcher
+    library: Library
 
     def file(self, file_id: str, owner: str) -> StoredFile:
         """A file of this owner. Raises :class:`ApiError` (404)."""

@@ -66,6 +66,26 @@ class Limits:
 
 
 @settings
+class IndexSettings:
+    """What is kept of files and memories, so that search finds it. What costs much is kept where it is asked for."""
+
+    subtitles: str = "auto"
+    """The subtitle track of each file: ``auto``, ``auto:eng``."""
+    meaning: str = "auto"
+    """A sentence model; ``auto``: all-MiniLM-L6-v2 if it is in the cache; ``none``: texts are found by their words."""
+    frames: str | None = None
+    """A SigLIP model. Memories are read with it, and found by what is in their pictures."""
+    speech: str | None = None
+    """A speech model, which writes down what is said."""
+    language: str | None = None
+    """With ``speech``: code such as en; None: found by the model."""
+    screen: bool = False
+    """Read what is written on screen."""
+    fps: Positive = 1.0
+    """With ``screen``: frames a second that are looked at."""
+
+
+@settings
 class ServerSettings:
     """How a server runs."""
 
@@ -94,6 +114,8 @@ class ServerSettings:
     """How long a signed link to a file is good."""
     restarts: Count = 5
     """How often in a row the worker is started again before the server says that it cannot work."""
+    index: IndexSettings | None = IndexSettings()
+    """What search finds; None: there is no search."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

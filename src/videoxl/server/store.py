@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -106,6 +106,10 @@ class Store:
     def __init__(self, folder: Path) -> None:
         """Raises :class:`StoreError` where another server works, and for a catalogue of a newer version."""
         self.folder = folder
+        self.on_kept: Callable[[Path], None] = lambda path: None
+        """Told where a file that came, or a memory that was read, lies ..."""
+        self.on_removed: Callable[[Path], None] = lambda path: None
+        """... and what is there no more."""
         try:
             for name in ("files", "memories", "incoming"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -192,6 +196,12 @@ class Store:
         """Where a memory lies, or will lie."""
         return self.folder / "memories" / f"{key}.vxl"
 
+    def indexable(self) -> list[Path]:
+        """Where all files and all memories that were read lie, the newest first."""
+        files = self._rows("SELECT DISTINCT sha256 FROM files ORDER BY created DESC")
+        keys = self._rows("SELECT DISTINCT key FROM memories WHERE status='ready' ORDER BY created DESC")
+        return [*(self.folder / "files" / row[0] for row in files), *(self.memory_path(row[0]) for row in keys)]
+
     # ---------------------------------------------------------------------------------------------------- files
 
     def add_file(self, content: Path, owner: str, name: str, sha256: str, purpose: str) -> StoredFile:
@@ -205,6 +215,7 @@ class Store:
         found = self.file(file_id, owner)
         if found is None:
             raise StoreError(f"{file_id} was not kept")
+        self.on_kept(self.path_of(found))
         return found
 
     def file(self, file_id: str, owner: str) -> StoredFile | None:
@@ -222,8 +233,10 @@ class Store:
         """Remove an upload; its content goes with the last one that has it. Memories of it stay."""
         with self._changing() as db:
             db.execute("DELETE FROM files WHERE id=?", (file.id,))
-            if not db.execute("SELECT 1 FROM files WHERE sha256=?", (file.sha256,)).fetchone():
-                self.path_of(file).unlink(missing_ok=True)
+            if db.execute("SELECT 1 FROM files WHERE sha256=?", (file.sha256,)).fetchone():
+                return
+            self.path_of(file).unlink(missing_ok=True)
+        self.on_removed(self.path_of(file))
 
     # -------------------------------------------------------------------------------------------------- uploads
 
@@ -344,7 +357,10 @@ class Store:
 
     def finish_memory(self, memory_id: str, facts: dict[str, Any]) -> bool:
         """A reading is done. Returns False where it was cancelled or deleted meanwhile."""
-        return self._settle(memory_id, "status='ready', facts=?", json.dumps(facts))
+        done = self._settle(memory_id, "status='ready', facts=?", json.dumps(facts))
+        if done:
+            self.on_kept(self.memory_path(self.required_memory(memory_id).key))
+        return done
 
     def fail_memory(self, memory_id: str, code: str, message: str) -> bool:
         """A reading came to nothing."""
@@ -367,7 +383,8 @@ class Store:
             if db.execute("SELECT 1 FROM memories WHERE key=?", (job.key,)).fetchone():
                 return False
             self.memory_path(job.key).unlink(missing_ok=True)
-            return True
+        self.on_removed(self.memory_path(job.key))
+        return True
 
     def stored_bytes(self, owner: str) -> int:
         """Bytes of the files, parts and memories of an owner."""

@@ -17,6 +17,7 @@ from videoxl.server.protocol import (
     Ask,
     Cancel,
     Failed,
+    Message,
     Ready,
     Reply,
     Request,
@@ -174,7 +175,7 @@ class WorkerProcess:
 
     # ------------------------------------------------------------------------------------------------- replies
 
-    def _receive(self, reply: Request | Reply) -> None:
+    def _receive(self, reply: Message) -> None:
         if isinstance(reply, Ready):
             self.ready = reply
             self._owner.on_ready(self)

@@ -7,10 +7,12 @@ import mimetypes
 import os
 import time
 from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from videoxl.server.incoming import receive_form
@@ -18,9 +20,11 @@ from videoxl.server.problems import ApiError, missing
 from videoxl.server.schemas import (
     CompleteRequest,
     Deleted,
+    FileFacts,
     FileLink,
     FileList,
     FileObject,
+    IndexObject,
     PartObject,
     UploadObject,
     UploadRequest,
@@ -60,12 +64,29 @@ PART = {
         },
     }
 }
+PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 COPY_BYTES = 4 * 2**20
 
 
-def file_object(file: StoredFile) -> FileObject:
+def file_object(serving: Services, file: StoredFile) -> FileObject:
     """A file as clients see it."""
-    return FileObject(id=file.id, bytes=file.bytes, created_at=file.created, filename=file.name, purpose=file.purpose)
+    return FileObject(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=file.created,
+        filename=file.name,
+        purpose=file.purpose,
+        videoxl=FileFacts(index=index_object(serving, file)),
+    )
+
+
+def index_object(serving: Services, file: StoredFile) -> IndexObject | None:
+    """Whether search finds a file. Errors name it as its owner does."""
+    found = serving.library.state(serving.store.path_of(file))
+    if found is None:
+        return None
+    reason = found.reason and found.reason.replace(file.sha256, file.name)
+    return IndexObject(status=found.status, reason=reason, tracks=[*found.tracks])
 
 
 @router.post("/files", openapi_extra=MULTIPART)
@@ -74,7 +95,7 @@ async def upload_file(request: Request, serving: Serving, owner: Owner) -> FileO
     target, room = serving.store.incoming(), serving.room(owner, serving.settings.limits.file_bytes)
     form = await receive_form(request, target, file_field="file", room=room)
     name, purpose = form.name or "video", form.fields.get("purpose", "user_data")[:100]
-    return file_object(await run_in_threadpool(keep, serving, target, owner, name, form.sha256, purpose))
+    return file_object(serving, await run_in_threadpool(keep, serving, target, owner, name, form.sha256, purpose))
 
 
 def keep(serving: Services, content: Path, owner: str, name: str, sha256: str, purpose: str) -> StoredFile:
@@ -92,13 +113,13 @@ def keep(serving: Services, content: Path, owner: str, name: str, sha256: str, p
 @router.get("/files")
 def list_files(serving: Serving, owner: Owner) -> FileList:
     """Your files."""
-    return FileList(data=[file_object(file) for file in serving.store.files(owner)])
+    return FileList(data=[file_object(serving, file) for file in serving.store.files(owner)])
 
 
 @router.get("/files/{file_id}")
 def get_file(file_id: str, serving: Serving, owner: Owner) -> FileObject:
     """One of your files."""
-    return file_object(serving.file(file_id, owner))
+    return file_object(serving, serving.file(file_id, owner))
 
 
 @router.delete("/files/{file_id}")
@@ -124,6 +145,17 @@ def get_content(file_id: str, serving: Serving, owner: Owner) -> FileResponse:
         filename=file.name,
         content_disposition_type="inline" if media else "attachment",
     )
+
+
+@router.get("/files/{file_id}/thumbnails/{milliseconds}", response_class=Response, responses=PICTURE)
+def get_thumbnail(
+    file_id: str, milliseconds: Annotated[int, InPath(ge=0, le=2**53)], serving: Serving, owner: Owner
+) -> Response:
+    """The small picture nearest to a moment, as JPEG."""
+    picture = serving.library.thumbnail(serving.store.path_of(serving.file(file_id, owner)), milliseconds / 1000)
+    if picture is None:
+        raise missing("picture", f"{file_id} at {milliseconds}", "not_found")
+    return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
 @router.post("/files/{file_id}/link")
@@ -246,5 +278,5 @@ def _upload_object(serving: Services, upload: Upload) -> UploadObject:
         purpose=upload.purpose,
         status=upload.status,
         parts=parts,
-        file=file_object(file) if file else None,
+        file=file_object(serving, file) if file else None,
     )
