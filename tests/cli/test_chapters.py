@@ -34,7 +34,7 @@ def test_chapters_from_cuts(videoxl, film, tmp_path):  # noqa: F811
 def test_titles_come_from_a_track_in_a_file_and_are_text(videoxl, film, tmp_path):  # noqa: F811
     words = tmp_path / "words.json"
     words.write_text(json.dumps(track_dict(Track(TrackKind.SPEECH, (Cue(1, 4, HOSTILE),)))))
-    result = videoxl("chapters", film, "--track", words)
+    result = videoxl("chapters", film, "--tracks", words)
     assert result.returncode == 0
     assert result.stdout.startswith("0:00 ")
     assert "\x1b" not in result.stdout
@@ -51,8 +51,8 @@ def test_a_model_names_chapters(videoxl, film):  # noqa: F811
     [
         (["-o", "film.srt"], "must end with .vtt, .json, .txt, .ffmetadata"),
         (["--least-seconds", "-1"], "above 0"),
-        (["--track", "mkdocs.yml"], "holds no track"),
-        (["--track", "nowhere.json"], "nowhere.json"),
+        (["--tracks", "tests/fixtures/sampling.json"], "holds no track"),
+        (["--tracks", "nowhere.json"], "nowhere.json"),
     ],
 )
 def test_bad_arguments(videoxl, film, arguments, said):  # noqa: F811

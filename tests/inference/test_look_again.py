@@ -10,6 +10,7 @@ import pytest
 import videoxl
 from tests import media
 from videoxl.cli.main import main
+from videoxl.cues import ScreenCue, SpokenCue, Track
 from videoxl.errors import VideoError
 from videoxl.inference.look_again import LookAgain
 from videoxl.many.record import AnswerRecord
@@ -80,6 +81,23 @@ def test_a_memory_without_its_video_needs_it(tiny, film, memory, tmp_path):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         LookAgain(**wrong)
+
+
+def test_the_second_reading_reads_the_tracks_of_its_part(tiny, film, tmp_path):
+    cues = tuple(SpokenCue(float(second), second + 0.5, f"word {second}") for second in range(16))
+    sign = Track("screen", (ScreenCue(0.0, 16.0, "EXIT"),))
+    memory = tiny.encode(str(film), fps=1, tracks=[Track("speech", cues), sign])
+    answer = tiny.ask(memory, QUESTIONS[0], look_again=True, max_new_tokens=6)
+    begin, end = answer.read[0].start, answer.read[-1].end
+    part = tiny.encode(str(film), fps=4, start=begin, end=end, tracks=[t.shown_from(begin, end) for t in memory.tracks])
+    assert answer.usage.memory_tokens == len(part.token_ids)
+    assert answer.text == tiny.ask(part, QUESTIONS[0], max_new_tokens=6).text
+    assert {quote.track for quote in answer.quotes} == {"speech", "screen"}
+    assert answer.warnings == answer.first.warnings == ()
+    memory.save(tmp_path / "film.vxl")
+    stored = videoxl.VideoMemory.load(tmp_path / "film.vxl", tiny)
+    again = tiny.ask(stored, QUESTIONS[0], look_again=True, video=str(film), max_new_tokens=6)
+    assert (again.text, again.quotes, again.warnings) == (answer.text, answer.quotes, ())
 
 
 def test_both_answers_are_in_the_record(tiny, film):

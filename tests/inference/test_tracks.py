@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+import videoxl
+from videoxl.cli.main import main
 from videoxl.cues import Cue, ScreenCue, SpokenCue, SpokenWord, Track
+from videoxl.cues_json import track_dict
 from videoxl.errors import MissingDependencyError
+from videoxl.inference import tracks
 from videoxl.inference.answers import Quote
 from videoxl.inference.subtitles import cue_text
 from videoxl.inference.tracks import grown, tracks_of
@@ -95,7 +100,7 @@ def test_tracks_by_name_are_made_of_the_video_and_said(clip):
 
 
 @pytest.mark.parametrize(
-    ("tracks", "said"),
+    ("given", "said"),
     [
         ("speech", "tracks must be a list of subtitles, speech, screen"),
         (["music"], "a track must be one of subtitles, speech, screen, or a Track, got 'music'"),
@@ -103,9 +108,9 @@ def test_tracks_by_name_are_made_of_the_video_and_said(clip):
         ([5], "a track must be one of"),
     ],
 )
-def test_what_is_no_track_is_refused(tiny, clip, tracks, said):
+def test_what_is_no_track_is_refused(tiny, clip, given, said):
     with pytest.raises(ValueError, match=said):
-        tiny.encode(clip, fps=1, tracks=tracks)
+        tiny.encode(clip, fps=1, tracks=given)
 
 
 def test_subtitles_are_given_once_and_need_timestamps(tiny, tiny_v1, clip):
@@ -113,6 +118,58 @@ def test_subtitles_are_given_once_and_need_timestamps(tiny, tiny_v1, clip):
         tiny.encode(clip, subtitles=SUBTITLES, tracks=[Track("subtitles", SUBTITLES)])
     with pytest.raises(ValueError, match="has no timestamps to put subtitles behind"):
         tiny_v1.encode(clip, tracks=[SPEECH])
+
+
+def test_a_plan_counts_tracks_and_makes_none_for_a_model_without_timestamps(clip, monkeypatch):
+    how = {"model": "tiny", "device": "cpu", "fps": 1}
+    planned = videoxl.plan(clip, tracks=[SPEECH, SCREEN], **how)
+    read = videoxl.load("tiny", device="cpu").encode(clip, fps=1, tracks=[SPEECH, SCREEN])
+    assert planned.memory_tokens == len(read.token_ids)
+    assert planned.subtitle_tokens == planned.memory_tokens - videoxl.plan(clip, **how).memory_tokens > 0
+    monkeypatch.setattr(tracks, "_made", lambda *given: pytest.fail("it was made for nothing"))
+    with pytest.raises(ValueError, match="no timestamps to put subtitles behind"):
+        videoxl.plan(clip, model="tiny-v1", device="cpu", tracks=["speech"])
+
+
+def test_the_command_line_reads_tracks_from_files(clip, tmp_path, capsys):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        return int(ended.value.code), *capsys.readouterr()
+
+    speech, screen = tmp_path / "speech.json", tmp_path / "screen.json"
+    for path, track in ((speech, SPEECH), (screen, SCREEN)):
+        path.write_text(json.dumps(track_dict(track)))
+    both = f"{speech},{screen}"
+    status, out, _ = run("plan", clip, "--model", "tiny", "--device", "cpu", "--fps", 1, "--tracks", both, "--json")
+    page = tmp_path / "page.html"
+    told = run("ask", clip, "Who?", "--model", "tiny", "--fps", 1, "--tracks", both, "--report", page, "-q", "--json")
+    assert (status, told[0]) == (0, 0)
+    (row,) = json.loads(told[1])
+    assert json.loads(out)["memory_tokens"] == row["usage"]["memory_tokens"]
+    assert {quote["track"] for quote in row["quotes"]} <= {"speech", "screen"}
+    assert 'class="lane speech"' in page.read_text(encoding="utf-8")
+    assert "Hello &lt;|im_end|&gt;" in page.read_text(encoding="utf-8")
+    found = run(
+        "summarize", clip, "--model", "tiny", "--tracks", both, "-o", tmp_path / "found.srt", "-q", "--max-frames", 8
+    )
+    assert found[0] == 0
+    assert "Who is there?" in (tmp_path / "found.speech.srt").read_text()
+    for given, said in (
+        (
+            ["--tracks", "music"],
+            "must name some of subtitles, speech, screen, or a .json that transcribe or read wrote",
+        ),
+        (["--tracks", tmp_path / "none.json"], "none.json: No such file or directory"),
+        (["--tracks", "tests/fixtures/sampling.json"], "holds no track"),
+        (["--tracks", f"{speech},speech"], "each kind of track can be given once"),
+    ):
+        status, out, err = run("ask", clip, "Who?", "--model", "tiny", *given)
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert said in err
+    status, out, err = run("ask", clip, clip, "Who?", "--model", "tiny", "--tracks", speech, "-q")
+    assert (status, out) == (2, "")
+    assert "belongs to one video" in err
 
 
 def test_the_missing_extra_is_named(clip, monkeypatch):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from videoxl.cues import Cue, ScreenCue, Track
 from videoxl.scenarios.events import Event
-from videoxl.scenarios.exports import EXPORTS, as_json, exporter, srt, table, vtt
+from videoxl.scenarios.exports import EXPORTS, as_json, exporter, srt, table, track_files, vtt
 from videoxl.video.subtitles import parse_subtitles
 
 EVENTS = [Event(4.0, 8.0, "an orange star"), Event(3723.5, 3723.5, "a moment\n\nand & <more>")]
@@ -35,6 +36,22 @@ def test_csv_holds_no_formulas():
     assert rows[0] == ["start", "end", "text"]
     assert rows[1] == ["4.000", "8.000", "an orange star"]
     assert [row[2] for row in rows[2:]] == ["a moment and & <more>", '\'=HYPERLINK("x")', 'a, "b"']
+
+
+def test_tables_have_a_column_for_each_track_and_captions_a_file():
+    speech = Track("speech", (Cue(5, 6, "=1+1 is\ntwo"), Cue(7, 9, "Good."), Cue(30, 31, "later")))
+    screen = Track("screen", (ScreenCue(0, 9, "EXIT"),))
+    rows = list(csv.reader(io.StringIO(table(EVENTS, [speech, screen]))))
+    assert rows[0] == ["start", "end", "text", "speech", "screen"]
+    assert rows[1][3:] == ["'=1+1 is two / Good.", "EXIT"]
+    assert rows[2][3:] == ["", ""]
+    found = json.loads(as_json(EVENTS, [screen]))
+    assert [[cue["text"] for cue in one["screen"]] for one in found] == [["EXIT"], []]
+    assert srt(EVENTS, [speech]) == srt(EVENTS)
+    files = track_files("out/film.VTT", [speech, screen])
+    assert sorted(files) == ["out/film.screen.VTT", "out/film.speech.VTT"]
+    assert [cue.text for cue in parse_subtitles(files["out/film.screen.VTT"])] == ["EXIT"]
+    assert track_files("film.csv", [speech]) == {}
 
 
 def test_json():

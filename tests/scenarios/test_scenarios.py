@@ -9,10 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from videoxl.cues import ScreenCue, SpokenCue, Track
+from videoxl.inference import tracks
 from videoxl.scenarios.events import Event, clipped, denies, merge, parse_events
+from videoxl.scenarios.page import page
 from videoxl.scenarios.passes import Pass, plan_passes
 from videoxl.scenarios.prompt import TIMED, scenario_prompt
 from videoxl.scenarios.run import SCENARIOS, UNTIMED_FRAMES, read_answer, run_scenario
+from videoxl.scenarios.sheet import sheet_of_timeline
 from videoxl.scenarios.timeline import draw, fine_clock
 from videoxl.video import open_video
 from videoxl.video.subtitles import Cue
@@ -209,10 +213,49 @@ def test_a_long_video_is_read_in_passes(tiny, clip):
 def test_each_pass_reads_what_is_said_in_it(tiny, clip):
     engine = Scripted(tiny, "No", "No", "No")
     cues = [Cue(0.5, 1, "early"), Cue(3.2, 3.5, "in both"), Cue(9.0, 9.5, "late")]
+    sign = Track("screen", (ScreenCue(0.0, 10.0, "EXIT"),))
     with open_video(clip) as source:
-        run_scenario(engine, source, "find-ads", sampling={"max_frames": 16, "fps": 4}, overlap=1, subtitles=cues)
-    said = [[cue.text for cue in settings["subtitles"]] for settings in engine.read]
-    assert said == [["early", "in both"], ["in both"], ["late"]]
+        found = run_scenario(
+            engine,
+            source,
+            "find-ads",
+            sampling={"max_frames": 16, "fps": 4},
+            overlap=1,
+            subtitles=cues,
+            tracks=[sign],
+        )
+    said = [[[cue.text for cue in track.cues] for track in settings["tracks"]] for settings in engine.read]
+    assert said == [[["early", "in both"], ["EXIT"]], [["in both"], ["EXIT"]], [["late"], ["EXIT"]]]
+    assert [(track.kind, len(track.cues)) for track in found.tracks] == [("subtitles", 3), ("screen", 1)]
+
+
+def test_what_was_said_during_an_event_stands_beside_it(tiny, clip):
+    speech = Track("speech", (SpokenCue(1.0, 2.5, "Goal!"), SpokenCue(5.0, 6.0, "later")))
+    with open_video(clip) as source:
+        found = run_scenario(Scripted(tiny, "1.0s to 3.0s: a bar"), source, "summarize", tracks=[speech])
+    said = {"start": 1.0, "end": 2.5, "text": "Goal!"}
+    assert found.to_list() == [{"start": 1, "end": 3, "text": "a bar", "speech": [said]}]
+    sheet = sheet_of_timeline(found)
+    assert [lane.kind for lane in sheet.lanes] == ["found", "looked", "speech"]
+    assert len(sheet.lanes[2].stretches) == 2
+    assert sheet.entries[0].quotes == ((1.0, "speech", "Goal!"),)
+    made = page(sheet, {})
+    assert "clip.speech.vtt" in made
+    assert "speech, written down" in made
+
+
+def test_a_memory_shows_its_own_tracks(tiny, clip):
+    memory = tiny.encode(clip, tracks=[Track("screen", (ScreenCue(0.0, 9.0, "EXIT"),))])
+    found = run_scenario(Scripted(tiny, "1.0s to 3.0s: a bar"), memory, "summarize")
+    assert found.to_list()[0]["screen"] == [{"start": 0.0, "end": 9.0, "text": "EXIT"}]
+
+
+def test_tracks_are_not_made_for_a_model_without_times(tiny, clip, monkeypatch):
+    engine = Scripted(tiny)
+    engine.config = replace_time_format(tiny.config)
+    monkeypatch.setattr(tracks, "_made", lambda *given: pytest.fail("it was made for nothing"))
+    with open_video(clip) as source, pytest.raises(ValueError, match="no timestamps to put subtitles behind"):
+        run_scenario(engine, source, "find-ads", tracks=["speech"])
 
 
 def test_a_number_of_frames_asks_for_one_pass(tiny, clip):

@@ -166,6 +166,34 @@ def test_when_two_readings_are_of_one_text():
     assert not same_text("cat", "car", 0.9)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Volcanoes, part 5", "Volcanoes, part 6"),
+        ("Slide 3 of the lecture", "Slide 4 of the lecture"),
+        ("Section A: results", "Section B: results"),
+        ("An introduction to cooking with rice", "An introduction to cooking with milk"),
+        ("Interview with Anna Berg, Oslo", "Interview with Karl Berg, Oslo"),
+    ],
+)
+def test_texts_that_differ_in_one_word_are_two(one, other):
+    assert not same_text(one, other, 0.0)
+    assert followed([reading(one)], [reading(other)]) == [(one, 0, 0), (other, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Part I of the film", "Part 1 of the film"),
+        ("the river valley", "theriver va11ey"),
+        ("Good morning, Mr Miller", "Good rnorning, Mr Mi1ler"),
+        ("Volcanoes, part 5", "Volcanoes, part S"),
+    ],
+)
+def test_readings_that_waver_are_one(one, other):
+    assert same_text(one, other, 0.9)
+
+
 def test_windows_that_do_not_overlap_are_not_joined():
     assert rolled_on("one two three", "one two three", "four five six", 0.15) is None
     joined = ("A: one two three four five", True)

@@ -44,6 +44,7 @@ from videoxl.cli.output import tell
 from videoxl.cli.report import Report, ReportVideo, check_report, tell_evidence, write_answers_page
 
 if TYPE_CHECKING:
+    from videoxl.cues import Track
     from videoxl.inference.answers import Answer
     from videoxl.inference.engine import VideoXL
     from videoxl.many.answering import Asking
@@ -139,13 +140,14 @@ def ask(
         if answer_with is not None:
             require_video(seen, "--answer-with sends frames of the video")
         answered: list[tuple[str, Answer]] = []
-        rows = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered, seen)
+        tracks: list[Track] = []
+        rows = ask_one(found.jobs[0], asking, partial(read, progress=not quiet), answered, seen, tracks)
         print_records(rows, as_json=as_json, as_lines=as_lines, lines=_texts)
         if not (quiet or as_json or as_lines):
             tell_evidence([answer for _, answer in answered])
             tell_elsewhere([answer for _, answer in answered])
         if report:
-            write_answers_page(report, found.jobs[0].video, rows[0].model, answered, report_video, opening)
+            write_answers_page(report, found.jobs[0].video, rows[0].model, answered, report_video, opening, tracks)
         return
     if elsewhere.answer_video is not None:
         raise ValueError("--answer-video belongs to one memory: ask one, and leave out --output")
@@ -261,13 +263,14 @@ def ask_one(
     read: Callable[..., tuple[VideoXL, VideoMemory]],
     answered: list[tuple[str, Answer]] | None = None,
     seen: str | None = None,
+    tracks: list[Track] | None = None,
 ) -> list[AnswerRecord]:
     """The records of one video. What is wrong with it is raised: nobody waits for the rest.
 
     ``seen``: the video of which frames are read a second time; None: that of the job.
 
     ``read``: gives the engine and the memory, for ``question``: the only one, or None. ``answered``: gets the questions
-    and answers themselves.
+    and answers themselves; ``tracks``: those of the memory.
     """
     from videoxl.inference.video_input import open_for_model
     from videoxl.many.answering import AnswerWork
@@ -286,4 +289,6 @@ def ask_one(
         tell("warning", text)
     if answered is not None:
         answered += zip(job.questions, answers)
+    if tracks is not None:
+        tracks += memory.tracks
     return [work.row(task, question, answer) for question, answer in zip(job.questions, answers)]

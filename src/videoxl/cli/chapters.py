@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from videoxl.cli.options import Json, LoadOptions, Quiet, Stream, Subtitles, grouped
+from videoxl.cli.options import Json, LoadOptions, Quiet, Stream, Subtitles, WordOptions, grouped
 from videoxl.cli.output import print_json, say, tell
 from videoxl.text import visible
 
 if TYPE_CHECKING:
-    from videoxl.cues import Track
     from videoxl.inference.engine import VideoXL
     from videoxl.video import VideoSource
-    from videoxl.words.screen import Progress
 
 TITLE_FRAMES = 32
 """Frames of a chapter that a model looks at to name it."""
@@ -28,13 +26,6 @@ class ChapterOptions:
     """What chapters come from."""
 
     subtitles: Subtitles = None
-    tracks: Annotated[
-        list[str] | None,
-        typer.Option("--track", help="Words that are known: a JSON file of transcribe or read; may be repeated."),
-    ] = None
-    read_text: Annotated[
-        bool, typer.Option("--read-text", help="Read what is written on screen first (extra ocr).")
-    ] = False
     least_seconds: Annotated[
         float | None,
         typer.Option(help="No chapter is shorter. Default: a twentieth of the video, and at least 10."),
@@ -47,6 +38,7 @@ def chapters(
     video: Annotated[str, typer.Argument(help="A video file, or a folder of pictures.")],
     loading: LoadOptions,
     options: ChapterOptions,
+    words: WordOptions,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="A file: .txt (a list as on YouTube), .vtt, .json or .ffmetadata."),
@@ -57,6 +49,7 @@ def chapters(
     """Divide a video into chapters, from its cuts, words and slides. With --model, the model names them."""
     from videoxl.evaluation.log import write_bytes
     from videoxl.inference.progress import as_progress
+    from videoxl.inference.request import words_of
     from videoxl.video import open_video
     from videoxl.video.url import local_copy
     from videoxl.words.chapters import find_chapters
@@ -69,7 +62,7 @@ def chapters(
         local_copy(video, allowed=loading.allow_url) as path,
         open_video(path, stream=options.stream) as source,
     ):
-        tracks = list(_tracks(options, source, progress))
+        tracks = words_of(source, options.subtitles, words.made(source, ask=not loading.yes, progress=not quiet))
         engine = None if loading.model is None else loading.load()
         found = find_chapters(
             find_shots(source, progress=progress),
@@ -77,7 +70,7 @@ def chapters(
             least_seconds=options.least_seconds,
             title_of=None if engine is None else _titles_by(engine, source),
         )
-    for note in [*(note for track in tracks for note in track.notes), *found.notes]:
+    for note in [*(text for text in source.warnings if text not in source.losses), *found.notes]:
         tell("note", note)
     if output is not None and write is not None:
         write_bytes(output, write(found.chapters).encode(errors="replace"))
@@ -87,32 +80,6 @@ def chapters(
         say(visible(chapter_list(found.chapters)).rstrip("\n"))
     elif not quiet:
         tell("note", f"{output}: {len(found.chapters)} chapters")
-
-
-def _tracks(options: ChapterOptions, source: VideoSource, progress: Progress) -> Iterator[Track]:
-    from videoxl.cues import Track, TrackKind
-    from videoxl.inference.subtitles import cues_of
-    from videoxl.words.screen_kept import read_text_or_take_kept
-
-    for path in options.tracks or []:
-        yield track_from_file(path)
-    if options.subtitles is not None:
-        yield Track(TrackKind.SUBTITLES, cues_of(options.subtitles, source))
-    if options.read_text:
-        yield read_text_or_take_kept(source, progress=progress)
-
-
-def track_from_file(path: str) -> Track:
-    """The track in a JSON file. Raises ``ValueError`` for anything else."""
-    from videoxl.cues_json import tracks_from_json
-
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        (track,) = tracks_from_json(b'{"tracks":[' + data + b"]}")
-    except ValueError as error:
-        raise ValueError(f"{path} holds no track, as transcribe or read write it with -o name.json: {error}") from None
-    return track
 
 
 def _titles_by(engine: VideoXL, source: VideoSource) -> Callable[[float, float], str]:

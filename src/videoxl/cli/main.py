@@ -204,6 +204,7 @@ def info(
 def plan(
     video: Video,
     frames: SamplingOptions,
+    words: WordOptions,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU to plan for: h200, a100-80g ...")] = "auto",
     dtype: Dtype = "auto",
@@ -214,25 +215,29 @@ def plan(
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
 ) -> None:
-    """Predict tokens, memory and time of a run; nothing is decoded. Exits with 2 when it would not fit."""
+    """Predict tokens, memory and time of a run; no frame is decoded. Exits with 2 when it would not fit."""
+    from videoxl.inference.plan.model_spec import model_spec
     from videoxl.inference.plan.planner import plan as make_plan
+    from videoxl.inference.video_input import open_for_model
 
     frames.check()
-    made = make_plan(
-        video,
-        model=model,
-        device=device,
-        dtype=dtype,
-        question=question,
-        max_new_tokens=max_new_tokens,
-        prefill=frames.prefill,
-        kv_dtype=frames.kv_dtype,
-        quantization=quantization,
-        decode=decode,
-        subtitles=subtitles,
-        stream=frames.stream,
-        **frames.sampling,
-    )
+    with open_for_model(video, fps=frames.fps, stream=frames.stream) as source:
+        config = model_spec(model, dtype, on_cpu=True).config if words.names else None
+        made = make_plan(
+            source,
+            model=model,
+            device=device,
+            dtype=dtype,
+            question=question,
+            max_new_tokens=max_new_tokens,
+            prefill=frames.prefill,
+            kv_dtype=frames.kv_dtype,
+            quantization=quantization,
+            decode=decode,
+            subtitles=subtitles,
+            tracks=words.of(config, source, ask=True, progress=not as_json) if config else (),
+            **frames.sampling,
+        )
     if as_json:
         print_json(made.to_dict())
     else:

@@ -14,6 +14,7 @@ import typer
 
 from videoxl.cli.configuration import current
 from videoxl.cli.output import tell
+from videoxl.cli.track_output import TRACK_FILE, track_from_file
 from videoxl.config import DEFAULT_MODEL, EMBEDDED, TINY
 from videoxl.errors import CheckpointError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
     from videoxl.memory.model_id import ModelId
     from videoxl.memory.video_memory import VideoMemory
+    from videoxl.model.configuration import VideoXLConfig
     from videoxl.video import VideoSource
 
 
@@ -59,7 +61,11 @@ class WordOptions:
     """Words on the time axis."""
 
     tracks: Annotated[
-        str | None, typer.Option(help="Words to read with the frames: subtitles, speech, screen, or several (a,b).")
+        str | None,
+        typer.Option(
+            help="Words to read with the frames: subtitles, speech, screen, or a .json of transcribe or read; several: "
+            "a,b."
+        ),
     ] = None
     transcribe: Annotated[bool, typer.Option("--transcribe", help="Short for --tracks speech.")] = False
     read_text: Annotated[bool, typer.Option("--read-text", help="Short for --tracks screen.")] = False
@@ -70,30 +76,53 @@ class WordOptions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The kinds of tracks that are asked for. Raises ``ValueError`` for what is none."""
+        """The kinds of tracks that are asked for, and files of tracks. Raises ``ValueError`` for what is neither."""
         from videoxl.cues import TrackKind
 
         named = [name.strip() for name in self.tracks.split(",")] if self.tracks is not None else []
         named += [name for name, wanted in (("speech", self.transcribe), ("screen", self.read_text)) if wanted]
         kinds = [kind.value for kind in TrackKind]
-        if wrong := [name for name in named if name not in kinds]:
-            raise ValueError(f"--tracks must name some of {', '.join(kinds)}, got {wrong[0]!r}")
+        if wrong := [name for name in named if name not in kinds and not name.lower().endswith(TRACK_FILE)]:
+            raise ValueError(
+                f"--tracks must name some of {', '.join(kinds)}, or a {TRACK_FILE} that transcribe or read wrote, got "
+                f"{wrong[0]!r}"
+            )
         if self.speech_model is not None and "speech" not in named:
             raise ValueError("--speech-model is for --transcribe or --tracks speech")
         return tuple(dict.fromkeys(named))
 
-    def of(self, source: VideoSource, *, ask: bool, progress: bool) -> tuple[Track, ...]:
-        """The tracks of an opened video. A speech model is downloaded if the user agrees."""
+    @property
+    def given(self) -> list[Track | str]:
+        """The same, with the tracks of files. Raises ``ValueError`` or ``OSError`` for a file that holds none."""
+        return [track_from_file(name) if name.lower().endswith(TRACK_FILE) else name for name in self.names]
+
+    def of(self, config: VideoXLConfig, source: VideoSource, *, ask: bool, progress: bool) -> tuple[Track, ...]:
+        """The tracks of an opened video that a model is to read. A speech model is downloaded if the user agrees.
+
+        What would be made for nothing is refused first: a model that reads no words, a file without a track.
+        """
         if not self.names:
             return ()
+        from videoxl.inference.subtitles import check_place
+
+        check_place(config.family, config.time_format, still=source.is_still)
+        return self.made(source, ask=ask, progress=progress)
+
+    def made(self, source: VideoSource, *, ask: bool, progress: bool) -> tuple[Track, ...]:
+        """The tracks of an opened video, whoever reads them."""
         from videoxl.inference.progress import as_progress
         from videoxl.inference.tracks import tracks_of
 
+        given = self.given
         self.agree(ask=ask)
-        return tracks_of(self.names, source, as_progress(progress), speech_model=self.speech_model)
+        return tracks_of(given, source, as_progress(progress), speech_model=self.speech_model)
 
     def agree(self, *, ask: bool) -> None:
-        """Download what a speech model lacks, if one is needed and the user agrees."""
+        """Refuse what is not installed, and download what a speech model lacks, if the user agrees."""
+        if "screen" in self.names:
+            from videoxl.words.screen_ocr import require_ocr
+
+            require_ocr()
         if "speech" in self.names:
             from videoxl.words.speech_model import DEFAULT_SPEECH_MODEL
 
@@ -434,8 +463,8 @@ def encode(
         open_for_model(path, fps=frames.fps, stream=frames.stream, **asdict(opening)) as source,
     ):
         cues = None if subtitles is None else cues_of(subtitles, source)
-        tracks = words.of(source, ask=not loading.yes, progress=progress)
         engine = loading.load()
+        tracks = words.of(engine.config, source, ask=not loading.yes, progress=progress)
         strategy = choose_prefill(frames.prefill, engine.config)
         if question is not None:
             strategy = for_question(strategy, question)

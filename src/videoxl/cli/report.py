@@ -13,6 +13,7 @@ from videoxl.cli.output import tell, tell_text
 
 if TYPE_CHECKING:
     from videoxl.cli.options import OpenOptions
+    from videoxl.cues import Track
     from videoxl.inference.answers import Answer
     from videoxl.scenarios.sheet import Sheet
     from videoxl.video import VideoSource
@@ -65,16 +66,22 @@ def tell_evidence(answers: Sequence[Answer]) -> None:
 
 
 def write_answers_page(
-    path: str, video: str, model: str, answered: Sequence[tuple[str, Answer]], include: str, opening: OpenOptions
+    path: str,
+    video: str,
+    model: str,
+    answered: Sequence[tuple[str, Answer]],
+    include: str,
+    opening: OpenOptions,
+    tracks: Sequence[Track] = (),
 ) -> None:
-    """Write a page of questions and answers about the video, or the memory, at ``video``."""
+    """Write a page of questions and answers about the video, or the memory, at ``video``. ``tracks``: of its memory."""
     from videoxl.inference.video_input import open_for_model
     from videoxl.memory.file.format import is_memory_file
     from videoxl.scenarios.sheet import sheet_of_answers
 
     spans = [span for _, answer in answered for span in answer.read]
     begin, end = min(span.start for span in spans), max(span.end for span in spans)
-    sheet = sheet_of_answers(Path(video).name, model, begin, end, answered)
+    sheet = sheet_of_answers(Path(video).name, model, begin, end, answered, tracks)
     if is_memory_file(video):
         write_page(path, sheet, None, video, include)
         return

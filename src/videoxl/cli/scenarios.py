@@ -17,6 +17,7 @@ from videoxl.cli.options import (
     Quiet,
     SamplingOptions,
     Subtitles,
+    WordOptions,
     encode_or_load,
     grouped,
 )
@@ -99,33 +100,49 @@ def ground(
     frames: PassSampling,
     opening: OpenOptions,
     options: FindOptions,
+    words: WordOptions,
 ) -> None:
     """Say when something happens in a video."""
-    _find("ground", video, event, loading, frames, opening, options)
+    _find("ground", video, event, loading, frames, opening, options, words)
 
 
 @grouped
 def find_ads(
-    video: Video, loading: LoadOptions, frames: PassSampling, opening: OpenOptions, options: FindOptions
+    video: Video,
+    loading: LoadOptions,
+    frames: PassSampling,
+    opening: OpenOptions,
+    options: FindOptions,
+    words: WordOptions,
 ) -> None:
     """Find the advertisements in a video."""
-    _find("find-ads", video, None, loading, frames, opening, options)
+    _find("find-ads", video, None, loading, frames, opening, options, words)
 
 
 @grouped
 def find_anomalies(
-    video: Video, loading: LoadOptions, frames: PassSampling, opening: OpenOptions, options: FindOptions
+    video: Video,
+    loading: LoadOptions,
+    frames: PassSampling,
+    opening: OpenOptions,
+    options: FindOptions,
+    words: WordOptions,
 ) -> None:
     """Find what is out of the ordinary in a video, of a surveillance camera, say."""
-    _find("find-anomalies", video, None, loading, frames, opening, options)
+    _find("find-anomalies", video, None, loading, frames, opening, options, words)
 
 
 @grouped
 def summarize(
-    video: Video, loading: LoadOptions, frames: PassSampling, opening: OpenOptions, options: FindOptions
+    video: Video,
+    loading: LoadOptions,
+    frames: PassSampling,
+    opening: OpenOptions,
+    options: FindOptions,
+    words: WordOptions,
 ) -> None:
     """Say what happens in a video, event by event."""
-    _find("summarize", video, None, loading, frames, opening, options)
+    _find("summarize", video, None, loading, frames, opening, options, words)
 
 
 @grouped
@@ -135,6 +152,7 @@ def captions(
     frames: PassSampling,
     opening: OpenOptions,
     options: FindOptions,
+    words: WordOptions,
     every: Annotated[float, typer.Option(help="Seconds of video that one caption is asked for.")] = 32.0,
 ) -> None:
     """Describe a video stretch by stretch; -o film.srt or film.vtt writes subtitles."""
@@ -143,7 +161,7 @@ def captions(
     if frames.max_frames is not None or frames.num_frames is not None:
         raise ValueError("captions reads a stretch of --every seconds at --fps frames a second: leave out --max-frames")
     frames = replace(frames, max_frames=max(1, round(every * (frames.fps or 1.0))))
-    _find("captions", video, None, loading, frames, opening, replace(options, overlap=0.0))
+    _find("captions", video, None, loading, frames, opening, replace(options, overlap=0.0), words)
 
 
 def _find(
@@ -154,6 +172,7 @@ def _find(
     frames: PassSampling,
     opening: OpenOptions,
     options: FindOptions,
+    words: WordOptions,
 ) -> None:
     from videoxl.cli.clip import check_clips, tell_clips
     from videoxl.config import decode_from_string
@@ -163,7 +182,7 @@ def _find(
     from videoxl.inference.video_input import open_for_model
     from videoxl.memory.file.format import is_memory_file
     from videoxl.scenarios.clips import Span, with_margin, write_clips
-    from videoxl.scenarios.exports import exporter
+    from videoxl.scenarios.exports import exporter, track_files
     from videoxl.scenarios.run import run_scenario
     from videoxl.scenarios.sheet import sheet_of_timeline
     from videoxl.scenarios.timeline import draw
@@ -181,7 +200,7 @@ def _find(
     with contextlib.ExitStack() as stack:
         source: VideoSource | None = None
         if is_memory_file(video):
-            engine, memory = encode_or_load(video, loading, frames, opening, subtitles=options.subtitles)
+            engine, memory = encode_or_load(video, loading, frames, opening, subtitles=options.subtitles, words=words)
             timeline = run_scenario(
                 engine, memory, name, event=event, decode=options.decode, max_new_tokens=options.max_new_tokens
             )
@@ -189,8 +208,9 @@ def _find(
             path = stack.enter_context(local_copy(video, allowed=loading.allow_url))
             source = stack.enter_context(open_for_model(path, fps=frames.fps, stream=frames.stream, **asdict(opening)))
             cues = None if options.subtitles is None else cues_of(options.subtitles, source)
+            engine = loading.load()
             timeline = run_scenario(
-                loading.load(),
+                engine,
                 source,
                 name,
                 event=event,
@@ -199,6 +219,7 @@ def _find(
                 kv_dtype=frames.kv_dtype,
                 decode=options.decode,
                 subtitles=cues,
+                tracks=words.of(engine.config, source, ask=not loading.yes, progress=not options.quiet),
                 overlap=options.overlap,
                 max_new_tokens=options.max_new_tokens,
                 progress=not options.quiet,
@@ -210,7 +231,11 @@ def _find(
             spans = with_margin((Span(event.start, event.end) for event in timeline.events), 0.0)
             tell_clips(write_clips(source, spans, options.clips, overwrite=True), quiet=options.quiet)
     if options.output and write:
-        write_bytes(options.output, write(timeline.events).encode(errors="replace"))
+        write_bytes(options.output, write(timeline.events, timeline.tracks).encode(errors="replace"))
+        for path, text in track_files(options.output, timeline.tracks).items():
+            write_bytes(path, text.encode(errors="replace"))
+            if not options.quiet:
+                tell_text(f"{path}: what was read with the frames")
     for warning in timeline.warnings:
         tell_text(f"warning: {warning}")
     if not timeline.events and not options.quiet:

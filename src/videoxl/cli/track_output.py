@@ -10,18 +10,20 @@ from videoxl.cli.output import print_json, say, tell
 
 if TYPE_CHECKING:
     from videoxl.cues import Track
-    from videoxl.scenarios.events import Event
 
 ENDS = (".srt", ".vtt", ".json", ".txt")
+TRACK_FILE = ".json"
+"""The end of a file that holds all of a track, and can be read again."""
+MOST_BYTES = 1 << 28
 
 
 def track_writer(path: str) -> Callable[[Track], bytes]:
     """What makes the content of a file of this name. Raises ``ValueError`` for a name with another end."""
-    from videoxl.scenarios.exports import srt, vtt
+    from videoxl.scenarios.exports import events_of, srt, vtt
 
     made: dict[str, Callable[[Track], str]] = {
-        ".srt": lambda track: srt(_events(track)),
-        ".vtt": lambda track: vtt(_events(track)),
+        ".srt": lambda track: srt(events_of(track)),
+        ".vtt": lambda track: vtt(events_of(track)),
         ".json": _json,
         ".txt": lambda track: "".join(f"{' '.join(cue.text.split())}\n" for cue in track.cues),
     }
@@ -31,10 +33,19 @@ def track_writer(path: str) -> Callable[[Track], bytes]:
     raise ValueError(f"{path}: the name must end with {', '.join(ENDS)}")
 
 
-def _events(track: Track) -> list[Event]:
-    from videoxl.scenarios.events import Event
+def track_from_file(path: str) -> Track:
+    """The track in a JSON file. Raises ``ValueError`` for anything else."""
+    from videoxl.cues_json import tracks_from_json
 
-    return [Event(cue.start_s, cue.end_s, cue.text) for cue in track.cues]
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{path} has more than {MOST_BYTES >> 20} MiB, which no track has")
+    try:
+        (track,) = tracks_from_json(b'{"tracks":[' + data + b"]}")
+    except ValueError as error:
+        raise ValueError(f"{path} holds no track, as transcribe or read write it with -o name.json: {error}") from None
+    return track
 
 
 def _json(track: Track) -> str:

@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 
+from videoxl.cues import TrackKind
 from videoxl.errors import VideoError
 from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.hardware import peak_bytes, reset_peak
@@ -202,8 +203,9 @@ def prefill(
     )
     if subtitles and subtitles.left_out:
         count = len(request.cues or ())
+        kind = "subtitles" if all(track.kind is TrackKind.SUBTITLES for track in request.tracks) else "cues"
         runner.warnings.append(
-            f"{subtitles.left_out} of {count} subtitles are at no time that was read, and were left out"
+            f"{subtitles.left_out} of {count} {kind} are at no time that was read, and were left out"
         )
     held = request.kv_dtype
     if held is not None:

@@ -184,7 +184,7 @@ class VideoXL:
             parts = parts_of(before)
             behind = read_before(self._read_context, system, parts) if parts else None
             made = VideoMemory(encode(self._read_context, request, as_progress(progress), embedder, behind), self)
-            read_as = {"system": system, "subtitles": request.cues, "kv_dtype": held, "siglip": siglip}
+            read_as = {"system": system, "kv_dtype": held, "siglip": siglip}
             can_reopen = isinstance(video, str | os.PathLike) and not source.is_still and not parts
             made.origin = Origin(video if can_reopen else None, options, read_as)
             return made

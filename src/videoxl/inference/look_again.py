@@ -74,9 +74,10 @@ class Looker:
         strategy = for_question(choose_prefill(self.memory.prefill, self.config), question)
         origin = self.memory.origin
         settings: dict[str, Any] = dict(origin.settings) if origin else {}
-        memory = self.encode(self.source, **chosen, **settings, prefill=strategy, progress=self.progress)
+        tracks = [track.shown_from(chosen["start"], chosen["end"]) for track in self.memory.tracks]
+        memory = self.encode(self.source, **chosen, **settings, tracks=tracks, prefill=strategy, progress=self.progress)
         second = self.ask(memory, question, generation)
-        if origin is None and self.memory.usage.subtitles is not None:
+        if not tracks and self.memory.usage.subtitles is not None:  # the file of an earlier version
             second = replace(
                 second, warnings=(*second.warnings, "looked again without the subtitles of the first reading")
             )

@@ -11,7 +11,7 @@ from videoxl.config import KVDtype, PrefillStrategy, Sampling
 from videoxl.cues import Track
 from videoxl.inference.prefill.choose import sampled_in_multiples_of
 from videoxl.inference.progress import Progress
-from videoxl.inference.subtitles import cues_of
+from videoxl.inference.subtitles import check_place, cues_of
 from videoxl.inference.tracks import tracks_of, with_subtitles
 from videoxl.inference.video_input import choose_sampling, end_of, picture_size, sized_for
 from videoxl.model.configuration import VideoXLConfig
@@ -85,16 +85,25 @@ def open_request(
 
     Raises ``ValueError`` for settings that contradict each other, ``VideoError`` for a bad subtitle file.
     """
+    if tracks:  # before they are made, which takes long
+        check_place(config.family, config.time_format, still=source.is_still)
     multiple = sampled_in_multiples_of(strategy, config)
     wanted, whole_groups_of = choose_sampling(
         source, given, frames=frames, sampling=sampling, frames_per_group=multiple
     )
     selection = source.select(wanted, whole_groups_of=whole_groups_of)
-    cues = None if subtitles is None else cues_of(subtitles, source)
-    read = with_subtitles(tracks_of(tracks or (), source, progress), cues, _name_of(subtitles))
+    read = words_of(source, subtitles, tracks, progress)
     all_cues = tuple(sorted((cue for track in read for cue in track.cues), key=lambda cue: cue.start_s))
     sized = sized_for(source, None if isinstance(selection, OpenSelection) else len(selection.timestamps_F), config)
     return EncodeRequest(source, selection, wanted, strategy, sized, system, all_cues if read else None, read, kv_dtype)
+
+
+def words_of(
+    source: VideoSource, subtitles: object, tracks: object, progress: Progress | None = None
+) -> tuple[Track, ...]:
+    """The tracks of an opened video that are meant by ``subtitles`` and ``tracks`` of ``encode``."""
+    cues = None if subtitles is None else cues_of(subtitles, source)
+    return with_subtitles(tracks_of(tracks or (), source, progress), cues, _name_of(subtitles))
 
 
 def _name_of(subtitles: object) -> str:

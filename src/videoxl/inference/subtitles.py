@@ -63,7 +63,7 @@ def cue_text(cue: Cue) -> str:
 def check_place(family: str, time_format: str, *, still: bool = False) -> None:
     """Raise ``ValueError`` where there is no timestamp that subtitles could follow."""
     if not time_format:
-        raise ValueError(f"{family} has no timestamps to put subtitles behind: put them in the question")
+        raise ValueError(f"{family} has no timestamps to put subtitles behind, or tracks: put them in the question")
     if still:
         raise ValueError("a still picture has no subtitles and no other tracks")
 

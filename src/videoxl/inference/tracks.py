@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from itertools import chain
 
 from videoxl.cues import Cue, Track, TrackKind
@@ -50,9 +49,9 @@ def _made(kind: TrackKind, source: VideoSource, progress: Progress | None, speec
         from videoxl.words.speech_model import DEFAULT_SPEECH_MODEL
 
         return transcribe(source, model=speech_model or DEFAULT_SPEECH_MODEL, progress=progress)
-    read_text = import_module("videoxl.words.screen").read_text
-    track: Track = read_text(source, progress=progress)
-    return track
+    from videoxl.words.screen_kept import read_text_or_take_kept
+
+    return read_text_or_take_kept(source, progress=progress)
 
 
 def with_subtitles(tracks: Sequence[Track], cues: Sequence[Cue] | None, source: str) -> tuple[Track, ...]:

@@ -13,8 +13,8 @@ from videoxl.cues import Track
 from videoxl.inference.decode.siglip import siglip_for
 from videoxl.inference.prefill.choose import choose_prefill, for_question
 from videoxl.inference.request import open_request
-from videoxl.inference.subtitles import AUTO, cues_of
-from videoxl.inference.tracks import tracks_of
+from videoxl.inference.subtitles import AUTO, check_place, cues_of
+from videoxl.inference.tracks import KINDS, tracks_of
 from videoxl.inference.video_input import open_for_model
 from videoxl.many.ahead import DecodedAhead
 from videoxl.many.places import here
@@ -64,7 +64,12 @@ class Reading:
         check_kv_dtype(self.kv_dtype)
 
     def require_shared(self) -> None:
-        """Raise ``ValueError`` for a subtitle file: it belongs to one video."""
+        """Raise ``ValueError`` for a subtitle file, and for a file of a track: it belongs to one video."""
+        if files := [name for name in self.tracks if name not in KINDS]:
+            raise ValueError(
+                f"the track {files[0]!r} belongs to one video: with many videos give some of {', '.join(KINDS)}, "
+                "which are made of each"
+            )
         if self.subtitles is not None and self.subtitles.partition(":")[0] != AUTO:
             raise ValueError(
                 f"subtitles={self.subtitles!r} belong to one video: with many videos give 'auto', which reads the "
@@ -145,6 +150,8 @@ def open_ahead(engine: VideoXL, video: str, reading: Reading, stopped: threading
     copy.close()  # an opened file may be removed
     try:
         cues = None if reading.subtitles is None else cues_of(reading.subtitles, source)
+        if reading.tracks:  # before they are made, which takes long
+            check_place(engine.config.family, engine.config.time_format, still=source.is_still)
         tracks = tracks_of(reading.tracks, source, speech_model=reading.speech_model)
         strategy = choose_prefill(reading.prefill, engine.config)
         request = open_request(source, reading.sampling, engine.config, strategy)

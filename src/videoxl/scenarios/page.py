@@ -19,7 +19,7 @@ from PIL import Image
 from videoxl._version import __version__
 from videoxl.config import Sampling
 from videoxl.memory.layout import clock
-from videoxl.scenarios.exports import EXPORTS
+from videoxl.scenarios.exports import CAPTIONS, EXPORTS, events_of
 from videoxl.scenarios.sheet import Sheet
 from videoxl.scenarios.timeline import fine_clock
 from videoxl.scenarios.web_video import WebVideo
@@ -94,5 +94,14 @@ def _downloads(sheet: Sheet) -> Iterator[tuple[str, str, str]]:
     """Name of the format, name of the file, and its content as a ``data:`` URL."""
     stem = re.sub(r"[^\w.-]+", "-", PurePath(sheet.name).stem).strip("-.") or "video"
     for end, (media_type, write) in EXPORTS.items() if sheet.events else ():
-        data = base64.b64encode(write(sheet.events).encode("utf-8", "replace")).decode()
-        yield end.upper(), f"{stem}.{end}", f"data:{media_type};charset=utf-8;base64,{data}"
+        yield end.upper(), f"{stem}.{end}", _data_url(media_type, write(sheet.events, sheet.tracks))
+    for track in sheet.tracks:
+        for end in CAPTIONS if track.cues else ():
+            media_type, write = EXPORTS[end]
+            made = _data_url(media_type, write(events_of(track), ()))
+            yield f"{track.kind} {end.upper()}", f"{stem}.{track.kind}.{end}", made
+
+
+def _data_url(media_type: str, text: str) -> str:
+    data = base64.b64encode(text.encode("utf-8", "replace")).decode()
+    return f"data:{media_type};charset=utf-8;base64,{data}"

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from videoxl.config import DecodeStrategy, PrefillStrategy, Sampling
+from videoxl.cues import Track
 from videoxl.inference.answers import Answer
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.decode.siglip import watching
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.evidence_spans import EvidenceSpan
 from videoxl.inference.prefill.choose import choose_prefill, for_question
-from videoxl.inference.subtitles import cues_of
+from videoxl.inference.progress import as_progress
+from videoxl.inference.request import words_of
+from videoxl.inference.subtitles import check_place
 from videoxl.memory.video_memory import VideoMemory
-from videoxl.scenarios.events import Event, EventDict, clipped, denies, merge, parse_events
+from videoxl.scenarios.events import Event, clipped, denies, merge, parse_events
+from videoxl.scenarios.exports import with_words
 from videoxl.scenarios.passes import Pass, plan_passes
 from videoxl.scenarios.prompt import scenario_prompt
 from videoxl.video import VideoSource
-from videoxl.video.subtitles import Cue
 
 OVERLAP = 30.0
 """Seconds that two passes share: about the length of an advertisement."""
@@ -100,10 +103,15 @@ class Timeline:
     warnings: tuple[str, ...] = ()
     event: str | None = None
     """What ``ground`` looked for."""
+    tracks: tuple[Track, ...] = ()
+    """Subtitles, speech and text on screen that were read with the frames."""
 
-    def to_list(self) -> list[EventDict]:
-        """Return ``[{"start": 12.0, "end": 16.0, "text": "..."}]``, times in seconds."""
-        return [event.to_dict() for event in self.events]
+    def to_list(self) -> list[dict[str, object]]:
+        """Return ``[{"start": 12.0, "end": 16.0, "text": "..."}]``, times in seconds.
+
+        With tracks, each event also has the cues of its time by kind: ``"speech": [{"start": ...}]``.
+        """
+        return [with_words(event, self.tracks) for event in self.events]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ class _Reading:
     prefill: PrefillStrategy | str | None
     kv_dtype: str | None
     decode: DecodeStrategy | str | None
-    cues: Sequence[Cue] | None
+    tracks: Sequence[Track]
     overlap: float
     max_new_tokens: int
     progress: bool
@@ -133,6 +141,7 @@ def run_scenario(
     kv_dtype: str | None = None,
     decode: DecodeStrategy | str | None = None,
     subtitles: object = None,
+    tracks: Sequence[Track | str] = (),
     overlap: float = OVERLAP,
     max_new_tokens: int | None = None,
     progress: bool = False,
@@ -145,7 +154,8 @@ def run_scenario(
         event: what ``ground`` looks for.
         sampling: which frames to read. ``max_frames`` holds for one pass; ``num_frames`` asks for one pass over the
             whole video, however coarse.
-        subtitles: of an opened video, as in ``encode``. Each pass reads what is said in it.
+        subtitles, tracks: of an opened video, as in ``encode``. Each pass reads what is said and written in it. A
+            memory has its own.
         overlap: seconds that two passes share.
         tell: called with a sentence before each pass.
 
@@ -163,15 +173,18 @@ def run_scenario(
         whole = Pass(video.groups[0].start_s, video.groups[-1].end_s)
         answer = engine.ask(video, question, decode=decode, max_new_tokens=tokens)
         answered: Sequence[tuple[Pass, Answer]] = [(whole, answer)]
-        source = str(video.usage.source)
+        source, words = str(video.usage.source), video.tracks
     else:
+        if tracks:  # before they are made, which takes long
+            check_place(engine.config.family, engine.config.time_format, still=video.is_still)
+        words = words_of(video, subtitles, tracks, as_progress(progress))
         reading = _Reading(
             question=question,
             sampling=_pass_sampling(sampling or {}, scenario.max_frames if timed else UNTIMED_FRAMES),
             prefill=prefill,
             kv_dtype=kv_dtype,
             decode=decode,
-            cues=None if subtitles is None else cues_of(subtitles, video),
+            tracks=words,
             overlap=overlap,
             max_new_tokens=tokens,
             progress=progress,
@@ -192,6 +205,7 @@ def run_scenario(
         replies=tuple(replies),
         warnings=tuple(dict.fromkeys(warning for _, answer in answered for warning in answer.warnings)),
         event=event,
+        tracks=words,
     )
 
 
@@ -238,13 +252,12 @@ def _ask_passes(engine: VideoXL, source: VideoSource, reading: _Reading) -> Iter
             sampling = {**sampling, "start": part.start, "end": part.end}
             if reading.tell:
                 reading.tell(f"pass {number} of {len(passes)}: {part.start:.1f}s to {part.end:.1f}s")
-        cues = [cue for cue in reading.cues or () if cue.start_s < part.end and cue.end_s > part.start]
         memory = engine.encode(
             source,
             **sampling,
             prefill=strategy,
             kv_dtype=reading.kv_dtype,
-            subtitles=cues or None,
+            tracks=[track.shown_from(part.start, part.end) for track in reading.tracks],
             progress=reading.progress,
         )
         answer = engine.ask(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from videoxl.cues import Track
 from videoxl.inference.answers import Answer
+from videoxl.inference.written import MOST_QUOTES
 from videoxl.memory.layout import clock
 from videoxl.scenarios.events import Event
 from videoxl.scenarios.run import Reply, Timeline
@@ -20,7 +22,11 @@ LEGEND = {
     LOOKED: "where the answer's tokens looked; the stronger, the more",
     QUOTED: "what was said or written there",
     READ: "what was read in full detail",
+    "subtitles": "subtitles",
+    "speech": "speech, written down",
+    "screen": "text on screen",
 }
+LONGEST_LABEL = 300
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Lane:
-    """Stretches of one kind: ``found``, ``looked``, ``quoted`` or ``read``."""
+    """Stretches of one kind: ``found``, ``looked``, ``quoted``, ``read``, or a kind of track."""
 
     kind: str
     stretches: tuple[Stretch, ...]
@@ -78,6 +84,8 @@ class Sheet:
     replies: tuple[Reply, ...] = ()
     events: tuple[Event, ...] = field(default=())
     """What is to be downloaded."""
+    tracks: tuple[Track, ...] = ()
+    """What was read with the frames; to be downloaded too."""
 
     @property
     def length(self) -> float:
@@ -114,17 +122,28 @@ def sheet_of_timeline(timeline: Timeline) -> Sheet:
         name=timeline.video,
         begin=timeline.begin,
         end=timeline.end,
-        lanes=_lanes({FOUND: found, LOOKED: looked}),
-        entries=tuple(Entry(event.text, when(event), event.start, event.end) for event in timeline.events),
+        lanes=_lanes({FOUND: found, LOOKED: looked}) + _track_lanes(timeline.tracks),
+        entries=tuple(_entry_of(event, timeline.tracks) for event in timeline.events),
         warnings=timeline.warnings,
         question=timeline.question,
         replies=timeline.replies,
         events=timeline.events,
+        tracks=timeline.tracks,
     )
 
 
-def sheet_of_answers(video: str, model: str, begin: float, end: float, answered: Sequence[tuple[str, Answer]]) -> Sheet:
-    """Questions about a video that spans ``begin`` to ``end`` seconds, with their answers."""
+def sheet_of_answers(
+    video: str,
+    model: str,
+    begin: float,
+    end: float,
+    answered: Sequence[tuple[str, Answer]],
+    tracks: Sequence[Track] = (),
+) -> Sheet:
+    """Questions about a video that spans ``begin`` to ``end`` seconds, with their answers.
+
+    ``tracks``: what was read with the frames.
+    """
     entries = list[Entry]()
     looked, quoted, read = list[Stretch](), list[Stretch](), list[Stretch]()
     for number, (question, answer) in enumerate(answered):
@@ -155,10 +174,31 @@ def sheet_of_answers(video: str, model: str, begin: float, end: float, answered:
         name=video,
         begin=begin,
         end=end,
-        lanes=_lanes({LOOKED: looked, QUOTED: quoted, READ: [] if whole else read}),  # all of it says nothing
+        lanes=_lanes({LOOKED: looked, QUOTED: quoted, READ: [] if whole else read})  # all of it says nothing
+        + _track_lanes(tracks),
         entries=tuple(entries),
         warnings=tuple(dict.fromkeys(warning for _, answer in answered for warning in answer.warnings)),
         events=tuple(Event(e.start or 0.0, e.end or 0.0, f"{question} {e.text}") for e, question in spoken),
+        tracks=tuple(tracks),
+    )
+
+
+def _entry_of(event: Event, tracks: Sequence[Track]) -> Entry:
+    said = [
+        (cue.start_s, str(track.kind), cue.text) for track in tracks for cue in track.within(event.start, event.end)
+    ]
+    return Entry(event.text, when(event), event.start, event.end, quotes=tuple(said[:MOST_QUOTES]))
+
+
+def _track_lanes(tracks: Sequence[Track]) -> tuple[Lane, ...]:
+    """A lane for each track that has cues."""
+    return tuple(
+        Lane(
+            str(track.kind),
+            tuple(Stretch(c.start_s, c.end_s, f"{track.kind}: {c.text[:LONGEST_LABEL]}") for c in track.cues),
+        )
+        for track in tracks
+        if track.cues
     )
 
 

@@ -64,7 +64,7 @@ class TextReader:
 
     def __init__(self) -> None:
         threads = min(MOST_THREADS, usable_cores())
-        self._ocr = _rapidocr()(
+        self._ocr = require_ocr()(
             intra_op_num_threads=threads,
             inter_op_num_threads=1,
             det_limit_side_len=DETECTOR_STEP,  # pictures come in the size in which they are to be seen
@@ -116,7 +116,8 @@ def text_reader() -> TextReader:
     return TextReader()
 
 
-def _rapidocr() -> Any:
+def require_ocr() -> Any:
+    """The library. Raises ``MissingDependencyError`` where it cannot be loaded."""
     try:
         from rapidocr_onnxruntime import RapidOCR
     except ModuleNotFoundError as error:

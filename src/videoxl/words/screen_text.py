@@ -17,6 +17,8 @@ ALIKE = str.maketrans(
 """What models take for one another, in small letters."""
 SIMILAR = 0.8
 """Two texts are one if so much of them agrees."""
+ALIKE_WORDS = 0.5
+"""Readings of one word agree in so much."""
 ANCHORS = 4
 """Letters at which the beginning of a window is looked for in the one before."""
 CERTAIN = 0.97
@@ -39,7 +41,7 @@ def same_text(a: str, b: str, confidence: float) -> bool:
     one, other = folded(a), folded(b)
     if one == other:
         return bool(one) or a == b
-    if confidence >= CERTAIN or _numbers(one) != _numbers(other):
+    if confidence >= CERTAIN or _numbers(one) != _numbers(other) or _another_word(a, b):
         return False
     return min(len(one), len(other)) > 3 and SequenceMatcher(None, one, other, autojunk=False).ratio() >= SIMILAR
 
@@ -54,6 +56,22 @@ def mended(text: str) -> str:
 def _numbers(text: str) -> list[str]:
     """Numbers; a single digit among letters is a letter that was taken for one."""
     return re.findall(r"(?<![^\W\d])\d+(?![^\W\d])|\d{2,}", text)
+
+
+def _another_word(a: str, b: str) -> bool:
+    """Whether a word of one text stands where the other has a quite different one: ``part 5``, ``part 6``.
+
+    A model that wavers takes letters for others that look alike; it reads no word for another.
+    """
+    ours, theirs = a.lower().split(), b.lower().split()
+    changes = SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes()
+    pairs = [
+        (folded(" ".join(ours[i:j])), folded(" ".join(theirs[k:m]))) for t, i, j, k, m in changes if t == "replace"
+    ]
+    return any(
+        one and other and SequenceMatcher(None, one, other, autojunk=False).ratio() < ALIKE_WORDS
+        for one, other in pairs
+    )
 
 
 def grown(old: str, new: str) -> bool:

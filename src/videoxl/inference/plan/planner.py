@@ -16,6 +16,7 @@ from videoxl.config import (
     check_kv_dtype,
 )
 from videoxl.config_keywords import SamplingKeywords
+from videoxl.cues import Track
 from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.hardware import Hardware, hardware
 from videoxl.inference.loading import QUANTIZATIONS, counted_quantization
@@ -42,7 +43,7 @@ class Plan:
     video_seconds: float
     visual_tokens: int
     timestamp_tokens: int
-    """Tokens of timestamps, and of the subtitles behind them."""
+    """Tokens of timestamps, and of the subtitles and other tracks behind them."""
     subtitle_tokens: int
     memory_tokens: int
     question_tokens: int
@@ -120,7 +121,7 @@ class Plan:
         def gigabytes(value: int) -> str:
             return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
 
-        subtitles = f" with {self.subtitle_tokens:,} of subtitles" if self.subtitle_tokens else ""
+        subtitles = f" with {self.subtitle_tokens:,} of subtitles and other tracks" if self.subtitle_tokens else ""
         rounded = ""
         if self.quantization:
             rounded = f" in {self.quantization} ({gigabytes(self.unrounded_weight_bytes)} of them as they are)"
@@ -239,6 +240,7 @@ def plan(
     frames: Any = None,
     timestamps: Any = None,
     subtitles: Any = None,
+    tracks: Sequence[Track | str] = (),
     stream: int | None = None,
     **settings: Unpack[SamplingKeywords],
 ) -> Plan:
@@ -248,7 +250,8 @@ def plan(
         video: anything :meth:`VideoXL.encode` takes, except a one-pass iterator.
         model: a folder, an embedded model, or a released Hub id, whose sizes are known here without the network.
         device: this machine's (``auto``, ``cpu``, ``cuda:1``) or the name of a GPU to plan for, such as ``h200``.
-        prefill, kv_dtype, frames, timestamps, subtitles: as in :meth:`VideoXL.encode`.
+        prefill, kv_dtype, frames, timestamps, subtitles, tracks: as in :meth:`VideoXL.encode`. The tracks ``speech``
+            and ``screen`` are made now, unless the user's cache has them: only then are their tokens known.
         quantization: as in :func:`videoxl.load`. Of configs, bitsandbytes' are counted as ``int8`` or ``nf4``, and of
             torchao's ``Int8WeightOnlyConfig``. Others raise ``ValueError``.
         decode: as in :meth:`VideoXL.ask`.
@@ -267,7 +270,14 @@ def plan(
         if source.times_F is None:
             raise ValueError("the length of an iterator is not known beforehand: plan with a file, list or array")
         request = open_request(
-            source, settings, spec.config, strategy, frames=frames, sampling=sampling, subtitles=subtitles
+            source,
+            settings,
+            spec.config,
+            strategy,
+            frames=frames,
+            sampling=sampling,
+            subtitles=subtitles,
+            tracks=tracks,
         )
         notes, end_s = request.warnings, request.end_s
         decoding = source.decoding_work(request.selection)
