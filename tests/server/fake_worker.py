@@ -1,12 +1,14 @@
 """A worker without a model: ``python -m tests.server.fake_worker DESCRIPTOR SETTINGS``.
 
-What it does follows from names and questions: ``die`` ends the process, ``wait`` waits to be cancelled, ``bad`` fails.
+What it does follows from names and questions: ``die`` ends the process, ``wait`` waits to be cancelled, ``bad`` fails,
+``hang`` stops without an end, ``garbage`` says what nobody understands.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -63,6 +65,10 @@ class FakeWorker:
     def ask(self, ask: Ask) -> None:
         if ask.question == "die":
             os._exit(9)
+        if ask.question == "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if ask.question == "garbage":
+            self.out.write(b'["Nothing",{}]\n')
         if ask.question == "wait" and self.waits(ask.id):
             return
         if ask.question == "bad":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sqlite3
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,8 @@ from videoxl.server.worker_process import AnswerEvent, WorkerProcess
 logger = logging.getLogger(__name__)
 START_SECONDS = 120.0
 """How long a question waits for a model that is being loaded, at most."""
+RETRY_SECONDS = 1.0
+"""When a change of the catalogue is tried again that could not be written."""
 KNOWN_HOMES = 100_000
 """Memories of which is known which worker has them; those that were not asked longest are forgotten first."""
 
@@ -42,6 +45,10 @@ class Backend:
         """How far the readings in work are, by memory."""
         self._listeners: list[Listener] = []
         self._homes: OrderedDict[str, WorkerProcess] = OrderedDict()
+        self._starting = 0
+        """Questions that wait for a model to be loaded."""
+        self._cancelled: dict[tuple[int, str], str] = {}
+        """Readings in work that nobody wants any more: worker and memory, with the memory's key."""
         self._some_ready = asyncio.Event()
         self._stopping = False
 
@@ -63,7 +70,7 @@ class Backend:
     @property
     def questions(self) -> int:
         """Questions that wait or are being answered."""
-        return sum(worker.questions for worker in self.workers)
+        return self._starting + sum(worker.questions for worker in self.workers)
 
     async def start(self) -> None:
         """Start the workers, and keep them running."""
@@ -85,7 +92,11 @@ class Backend:
         """
         if self.questions >= self._settings.limits.waiting_questions:
             raise ApiError(f"{self.questions} questions are waiting: ask again later", "queue_full")
-        await self.until_ready()
+        self._starting += 1
+        try:
+            await self.until_ready()
+        finally:
+            self._starting -= 1
         async with self._home(ask.memory).asking(ask) as events:
             yield events
 
@@ -121,6 +132,9 @@ class Backend:
 
     def read_next(self) -> None:
         """Begin the readings that wait longest, one on each worker that reads nothing; the least busy one first."""
+        self._until_written(self._read_next)
+
+    def _read_next(self) -> None:
         if self._stopping:
             return
         idle = [worker for worker in self.workers if worker.ready is not None and worker.reading is None]
@@ -135,12 +149,12 @@ class Backend:
             worker.send(Read(job.id, path, file.name, target, job.settings, self._settings.limits.video_seconds))
 
     def cancel(self, job: MemoryJob) -> None:
-        """Stop a reading, or do not begin it."""
-        for worker in self.workers:
-            if worker.reading == job.id:
+        """Stop a reading, or do not begin it. It counts as cancelled at once, whatever becomes of the server."""
+        at = [worker for worker in self.workers if worker.reading == job.id]
+        if self._store.fail_memory(job.id, "cancelled", "cancelled before it was read to its end"):
+            for worker in at:
+                self._cancelled[worker.number, job.id] = job.key
                 worker.send(Cancel(job.id))
-                return
-        if self._store.fail_memory(job.id, "cancelled", "cancelled before it was read"):
             self._changed(job.id)
 
     def forget(self, job: MemoryJob) -> None:
@@ -164,14 +178,20 @@ class Backend:
     def on_reply(self, worker: WorkerProcess, reply: Reply) -> None:
         """Note how far a reading is."""
         if isinstance(reply, Progressed):
-            self.progress[reply.id] = reply
-            self._changed(reply.id, reply)
+            if (worker.number, reply.id) not in self._cancelled:
+                self.progress[reply.id] = reply
+                self._changed(reply.id, reply)
+        elif isinstance(reply, ReadDone | Failed):
+            self._until_written(lambda: self._settle(worker, reply))
+
+    def _settle(self, worker: WorkerProcess, reply: ReadDone | Failed) -> None:
+        if (key := self._cancelled.get((worker.number, reply.id))) is not None:
+            self._store.remove_unmade(key)
         elif isinstance(reply, ReadDone):
             self._store.finish_memory(reply.id, reply.facts)
-            self._read_ended(worker, reply.id)
-        elif isinstance(reply, Failed):
+        else:
             self._store.fail_memory(reply.id, reply.code, reply.message)
-            self._read_ended(worker, reply.id)
+        self._read_ended(worker, reply.id)
 
     def on_ended(self, worker: WorkerProcess) -> None:
         """Queue the reading of a worker again; those of others go on."""
@@ -180,21 +200,34 @@ class Backend:
         elif self.ready is None:
             self._some_ready.clear()
         if (reading := worker.reading) is not None:
-            worker.reading = None
-            self.progress.pop(reading, None)
+            self._until_written(lambda: self._read_again(worker, reading))
+
+    def _read_again(self, worker: WorkerProcess, reading: str) -> None:
+        if (worker.number, reading) not in self._cancelled:
             self._store.requeue_memory(reading)
-            self._changed(reading)
-            self.read_next()
+        self._read_ended(worker, reading)
 
     def _read_ended(self, worker: WorkerProcess, memory_id: str) -> None:
-        worker.reading = None
+        self._cancelled.pop((worker.number, memory_id), None)
+        if worker.reading == memory_id:
+            worker.reading = None
         self.progress.pop(memory_id, None)
         self._changed(memory_id)
         self.read_next()
 
+    def _until_written(self, change: Callable[[], None]) -> None:
+        """Do what changes the catalogue, now or as soon as it can be written: it may be locked, or the disk full."""
+        try:
+            change()
+        except sqlite3.Error as error:
+            logger.error("the catalogue cannot be written, which is tried again: %s", error)
+            if not self._stopping:
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._until_written, change)
+
     def _changed(self, memory_id: str, progress: Progressed | None = None) -> None:
         for listener in [*self._listeners]:
-            listener(self._store.required_memory(memory_id), progress)
+            if (job := self._store.any_memory(memory_id)) is not None:  # it may be deleted meanwhile
+                listener(job, progress)
 
 
 def new_ask_id() -> str:

@@ -61,7 +61,11 @@ class Child:
     async def _keep(self, arguments: Sequence[str]) -> None:
         pause, failures = FIRST_PAUSE, 0
         while failures <= self._restarts:
-            useful = await self._run_once(arguments)
+            try:
+                useful = await self._run_once(arguments)
+            except Exception:  # such as a system without processes or descriptors left: tried again
+                logger.exception("the %s could not be started", self._name)
+                useful = False
             failures, pause = (0, FIRST_PAUSE) if useful else (failures + 1, min(2 * pause, LONGEST_PAUSE))
             logger.warning("the %s ended; it is started again in %.1f s", self._name, pause)
             await asyncio.sleep(pause)

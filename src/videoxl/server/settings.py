@@ -116,6 +116,8 @@ class ServerSettings:
     """How often in a row the worker is started again before the server says that it cannot work."""
     index: IndexSettings | None = IndexSettings()
     """What search finds; None: there is no search."""
+    silent_seconds: Positive = 900
+    """A worker that has work and says nothing for so long is ended, and started again."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

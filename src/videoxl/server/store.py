@@ -27,7 +27,7 @@ FORMAT = 1
 MAX_ATTEMPTS = 3
 """A reading that took its worker along so often is not tried again."""
 WAITING = ("queued", "in_progress")
-LOCKED_SECONDS = 2.0
+LOCKED_SECONDS = 1.0
 """How long is waited for another program that holds the catalogue, such as a backup."""
 TABLES = """
 CREATE TABLE files (id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -315,9 +315,22 @@ class Store:
         found = self._memories("WHERE id=? AND owner=?", (memory_id, owner))
         return found[0] if found else None
 
+    def remove_unmade(self, key: str) -> None:
+        """Remove the file of a memory that nobody has or waits for."""
+        with self._changing() as db:
+            if not db.execute(
+                "SELECT 1 FROM memories WHERE key=? AND status NOT IN ('failed', 'cancelled')", (key,)
+            ).fetchone():
+                self.memory_path(key).unlink(missing_ok=True)
+
     def required_memory(self, memory_id: str) -> MemoryJob:
         """A memory that is there."""
         return self._memories("WHERE id=?", (memory_id,))[0]
+
+    def any_memory(self, memory_id: str) -> MemoryJob | None:
+        """A memory, whoever it belongs to."""
+        found = self._memories("WHERE id=?", (memory_id,))
+        return found[0] if found else None
 
     def memories(self, owner: str) -> list[MemoryJob]:
         """Memories of this owner, the newest first."""
@@ -369,7 +382,8 @@ class Store:
 
     def requeue_memory(self, memory_id: str) -> None:
         """A reading whose worker was lost is tried again, or fails after :data:`MAX_ATTEMPTS`."""
-        job = self.required_memory(memory_id)
+        if (job := self.any_memory(memory_id)) is None:
+            return
         if job.attempts >= MAX_ATTEMPTS:
             self.fail_memory(memory_id, "worker_lost", "the worker ended each time it read this video")
         else:

@@ -6,9 +6,11 @@ a request is that request's error; only a dead process is an error of the worker
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 NO_NAMES: Mapping[str, str] = {}
 TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
+PR_SET_PDEATHSIG = 1
 ALIVE_EVERY = 5.0
 """Seconds after which a long answer says that it goes on."""
 
@@ -259,8 +262,15 @@ def _decode(ask: Ask) -> Any:
     return decode_from_string(ask.decode) if ask.decode else None
 
 
+def _end_with_the_front() -> None:
+    """Have the kernel end this process when the one that started it is gone, also in the middle of a step (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(arguments: list[str]) -> None:
     """``DESCRIPTOR``: of a connected socket. ``SETTINGS``: JSON with model, device, dtype, quantization, hot_bytes."""
+    _end_with_the_front()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     connection = socket.socket(fileno=int(arguments[0]))
     chosen = json.loads(arguments[1])

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
@@ -18,6 +19,7 @@ from videoxl.server.protocol import (
     Cancel,
     Failed,
     Message,
+    Progressed,
     Ready,
     Reply,
     Request,
@@ -63,6 +65,8 @@ class WorkerProcess:
         self.reading: str | None = None
         """The memory that it reads."""
         self._waiting: dict[str, asyncio.Queue[AnswerEvent]] = {}
+        self._heard = 0.0
+        """When something was last sent to it, or heard of it."""
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -97,6 +101,7 @@ class WorkerProcess:
     def send(self, request: Request) -> None:
         """Hand a request to the process, if there is one."""
         if self._writer is not None:
+            self._heard = time.monotonic()
             self._writer.write(to_line(request))
 
     @asynccontextmanager
@@ -116,7 +121,13 @@ class WorkerProcess:
     async def _keep(self) -> None:
         pause, failures = FIRST_PAUSE, 0
         while failures <= self._settings.restarts and not self.gave_up:
-            worked = await self._run_once()
+            try:
+                worked = await self._run_once()
+            except (
+                Exception
+            ):  # such as a system without processes or descriptors left: tried again, not given up silently
+                logger.exception("worker %d (%s) could not be started", self.number, self.device)
+                worked = False
             failures, pause = (0, FIRST_PAUSE) if worked else (failures + 1, min(2 * pause, LONGEST_PAUSE))
             self.restarts += 1
             logger.warning("worker %d (%s) ended; it is started again in %.1f s", self.number, self.device, pause)
@@ -140,16 +151,29 @@ class WorkerProcess:
                 env=self._environment,
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
-        was_ready = False
+        was_ready, watch = False, asyncio.create_task(self._end_if_silent())
         try:
             async for line in reader:
+                self._heard = time.monotonic()
                 self._receive(from_line(line))
                 was_ready = was_ready or self.ready is not None
         except (ConnectionError, ValueError) as error:
             logger.warning("the connection to worker %d broke: %s", self.number, error)
         finally:
+            watch.cancel()
             self._lost()
         return was_ready
+
+    async def _end_if_silent(self) -> None:
+        """End a process that has work and says nothing: it hangs, and so would whoever waits for it."""
+        most = self._settings.silent_seconds
+        while True:
+            await asyncio.sleep(most / 4)
+            busy = self.ready is not None and (self._waiting or self.reading is not None)
+            if busy and time.monotonic() - self._heard > most:
+                logger.error("worker %d (%s) said nothing for %g s: it is ended", self.number, self.device, most)
+                self._end_process()
+                return
 
     def _worker_settings(self) -> dict[str, object]:
         chosen = self._settings
@@ -183,7 +207,7 @@ class WorkerProcess:
             self._pass_on(reply, last=False)
         elif isinstance(reply, Answered) or (isinstance(reply, Failed) and reply.id != self.reading):
             self._pass_on(reply, last=True)
-        else:
+        elif not isinstance(reply, Progressed) or reply.id == self.reading:  # a question only says that it goes on
             self._owner.on_reply(self, reply)  # type: ignore[arg-type]  # a worker sends no requests
 
     def _pass_on(self, event: AnswerEvent, *, last: bool) -> None:
