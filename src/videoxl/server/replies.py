@@ -94,6 +94,8 @@ class Reply:
 
     async def _until_read(self, job: MemoryJob) -> AsyncIterator[Json | None]:
         """Progress of a reading, until it is done. Raises :class:`ApiError` where there will be no memory."""
+        if job.status == "ready":
+            return
         async for now in changes(self._serving, job):
             if now is None:
                 yield None

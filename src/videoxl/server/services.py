@@ -109,13 +109,13 @@ class Services:
         )
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The services of the app that serves this request."""
     found: Services = request.app.state.services
     return found
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:
     """Whose key came with this request."""
     found: str = request.scope["owner"]
     return found

@@ -7,11 +7,11 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from videoxl.server.conversation import Conversation, conversation_of
 from videoxl.server.problems import ApiError
-from videoxl.server.replies import Json, Reply
+from videoxl.server.replies import Reply
 from videoxl.server.schemas import ChatRequest
 from videoxl.server.services import Owner, Services, Serving
 from videoxl.server.store import MemoryJob
@@ -23,7 +23,7 @@ LOOK_EVERY = 0.5
 
 
 @router.post("/chat/completions", response_model=None)
-async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Owner) -> Json | Response:
+async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Owner) -> Response:
     """Ask about one or several videos.
 
     A file that was not read yet is read first. Several videos are read each on its own: the reply has an answer for
@@ -40,7 +40,8 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
         return jobs
     reply = Reply(serving, body, talk, jobs)
     if not body.stream:
-        return await _unless_left(request, reply.whole())
+        answer = await _unless_left(request, reply.whole())
+        return answer if isinstance(answer, Response) else JSONResponse(answer)
     pieces = await reply.begun()
     return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
