@@ -23,6 +23,7 @@ USAGE = {"read_tokens": 10, "prompt_tokens": 3, "new_tokens": 2, "finish_reason"
 class FakeWorker:
     def __init__(self, connection: socket.socket) -> None:
         self.out = connection.makefile("wb", buffering=0)
+        self.names: dict[str, str] = {}
         self.inbox = Inbox(connection.makefile("rb"), self.cancelled)
 
     def tell(self, reply: Reply) -> None:
@@ -59,6 +60,7 @@ class FakeWorker:
             self.tell(Failed(reading.id, "not_a_video", f"{reading.name} is no video"))
             return
         Path(reading.target).write_bytes(b"memory")
+        self.names[reading.target] = reading.name
         facts = {"frames": 2, "tokens": 10, "seconds": 48.0, "bytes": 6, "warnings": []}
         self.tell(ReadDone(reading.id, facts))
 
@@ -84,6 +86,7 @@ class FakeWorker:
             "text": text,
             "usage": USAGE,
             "alternatives": [],
+            "confidence": -0.1 if "sure" in self.names.get(ask.memory, "") else -1.0,
             "logprobs": None,
             "asked": json.dumps(vars(ask)),
             "worker": os.getpid(),

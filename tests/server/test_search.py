@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 
 import pytest
 
-from tests.server.conftest import KEYS, client_of, read, settings, upload
+from tests.server.conftest import KEYS, client_of, question, read, settings, upload
 from videoxl.server import child, library
 
 
@@ -227,3 +228,80 @@ def test_a_key_finds_its_own_things_only(tmp_path):
         client.delete(f"/v1/files/{file_id}", headers=mine)
         assert find(client, "badger", headers=mine, by="words")["data"] == []
         assert len(find(client, "badger", headers=theirs, by="words")["data"]) == 1
+
+
+# ------------------------------------------------------------------------------------------------- ask the best
+
+
+def remembered(client, name, content) -> str:
+    """A file that is in the index and has a memory; the memory's id."""
+    file_id = said(client, name, content)
+    memory = client.post("/v1/video/memories", json={"file_id": file_id}).json()["id"]
+    until(lambda: client.get(f"/v1/video/memories/{memory}").json()["status"], "ready")
+    return memory
+
+
+def best(client, text, wanted=None, **more):
+    body = {"model": "fake", "messages": [{"role": "user", "content": text}], **more}
+    return client.post("/v1/chat/completions", json={"videoxl": {"search": wanted or {}}, **body})
+
+
+@pytest.fixture(scope="module")
+def barns(client):
+    names = ("one.mp4", "sure.mp4", "three.mp4")
+    found = {name: remembered(client, name, f"{at} the zebra of {name}".encode()) for at, name in enumerate(names)}
+    said(client, "unread.mp4", b"7 the zebra was not read")
+    return found
+
+
+def test_the_surest_of_the_memories_that_were_found_answers(client, barns):
+    reply = best(client, "zebra", {"by": "words", "videos": 2}).json()
+    about = reply["videoxl"]
+    assert reply["choices"][0]["message"]["content"] == "hello"
+    asked = [one["memory_id"] for one in about["asking"]]
+    assert len(asked) == 2
+    assert [one["memory_id"] for one in about["read"]] == [one["memory_id"] for one in about["answers"]]
+    assert sorted(one["memory_id"] for one in about["read"]) == sorted(asked)
+    left = {one["name"]: one["reason"] for one in about["searched_only"]}
+    assert left["unread.mp4"] == "it was not read"
+    assert [why for name, why in left.items() if name != "unread.mp4"] == ["the 2 best were asked"]
+    assert reply["usage"]["completion_tokens"] == 4
+    three = best(client, "zebra", {"by": "words", "videos": 3}).json()["videoxl"]
+    assert (three["name"], three["memory_id"], three["confidence"]) == ("sure.mp4", barns["sure.mp4"], -0.1)
+    assert [one["confidence"] for one in three["read"]] == [-0.1, -1.0, -1.0]
+
+
+def test_the_best_is_streamed_with_what_is_found_and_read_before_it(client, barns):
+    text = best(client, "What does it do?", {"query": "zebra"}, stream=True).text
+    assert text.endswith("data: [DONE]\n\n")
+    pieces = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    assert "".join(one["choices"][0]["delta"].get("content", "") for one in pieces) == "hello"
+    assert len(pieces[0]["videoxl"]["search"]["asking"]) == 3
+    read_ids = [one["videoxl"]["read"][0]["memory_id"] for one in pieces[1:4]]
+    assert sorted(read_ids) == sorted(barns.values())
+    assert pieces[-1]["videoxl"]["name"] == "sure.mp4"
+    assert json.loads(pieces[-1]["videoxl"]["answers"][0]["asked"])["question"] == "What does it do?"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "more", "expected"),
+    [
+        ("wombat", {"by": "words"}, {}, (404, "nothing_found")),
+        ("not", {"by": "words"}, {}, (404, "nothing_found")),  # said in what was not read
+        ("bad", {"query": "zebra"}, {}, (400, "invalid_value")),  # all that were asked fail
+        ("zebra", {"query": ""}, {}, (400, "invalid_value")),
+        ("zebra", {"videos": 17}, {}, (400, "invalid_value")),
+        ("zebra", {"memory_ids": ["mem-x"]}, {}, (404, "memory_not_found")),
+        ("zebra", {}, {"n": 2, "temperature": 1.0}, (400, "invalid_value")),
+        ("zebra", {}, {"videoxl": {"search": {}, "fps": 1.0}}, (400, "invalid_value")),
+    ],
+)
+def test_best_answers_that_cannot_be_are_refused(client, barns, text, wanted, more, expected):
+    reply = best(client, text, wanted, **more)
+    assert (reply.status_code, reply.json()["error"]["code"]) == expected, reply.text
+
+
+def test_a_search_and_a_video_do_not_go_together(client, barns):
+    body = {**question(barns["one.mp4"]), "videoxl": {"search": {}}}
+    reply = client.post("/v1/chat/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages")

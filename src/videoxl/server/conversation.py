@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from videoxl.config import Generation, decode_from_string
 from videoxl.server.fetching import Fetcher
 from videoxl.server.problems import ApiError
-from videoxl.server.schemas import ChatMessage, ChatRequest, TextPart, VideoXLOptions
+from videoxl.server.schemas import ChatMessage, ChatRequest, ReadSettings, TextPart, VideoXLOptions
 from videoxl.server.settings import Limits
 from videoxl.settings import from_plain
 
@@ -42,7 +43,10 @@ def conversation_of(request: ChatRequest, limits: Limits, fetcher: Fetcher) -> C
             system.append(text)
         else:
             turns.append((message.role, text))
-    if not videos:
+    options = request.videoxl or VideoXLOptions()
+    if options.search is not None:
+        _check_search(options, videos)
+    elif not videos:
         raise ApiError(
             'name a video in a message: {"type": "video_url", "video_url": {"url": "memory://mem-..." or "file-..."}}',
             "no_video",
@@ -51,7 +55,6 @@ def conversation_of(request: ChatRequest, limits: Limits, fetcher: Fetcher) -> C
     if len(videos) > limits.videos:
         raise ApiError(f"a question is about at most {limits.videos} videos, got {len(videos)}", "limits_videos", 422)
     history, question = _in_pairs(turns)
-    options = request.videoxl or VideoXLOptions()
     generation = _generation(request, options, "\n".join(system), limits)
     try:
         from_plain(Generation, generation)
@@ -59,6 +62,18 @@ def conversation_of(request: ChatRequest, limits: Limits, fetcher: Fetcher) -> C
     except ValueError as error:
         raise ApiError(str(error), "invalid_value") from None
     return Conversation(tuple(videos), history, question, generation, decode, options)
+
+
+def _check_search(options: VideoXLOptions, videos: Iterable[str]) -> None:
+    """Refuse what cannot be honoured beside a search."""
+    if [*videos]:
+        raise ApiError("videoxl.search finds the videos: name none in the messages", "invalid_value", param="messages")
+    if given := [name for name in ReadSettings.model_fields if getattr(options, name) is not None]:
+        raise ApiError(
+            f"videoxl.{given[0]} is for a video that is read, and a search asks memories as they are: leave it out",
+            "invalid_value",
+            param=f"videoxl.{given[0]}",
+        )
 
 
 def _parts(message: ChatMessage, number: int, fetcher: Fetcher) -> tuple[str, list[str]]:

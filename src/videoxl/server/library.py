@@ -176,7 +176,7 @@ class Library:
     async def search(self, query: str, by: By, limit: int, where: Filter) -> Hits:
         """Ask the index. Raises :class:`ApiError`, and ``ValueError`` for what cannot be asked."""
         if self.catalogue is None:
-            raise ApiError("this server keeps no index (it was started with --no-index)", "no_index", 404)
+            raise ApiError("this server keeps no index (it was started with --no-index)", "no_index")
         sources: tuple[Source, ...] = ("meaning", "frames") if by == "all" else () if by == "words" else (by,)
         for source in sources:
             if (model := self._models.get(source)) is not None:

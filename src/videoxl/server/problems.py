@@ -23,6 +23,8 @@ STATUS = {
     "memory_not_ready": 409,
     "memory_version": 422,
     "model_not_found": 404,
+    "no_index": 404,
+    "nothing_found": 404,
     "not_a_memory": 422,
     "out_of_memory": 503,
     "path_blocked": 403,

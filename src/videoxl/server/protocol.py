@@ -59,6 +59,8 @@ class Ready:
     fingerprint: str
     device: str
     dtype: str
+    two_levels: bool = False
+    """Whether the model can answer by bi-level decoding."""
 
 
 @dataclass(frozen=True)

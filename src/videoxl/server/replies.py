@@ -43,19 +43,19 @@ class Reply:
         for job in self._jobs:
             async for _ in self._until_read(job):
                 pass
-        told = [await self._answered(job) for job in self._jobs]
+        told = [await self.answered(job) for job in self._jobs]
         answers = [told[0].answer, *told[0].answer["alternatives"]] if len(told) == 1 else [told[0].answer]
         choices = []
         for index, answer in enumerate(answers):
             text = answer["text"] if len(told) == 1 else _joined(told)
-            reason = _reason(told[0].answer if index == 0 else answer)
+            reason = finish_reason_of(told[0].answer if index == 0 else answer)
             message = {"role": "assistant", "content": text, "refusal": None}
-            logprobs = _logprobs(answer) if len(told) == 1 else None
+            logprobs = logprobs_of(answer) if len(told) == 1 else None
             choices.append({"index": index, "message": message, "finish_reason": reason, "logprobs": logprobs})
         return {
-            **self._head("chat.completion"),
+            **self.head("chat.completion"),
             "choices": choices,
-            "usage": _usage(told),
+            "usage": usage_of(told),
             "videoxl": self._about(told),
         }
 
@@ -71,26 +71,26 @@ class Reply:
     async def _pieces(self) -> AsyncIterator[str]:
         told: list[Told] = []
         try:
-            yield self._chunk({"role": "assistant", "content": ""})
+            yield self.chunk({"role": "assistant", "content": ""})
             for job in self._jobs:
                 async for progress in self._until_read(job):
-                    yield ": waiting\n\n" if progress is None else self._chunk({}, videoxl={"memory": progress})
+                    yield ": waiting\n\n" if progress is None else self.chunk({}, videoxl={"memory": progress})
                 if len(self._jobs) > 1:
                     between = "\n\n" if told else ""
-                    yield self._chunk({"content": f"{between}{self._name(job)}: "})
+                    yield self.chunk({"content": f"{between}{self._name(job)}: "})
                 async for piece in self._said(job):
                     if isinstance(piece, str):
-                        yield self._chunk({"content": piece})
+                        yield self.chunk({"content": piece})
                     else:
                         told.append(piece)
-            logprobs = _logprobs(told[0].answer) if len(told) == 1 else None
-            reason = _reason(told[0].answer)
-            yield self._chunk({}, finish_reason=reason, logprobs=logprobs, videoxl=self._about(told))
+            logprobs = logprobs_of(told[0].answer) if len(told) == 1 else None
+            reason = finish_reason_of(told[0].answer)
+            yield self.chunk({}, finish_reason=reason, logprobs=logprobs, videoxl=self._about(told))
             if self._body.stream_options and self._body.stream_options.include_usage:
-                yield _event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(told)})
+                yield event_line({**self.head("chat.completion.chunk"), "choices": [], "usage": usage_of(told)})
             yield "data: [DONE]\n\n"
         except Exception as error:  # noqa: BLE001  the status was sent: the error is an event, never a cut connection
-            yield _event(as_api_error(error).body)
+            yield event_line(as_api_error(error).body)
 
     async def _until_read(self, job: MemoryJob) -> AsyncIterator[Json | None]:
         """Progress of a reading, until it is done. Raises :class:`ApiError` where there will be no memory."""
@@ -103,7 +103,8 @@ class Reply:
                 yield now.model_dump(include={"id", "status", "progress"})
         _require_no_failure(self._serving.memory(job.id, job.owner))
 
-    async def _answered(self, job: MemoryJob) -> Told:
+    async def answered(self, job: MemoryJob) -> Told:
+        """The answer about one video."""
         found = [piece async for piece in self._said(job, stream=False) if isinstance(piece, Told)]
         return found[0]
 
@@ -132,14 +133,16 @@ class Reply:
             return answers[0]
         return {"answers": answers, "note": "each video was read and asked on its own"}
 
-    def _head(self, kind: str) -> Json:
+    def head(self, kind: str) -> Json:
+        """How a reply, or a piece of it, begins."""
         return {"id": self._id, "object": kind, "created": self._created, "model": self._body.model}
 
-    def _chunk(
+    def chunk(
         self, delta: Json, *, finish_reason: str | None = None, logprobs: Json | None = None, **more: Json
     ) -> str:
+        """A piece of what is streamed."""
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
-        return _event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+        return event_line({**self.head("chat.completion.chunk"), "choices": [choice], **more})
 
 
 async def _in_time(events: AsyncIterator[AnswerEvent], seconds: float) -> AsyncIterator[AnswerEvent]:
@@ -167,18 +170,20 @@ def _joined(told: list[Told]) -> str:
     return "\n\n".join(f"{one.name}: {one.answer['text']}" for one in told)
 
 
-def _reason(answer: Json) -> str:
+def finish_reason_of(answer: Json) -> str:
+    """OpenAI's word for why an answer ended."""
     reason = answer["usage"]["finish_reason"] if "usage" in answer else answer["finish_reason"]
     return "length" if reason == "length" else "stop"
 
 
-def _usage(told: list[Told]) -> Json:
+def usage_of(told: list[Told]) -> Json:
+    """What answers cost, together."""
     prompt = sum(one.answer["usage"]["read_tokens"] + one.answer["usage"]["prompt_tokens"] for one in told)
     new = sum(one.answer["usage"]["new_tokens"] for one in told)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
-def _logprobs(answer: Json) -> Json | None:
+def logprobs_of(answer: Json) -> Json | None:
     """OpenAI's shape: each token with its bytes."""
     found = answer.get("logprobs")
     if found is None:
@@ -190,5 +195,6 @@ def _token(one: Json) -> Json:
     return {"token": one["text"], "logprob": one["logprob"], "bytes": [*one["text"].encode()]}
 
 
-def _event(body: Json) -> str:
+def event_line(body: Json) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(body)}\n\n"

@@ -90,7 +90,8 @@ class Worker:
     def run(self) -> None:
         """Do what comes in."""
         about = self.engine.model_id
-        self._tell(Ready(self.engine.name, about.family, about.fingerprint, str(self.engine.device), about.dtype))
+        device, two_levels = str(self.engine.device), self.engine.config.traits.two_levels
+        self._tell(Ready(self.engine.name, about.family, about.fingerprint, device, about.dtype, two_levels))
         while self._inbox.wait():
             self._serve_questions()
             if (reading := self._inbox.next_read()) is not None:

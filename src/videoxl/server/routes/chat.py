@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from videoxl.server.best import best_reply
 from videoxl.server.conversation import Conversation, conversation_of
 from videoxl.server.problems import ApiError
 from videoxl.server.replies import Reply
@@ -27,18 +28,18 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
     """Ask about one or several videos.
 
     A file that was not read yet is read first. Several videos are read each on its own: the reply has an answer for
-    each of them, one after the other, and ``videoxl.answers`` holds them apart.
+    each of them, one after the other, and ``videoxl.answers`` holds them apart. With ``videoxl.search`` no video is
+    named: the memories that search finds are asked, and the answer that the model is surest of is the reply.
     """
     _check_model(serving, body.model)
     talk = conversation_of(body, serving.settings.limits, serving.fetcher)
     if body.stream and body.n not in (None, 1):
         raise ApiError("n above 1 cannot be streamed", "invalid_value", param="n")
-    if len(talk.videos) > 1 and body.n not in (None, 1):
+    if len(talk.videos) != 1 and body.n not in (None, 1):
         raise ApiError("n above 1 is for questions about one video", "invalid_value", param="n")
-    jobs = await _unless_left(request, _jobs(serving, owner, talk))
-    if isinstance(jobs, Response):
-        return jobs
-    reply = Reply(serving, body, talk, jobs)
+    reply = await _unless_left(request, _reply(serving, body, owner, talk))
+    if isinstance(reply, Response):
+        return reply
     if not body.stream:
         answer = await _unless_left(request, reply.whole())
         return answer if isinstance(answer, Response) else JSONResponse(answer)
@@ -66,8 +67,10 @@ def _check_model(serving: Services, name: str) -> None:
         )
 
 
-async def _jobs(serving: Services, owner: str, talk: Conversation) -> list[MemoryJob]:
-    return [await _job(serving, video, owner, talk) for video in talk.videos]
+async def _reply(serving: Services, body: ChatRequest, owner: str, talk: Conversation) -> Reply:
+    if talk.options.search is not None:
+        return await best_reply(serving, body, talk, owner)
+    return Reply(serving, body, talk, [await _job(serving, video, owner, talk) for video in talk.videos])
 
 
 async def _job(serving: Services, video: str, owner: str, talk: Conversation) -> MemoryJob:
