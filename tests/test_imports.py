@@ -32,6 +32,7 @@ LAYERS = (
     ("world", "words"),
     ("inference",),
     ("many", "catalogue"),
+    ("live",),
     ("released",),
     ("hf", "parity", "mm_utils", "constants", "conversation", "demo_utils", "utils"),
     ("scenarios", "_on_import"),

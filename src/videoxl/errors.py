@@ -171,6 +171,17 @@ class EndpointError(VideoXLError):
         self.code = code
 
 
+class LiveError(VideoXLError):
+    """A stream cannot be watched: a folder in use or of another stream, a full disk, nothing read yet to ask."""
+
+    exit_code = 2
+    code = "live"
+
+    def __init__(self, message: str, *, code: str = "live") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ConfigurationError(VideoXLError):
     """A configuration file cannot be read, or holds a name that nothing has."""
 

@@ -174,6 +174,15 @@ class Catalogue:
             gone = [row[0] for row in db.execute("SELECT id FROM videos WHERE state = 'gone'")]
             return store.remove_videos(db, gone)
 
+    def compact(self) -> None:
+        """Give room in the file that is no longer used back to the disk, where it is a fifth or more."""
+        with explained(self.path):
+            db = self._db()
+            free, pages = (db.execute(f"PRAGMA {what}_count").fetchone()[0] for what in ("freelist", "page"))
+            if 5 * free > pages:
+                db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     # ------------------------------------------------------------------------------------------------- content
 
     def videos(self) -> list[Video]:

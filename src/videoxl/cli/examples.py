@@ -44,6 +44,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "videoxl serve --model tiny",
         "videoxl serve --host 0.0.0.0 --api-key a-long-secret-of-yours --data /srv/videoxl",
     ),
+    "watch": (
+        "videoxl watch rtsp://camera/stream --alert 'Is somebody at the door?' --out door",
+        "videoxl watch https://host/live.m3u8 --question 'What is happening?' --every 30s --json",
+        "videoxl watch recording.ts --model tiny --ask",
+    ),
     "ground": ('videoxl ground film.mp4 "the goal falls" --report report.html',),
     "find-ads": ("videoxl find-ads film.mp4 --json",),
     "find-anomalies": ("videoxl find-anomalies camera.mp4",),

@@ -77,6 +77,7 @@ from videoxl.cli.search import search
 from videoxl.cli.serve import serve
 from videoxl.cli.train import train
 from videoxl.cli.transcribe import transcribe
+from videoxl.cli.watch import watch
 from videoxl.config import DEFAULT_MODEL, TINY
 
 app = typer.Typer(
@@ -323,6 +324,7 @@ app.command(epilog=epilog("read"))(read)
 app.command(epilog=epilog("clip"))(clip)
 app.command(epilog=epilog("train"))(train)
 app.command(epilog=epilog("serve"))(serve)
+app.command(epilog=epilog("watch"))(watch)
 app.add_typer(evaluations)
 add_scenarios(app)
 

@@ -35,7 +35,8 @@ class StreamClock:
             pts: seconds of the stream's own clock; None: it has none.
             arrived: seconds of a clock of this machine, at which it came in.
         """
-        at = self._begin if self.at is None else self.at + self._step(pts, max(arrived - self._arrived, 0.0))
+        passed = max(arrived - self._arrived, 0.0)
+        at = self._begin if self.at is None else round(self.at + max(self._step(pts, passed), LEAST_STEP_S), 6)
         if pts is not None:
             self._pts = pts
         self.at, self._arrived = at, arrived

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from videoxl.errors import VideoError, VideoErrorCode
 from videoxl.video.live.address import StreamAddress
-from videoxl.video.local_file import open_local
+from videoxl.video.local_file import open_local, refuse_other_kinds
 from videoxl.video.url import global_address
 
 CHUNK = 1 << 16
@@ -109,6 +109,8 @@ class Feed(ABC):
 
     ends = False
     """Whether its end is the end of the stream; else it is a loss, and another connection may bring more."""
+    waits = False
+    """Whether nothing is lost while it is not read."""
     silence_s: float | None = None
     """How long it may be silent by its nature, where that is known."""
 
@@ -202,10 +204,11 @@ def _bound(address: StreamAddress, network: Network) -> socket.socket:
 class FileFeed(Feed):
     """A file that another program is writing. It is finished when it has not grown for as long as one waits."""
 
-    ends = True
+    ends = waits = True
 
     def __init__(self, address: StreamAddress) -> None:
         self._file = open_local(address.path)
+        refuse_other_kinds(self._file)
         self._at = 0
         self._closed = False
 
@@ -226,7 +229,7 @@ class FileFeed(Feed):
 class PipeFeed(Feed):
     """What another program writes to standard input."""
 
-    ends = True
+    ends = waits = True
 
     def __init__(self, fd: int | None = None) -> None:
         self._fd = sys.stdin.fileno() if fd is None else fd

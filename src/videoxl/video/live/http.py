@@ -123,6 +123,7 @@ class BodyFeed(Feed):
 
     def __init__(self, answer: Answer, begun: bytes) -> None:
         self._answer, self._begun = answer, begun
+        self.ends = self.waits = answer.response.length is not None  # it has an end, and is as long as a file
 
     def read(self, seconds: float) -> bytes:
         if self._begun:
@@ -240,7 +241,7 @@ class PlaylistFeed(Feed):
             raise StreamError(f"{address}: the playlist it names is none", code="not_a_video", final=True)
         self._playlist = parse_playlist(text, self._url, address)
         self.silence_s = patience.silence_s + 3 * self._playlist.target_s
-        self.ends = False
+        self.waits = self._playlist.ended
         self._closed = False
         self._open: Answer | None = None
         self._chunks = self._all()

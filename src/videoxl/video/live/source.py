@@ -57,8 +57,8 @@ class Gap:
 
     start: float
     end: float
-    reason: Literal["lost", "silent", "dropped"]
-    """The connection was lost; the source sent nothing; the reader was too slow."""
+    reason: Literal["lost", "silent", "dropped", "unwatched"]
+    """The connection was lost; the source sent nothing; the reader was too slow; nobody was reading."""
 
 
 class FrameSource(Protocol):
@@ -152,6 +152,7 @@ class LiveSource:
             self._changed.wait_for(lambda: len(self._frames) >= most or self.state == "ended", seconds)
             taken = [self._frames.popleft() for _ in range(min(most, len(self._frames)))]
             self._bytes -= sum(frame.pixels_HWC.nbytes for frame in taken)
+            self._changed.notify_all()
             return taken
 
     def changes(self) -> list[StateChange]:
@@ -170,6 +171,8 @@ class LiveSource:
     def close(self) -> None:
         """End it. May be called more than once."""
         self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
         for part in (self._feed, self._decoder):
             if part is not None:
                 part.close()
@@ -180,8 +183,10 @@ class LiveSource:
     def _run(self) -> None:
         begun = lost_at = time.monotonic()
         attempts = 0
+        told = ""
         while not self._closed.is_set():
-            self._change("connecting")
+            if not told:
+                self._change("connecting")
             before = self._connections
             message, final = self._connect_once()
             if self._closed.is_set():
@@ -190,8 +195,10 @@ class LiveSource:
                 self._end(message)
                 return
             if self._connections > before:
-                attempts, lost_at = 0, time.monotonic()
-            self._change("lost", message)
+                attempts, lost_at, told = 0, time.monotonic(), ""
+            if message != told:  # what goes on as it was is not told again
+                self._change("lost", message)
+                told = message
             self._closed.wait(self._pause(attempts))
             attempts += 1
         self._end("")
@@ -275,6 +282,8 @@ class LiveSource:
         is_first = self.state != "live"
         seconds = self._clock.place(arrived.pts, arrived.arrived)
         with self._changed:
+            if self._feed is not None and self._feed.waits:
+                self._changed.wait_for(lambda: self._bytes < WAITING_BYTES or self._closed.is_set())
             if self._connections > 1 or not is_first:
                 self._note_gap(seconds, "lost" if is_first else "silent")
             self._last = seconds
