@@ -15,7 +15,21 @@ import time
 from pathlib import Path
 
 from videoxl.server.inbox import Inbox
-from videoxl.server.protocol import Answered, Ask, Failed, Progressed, Read, ReadDone, Ready, Reply, Said, to_line
+from videoxl.server.protocol import (
+    Answered,
+    Ask,
+    Failed,
+    Progressed,
+    Read,
+    ReadDone,
+    Ready,
+    Reply,
+    Said,
+    StreamEnded,
+    StreamTold,
+    Watch,
+    to_line,
+)
 
 USAGE = {"read_tokens": 10, "prompt_tokens": 3, "new_tokens": 2, "finish_reason": "stop"}
 
@@ -36,6 +50,8 @@ class FakeWorker:
         self.tell(Ready("fake", "video-xl-2", "f" * 64, "cpu", "float32"))
         while self.inbox.wait():
             self.inbox.next_forget()
+            while (message := self.inbox.next_stream()) is not None:
+                self.watch(message) if isinstance(message, Watch) else self.tell(StreamEnded(message.id, "", ""))
             for ask in self.inbox.next_asks(16):
                 self.ask(ask)
             if (reading := self.inbox.next_read()) is not None:
@@ -63,6 +79,14 @@ class FakeWorker:
         self.names[reading.target] = reading.name
         facts = {"frames": 2, "tokens": 10, "seconds": 48.0, "bytes": 6, "warnings": []}
         self.tell(ReadDone(reading.id, facts))
+
+    def watch(self, watch: Watch) -> None:
+        if "dead" in watch.url:
+            self.tell(StreamEnded(watch.id, "not_found", "tcp://dead:1: cannot be reached"))
+            return
+        state = {"kind": "state", "seconds": 0.0, "time": 1.0, "state": "live", "message": ""}
+        alert = {"kind": "alert", "seconds": 4.0, "time": 5.0, "question": "<b>?", "state": "fired", "since": 2.0}
+        self.tell(StreamTold(watch.id, [state, {**alert, "probability": 0.9}], 4.0))
 
     def ask(self, ask: Ask) -> None:
         if ask.question == "die":

@@ -46,6 +46,14 @@ def serve(
     allowed_media_path: Annotated[
         list[str] | None, typer.Option(help="Take videos that are named by a file:// URL from this folder; repeatable.")
     ] = None,
+    allow_stream: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Watch streams of this host (cam.local:8554), or whose address begins so (rtsp://cam.local/live); "
+            "repeatable."
+        ),
+    ] = None,
+    max_streams: Annotated[int, typer.Option(help="Streams that are watched at a time.", min=1)] = 4,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     devices: Annotated[
         str | None, typer.Option(help="One worker process on each of these devices: cuda:0,cuda:1.")
@@ -119,12 +127,14 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         allowed_media_domains=tuple(allow_media_domain or ()),
         allowed_media_paths=tuple(allowed_media_path or ()),
+        allowed_streams=tuple(allow_stream or ()),
         hot_bytes=max(1, int(hot_gb * GIB)),
         index=indexed,
         limits=Limits(
             file_bytes=int(max_file_gb * GIB),
             stored_bytes=int(max_stored_gb * GIB),
             video_frames=max_frames,
+            streams=max_streams,
             video_seconds=max_hours * 3600,
             waiting_questions=max_waiting,
         ),

@@ -25,15 +25,17 @@ def open_watcher(
     siglip: Any = False,
     patience: Patience | None = None,
     pinned: bool = False,
+    wait: bool = True,
 ) -> Watcher:
     """Watch a stream into the folder ``out``. Where the folder holds it already, its axis goes on.
 
     Args:
         stream: a URL (rtsp, rtmp, http, https, tcp, udp, rtp), a file that grows, or ``-`` for standard input.
         siglip: as in ``encode``; with it segments of the past are searched by what their frames show.
+        wait: return when the first picture is there; else at once, and the source says what becomes of it.
         pinned: look the host up once, and connect to no other address later.
 
-    Returns when the first picture is there. Raises ``VideoError`` where none comes, :class:`LiveError` for a folder
+    Raises ``VideoError`` where none comes, :class:`LiveError` for a folder
     that cannot be used, and ``ValueError`` for what is no address.
     """
     address = parse_stream(stream)
@@ -44,7 +46,8 @@ def open_watcher(
         source = LiveSource(
             stream, fps=fps, patience=patience, pinned=pinned, begin=_begin(folder, address, time.time())
         )
-        source.wait_until_live()
+        if wait:
+            source.wait_until_live()
         return Watcher(engine, source, folder, settings, siglip=siglip)
     except BaseException:
         if source is not None:

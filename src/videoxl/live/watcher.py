@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from videoxl.catalogue.catalogue import Catalogue
 from videoxl.catalogue.entries import Embedder, IndexedTrack, Space
@@ -218,7 +218,7 @@ class Watcher:
         facts = SegmentFacts(current.start, end, current.frames, current.end, gaps=tuple(current.gaps))
         path = self.folder.memory_path(facts)
         memory = current.memory
-        dtype = "auto" if memory.usage.kv_dtype else "int8"
+        dtype: Literal["auto", "int8"] = "auto" if memory.usage.kv_dtype else "int8"
         self._with_room(lambda: memory.save(path, dtype=dtype))
         facts = replace(facts, video=self._index(facts, memory))
         self._with_room(lambda: self.folder.keep(facts))

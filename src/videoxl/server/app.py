@@ -20,7 +20,7 @@ from videoxl.server.guard import App, Guard, Links
 from videoxl.server.library import Library
 from videoxl.server.metrics import Metrics
 from videoxl.server.problems import TYPES, ApiError, as_api_error
-from videoxl.server.routes import about, chat, files, memories, page, search
+from videoxl.server.routes import about, chat, files, memories, page, search, streams
 from videoxl.server.schemas import ErrorBody
 from videoxl.server.services import Services
 from videoxl.server.settings import ServerSettings
@@ -65,7 +65,7 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
         redoc_url=None,
     )
     api.state.services = services
-    for part in (files, memories, chat, search, about, page):
+    for part in (files, memories, chat, search, streams, about, page):
         api.include_router(part.router)
     for kind in (ApiError, sqlite3.Error, OSError, Exception):
         api.add_exception_handler(kind, _any_error)

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from videoxl.server.problems import ApiError
-from videoxl.server.protocol import Ask, Cancel, Failed, Forget, Progressed, Read, ReadDone, Ready, Reply
+from videoxl.server.protocol import STREAM, Ask, Cancel, Failed, Forget, Progressed, Read, ReadDone, Ready, Reply
 from videoxl.server.settings import ServerSettings
 from videoxl.server.store import MemoryJob, Store
+from videoxl.server.streams import StreamDesk
 from videoxl.server.worker_process import AnswerEvent, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Backend:
         """Questions that wait for a model to be loaded."""
         self._cancelled: dict[tuple[int, str], str] = {}
         """Readings in work that nobody wants any more: worker and memory, with the memory's key."""
+        self.streams = StreamDesk(settings)
         self._some_ready = asyncio.Event()
         self._stopping = False
 
@@ -109,8 +111,18 @@ class Backend:
         if self.ready is None:
             raise ApiError("the model is being loaded", "worker_starting", retry_after=10)
 
+    def hand_out_streams(self) -> None:
+        """Have streams watched that nobody watches yet."""
+        if not self._stopping:
+            self.streams.hand_out(self.workers)
+
     def _home(self, memory: str) -> WorkerProcess:
-        """The worker that has a memory, or gets it now."""
+        """The worker that has a memory, or gets it now; of a stream, the one that watches it."""
+        if memory.startswith(STREAM):
+            watching = self.streams.home_of(memory.removeprefix(STREAM))
+            if watching is None:
+                raise ApiError("this stream is not being watched now: ask later", "stream_not_watched")
+            return watching
         home = self._homes.get(memory)
         if home is None or home.ready is None:
             home = min((one for one in self.workers if one.ready is not None), key=lambda one: one.load)
@@ -174,9 +186,12 @@ class Backend:
             raise ValueError(f"the model on {worker.device} is not the one of the other workers: it is not used")
         self._some_ready.set()
         self.read_next()
+        self.hand_out_streams()
 
     def on_reply(self, worker: WorkerProcess, reply: Reply) -> None:
-        """Note how far a reading is."""
+        """Note how far a reading is, and what happens in a stream."""
+        if self.streams.on_reply(reply):
+            return
         if isinstance(reply, Progressed):
             if (worker.number, reply.id) not in self._cancelled:
                 self.progress[reply.id] = reply
@@ -195,6 +210,8 @@ class Backend:
 
     def on_ended(self, worker: WorkerProcess) -> None:
         """Queue the reading of a worker again; those of others go on."""
+        self.streams.on_ended(worker)
+        self.hand_out_streams()
         if self.gave_up:
             self._some_ready.set()  # whoever waits is told
         elif self.ready is None:

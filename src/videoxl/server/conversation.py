@@ -9,6 +9,7 @@ from typing import Any
 from videoxl.config import Generation, decode_from_string
 from videoxl.server.fetching import Fetcher
 from videoxl.server.problems import ApiError
+from videoxl.server.protocol import STREAM
 from videoxl.server.schemas import ChatMessage, ChatRequest, ReadSettings, TextPart, VideoXLOptions
 from videoxl.server.settings import Limits
 from videoxl.settings import from_plain
@@ -44,6 +45,8 @@ def conversation_of(request: ChatRequest, limits: Limits, fetcher: Fetcher) -> C
         else:
             turns.append((message.role, text))
     options = request.videoxl or VideoXLOptions()
+    if options.about is not None and not (len(videos) == 1 and next(iter(videos)).startswith(STREAM)):
+        raise ApiError("videoxl.about is for a question about one stream", "invalid_value", param="videoxl.about")
     if options.search is not None:
         _check_search(options, videos)
     elif not videos:
@@ -91,6 +94,8 @@ def _parts(message: ChatMessage, number: int, fetcher: Fetcher) -> tuple[str, li
 
 def _video(url: str, fetcher: Fetcher) -> str:
     found = url.removeprefix(MEMORY_SCHEME)
+    if found.startswith(STREAM):
+        return found
     if not found.startswith(("mem-", "file-")):
         fetcher.require_allowed(url)
     return found

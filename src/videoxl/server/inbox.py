@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO
 
-from videoxl.server.protocol import Ask, Cancel, Forget, Read, from_line
+from videoxl.server.protocol import Ask, Cancel, Forget, Read, Unwatch, Watch, from_line
 
 
 class Inbox:
@@ -20,6 +20,7 @@ class Inbox:
         self._asks: deque[Ask] = deque()
         self._reads: deque[Read] = deque()
         self._forgets: deque[Forget] = deque()
+        self._streams: deque[Watch | Unwatch] = deque()
         self._stopped: set[str] = set()
         self._closed = False
         threading.Thread(target=self._receive, name="videoxl-inbox", daemon=True).start()
@@ -34,6 +35,8 @@ class Inbox:
                     self._reads.append(message)
                 elif isinstance(message, Forget):
                     self._forgets.append(message)
+                elif isinstance(message, Watch | Unwatch):
+                    self._streams.append(message)
                 elif isinstance(message, Cancel):
                     self._cancel(message.id)
                 self._changed.notify_all()
@@ -49,10 +52,12 @@ class Inbox:
                 return
         self._stopped.add(wanted)
 
-    def wait(self) -> bool:
-        """Wait until there is something to do. Returns False when the front has gone."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until there is something to do, for so long at most. Returns False when the front has gone."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._asks or self._reads or self._forgets)
+            self._changed.wait_for(
+                lambda: self._closed or self._asks or self._reads or self._forgets or self._streams, seconds
+            )
             return not self._closed
 
     def is_stopped(self, request_id: str) -> bool:
@@ -69,6 +74,11 @@ class Inbox:
         """A memory to let go of."""
         with self._changed:
             return self._forgets.popleft() if self._forgets else None
+
+    def next_stream(self) -> Watch | Unwatch | None:
+        """A stream to watch, or to watch no more."""
+        with self._changed:
+            return self._streams.popleft() if self._streams else None
 
     def next_read(self) -> Read | None:
         """The reading that waits longest."""

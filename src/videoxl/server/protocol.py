@@ -9,6 +9,8 @@ from typing import Any, get_args
 from videoxl.settings import from_plain
 
 Json = dict[str, Any]
+STREAM = "stream://"
+"""Before the id of a stream, where a memory could stand."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,31 @@ class Ask:
     history: list[tuple[str, str]] = field(default_factory=list)
     decode: str | None = None
     stream: bool = False
+    about: str | tuple[float, float] | None = None
+    """Of a stream: ``now``, ``all``, or seconds of its axis."""
 
 
 @dataclass(frozen=True)
 class Cancel:
     """Do not begin, or stop, what has this id."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Watch a stream into a folder. ``settings``: of :class:`videoxl.live.settings.WatchSettings`."""
+
+    id: str
+    url: str
+    folder: str
+    fps: float
+    settings: Json
+
+
+@dataclass(frozen=True)
+class Unwatch:
+    """Watch a stream no more."""
 
     id: str
 
@@ -95,6 +117,24 @@ class Answered:
 
     id: str
     answer: Json
+
+
+@dataclass(frozen=True)
+class StreamTold:
+    """What happened in a stream, and how far it was read."""
+
+    id: str
+    events: list[Json]
+    at: float
+
+
+@dataclass(frozen=True)
+class StreamEnded:
+    """A stream is watched no more; ``code``: empty where it ended by itself or was asked to."""
+
+    id: str
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -163,8 +203,8 @@ class Embedded:
     vector: list[float]
 
 
-Request = Read | Ask | Cancel | Forget
-Reply = Ready | Progressed | ReadDone | Said | Answered | Failed
+Request = Read | Ask | Cancel | Forget | Watch | Unwatch
+Reply = Ready | Progressed | ReadDone | Said | Answered | StreamTold | StreamEnded | Failed
 IndexRequest = Index | Unindex | Embed
 IndexReply = IndexerReady | Indexed | Embedded | Failed
 Message = Request | Reply | IndexRequest | IndexReply

@@ -260,6 +260,67 @@ class BestRequest(SearchScope):
     """How many memories are asked, at most."""
 
 
+class StreamAlert(Strict):
+    """Told when the answer to a question becomes yes, and when no again."""
+
+    question: Annotated[str, Field(min_length=1, max_length=10_000)]
+    fire: Annotated[int, Field(ge=1, le=1000)] = 2
+    clear: Annotated[int, Field(ge=1, le=1000)] = 2
+    of: Annotated[int, Field(ge=1, le=1000)] = 3
+
+
+class StreamRetention(Strict):
+    """How long what is past is kept, in seconds, and in how many bytes."""
+
+    dense_s: Annotated[float, Field(gt=0, le=1e9)] = 6 * 3600.0
+    pooled_s: Annotated[float, Field(gt=0, le=1e9)] = 24 * 3600.0
+    vectors_s: Annotated[float, Field(gt=0, le=1e9)] = 7 * 24 * 3600.0
+    bytes: Annotated[int, Field(ge=1, le=2**50)] = 20 * 10**9
+
+
+class StreamRequest(Strict):
+    """Watch a stream."""
+
+    url: Annotated[str, Field(min_length=1, max_length=4096)]
+    """rtsp, rtmp, http, https, tcp, udp or rtp."""
+    fps: Annotated[float, Field(gt=0, le=30)] = 1.0
+    segment_s: Annotated[float, Field(ge=8, le=3600)] = 900.0
+    stretch: Annotated[int, Field(ge=1, le=256)] = 8
+    """Frames that are read at a time."""
+    alerts: Annotated[list[StreamAlert], Field(max_length=16)] | None = None
+    questions: Annotated[list[Text], Field(max_length=16)] | None = None
+    """Asked of what is shown now, every ``every_s`` seconds."""
+    every_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    retention: StreamRetention | None = None
+
+
+class StreamObject(BaseModel):
+    """A stream that is watched, or was."""
+
+    id: str
+    object: Literal["video.stream"] = "video.stream"
+    url: str
+    """Without user, password and query."""
+    status: Literal["waiting", "connecting", "live", "lost", "ended", "failed"]
+    created_at: int
+    fps: float
+    settings: dict[str, Any]
+    seconds: float
+    """How far it was read, on its own axis."""
+    bytes: int
+    """Of all that is kept."""
+    error: MemoryProblem | None = None
+
+
+class StreamList(BaseModel):
+    """Streams, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[StreamObject]
+    allowed: bool
+    """Whether this server watches streams at all."""
+
+
 class VideoXLOptions(ReadSettings):
     """What OpenAI has no word for: how a video is read, how the memory is read, how the answer is bound."""
 
@@ -274,6 +335,8 @@ class VideoXLOptions(ReadSettings):
     evidence: bool = True
     search: BestRequest | None = None
     """Names no video: those that search finds are asked."""
+    about: Literal["now", "all"] | Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """Of a stream: what is shown now (the default), all that is kept, or two seconds of its axis."""
 
 
 class ChatRequest(Strict):

@@ -20,6 +20,7 @@ from videoxl.server.protocol import Progressed
 from videoxl.server.schemas import MemoryObject, MemoryProblem, MemoryProgress, MemoryStatus, ReadSettings
 from videoxl.server.settings import ServerSettings
 from videoxl.server.store import MemoryJob, Store, StoredFile
+from videoxl.server.streams import StreamDesk
 from videoxl.settings import from_plain
 
 
@@ -33,6 +34,11 @@ class Services:
     links: Links
     fetcher: Fetcher
     library: Library
+
+    @property
+    def streams(self) -> StreamDesk:
+        """The streams that are watched."""
+        return self.backend.streams
 
     def file(self, file_id: str, owner: str) -> StoredFile:
         """A file of this owner. Raises :class:`ApiError` (404)."""

@@ -37,6 +37,8 @@ class Limits:
     """Largest body of any other request (413)."""
     video_seconds: Positive = 24 * 3600
     """Longest video (an error of its memory)."""
+    streams: Count = 4
+    """Streams that are watched at a time (429)."""
     video_frames: Count = 10_000
     """Most frames that a memory reads (422)."""
     new_tokens: Count = 4096
@@ -106,6 +108,9 @@ class ServerSettings:
     """Names under which the server is asked, besides its address and localhost."""
     allowed_media_domains: Texts = ()
     """Hosts that videos are fetched from, by https: ``films.org``, ``films.org:8443``, ``*.films.org``."""
+    allowed_streams: Texts = ()
+    """Streams that may be watched: of a host (``cam.local``, ``cam.local:8554``), or beginning so
+    (``rtsp://cam.local/live``). None are without."""
     allowed_media_paths: Texts = ()
     """Folders that ``file://`` videos are copied from, by whoever may ask."""
     hot_bytes: Count = 8 * GIB

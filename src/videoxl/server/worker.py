@@ -30,12 +30,28 @@ from videoxl.inference.engine import VideoXL, load
 from videoxl.inference.progress import Progress
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.server.inbox import Inbox
-from videoxl.server.protocol import Answered, Ask, Failed, Progressed, Read, ReadDone, Ready, Reply, Said, to_line
+from videoxl.server.protocol import (
+    STREAM,
+    Answered,
+    Ask,
+    Failed,
+    Progressed,
+    Read,
+    ReadDone,
+    Ready,
+    Reply,
+    Said,
+    Watch,
+    to_line,
+)
+from videoxl.server.stream_worker import Streams
 from videoxl.settings import from_plain
 from videoxl.video import VideoLimits
 
 logger = logging.getLogger(__name__)
 NO_NAMES: Mapping[str, str] = {}
+LOOK_EVERY = 0.1
+"""Seconds between two looks at whether a stream has brought something."""
 TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
 PR_SET_PDEATHSIG = 1
@@ -86,24 +102,41 @@ class Worker:
         self._out = connection.makefile("wb", buffering=0)
         self._hot = HotMemories(engine, hot_bytes)
         self._inbox = Inbox(connection.makefile("rb"), self._cancelled)
+        self._streams = Streams(engine, self._tell)
 
     def run(self) -> None:
         """Do what comes in."""
         about = self.engine.model_id
         device, two_levels = str(self.engine.device), self.engine.config.traits.two_levels
         self._tell(Ready(self.engine.name, about.family, about.fingerprint, device, about.dtype, two_levels))
-        while self._inbox.wait():
+        pause: float | None = None
+        while self._inbox.wait(pause):
             self._serve_questions()
+            pause = self._watch_streams()
             if (reading := self._inbox.next_read()) is not None:
                 with self._answering([reading.id], {os.path.basename(reading.path): reading.name}):
                     self._read(reading)
+
+    def _watch_streams(self) -> float | None:
+        """Read a stretch of the stream whose turn it is. Returns how long nothing will be to do, for streams."""
+        while (message := self._inbox.next_stream()) is not None:
+            if isinstance(message, Watch):
+                self._streams.begin(message)
+            else:
+                self._streams.end(message)
+        read = self._streams.step()
+        return 0.0 if read else LOOK_EVERY if len(self._streams) else None
 
     def _serve_questions(self) -> None:
         while (forgotten := self._inbox.next_forget()) is not None:
             self._hot.forget(forgotten.memory)
         while asks := self._inbox.next_asks(TOGETHER):
             with self._answering([ask.id for ask in asks]):
-                if len(asks) > 1:
+                if asks[0].memory.startswith(STREAM):
+                    for ask in asks:
+                        with self._answering([ask.id]):
+                            self._answer_one(ask)
+                elif len(asks) > 1:
                     self._answer_together(asks)
                 elif asks[0].stream:
                     self._stream(asks[0])
@@ -138,6 +171,7 @@ class Worker:
                 self._tell(Progressed(reading.id, phase, done, total))
             if phase == "prefill":
                 self._serve_questions()
+                self._watch_streams()
 
         settings = dict(reading.settings)
         prefill = settings.pop("prefill", None)
@@ -155,6 +189,9 @@ class Worker:
     # ------------------------------------------------------------------------------------------------ questions
 
     def _answer_one(self, ask: Ask) -> None:
+        if ask.memory.startswith(STREAM):
+            self._tell(Answered(ask.id, self._streams.answer(ask)))
+            return
         memory, generation = self._hot.get(ask.memory), _generation(ask)
         answer = self.engine.continue_conversation(
             memory, ask.history, ask.question, generation, _decode(ask), progress=self._while_wanted([ask])

@@ -12,10 +12,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from videoxl.server.best import best_reply
 from videoxl.server.conversation import Conversation, conversation_of
 from videoxl.server.problems import ApiError
+from videoxl.server.protocol import STREAM
 from videoxl.server.replies import Reply
 from videoxl.server.schemas import ChatRequest
 from videoxl.server.services import Owner, Services, Serving
 from videoxl.server.store import MemoryJob
+from videoxl.server.stream_replies import StreamReply
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 T = TypeVar("T")
@@ -37,6 +39,8 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
         raise ApiError("n above 1 cannot be streamed", "invalid_value", param="n")
     if len(talk.videos) != 1 and body.n not in (None, 1):
         raise ApiError("n above 1 is for questions about one video", "invalid_value", param="n")
+    if any(video.startswith(STREAM) for video in talk.videos):
+        return await _about_stream(request, body, serving, owner, talk)
     reply = await _unless_left(request, _reply(serving, body, owner, talk))
     if isinstance(reply, Response):
         return reply
@@ -44,6 +48,20 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
         answer = await _unless_left(request, reply.whole())
         return answer if isinstance(answer, Response) else JSONResponse(answer)
     pieces = await reply.begun()
+    return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _about_stream(
+    request: Request, body: ChatRequest, serving: Services, owner: str, talk: Conversation
+) -> Response:
+    """A question about what a stream shows, or has shown."""
+    reply = StreamReply(serving, body, talk, owner)
+    answer = await _unless_left(request, reply.whole())
+    if isinstance(answer, Response):
+        return answer
+    if not body.stream:
+        return JSONResponse(answer)
+    pieces = reply.pieces(answer)
     return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
