@@ -144,7 +144,9 @@ def serve(
         if not keys:
             tell("note", "no API key: everybody on this machine may ask")
         tell("serving", f"{model} on http://{host}:{listener.getsockname()[1]}, its files in {data}")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
+        config = uvicorn.Config(
+            app, http="h11", log_level="warning", access_log=False, timeout_graceful_shutdown=10
+        )  # h11 limits what it keeps of headers that do not end
         uvicorn.Server(config).run(sockets=[listener])
 
 

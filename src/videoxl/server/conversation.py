@@ -15,6 +15,8 @@ from videoxl.server.settings import Limits
 from videoxl.settings import from_plain
 
 MEMORY_SCHEME = "memory://"
+MAX_DEPTH = 100
+"""Levels of a JSON schema."""
 
 
 @dataclass(frozen=True)
@@ -151,4 +153,22 @@ def _schema(request: ChatRequest) -> dict[str, Any] | None:
         return {"type": "object"}
     if chosen.json_schema is None:
         raise ApiError("response_format json_schema lacks json_schema", "invalid_value", param="response_format")
+    _require_shallow(chosen.json_schema.schema_)
     return chosen.json_schema.schema_
+
+
+def _require_shallow(schema: object) -> None:
+    """Raise :class:`ApiError` for what is nested so deeply that walking through it would end the program's stack."""
+    level, depth = [schema], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ApiError(
+                f"a schema is nested at most {MAX_DEPTH} levels deep", "invalid_value", param="response_format"
+            )
+        level = [
+            below
+            for one in level
+            if isinstance(one, dict | list)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]

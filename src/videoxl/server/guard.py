@@ -31,6 +31,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+MAX_HEADERS = 32_000
+"""Bytes of all headers of a request."""
 SLOWEST = 10_000
 """Bytes a second below which a long upload is too slow."""
 LOCAL = "local"
@@ -90,6 +92,8 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError(f"no {scope['type']} is served here")
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+                raise ApiError(f"headers have at most {MAX_HEADERS:,} bytes", "headers_too_large", 431)
             self._check_host(Headers(raw=scope["headers"]))
             scope["owner"] = self._owner(scope)
             with self._one_of_few(scope):
