@@ -6,16 +6,22 @@ import errno
 import json
 import os
 import signal
+import socket
 import sqlite3
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from tests.server.conftest import FAKE, LIMITS, question, read, settings, state_of, upload
 from tests.server.test_app import code, events
-from videoxl.server import worker_process
+from videoxl.server import worker, worker_process
 from videoxl.server.app import make_app
+from videoxl.server.problems import STATUS
+from videoxl.server.protocol import Answered, Ask, Ready, from_line, to_line
 from videoxl.server.settings import ServerSettings
 
 ASK = "/v1/chat/completions"
@@ -198,3 +204,44 @@ def test_a_fault_of_the_server_is_told_without_its_text(client, memory, monkeypa
     reply = client.post(ASK, json=question(memory))
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal")
     assert "secret" not in json.dumps(reply.json())
+
+
+# ------------------------------------------------------------------------------------------- out of memory
+
+
+class Engine:
+    """Runs out of memory at the first question."""
+
+    name, device = "fake", "cpu"
+    model_id = SimpleNamespace(family="x", fingerprint="f", dtype="float32")
+
+    def __init__(self, error):
+        self.errors = [error]
+
+    def continue_conversation(self, *given, progress):
+        progress("generate", 1, 2)
+        if self.errors:
+            raise self.errors.pop()
+        return SimpleNamespace(to_dict=lambda: {"text": "hello"})
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), MemoryError("no room")])
+def test_a_worker_that_runs_out_of_memory_lets_go_of_what_it_holds_and_goes_on(monkeypatch, error):
+    loaded = []
+    monkeypatch.setattr(
+        worker.VideoMemory, "load", lambda path, engine: loaded.append(path) or SimpleNamespace(nbytes=1)
+    )
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=worker.Worker(Engine(error), theirs, 100).run)
+    thread.start()
+    with ours, ours.makefile("rwb", buffering=0) as lines:
+        assert isinstance(from_line(lines.readline()), Ready)
+        replies = []
+        for number in ("1", "2"):
+            lines.write(to_line(Ask(number, "memory", "What?", {})))
+            replies.append(from_line(lines.readline()))
+    thread.join(5)
+    theirs.close()
+    assert (replies[0].code, STATUS[replies[0].code]) == ("out_of_memory", 503)
+    assert isinstance(replies[1], Answered)
+    assert loaded == ["memory", "memory"]

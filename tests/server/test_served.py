@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -160,6 +161,36 @@ def test_questions_are_answered_while_a_video_is_read(client, http, engine, data
     assert answered > 0
     other = engine.encode(data / "film.mp4", fps=4.0)
     assert ask(client, long["id"], asked[1]).choices[0].message.content == engine.ask(other, asked[1]).text
+
+
+@pytest.mark.slow
+def test_tokens_are_the_engines_under_8_clients_while_a_video_is_read(client, http, engine, memory, here, asked):
+    """Asked alone or with others, whole or streamed: token by token what ``engine.ask`` writes."""
+    expected = {text: [one.text for one in engine.ask(here, text, logprobs=0).logprobs] for text in asked}
+    stop = threading.Event()
+
+    def tokens(number):
+        found = []
+        while not stop.is_set() or not found:
+            text = asked[(number + len(found)) % len(asked)]
+            if number % 2:
+                said = ask(client, memory["id"], text, logprobs=True).choices[0].logprobs.content
+            else:
+                pieces = [*ask(client, memory["id"], text, stream=True, logprobs=True)]
+                said = next(one.choices[0].logprobs.content for one in pieces if one.choices[0].logprobs)
+            found.append((text, [token.token for token in said]))
+        return found
+
+    long = {"file_id": memory["file_id"], "fps": 4.0, "end": 47.0}
+    with ThreadPoolExecutor(8) as pool:
+        made = http.post("/v1/video/memories", json=long).json()["id"]
+        clients = [pool.submit(tokens, number) for number in range(8)]
+        http.get(f"/v1/video/memories/{made}/events")
+        stop.set()
+        found = [one for answers in clients for one in answers.result()]
+    assert http.get(f"/v1/video/memories/{made}").json()["status"] == "ready"
+    assert len(found) > 16
+    assert all(said == expected[text] for text, said in found)
 
 
 def test_errors_are_openais(client, memory):
