@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import IO
 
 from videoxl.server.protocol import Ask, Cancel, Forget, Read, Unwatch, Watch, from_line
@@ -85,15 +85,22 @@ class Inbox:
         with self._changed:
             return self._reads.popleft() if self._reads else None
 
-    def next_asks(self, most: int) -> list[Ask]:
+    def waiting_asks(self) -> frozenset[str]:
+        """Ids of the questions that wait now."""
+        with self._changed:
+            return frozenset(ask.id for ask in self._asks)
+
+    def next_asks(self, most: int, among: Collection[str] | None = None) -> list[Ask]:
         """The question that waits longest, with up to ``most - 1`` others that can be answered in the same steps.
 
         These are about the same memory, read in the same way, and not streamed. A streamed question comes alone.
+        ``among``: ids of which the first one is.
         """
         with self._changed:
-            if not self._asks:
+            first = next((ask for ask in self._asks if among is None or ask.id in among), None)
+            if first is None:
                 return []
-            first = self._asks.popleft()
+            self._asks.remove(first)
             together = [first]
             if not first.stream:
                 for other in [*self._asks]:

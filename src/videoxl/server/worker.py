@@ -130,7 +130,8 @@ class Worker:
     def _serve_questions(self) -> None:
         while (forgotten := self._inbox.next_forget()) is not None:
             self._hot.forget(forgotten.memory)
-        while asks := self._inbox.next_asks(TOGETHER):
+        waiting = self._inbox.waiting_asks()  # not those that come meanwhile: a reading would never go on
+        while asks := self._inbox.next_asks(TOGETHER, waiting):
             with self._answering([ask.id for ask in asks]):
                 if asks[0].memory.startswith(STREAM):
                     for ask in asks:
@@ -169,7 +170,7 @@ class Worker:
             if time.monotonic() - told[0] > TELL_EVERY or done == total:
                 told[0] = time.monotonic()
                 self._tell(Progressed(reading.id, phase, done, total))
-            if phase == "prefill":
+            if phase in ("vision", "prefill"):
                 self._serve_questions()
                 self._watch_streams()
 
