@@ -36,7 +36,7 @@ LAYERS = (
     ("released",),
     ("hf", "parity", "mm_utils", "constants", "conversation", "demo_utils", "utils"),
     ("scenarios", "_on_import"),
-    ("evaluation", "training", "server"),
+    ("evaluation", "training", "server", "agents"),
     ("cli",),
 )
 """From low to high. A part imports itself and parts of lower layers; those of one layer do not know one another."""

@@ -40,6 +40,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "parity": ("videoxl parity tests/fixtures/golden",),
     "demo": ("videoxl demo", "videoxl demo --keep film.mp4"),
     "train": ("videoxl train", "videoxl train config.yaml --set data.num_workers=4"),
+    "mcp": (
+        "videoxl mcp films --model tiny",
+        "videoxl mcp films lectures --index films.db --yes",
+    ),
     "serve": (
         "videoxl serve --model tiny",
         "videoxl serve --host 0.0.0.0 --api-key a-long-secret-of-yours --data /srv/videoxl",

@@ -37,6 +37,7 @@ from videoxl.cli.evaluate import app as evaluations
 from videoxl.cli.examples import epilog
 from videoxl.cli.index import index
 from videoxl.cli.many import encode_many
+from videoxl.cli.mcp import mcp
 from videoxl.cli.options import (
     Decode,
     Device,
@@ -325,6 +326,7 @@ app.command(epilog=epilog("clip"))(clip)
 app.command(epilog=epilog("train"))(train)
 app.command(epilog=epilog("serve"))(serve)
 app.command(epilog=epilog("watch"))(watch)
+app.command(epilog=epilog("mcp"))(mcp)
 app.add_typer(evaluations)
 add_scenarios(app)
 

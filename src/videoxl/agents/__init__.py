@@ -1,0 +1,1 @@
+"""What a program that plans by itself may do with videos: open, ask, search, look."""
