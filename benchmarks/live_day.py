@@ -105,6 +105,7 @@ def measured(hours: float, step: float, most_bytes: int) -> dict[str, object]:
                 if event.kind == "segment":
                     levels = [one.level for one in folder.segments]
                     row = {"hour": round(event.seconds / 3600, 3), "held_bytes": watcher.nbytes, "rss": resident()}
+                    print(row, flush=True)
                     rows.append({**row, "disk": folder.nbytes, **{one: levels.count(one) for one in set(levels)}})
         answer = watcher.ask("Is there a red star?", about="all")
         watcher.close()

@@ -115,6 +115,8 @@ class FakeWorker:
             "asked": json.dumps(vars(ask)),
             "worker": os.getpid(),
         }
+        if ask.memory.startswith("stream://"):
+            answer["live"] = {"start": 0.0, "end": 4.0, "notes": []}
         self.tell(Answered(ask.id, answer))
 
 
