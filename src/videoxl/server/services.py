@@ -63,6 +63,8 @@ class Services:
         if self.backend.ready is None:
             raise ApiError("the model is being loaded", "worker_starting")
         facts = [file.sha256, dict(sorted(chosen.items())), self.backend.ready.fingerprint]
+        if (index := self.settings.index) is not None and index.frames is not None:
+            facts.append(index.frames)
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:40]
         if not self.store.is_made(file.owner, key):
             self._require_a_place(file.owner)

@@ -26,6 +26,7 @@ from videoxl.config import Generation, Sampling, decode_from_string, prefill_fro
 from videoxl.errors import VideoXLError
 from videoxl.inference.answers import Answer
 from videoxl.inference.asking import TOGETHER
+from videoxl.inference.decode.siglip import SiglipRelevance
 from videoxl.inference.engine import VideoXL, load
 from videoxl.inference.progress import Progress
 from videoxl.memory.video_memory import VideoMemory
@@ -97,8 +98,11 @@ class HotMemories:
 class Worker:
     """Serves the requests of one front until that is gone."""
 
-    def __init__(self, engine: VideoXL, connection: socket.socket, hot_bytes: int) -> None:
-        self.engine = engine
+    def __init__(
+        self, engine: VideoXL, connection: socket.socket, hot_bytes: int, siglip: SiglipRelevance | None = None
+    ) -> None:
+        """``siglip``: looks at the frames that are read, so that search finds them."""
+        self.engine, self._siglip = engine, siglip
         self._out = connection.makefile("wb", buffering=0)
         self._hot = HotMemories(engine, hot_bytes)
         self._inbox = Inbox(connection.makefile("rb"), self._cancelled)
@@ -184,6 +188,7 @@ class Worker:
             sampling=sampling,
             prefill=prefill_from_string(prefill) if prefill else None,
             subtitles=subtitles,
+            siglip=self._siglip or False,
             progress=between_tiles,
         )
 
@@ -308,14 +313,16 @@ def _end_with_the_front() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """``DESCRIPTOR``: of a connected socket. ``SETTINGS``: JSON with model, device, dtype, quantization, hot_bytes."""
+    """``DESCRIPTOR``: of a connected socket. ``SETTINGS``: JSON of what the model is, ``hot_bytes`` and ``frames``."""
     _end_with_the_front()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     connection = socket.socket(fileno=int(arguments[0]))
     chosen = json.loads(arguments[1])
     hot_bytes = chosen.pop("hot_bytes")
+    frames = chosen.pop("frames")
     engine = load(chosen.pop("model"), **chosen)
-    Worker(engine, connection, hot_bytes).run()
+    siglip = SiglipRelevance(frames, device=engine.device) if frames else None
+    Worker(engine, connection, hot_bytes, siglip).run()
 
 
 if __name__ == "__main__":

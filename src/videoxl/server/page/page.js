@@ -228,6 +228,7 @@ function choose(id, also = false) {
   else state.chosen = [...state.chosen, id];
   for (const held of state.memories.values()) draw(held);
   $("watch").hidden = state.chosen.length === 0;
+  $("ask").hidden = false;
   $("about").textContent = state.chosen.map((one) => nameOf(state.memories.get(one).memory)).join(", ");
   if (state.chosen.length && state.chosen[0] !== before) guarded(show)(state.chosen[0]);
 }
@@ -361,4 +362,5 @@ document.addEventListener("keydown", (event) => {
   if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
 });
 
+export { $, call, choose, clock, events, guarded, json, made, mark, nameOf, refresh, seek, state };
 guarded(start)();

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from videoxl.server.problems import missing
 
 FOLDER = Path(__file__).parents[1] / "page"
-TYPES = {"page.css": "text/css", "page.js": "text/javascript", "streams.js": "text/javascript"}
+TYPES = {"page.css": "text/css", **dict.fromkeys(("page.js", "search.js", "streams.js"), "text/javascript")}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; media-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
