@@ -233,10 +233,20 @@ def test_letters_between_digits_are_digits():
     assert mended("1o24 of 5l1, 0ver 0K, 10l") == "1024 of 511, over 0K, 10l"
 
 
+def test_bars_below_and_above_letters_are_no_gaps():
+    picture = page([(4, 6, "NEWS AT TEN")], size=20)[9:27, :160]
+    font = ImageFont.truetype(str(FONT), 20)
+    text = "NEWS AT TEN"
+    places = [4 + font.getlength(text[:n]) + font.getlength(text[n]) / 2 for n in range(11) if text[n] != " "]
+    assert with_spaces("NEWSATTEN", np.array(places), picture) == text
+
+
 def test_spaces_come_back():
     picture = page([(4, 6, "river bank")], size=20)[4:32, :130]
     font = ImageFont.truetype(str(FONT), 20)
     middle = [4 + font.getlength("river bank"[:n]) + font.getlength("river bank"[n]) / 2 for n in range(10)]
     places = np.array(middle[:5] + middle[6:])
     assert with_spaces("riverbank", places, picture) == "river bank"
+    written = np.array([*middle[:2], (middle[1] + middle[2]) / 2, *middle[2:]])  # "ri ver bank"
+    assert with_spaces("ri ver bank", written, picture) == "river bank"
     assert with_spaces("河流岸边好水上山下", places, picture) == "河流岸边好水上山下"

@@ -20,15 +20,17 @@ from tests.words.speeches import (
     sentence,
     sound_without_speech,
     speech_model_folder,
+    spoken,
 )
 from videoxl.cli.main import main
 from videoxl.errors import CheckpointError, VideoError
+from videoxl.video.sound import SoundChunk
 from videoxl.video.subtitles import parse_subtitles
 from videoxl.words import speech
 from videoxl.words.cache import TrackCache
 from videoxl.words.speech import _Hearing, transcribe
 from videoxl.words.speech_model import SpeechModel, load_speech_model
-from videoxl.words.speech_pieces import Piece
+from videoxl.words.speech_pieces import Piece, pieces
 
 TOLERANCE = 0.3
 """Seconds. Words of espeak-ng were found within 0.28 s."""
@@ -111,6 +113,35 @@ def test_a_track_is_taken_from_the_cache(track, talk, kept, speech_model, monkey
     for other in ({"end": 3.0}, {"language": "en"}, {"audio_track": 1}, {"cache": False}):
         with pytest.raises(pytest.fail.Exception, match="it was heard again"):
             transcribe(talk[0], **{"model": speech_model, "cache": kept} | other)
+
+
+@pytest.mark.slow
+def test_words_at_a_border_within_speech_are_heard_once(speech_model):
+    """Pieces overlap where nobody pauses long enough; what both hear is written down once."""
+    require_espeak()
+    sentences = (
+        "Music and science are wonderful subjects.",
+        "Please send the green book to my brother.",
+        "Yesterday morning seven people opened the large window.",
+        "The committee will meet again on Thursday at noon.",
+        "Nobody knows where the old road ends.",
+    )
+    pause_N = np.zeros(RATE // 5, np.float32)
+    samples_N = np.concatenate([part for text in sentences for part in (spoken(text, voice="en-gb"), pause_N)])
+    chunks = [SoundChunk(at, samples_N[at : at + RATE]) for at in range(0, len(samples_N), RATE)]
+    hearing, borders = _Hearing(speech_model, "en"), []
+    for piece in pieces(chunks, lambda samples_N: [], 6.0):
+        hearing.hear(piece)
+        borders.append(piece.overlap_s)
+    assert borders == [0.0, 3.0]
+    once = (
+        "music wonderful green book brother yesterday seven people large window committee meet thursday old road ends"
+    )
+    heard_words = [word.text.lower().strip(".,") for word in words_in(hearing.cues)]
+    assert [word for word in heard_words if word in once.split()] == once.split()
+    assert len(heard_words) == pytest.approx(sum(len(text.split()) for text in sentences), abs=2)
+    begins = [word.start_s for word in words_in(hearing.cues)]
+    assert begins == sorted(begins)
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:

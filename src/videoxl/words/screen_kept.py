@@ -10,7 +10,7 @@ from videoxl.words.cache import TrackCache
 from videoxl.words.screen import MAX_SIDE, MIN_CONFIDENCE, Progress, read_text
 from videoxl.words.screen_ocr import MODEL
 
-READING = 1
+READING = 2
 """Version of how text is read: another number makes all tracks anew."""
 
 
