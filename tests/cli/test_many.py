@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,10 +158,18 @@ def test_bad_input_is_one_line(videoxl: Run, tmp_path: Path, monkeypatch, argume
         (["ask", "denied://films/a.mp4", "What?"], "check the keys of this storage"),
         (["ask", "film.mp4", "b.mp4", "What?", "-o", "readonly://out/a.jsonl"], "AccessDenied"),
         (["ask", "film.mp4", "b.mp4", "What?", "-o", "s3://out/a.jsonl"], "Install s3fs"),
+        (["ask", "film.mp4", "What?", "--actors", "2"], "--actors belongs to --ray"),
+        (["ask", "film.mp4", "What?", "--ray", "--actors", "0"], "actors must be at least 1, got 0"),
+        (["encode-many", "film.mp4", "-o", "out", "--ray", "--workers", "2"], "with --ray give --actors"),
+        (["encode-many", "film.mp4", "-o", "out", "--ray"], "needs ray: pip install 'videoxl[ray]'"),
+        (["ask", "film.mp4", "What?", "--ray"], "needs ray: pip install 'videoxl[ray]'"),
     ],
 )
-def test_bad_input_is_one_line(command: Run, tmp_path, monkeypatch, arguments, said):
+def test_a_storage_or_cluster_that_cannot_be_used_is_one_line(
+    videoxl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
     test_storage.register()
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
     monkeypatch.chdir(tmp_path)
     for name in ("film.mp4", "b.mp4"):
         (tmp_path / name).touch()

@@ -15,6 +15,7 @@ import typer
 from videoxl.cli.many import (
     JsonLines,
     ManyOptions,
+    actors_from,
     engine_for,
     finish_many,
     is_memory,
@@ -111,6 +112,7 @@ def ask(
     frames.check()
     decode = decode_with(decode, relevance)
     check_report(report, report_video)
+    on_ray = actors_from(many.ray, many.actors, many.workers)
     if as_json and as_lines:
         raise ValueError("--json prints one list and --jsonl a line for each record: give one of them")
     videos, questions = split_arguments(video, question or (), many.more_questions())
@@ -121,7 +123,7 @@ def ask(
     look = LookAgain(max_tokens=look_again_tokens) if look_again else None
     answer_with = elsewhere.made()
     asking = Asking(reading=reading, decode=decode, generation=generation, look_again=look, answer_with=answer_with)
-    if found.single and many.output is None:
+    if found.single and many.output is None and on_ray is None:
         if many.resume:
             raise ValueError("--resume goes on with an output: name it (-o answers.jsonl)")
         read = partial(
@@ -170,6 +172,7 @@ def ask(
         resume=many.resume,
         workers=many.workers,
         progress=as_progress(not quiet),
+        actors=on_ray,
     )
     several = any(len(job.questions) > 1 for job in found.jobs)
     lines = None if many.output else partial(_named_texts, several=several)

@@ -28,6 +28,7 @@ from videoxl.cli.output import print_json, print_json_line, say, tell
 if TYPE_CHECKING:
     from videoxl.inference.engine import VideoXL
     from videoxl.many.encoding import Level, SaveDtype
+    from videoxl.many.on_ray import Actors
     from videoxl.many.reading import Reading
     from videoxl.many.record import Record
     from videoxl.many.sources import VideoJob
@@ -46,6 +47,11 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the output of a run before; what is finished is not done again.")
 ]
 Workers = Annotated[int, typer.Option(help="Videos that are decoded ahead of the model.")]
+OnRay = Annotated[
+    bool,
+    typer.Option("--ray", help="Work on the Ray cluster of RAY_ADDRESS, or on one that is started on this machine."),
+]
+RayActors = Annotated[int | None, typer.Option("--actors", help="With --ray: videos at a time; by default one a GPU.")]
 VideoColumn = Annotated[str, typer.Option(help="The column of a table that names the videos.")]
 JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print JSON, a line for each record, as soon as it is there.")]
 
@@ -60,6 +66,8 @@ class ManyOptions:
     ] = None
     resume: Resume = False
     workers: Workers = 1
+    ray: OnRay = False
+    actors: RayActors = None
     asked: Annotated[
         list[str] | None,
         typer.Option("--question", help="A question; may be repeated. Then every argument is a video."),
@@ -102,6 +110,19 @@ def reading_of(
     named = {**asdict(frames), **asdict(opening), "subtitles": subtitles, "siglip": siglip_of(siglip)}
     named |= {"tracks": words.names, "speech_model": words.speech_model}
     return Reading.of({**named, "allow_url": allow_url})
+
+
+def actors_from(ray: bool, count: int | None, workers: int) -> Actors | None:
+    """The actors of ``--ray``. Raises ``ValueError`` where options do not go together."""
+    from videoxl.many.on_ray import Actors
+
+    if not ray:
+        if count is not None:
+            raise ValueError("--actors belongs to --ray: give both, or --workers")
+        return None
+    if workers != 1:
+        raise ValueError("--workers decodes ahead in this process: with --ray give --actors")
+    return Actors(count)
 
 
 def engine_for(jobs: Sequence[VideoJob], loading: LoadOptions) -> VideoXL:
@@ -187,6 +208,8 @@ def encode_many(
     level: SavedLevel = "dense",
     resume: Resume = False,
     workers: Workers = 1,
+    ray: OnRay = False,
+    actors: RayActors = None,
     video_column: VideoColumn = "video",
     as_json: Json = False,
     as_lines: JsonLines = False,
@@ -201,6 +224,7 @@ def encode_many(
 
     frames.check()
     check_save(save_dtype, level)
+    on_ray = actors_from(ray, actors, workers)
     saving = Saving(
         reading=reading_of(frames, opening, subtitles, siglip, loading.allow_url, words),
         folder=place_of(output),
@@ -214,7 +238,12 @@ def encode_many(
     for note in found.notes:
         tell("note", note)
     records = write_memories(
-        found.jobs, saving, lambda: engine_for(found.jobs, loading), workers=workers, progress=as_progress(not quiet)
+        found.jobs,
+        saving,
+        lambda: engine_for(found.jobs, loading),
+        workers=workers,
+        progress=as_progress(not quiet),
+        actors=on_ray,
     )
     count, failed = print_records(
         told_warnings(records), as_json=as_json, as_lines=as_lines, lines=lambda row: [row.memory]

@@ -14,6 +14,7 @@ from videoxl.inference.decode.bilevel import choose_decode
 from videoxl.inference.elsewhere.answering import AnswerWith
 from videoxl.inference.look_again import LookAgain, choose_look
 from videoxl.inference.progress import Progress, as_progress
+from videoxl.many.on_ray import Actors, require_ray, rows_on_ray
 from videoxl.many.reading import Opened, Reading, memory_of
 from videoxl.many.record import AnswerRecord, Json
 from videoxl.many.row_file import RowFile
@@ -166,6 +167,7 @@ def answer_many(
     answer_with: AnswerWith | None = None,
     columns: Columns | None = None,
     progress: bool | Progress = False,
+    ray: bool | Actors = False,
     **settings: Any,
 ) -> Iterator[AnswerRecord]:
     """Ask the same questions about many videos, or each row of a table its own question.
@@ -189,6 +191,7 @@ def answer_many(
         answer_with: another model that answers, at an endpoint, from frames that each memory chooses.
         columns: names of a table's columns.
         progress: True draws a bar on stderr; a callable gets ("videos", done, total).
+        ray: work on the Ray cluster of ``RAY_ADDRESS``, or on one that is started here. ``model`` is then a name.
         settings: those of :class:`Generation`, one by one, and of :meth:`VideoXL.encode`.
 
     Yields:
@@ -204,7 +207,14 @@ def answer_many(
     asked = [questions] if isinstance(questions, str) else questions
     jobs = find_videos(videos, asked, columns).jobs
     return run_answers(
-        jobs, asking, loader(model), output=output, resume=resume, workers=workers, progress=as_progress(progress)
+        jobs,
+        asking,
+        loader(model),
+        output=output,
+        resume=resume,
+        workers=workers,
+        progress=as_progress(progress),
+        actors=actors_of(ray, model),
     )
 
 
@@ -217,6 +227,7 @@ def run_answers(
     resume: bool = False,
     workers: int = WORKERS,
     progress: Progress,
+    actors: Actors | None = None,
 ) -> Iterator[AnswerRecord]:
     """Ask about the videos of ``jobs``; see :func:`answer_many`. ``load`` is called when everything else is right."""
     from videoxl.inference.asking import check_question
@@ -225,8 +236,21 @@ def run_answers(
         raise ManyVideosError("no question given: name one, or a table with a column of questions")
     for question in dict.fromkeys(question for job in jobs if job.problem is None for question in job.questions):
         check_question(question)
+    if actors is not None:
+        require_ray()
     file = RowFile(output, AnswerRecord, resume=resume)
+    if actors is not None:
+        return rows_on_ray(jobs, asking, load, file=file, actors=actors, progress=progress)
     return begin(jobs, asking, load, file=file, workers=workers, progress=progress)
+
+
+def actors_of(ray: bool | Actors, model: VideoXL | str) -> Actors | None:
+    """Actors of a run on Ray; None for one in this process. Raises ``ValueError`` for a model that is loaded here."""
+    if ray is False:
+        return None
+    if not isinstance(model, str):
+        raise ValueError("ray: each actor loads a model of its own: give its name or folder")
+    return Actors() if ray is True else ray
 
 
 def answer_video(engine: VideoXL, job: VideoJob, asking: Asking) -> list[AnswerRecord]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from videoxl.errors import MemoryFileError
 from videoxl.inference.progress import Progress, as_progress
-from videoxl.many.answering import WORKERS, Videos
+from videoxl.many.answering import WORKERS, Videos, actors_of
+from videoxl.many.on_ray import Actors, require_ray, rows_on_ray
 from videoxl.many.places import Place, is_whole, place_of
 from videoxl.many.reading import Opened, Reading, memory_of
 from videoxl.many.record import MemoryRecord
@@ -132,6 +133,7 @@ def encode_many(
     level: Level = "dense",
     columns: Columns | None = None,
     progress: bool | Progress = False,
+    ray: bool | Actors = False,
     **encode: Any,
 ) -> Iterator[MemoryRecord]:
     """Read many videos, and keep a memory of each as ``folder/NAME.vxl``, with a list of them: ``memories.jsonl``.
@@ -139,7 +141,7 @@ def encode_many(
     The work is done while the result is iterated over. A video that fails gives a record with an ``error``.
 
     Args:
-        videos, model, workers, columns, progress: see :func:`answer_many`.
+        videos, model, workers, columns, progress, ray: see :func:`answer_many`.
         resume: go on with what is there. A memory whose checksums are wrong is made anew.
         folder: is made where it does not exist; or in a storage (``s3://bucket/memories``). A file in it that is not
             this run's is never replaced.
@@ -153,7 +155,14 @@ def encode_many(
     check_save(dtype, level)
     saving.reading.require_shared()
     jobs = find_videos(videos, (), columns).jobs
-    return write_memories(jobs, saving, loader(model), workers=workers, progress=as_progress(progress))
+    return write_memories(
+        jobs,
+        saving,
+        loader(model),
+        workers=workers,
+        progress=as_progress(progress),
+        actors=actors_of(ray, model),
+    )
 
 
 def write_memories(
@@ -163,12 +172,17 @@ def write_memories(
     *,
     workers: int = WORKERS,
     progress: Progress,
+    actors: Actors | None = None,
 ) -> Iterator[MemoryRecord]:
     """Read the videos of ``jobs``; see :func:`encode_many`. ``load`` is called when everything else is right."""
+    if actors is not None:
+        require_ray()
     file = RowFile(saving.folder / INDEX, MemoryRecord, resume=saving.resume)
     if isinstance(saving.folder, StoragePath) and saving.resume:
         saving.folder.remove_leftovers()
     saving = saving.of_run(jobs, file.rows)
+    if actors is not None:
+        return rows_on_ray(jobs, saving, load, file=file, actors=actors, progress=progress)
     return begin(jobs, saving, load, file=file, workers=workers, progress=progress)
 
 

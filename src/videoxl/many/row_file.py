@@ -47,7 +47,7 @@ class RowFile(Generic[R]):
         written by another process; :class:`MissingDependencyError` where a package for it is not installed.
         """
         self.path = None if path is None else place_of(path)
-        self._kind = kind
+        self.kind = kind
         self._rows: dict[tuple[str, str], R] = {}
         self._by_key: dict[str, R] = {}
         self._settings: Json | None = None
@@ -103,7 +103,7 @@ class RowFile(Generic[R]):
         for line in split_lines(self._file.content(), str(self._file.path)).whole:
             line.parse(ManyVideosError)
             try:
-                rows.append(self._kind.from_json(line.data))
+                rows.append(self.kind.from_json(line.data))
             except ValueError as error:
                 raise ManyVideosError(
                     f"{line.place} is no row that this version writes ({error}): name another file"
@@ -138,6 +138,11 @@ class RowFile(Generic[R]):
     def settings(self) -> Json | None:
         """Those of the rows that are there."""
         return self._settings
+
+    def take(self, rows: Iterable[R]) -> None:
+        """Count rows of another file as done."""
+        for row in rows:
+            self._keep(row)
 
     def done(self, video: str, key: str) -> R | None:
         """The finished row of a video; None if it is still to be done."""
@@ -174,9 +179,9 @@ class RowFile(Generic[R]):
         try:
             self._leave_each_once()
             if self.path is not None and self.path != self._file.path:
-                rows = [self._kind.from_json(line.data).to_dict() for line in self._file.mend().whole]
+                rows = [self.kind.from_json(line.data).to_dict() for line in self._file.mend().whole]
                 write = _write_parquet if self.path.suffix.lower() == ".parquet" else _write_csv
-                write(self.path, rows, [*self._kind.__dataclass_fields__])  # type: ignore[attr-defined]
+                write(self.path, rows, [*self.kind.__dataclass_fields__])  # type: ignore[attr-defined]
         finally:
             self._file.close()
 
