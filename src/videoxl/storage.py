@@ -163,16 +163,17 @@ class StoragePath:
 
         def put(temporary: StoragePath) -> None:
             done = 0
-            with (
-                open(source, "rb") as file,
-                temporary._system(writes=True) as (system, inner),
-                system.open(inner, "wb") as out,
-            ):
+            with temporary._system(writes=True) as (system, inner):
+                out = system.open(inner, "wb")
+            with open(source, "rb") as file:
                 while data := file.read(CHUNK):
-                    out.write(data)
+                    with told(self.url, self.error, writes=True):
+                        out.write(data)
                     done += len(data)
                     if between is not None:
                         between(done, total)
+            with told(self.url, self.error, writes=True):
+                out.close()
 
         self._replace(put, total)
 

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from videoxl.errors import MemoryFileError
 from videoxl.server.inbox import Inbox
 from videoxl.server.protocol import (
     Answered,
@@ -30,12 +31,14 @@ from videoxl.server.protocol import (
     Watch,
     to_line,
 )
+from videoxl.server.shared import SharedMemories, SharedMemory
 
 USAGE = {"read_tokens": 10, "prompt_tokens": 3, "new_tokens": 2, "finish_reason": "stop"}
 
 
 class FakeWorker:
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, shared: str | None = None) -> None:
+        self.shared = SharedMemories(shared, verify=whole) if shared else None
         self.out = connection.makefile("wb", buffering=0)
         self.names: dict[str, str] = {}
         self.inbox = Inbox(connection.makefile("rb"), self.cancelled)
@@ -75,9 +78,22 @@ class FakeWorker:
         if "bad" in reading.name:
             self.tell(Failed(reading.id, "not_a_video", f"{reading.name} is no video"))
             return
-        Path(reading.target).write_bytes(b"memory")
+        problems: list[str] = []
+        key, target = Path(reading.target).stem, Path(reading.target)
+        fetched = self.shared is not None and self.shared.fetch(key, target, nothing, problems)
+        if not fetched and not reading.path:
+            self.tell(Failed(reading.id, "memory_not_found", "shared no more"))
+            return
+        if not fetched:
+            target.write_bytes(b"memory")
+            if self.shared is not None:
+                self.shared.publish(key, target, nothing, problems)
         self.names[reading.target] = reading.name
-        facts = {"frames": 2, "tokens": 10, "seconds": 48.0, "bytes": 6, "warnings": []}
+        facts = {"frames": 2, "tokens": 10, "seconds": 48.0, "bytes": 6, "warnings": problems}
+        if fetched:
+            facts["warnings"] = [*problems, "fetched"]
+        if self.shared is not None and reading.path:
+            self.shared.describe(reading.id, SharedMemory(key, Path(reading.path).name, reading.settings, facts))
         self.tell(ReadDone(reading.id, facts))
 
     def watch(self, watch: Watch) -> None:
@@ -120,5 +136,14 @@ class FakeWorker:
         self.tell(Answered(ask.id, answer))
 
 
+def whole(path: Path) -> None:
+    if path.read_bytes() != b"memory":
+        raise MemoryFileError(f"{path.name} is damaged", code="memory_corrupt")
+
+
+def nothing(done: int, total: int) -> None:
+    pass
+
+
 if __name__ == "__main__":
-    FakeWorker(socket.socket(fileno=int(sys.argv[1]))).run()
+    FakeWorker(socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2])["shared"]).run()

@@ -63,6 +63,10 @@ def serve(
     ] = 1,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     quantization: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(help="A folder or storage (s3://...) in which several servers keep memories for one another."),
+    ] = None,
     hot_gb: Annotated[float, typer.Option(help="Memories that stay loaded in each worker, in GiB.", min=0)] = 8.0,
     max_file_gb: Annotated[float, typer.Option(help="Largest file, in GiB.", min=0.001)] = 32.0,
     max_stored_gb: Annotated[float, typer.Option(help="Files and memories of one key, in GiB.", min=0.001)] = 1024.0,
@@ -121,6 +125,7 @@ def serve(
         devices=worker_devices(device, devices, workers),
         dtype=dtype,
         quantization=quantization,
+        shared=shared,
         host=host,
         port=port,
         api_keys=tuple(keys),

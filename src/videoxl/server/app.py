@@ -24,6 +24,7 @@ from videoxl.server.routes import about, chat, files, memories, page, search, st
 from videoxl.server.schemas import ErrorBody
 from videoxl.server.services import Services
 from videoxl.server.settings import ServerSettings
+from videoxl.server.shared import SharedMemories
 from videoxl.server.store import Store
 
 DESCRIPTION = "Questions about hours of video: each video is read once, and kept."
@@ -39,10 +40,14 @@ def make_app(settings: ServerSettings, *, command: list[str] | None = None) -> A
 
     Raises :class:`~videoxl.server.store.StoreError` where the folder cannot be used.
     """
+    shared = SharedMemories(settings.shared) if settings.shared else None
+    if shared is not None:
+        shared.check()
     store = Store(settings.data)
     links = Links(store.secret, settings.link_seconds)
     library = Library(settings, store)
-    services = Services(settings, store, Backend(settings, store, command), links, Fetcher(settings, store), library)
+    backend, fetcher = Backend(settings, store, command), Fetcher(settings, store)
+    services = Services(settings, store, backend, links, fetcher, library, shared)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

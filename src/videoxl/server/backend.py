@@ -53,6 +53,7 @@ class Backend:
         self.streams = StreamDesk(settings)
         self._some_ready = asyncio.Event()
         self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def ready(self) -> Ready | None:
@@ -76,6 +77,7 @@ class Backend:
 
     async def start(self) -> None:
         """Start the workers, and keep them running."""
+        self._loop = asyncio.get_running_loop()
         for worker in self.workers:
             worker.start()
 
@@ -142,6 +144,11 @@ class Backend:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def wake(self) -> None:
+        """The same as :meth:`read_next`, from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.read_next)
+
     def read_next(self) -> None:
         """Begin the readings that wait longest, one on each worker that reads nothing; the least busy one first."""
         self._until_written(self._read_next)
@@ -155,10 +162,11 @@ class Backend:
                 return
             job, file = found
             worker.reading = job.id
-            path, target = str(self._store.path_of(file)), str(self._store.memory_path(job.key))
+            path, target = str(self._store.path_of(file)) if file else "", str(self._store.memory_path(job.key))
+            name = file.name if file else job.id
             self._lives(target, worker)
             self._changed(job.id)
-            worker.send(Read(job.id, path, file.name, target, job.settings, self._settings.limits.video_seconds))
+            worker.send(Read(job.id, path, name, target, job.settings, self._settings.limits.video_seconds))
 
     def cancel(self, job: MemoryJob) -> None:
         """Stop a reading, or do not begin it. It counts as cancelled at once, whatever becomes of the server."""

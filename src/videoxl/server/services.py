@@ -19,7 +19,8 @@ from videoxl.server.problems import ApiError, missing
 from videoxl.server.protocol import Progressed
 from videoxl.server.schemas import MemoryObject, MemoryProblem, MemoryProgress, MemoryStatus, ReadSettings
 from videoxl.server.settings import ServerSettings
-from videoxl.server.store import MemoryJob, Store, StoredFile
+from videoxl.server.shared import SharedMemories
+from videoxl.server.store import MemoryJob, Store, StoredFile, memory_id_of
 from videoxl.server.streams import StreamDesk
 from videoxl.settings import from_plain
 
@@ -34,6 +35,7 @@ class Services:
     links: Links
     fetcher: Fetcher
     library: Library
+    shared: SharedMemories | None = None
 
     @property
     def streams(self) -> StreamDesk:
@@ -51,6 +53,18 @@ class Services:
         if (found := self.store.memory(memory_id, owner)) is None:
             raise missing("memory", memory_id, "memory_not_found")
         return found
+
+    def known_memory(self, memory_id: str, owner: str) -> MemoryJob:
+        """A memory of this owner, also one that another server has read, which is fetched then. Takes its time.
+
+        Raises :class:`ApiError` (404).
+        """
+        if self.shared is not None and self.store.memory(memory_id, owner) is None:
+            found = self.shared.find(memory_id)
+            if found is not None and memory_id == memory_id_of(owner, found.key):
+                self.store.adopt_memory(owner, found.sha256, found.key, found.settings, found.facts)
+                self.backend.wake()
+        return self.memory(memory_id, owner)
 
     def room(self, owner: str, most: int) -> Room:
         """How large another file of an owner may be, ``most`` at most."""

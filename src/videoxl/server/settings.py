@@ -115,6 +115,8 @@ class ServerSettings:
     """Folders that ``file://`` videos are copied from, by whoever may ask."""
     hot_bytes: Count = 8 * GIB
     """Memories that stay loaded in each worker, in bytes; those that were not asked longest go first."""
+    shared: str | None = None
+    """Folder or storage (``s3://...``) in which several servers keep memories for one another."""
     link_seconds: Count = 3600
     """How long a signed link to a file is good."""
     restarts: Count = 5

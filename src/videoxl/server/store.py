@@ -298,7 +298,7 @@ class Store:
 
     def add_memory(self, file: StoredFile, key: str, settings: dict[str, Any]) -> MemoryJob:
         """The memory of a file, read with these settings: a new reading only where there is none that may succeed."""
-        memory_id = f"mem-{_short_hash(file.owner, key)}"
+        memory_id = memory_id_of(file.owner, key)
         values = (memory_id, file.owner, file.id, key, json.dumps(settings), "queued", 0, "{}", time.time())
         with self._changing() as db:
             db.execute(
@@ -352,17 +352,30 @@ class Store:
         """Number of readings that are queued."""
         return int(self._rows("SELECT count(*) FROM memories WHERE status='queued'")[0][0])
 
-    def begin_next(self) -> tuple[MemoryJob, StoredFile] | None:
+    def adopt_memory(self, owner: str, sha256: str, key: str, settings: dict[str, Any], facts: dict[str, Any]) -> str:
+        """A memory that another server has read: it waits to be fetched. Returns its id."""
+        memory_id, file_id = memory_id_of(owner, key), f"file-{_short_hash(owner, sha256)}"
+        values = (memory_id, owner, file_id, key, json.dumps(settings), "queued", 0, json.dumps(facts), time.time())
+        with self._changing() as db:
+            db.execute(
+                "INSERT INTO memories (id, owner, file_id, key, settings, status, attempts, facts, created) VALUES "
+                "(?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                values,
+            )
+        return memory_id
+
+    def begin_next(self) -> tuple[MemoryJob, StoredFile | None] | None:
         """Begin the reading that waits longest. Where its file has gone, it fails, and the next one is begun.
 
-        What another worker reads at this moment, for another owner, is not begun: it will be there.
+        What another worker reads at this moment, for another owner, is not begun: it will be there. Without a file:
+        what another server has read is fetched.
         """
         new = "status='queued' AND key NOT IN (SELECT key FROM memories WHERE status='in_progress')"
         with self._changing() as db:
             while found := self._memories(f"WHERE {new} ORDER BY created LIMIT 1"):
                 job = found[0]
                 file = self.file(job.file_id, job.owner)
-                if file is not None:
+                if file is not None or job.facts:
                     db.execute("UPDATE memories SET status='in_progress', attempts=attempts+1 WHERE id=?", (job.id,))
                     return self.required_memory(job.id), file
                 self.fail_memory(job.id, "file_missing", f"the file {job.file_id} was deleted before it was read")
@@ -444,6 +457,11 @@ class Store:
 
 def _memory(row: dict[str, Any]) -> MemoryJob:
     return MemoryJob(**{**row, "settings": json.loads(row["settings"]), "facts": json.loads(row["facts"])})
+
+
+def memory_id_of(owner: str, key: str) -> str:
+    """The id of an owner's memory: the same on every server."""
+    return f"mem-{_short_hash(owner, key)}"
 
 
 def _short_hash(*parts: str) -> str:

@@ -16,14 +16,15 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from videoxl.config import Generation, Sampling, decode_from_string, prefill_from_string
-from videoxl.errors import VideoXLError
+from videoxl.errors import MemoryFileError, VideoXLError
 from videoxl.inference.answers import Answer
 from videoxl.inference.asking import TOGETHER
 from videoxl.inference.decode.siglip import SiglipRelevance
@@ -45,6 +46,7 @@ from videoxl.server.protocol import (
     Watch,
     to_line,
 )
+from videoxl.server.shared import Between, SharedMemories, SharedMemory
 from videoxl.server.stream_worker import Streams
 from videoxl.settings import from_plain
 from videoxl.video import VideoLimits
@@ -99,10 +101,16 @@ class Worker:
     """Serves the requests of one front until that is gone."""
 
     def __init__(
-        self, engine: VideoXL, connection: socket.socket, hot_bytes: int, siglip: SiglipRelevance | None = None
+        self,
+        engine: VideoXL,
+        connection: socket.socket,
+        hot_bytes: int,
+        siglip: SiglipRelevance | None = None,
+        shared: str | None = None,
     ) -> None:
         """``siglip``: looks at the frames that are read, so that search finds them."""
         self.engine, self._siglip = engine, siglip
+        self._shared = SharedMemories(shared) if shared else None
         self._out = connection.makefile("wb", buffering=0)
         self._hot = HotMemories(engine, hot_bytes)
         self._inbox = Inbox(connection.makefile("rb"), self._cancelled)
@@ -151,21 +159,41 @@ class Worker:
     # ------------------------------------------------------------------------------------------------ readings
 
     def _read(self, reading: Read) -> None:
-        if not os.path.exists(reading.target):
+        problems: list[str] = []
+        if not os.path.exists(reading.target) and not self._fetched(reading, problems):
+            if not reading.path:
+                raise MemoryFileError(f"{reading.name} is shared no more: upload the video", code="memory_not_found")
             memory = self._encode(reading)
             memory.save(reading.target)
             self._hot.put(reading.target, memory)
+            if self._shared is not None:
+                self._shared.publish(key_of(reading), Path(reading.target), self._copying(reading, "share"), problems)
         memory = self._hot.get(reading.target)
         facts = {
             "frames": memory.frames,
             "tokens": len(memory.token_ids),
             "seconds": memory.duration,
             "bytes": os.path.getsize(reading.target),
-            "warnings": list(memory.warnings),
+            "warnings": [*memory.warnings, *problems],
         }
+        if self._shared is not None and reading.path:
+            about = SharedMemory(key_of(reading), os.path.basename(reading.path), reading.settings, facts)
+            self._shared.describe(reading.id, about)
         self._tell(ReadDone(reading.id, facts))
 
-    def _encode(self, reading: Read) -> VideoMemory:
+    def _fetched(self, reading: Read, problems: list[str]) -> bool:
+        """Whether another server has read this, and its memory is here now."""
+        if self._shared is None:
+            return False
+        return self._shared.fetch(key_of(reading), Path(reading.target), self._copying(reading, "fetch"), problems)
+
+    def _copying(self, reading: Read, phase: str) -> Between:
+        """What is called while a file is copied: questions are answered meanwhile."""
+        between = self._between(reading)
+        return lambda done, total: between(phase, done, total)
+
+    def _between(self, reading: Read) -> Callable[[str, int, int | None], None]:
+        """What is called at every tile border: it tells how far a reading is, ends it, and answers questions."""
         told = [0.0]
 
         def between_tiles(phase: str, done: int, total: int | None) -> None:
@@ -174,10 +202,13 @@ class Worker:
             if time.monotonic() - told[0] > TELL_EVERY or done == total:
                 told[0] = time.monotonic()
                 self._tell(Progressed(reading.id, phase, done, total))
-            if phase in ("vision", "prefill"):
+            if phase in ("vision", "prefill", "fetch", "share"):
                 self._serve_questions()
                 self._watch_streams()
 
+        return between_tiles
+
+    def _encode(self, reading: Read) -> VideoMemory:
         settings = dict(reading.settings)
         prefill = settings.pop("prefill", None)
         subtitles = settings.pop("subtitles", None)
@@ -189,7 +220,7 @@ class Worker:
             prefill=prefill_from_string(prefill) if prefill else None,
             subtitles=subtitles,
             siglip=self._siglip or False,
-            progress=between_tiles,
+            progress=self._between(reading),
         )
 
     # ------------------------------------------------------------------------------------------------ questions
@@ -298,6 +329,11 @@ class Worker:
             logger.info("the front has gone")
 
 
+def key_of(reading: Read) -> str:
+    """The key of the memory that a reading makes."""
+    return os.path.basename(reading.target).removesuffix(".vxl")
+
+
 def _generation(ask: Ask) -> Generation:
     return from_plain(Generation, ask.generation)
 
@@ -318,11 +354,11 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     connection = socket.socket(fileno=int(arguments[0]))
     chosen = json.loads(arguments[1])
-    hot_bytes = chosen.pop("hot_bytes")
+    hot_bytes, shared = chosen.pop("hot_bytes"), chosen.pop("shared")
     frames = chosen.pop("frames")
     engine = load(chosen.pop("model"), **chosen)
     siglip = SiglipRelevance(frames, device=engine.device) if frames else None
-    Worker(engine, connection, hot_bytes, siglip).run()
+    Worker(engine, connection, hot_bytes, siglip, shared).run()
 
 
 if __name__ == "__main__":

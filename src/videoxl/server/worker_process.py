@@ -177,7 +177,7 @@ class WorkerProcess:
 
     def _worker_settings(self) -> dict[str, object]:
         chosen = self._settings
-        found = {name: getattr(chosen, name) for name in ("model", "dtype", "quantization", "hot_bytes")}
+        found = {name: getattr(chosen, name) for name in ("model", "dtype", "quantization", "hot_bytes", "shared")}
         return {**found, "device": self._own_device, "frames": chosen.index.frames if chosen.index else None}
 
     def _lost(self) -> None:

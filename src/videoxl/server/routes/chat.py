@@ -97,7 +97,7 @@ async def _job(serving: Services, video: str, owner: str, talk: Conversation) ->
     if not video.startswith("mem-"):
         file = await serving.fetcher.fetch(video, owner, serving.room(owner, serving.settings.limits.file_bytes))
         return await serving.read(file, talk.options)
-    job = serving.memory(video, owner)
+    job = await asyncio.to_thread(serving.known_memory, video, owner)
     if given := [name for name in job.settings if getattr(talk.options, name, None) not in (None, job.settings[name])]:
         raise ApiError(
             f"{video} was read with {given[0]}={job.settings[given[0]]}: name its file instead", "invalid_value"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
@@ -31,13 +32,13 @@ def list_memories(serving: Serving, owner: Owner) -> MemoryList:
 @router.get("/{memory_id}")
 def get_memory(memory_id: str, serving: Serving, owner: Owner) -> MemoryObject:
     """One of your memories."""
-    return serving.memory_object(serving.memory(memory_id, owner))
+    return serving.memory_object(serving.known_memory(memory_id, owner))
 
 
 @router.get("/{memory_id}/events", response_class=StreamingResponse)
 async def get_events(memory_id: str, serving: Serving, owner: Owner) -> StreamingResponse:
     """What happens to a memory, as server-sent events, until it is ready, failed or cancelled."""
-    job = serving.memory(memory_id, owner)
+    job = await asyncio.to_thread(serving.known_memory, memory_id, owner)
     return StreamingResponse(
         _events(serving, job), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
@@ -64,6 +65,8 @@ async def delete_memory(memory_id: str, serving: Serving, owner: Owner) -> Delet
     job = serving.memory(memory_id, owner)
     if job.status == "in_progress":
         raise ApiError("this memory is being read: cancel that first", "memory_busy", 409)
+    if serving.shared is not None:
+        await asyncio.to_thread(serving.shared.forget, memory_id)
     if serving.store.delete_memory(job):
         serving.backend.forget(job)
     return Deleted(id=memory_id, object="video.memory")
@@ -72,7 +75,7 @@ async def delete_memory(memory_id: str, serving: Serving, owner: Owner) -> Delet
 @router.get("/{memory_id}/content", response_class=FileResponse)
 def get_memory_file(memory_id: str, serving: Serving, owner: Owner) -> FileResponse:
     """The memory as a ``.vxl`` file, for ``videoxl ask`` and Python."""
-    job = serving.memory(memory_id, owner)
+    job = serving.known_memory(memory_id, owner)
     if job.status != "ready":
         raise ApiError(f"this memory is {job.status}", "memory_not_ready")
     return FileResponse(
