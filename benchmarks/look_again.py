@@ -12,14 +12,18 @@ which takes that many more tokens. Intervals are Wilson's, 95 %.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import platform
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import videoxl
 from videoxl.evaluation.metrics import wilson_interval
@@ -40,10 +44,10 @@ def share(right: Sequence[bool]) -> dict[str, Any]:
     return {"share": sum(right) / len(right), "interval": wilson_interval(sum(right), len(right)), "of": len(right)}
 
 
-def measure(model: videoxl.VideoXL, films: int, fps: float, margin: float) -> dict[str, Any]:
-    """Ask about ``films`` films, read at ``fps`` first."""
-    rows: list[dict[str, Any]] = []
-    look = videoxl.LookAgain(rate=FULL_FPS / fps, margin=margin)
+def measure(model: videoxl.VideoXL, films: int, fps: float) -> list[dict[str, Any]]:
+    """Ask about ``films`` films, read at ``fps`` first, and look again without and with a margin."""
+    looks = [videoxl.LookAgain(rate=FULL_FPS / fps, margin=margin) for margin in (0.0, FULL_FPS / fps)]
+    rows: list[list[dict[str, Any]]] = [[] for _ in looks]
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(films):
             film = sample_film(np.random.default_rng(seed), GROUPS, THINGS, step=STEP, begin=0.0)
@@ -51,28 +55,33 @@ def measure(model: videoxl.VideoXL, films: int, fps: float, margin: float) -> di
             asked = questions_of(film, seed)
             texts = [question.text for question in asked]
             memory, whole = (model.encode(str(path), fps=rate) for rate in (fps, FULL_FPS))
-            answers = model.ask(memory, texts, look_again=look, max_new_tokens=24)
             at_once = model.ask(whole, texts, max_new_tokens=24)
-            for question, answer, other in zip(asked, answers, at_once):
-                first = answer.first or answer
-                truth = [(begin * STEP, end * STEP) for begin, end in question.evidence]
-                best = first.evidence[0]
-                rows.append(
-                    {
-                        "before": first.text == question.answer,
-                        "after": answer.text == question.answer,
-                        "whole": other.text == question.answer,
-                        "found": any(best.start < end and best.end > begin for begin, end in truth),
-                        "looked": answer.first is not None,
-                        "tokens": [first.usage.visual_tokens, answer.usage.visual_tokens, other.usage.visual_tokens],
-                    }
-                )
+            for look, found in zip(looks, rows):
+                answers = model.ask(memory, texts, look_again=look, max_new_tokens=24)
+                found += [row_of(*each) for each in zip(asked, answers, at_once)]
+    return [summary(found) | {"fps": fps, "margin": look.margin, "films": films} for look, found in zip(looks, rows)]
+
+
+def row_of(question: Question, answer: videoxl.Answer, at_once: videoxl.Answer) -> dict[str, Any]:
+    """What one question shows."""
+    first = answer.first or answer
+    truth = [(begin * STEP, end * STEP) for begin, end in question.evidence]
+    best = first.evidence[0]
+    return {
+        "before": first.text == question.answer,
+        "after": answer.text == question.answer,
+        "whole": at_once.text == question.answer,
+        "found": any(best.start < end and best.end > begin for begin, end in truth),
+        "looked": answer.first is not None,
+        "tokens": [each.usage.visual_tokens for each in (first, answer, at_once)],
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Shares over all questions, and over those whose place the first answer found."""
     found = [row for row in rows if row["found"]]
     tokens = np.mean([row["tokens"] for row in rows], axis=0).round(1).tolist()
     return {
-        "fps": fps,
-        "margin": margin,
-        "films": films,
         "looked_again": sum(row["looked"] for row in rows),
         **{name: share([row[name] for row in rows]) for name in ("before", "after", "whole", "found")},
         "where_found": {name: share([row[name] for row in found]) for name in ("before", "after")},
@@ -82,16 +91,24 @@ def measure(model: videoxl.VideoXL, films: int, fps: float, margin: float) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--films", type=int, default=14)
+    parser.add_argument("--films", type=int, default=40)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     model = videoxl.load("tiny")
-    results = [measure(model, given.films, fps, margin) for fps in (2, 1) for margin in (0.0, FULL_FPS / fps)]
+    begin = time.perf_counter()
+    results = [result for fps in (2, 1) for result in measure(model, given.films, fps)]
     for result in results:
         print(json.dumps(result))
     if given.json:
-        machine = {"python": platform.python_version(), "machine": platform.machine(), "model": "tiny"}
-        made = {"benchmark": "look_again", "run": machine, "results": results}
+        made = {
+            "benchmark": "look_again",
+            "date": datetime.date.today().isoformat(),
+            "hardware": f"{os.cpu_count()}-core {platform.machine()}",
+            "seconds": round(time.perf_counter() - begin),
+            "versions": {"videoxl": videoxl.__version__, "torch": torch.__version__},
+            "model": {"name": repr(model), "fingerprint": model.fingerprint},
+            "results": results,
+        }
         given.json.write_text(json.dumps(made, indent=1) + "\n")
 
 

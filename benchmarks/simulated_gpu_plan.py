@@ -19,17 +19,17 @@ from typing import Any
 
 from benchmarks.simulated_gpu import ALL_LAYERS, FEW
 from tests.simulated_gpu.plans import Held, Run, hold, hold_asking, planned
-from tests.simulated_gpu.true_size import RELEASED
+from tests.simulated_gpu.true_size import released_config
 
 from videoxl.inference.plan.work import WeightSizes
-from videoxl.model.configuration import VideoXLConfig
-from videoxl.model.released_config import native_config_dict
 
 RESULTS = Path(__file__).parent / "results" / "simulated_gpu_plan.json"
 BEGIN, END = "<!-- table: python -m benchmarks.simulated_gpu_plan --table -->", "<!-- end of the table -->"
 HEAD = "| family | frames | prefill | held smaller | phase | held, GB | plan, GB | difference |"
 BOTH = ("dense", "bilevel:top_k=1")
 LONG = ("dense", "bilevel")
+QWEN = (256, 448)
+"""Height and width of the film; the budget of pixels makes it smaller."""
 RUNS = (
     Run("video-xl", "beacon:ratio=8", 256),
     Run("video-xl", "full", 256),
@@ -51,12 +51,11 @@ RUNS = (
     Run("video-xl-2", "chunked", 10_000, LONG),
     Run("video-xl-2", "full", 10_000, LONG),
     Run("video-xl", "beacon:ratio=8", 10_000),
+    Run("qwen3-vl", "full", 768, LONG, size=QWEN),
+    Run("qwen3-vl", "full", 2048, LONG, size=QWEN),
+    Run("qwen3-vl", "full", 10_000, LONG, size=QWEN),
 )
 VISION_LAYERS = 2
-
-
-def released_config(family: str) -> VideoXLConfig:
-    return VideoXLConfig.from_dict(native_config_dict(dict(RELEASED[family]), None))
 
 
 def compare(run: Run, *, whole: bool) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, PlainValidator
 
 from videoxl.config_answers import Schema, check_choices, check_together, schema_text
@@ -308,16 +308,19 @@ class DenseDecode:
         return to_string("dense", self)
 
 
-RELEVANCES = ("attention", "siglip")
+RELEVANCES = ("attention", "siglip", "words")
 Relevance = str | tuple[int, ...] | Callable[..., object]
-"""A name of :data:`RELEVANCES`; block numbers; or ``function(memory, question)``, which returns a score per block."""
+"""A name of :data:`RELEVANCES`, or several with ``+`` between; block numbers; or ``function(memory, question)``, which
+returns a score per block."""
 
 
 def _relevance(value: object) -> Relevance:
     if isinstance(value, str) and not all(part.isdecimal() for part in value.split("+")):
-        if value not in RELEVANCES:
+        names = value.split("+")
+        if not set(names) <= set(RELEVANCES) or len(set(names)) < len(names):
             raise ValueError(
-                f"relevance must be one of {', '.join(RELEVANCES)}, block numbers or a function, got {value!r}"
+                f"relevance must be one of {', '.join(RELEVANCES)}, several of them (attention+siglip), block numbers "
+                f"or a function, got {value!r}"
             )
         return value
     given = value.split("+") if isinstance(value, str) else value
@@ -346,9 +349,22 @@ class BiLevelDecode:
     """Visual tokens averaged into one in all other blocks (``compression``); timestamps stay as they are."""
     relevance: Annotated[Relevance, PlainValidator(_relevance)] = "attention"
     """How blocks are judged. ``attention`` reads the question once against the averages. ``siglip`` compares it with
-    the frames' SigLIP features (``encode(..., siglip=True)``). Block numbers, from 0, are read whatever ``top_k``. A
-    function gets the memory and the question and returns a score per block; the attribute ``label``, or else its
-    name, stands for it in ``str()``."""
+    the frames' SigLIP features (``encode(..., siglip=True)``). ``words`` compares it with subtitles and other tracks
+    that were read. Several with ``+`` between, as ``attention+siglip``, count alike. Block numbers, from 0, are read
+    whatever ``top_k``. A function gets the memory and the question and returns a score per block; the attribute
+    ``label``, or else its name, stands for it in ``str()``."""
+    looks: Annotated[int, Ge(1), Le(2), NotBool, Must("be 1 or 2")] = 1
+    """2: the four times ``top_k`` best blocks are compared once more, by the attention that the question gives them
+    when they are read densely. They are fetched for it, wherever the memory is kept."""
+
+    def __post_init__(self) -> None:
+        if self.looks > 1 and isinstance(self.relevance, tuple):
+            raise ValueError(f"looks={self.looks} chooses among blocks, and relevance names them: leave one out")
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The names in ``relevance``; none for block numbers and functions."""
+        return tuple(self.relevance.split("+")) if isinstance(self.relevance, str) else ()
 
     def __str__(self) -> str:
         return to_string("bilevel", self)

@@ -183,7 +183,10 @@ def test_relevance_that_cannot_be(tiny, memory, relevance, message):
         ({"top_k": 0}, "top_k must be a whole number of at least 1"),
         ({"pool": 0}, "pool must be a whole number"),
         ({"block_size": 2.5}, "block_size must be a whole number"),
-        ({"relevance": "eyes"}, "relevance must be one of attention, siglip, block numbers or a function, got 'eyes'"),
+        (
+            {"relevance": "eyes"},
+            "relevance must be one of attention, siglip, words, several .*, block numbers or a function, got 'eyes'",
+        ),
         ({"relevance": []}, r"must name at least one block by its number from 0, got \[\]"),
         ({"relevance": [-1]}, "must name at least one block by its number from 0"),
         ({"relevance": 3}, "relevance must be a name, block numbers or a function, got int"),

@@ -281,7 +281,7 @@ def test_a_plan_reads_as_text_and_as_data(plan_tiny, clip):
     assert "note        10 frames at 1.0 fps exceed max_frames=4" in text
     data = json.loads(json.dumps(planned.to_dict()))
     kept = planned.weight_bytes + planned.memory_bytes + planned.spare_bytes
-    assert data["total_bytes"] == kept + max(planned.question_bytes, planned.working_bytes)
+    assert data["total_bytes"] == kept + max(planned.question_bytes + planned.asking_bytes, planned.working_bytes)
     assert (data["fits"], data["advice"]) == (True, None)
 
 
@@ -320,7 +320,7 @@ def test_an_iterator_cannot_be_planned():
 
 def test_a_run_that_does_not_fit_is_refused_before_decoding_and_says_what_fits(plan_tiny, tiny, clip, monkeypatch):
     planned = plan_tiny(clip)
-    free = planned.spare_bytes + planned.working_bytes + planned.memory_bytes // 2
+    free = planned.total_bytes - planned.weight_bytes - planned.memory_bytes // 2
     monkeypatch.setattr(fit, "free_device_bytes", lambda device: free)
     monkeypatch.setattr("videoxl.video.decoder.source.FileSource.read", None)
     with pytest.raises(

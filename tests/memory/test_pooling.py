@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from tests.model.builders import difference, noise, small_model
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout
-from videoxl.memory.pooling import blocks_of, interleave, make_coarse_kv, plan_interleave
+from videoxl.memory.pooling import blocks_of, closer, interleave, make_coarse_kv, plan_interleave
+from videoxl.memory.positions import Positions, positions_of
+from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.own_config import own_config_dict
+from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
 VISUAL, LAYERS, HEADS, WIDTH = 7, 2, 2, 12
 CPU = torch.device("cpu")
@@ -77,6 +81,53 @@ def test_a_mixed_cache_is_the_rule(rope, prefix, sizes, pool, data):
         want = plain_mix(keys, layout, dense, pool)
         assert difference(layer.values, plain_mix(values, layout, dense, pool)) < 1e-6
         assert difference(layer.keys, rope.apply_rope(want, torch.arange(len(plan)))) < 1e-5  # measured: 1.7e-7
+
+
+@pytest.fixture(scope="module")
+def rope_of_three():
+    """Of a Qwen3-VL: positions in time, height and width, interleaved."""
+    sizes = {"hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    text = {**sizes, "num_key_value_heads": HEADS, "head_dim": WIDTH, "vocab_size": 16}
+    rotary = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+    tower = {"hidden_size": 8, "intermediate_size": 8, "depth": 1, "num_heads": 2, "out_hidden_size": 24}
+    vision = {**tower, "deepstack_visual_indexes": []}
+    said = {"model_type": "qwen3_vl", "text_config": {**text, "rope_parameters": rotary}, "vision_config": vision}
+    return VideoXLForConditionalGeneration(VideoXLConfig.from_dict(own_config_dict(said, None))).model.language_model
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    prefix=st.integers(0, 4),
+    times=st.lists(st.integers(1, 3), min_size=1, max_size=5),
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    pool=st.integers(1, 5),
+    data=st.data(),
+)
+def test_averages_of_three_dimensional_positions_are_the_rule(rope_of_three, prefix, times, grid, pool, data):
+    """Averages of un-rotated keys stand at the mean position of those they were made from; the rest stays in place."""
+    rope, count = rope_of_three, len(times)
+    dense = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    ids = sequence(prefix, [(t, grid[0] * grid[1]) for t in times])
+    places = positions_of(ids, [VISUAL], grid, 0)
+    states, layout = unrotated(len(ids)), GroupLayout.from_ids(ids, prefix, VISUAL)
+    cache = KVCache(LAYERS)
+    for number, (keys, values) in enumerate(states):
+        cache.update(rope.apply_rope(keys, places), values, number)
+    cache = cache.placed(Positions.of(places))
+    level = make_coarse_kv(cache, ids, layout, pool, rope=rope, devices=[CPU] * LAYERS, video_token_id=VISUAL)
+    plan = plan_interleave(level, np.array(dense))
+    near, mixed = closer(cache, level, np.array(dense), rope), interleave(cache, level, plan, rope)
+    want_3S = plain_mix(places.float()[None, :, :, None], layout, dense, pool)[0, :, :, 0]
+    assert torch.equal(mixed.positions.held_3S, want_3S)
+    assert mixed.positions.next == near.positions.next == int(places.max()) + 1  # a question stays where it was
+    assert torch.equal(near.positions.held_3S, want_3S[:, prefix:])
+    for number, (keys, values) in enumerate(states):
+        want = plain_mix(keys, layout, dense, pool)
+        assert difference(mixed.layers[number].values, plain_mix(values, layout, dense, pool)) < 1e-6
+        assert difference(mixed.layers[number].keys, rope.apply_rope(want, want_3S)) < 1e-5
+        assert difference(near.keys[number], want[:, :, prefix:]) < 1e-5
+        kept = torch.from_numpy(plan.dense_from)
+        assert torch.equal(mixed.layers[number].keys[:, :, plan.dense_to], cache.layers[number].keys[:, :, kept])
 
 
 def test_pooling_in_pieces_is_pooling(rope, monkeypatch):

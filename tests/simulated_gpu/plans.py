@@ -43,6 +43,8 @@ class Run:
     decodes: tuple[str, ...] = ("dense",)
     kv_dtype: Any = None
     quantization: str | None = None
+    size: tuple[int, int] | None = None
+    """Height and width of the frames; default: the square that the vision tower takes."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,17 @@ def hold(run: Run, layers: int | None = None, vision_layers: int | None = None) 
     with simulated() as devices, mock.patch.object(selective, "select_tokens", first_tokens):
         engine = engine_of(run, devices, layers, vision_layers)
         weights, peaks = devices.live[0], {}
-        strategy, side = choose_prefill(run.prefill, engine.config), engine.config.vision_config.image_size
-        film = [np.zeros((side, side, 3), np.uint8)] * run.frames
+        strategy, size = choose_prefill(run.prefill, engine.config), run.size or engine.config.picture_size
+        film = [np.zeros((*size, 3), np.uint8)] * run.frames
         with devices.counting():
             memory = engine.encode(frames=film, fps=1, max_frames=run.frames, prefill=strategy, kv_dtype=run.kv_dtype)
             peaks[READING] = devices.peak[0]
         peaks |= asked_peaks(run, devices, engine, memory)
-        span = span_for(engine.config, memory.timestamps, engine.chat_format.tokenize)
-        sizes = Sizes.of(strategy, engine.config, run.frames, memory.prefix_length, span)
+        config = engine.config.sized(run.frames, *size) if engine.config.traits.vision.any_size else engine.config
+        span = span_for(config, memory.timestamps, engine.chat_format.tokenize)
+        sizes = Sizes.of(strategy, config, run.frames, memory.prefix_length, span)
         further = len(engine.chat_format.suffix(QUESTION)) + TOKENS
-        return Held(engine.config, sizes, further, weights, peaks, memory.state)
+        return Held(config, sizes, further, weights, peaks, memory.state)
 
 
 def asked_peaks(run: Run, devices: SimulatedDevices, engine: VideoXL, memory: VideoMemory) -> dict[str, int]:
@@ -149,6 +152,8 @@ def hold_asking(run: Run, read: Held) -> dict[str, int]:
 
 def planned(run: Run, held: Held, config: VideoXLConfig, decodes: Sequence[str]) -> dict[str, int]:
     """Bytes that ``plan`` expects for a model of ``config`` in every phase of a run."""
+    if run.size is not None:
+        config = config.sized(run.frames, *run.size)
     weights, found = WeightSizes.of(config).nbytes(2, run.quantization), {}
     for decode in ("dense", *decodes):
         need = footprint(
@@ -162,5 +167,5 @@ def planned(run: Run, held: Held, config: VideoXLConfig, decodes: Sequence[str])
             quantization=run.quantization,
         )
         kept = weights + need.memory - need.host + need.spare
-        found |= {READING: kept + need.working, decode: kept + need.question}
+        found |= {READING: kept + need.working, decode: kept + need.question + need.asking}
     return {phase: found[phase] for phase in (READING, *decodes)}

@@ -13,6 +13,7 @@ from tests.simulated_gpu.cuda import move
 from tests.simulated_gpu.device import SimulatedDevices
 from videoxl.inference.engine import VideoXL
 from videoxl.model.configuration import VideoXLConfig
+from videoxl.model.own_config import has_own_format, own_config_dict
 from videoxl.model.released_config import HUB_CONFIGS, native_config_dict
 from videoxl.model.videoxl import VideoXLForConditionalGeneration
 
@@ -20,6 +21,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     "video-xl": HUB_CONFIGS["sy1998/Video_XL"],
     "video-xl-pro": HUB_CONFIGS["MINT-SJTU/Video-XL-Pro-3B"],
     "video-xl-2": HUB_CONFIGS["BAAI/Video-XL-2"],
+    "qwen3-vl": HUB_CONFIGS["Qwen/Qwen3-VL-8B-Instruct"],
 }
 
 
@@ -31,6 +33,8 @@ class StandInTokenizer:
     def encode(self, text: str, **_: Any) -> list[int]:
         if text.startswith("Time "):
             return [1] * (len(text) - len("Time") + 1)
+        if re.fullmatch(r"<[\d.]+ seconds>", text):
+            return [1] * (len(text) - len(" seconds") + 1)
         return [1] * len(re.findall(r"<\|\w+\|>|\n|[A-Za-z]+|[^\sA-Za-z]", text))
 
     def decode(self, ids: Any, **_: Any) -> str:
@@ -40,15 +44,31 @@ class StandInTokenizer:
         return 151645
 
 
+def released_config(family: str) -> VideoXLConfig:
+    said = dict(RELEASED[family])
+    return VideoXLConfig.from_dict(
+        own_config_dict(said, None) if has_own_format(said) else native_config_dict(said, None)
+    )
+
+
+def fewer_vision_layers(config: Any, layers: int) -> None:
+    """Where layers add to the language model (deepstack), as many of those that are left do."""
+    if not hasattr(config, "depth"):
+        config.num_hidden_layers = layers
+        return
+    config.depth = max(layers, len(config.deepstack_visual_indexes) + 1)  # the last one adds nothing, as released
+    config.deepstack_visual_indexes = list(range(len(config.deepstack_visual_indexes)))
+
+
 def build(
     family: str, *, layers: int | None = None, vision_layers: int | None = None
 ) -> VideoXLForConditionalGeneration:
     """A released model on ``meta``, in bf16. ``layers``, ``vision_layers``: fewer of them, for shorter runs."""
-    config = VideoXLConfig.from_dict(native_config_dict(dict(RELEASED[family]), None))
+    config = released_config(family)
     if layers is not None:
         config.text_config.num_hidden_layers = layers
     if vision_layers is not None:
-        config.vision_config.num_hidden_layers = vision_layers
+        fewer_vision_layers(config.vision_config, vision_layers)
     with torch.device("meta"):
         model = VideoXLForConditionalGeneration(config).to(torch.bfloat16).eval()
     return model

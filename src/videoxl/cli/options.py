@@ -132,7 +132,10 @@ class WordOptions:
 NO_WORDS = WordOptions()
 Relevance = Annotated[
     str | None,
-    typer.Option(help="With --decode bilevel: attention, siglip, or block numbers (3+7); what is read in detail."),
+    typer.Option(
+        help="With --decode bilevel, what is read in detail: attention, siglip, words, several of them "
+        "(attention+siglip), or block numbers (3+7)."
+    ),
 ]
 Siglip = Annotated[
     str | None,

@@ -427,7 +427,7 @@ class VideoXL:
         chosen = generation_of(generation, writes)
         reading = choose_decode(decode, self.config)  # a wrong setting must not cost an encoding
         strategy = choose_prefill(encode_settings.get("prefill"), self.config)
-        if isinstance(reading, BiLevelDecode) and reading.relevance == "siglip":
+        if isinstance(reading, BiLevelDecode) and "siglip" in reading.judges:
             encode_settings.setdefault("siglip", True)
         memory = self.encode(video, **{**encode_settings, "prefill": for_question(strategy, question)})
         given = video if look_again and memory.origin and memory.origin.video is None else None

@@ -8,7 +8,7 @@ and values. A question reads some blocks of groups densely and the others coarse
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,8 @@ class CoarseKV:
     positions: Positions | None = None
     """Of every entry, where positions have three dimensions: an average has the mean of those it was made from. None:
     entries take the places they get in a question's cache."""
+    dense_G: np.ndarray | None = None
+    """Groups whose entries are tokens as they were read, not averages. None: no group's are."""
     room: QuestionRoom = field(default_factory=QuestionRoom, repr=False, compare=False)
     """Where questions mix them with dense ones, on a GPU."""
 
@@ -335,10 +337,7 @@ def _interleave_where_it_is(
             _scatter(take(layer, "values", chosen, device, None), values, plan).to(values.dtype),
         )
         layers.append(made)
-    placed = torch.empty((3, len(plan)))
-    placed[:, plan.dense_to] = cache.positions_at(torch.from_numpy(plan.dense_from)).float()
-    placed[:, plan.coarse_to] = held_3M[:, plan.coarse_from]
-    return KVCache(layers).placed(Positions(placed, positions.next))
+    return KVCache(layers).placed(Positions(_placed(cache, plan, positions), positions.next))
 
 
 def _interleave_at_once(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, rope: Rope, reserve: int) -> KVCache:
@@ -348,6 +347,40 @@ def _interleave_at_once(cache: KVCache, coarse: CoarseKV, plan: InterleavePlan, 
     _gather(cache, "keys", coarse.keys, index, places[0], rope, unrotate=True, rotate_from=0)
     _gather(cache, "values", coarse.values, index, places[1], rope)
     return mixed
+
+
+def closer(cache: KVCache, coarse: CoarseKV, dense_G: np.ndarray, rope: Rope) -> CoarseKV:
+    """A coarse level in which the groups of the bool ``dense_G`` are dense, for a second look at them."""
+    plan, begin, layout = plan_interleave(coarse, dense_G), coarse.layout.prefix_length, coarse.layout
+    keys, values = [], []
+    for layer, pooled_keys, pooled_values in zip(cache.layers, coarse.keys, coarse.values):
+        device, chosen = pooled_keys.device, plan.on(layer.device).dense_from
+        unrotated = _scatter(take(layer, "keys", chosen, device, rope, cache.positions), pooled_keys, plan)
+        mixed = _scatter(take(layer, "values", chosen, device, None), pooled_values, plan)
+        keys.append(unrotated[:, :, begin:].to(pooled_keys.dtype))
+        values.append(mixed[:, :, begin:].to(pooled_values.dtype))
+    sizes = np.where(dense_G, layout.ends - layout.starts_G, np.diff(coarse.offsets))
+    placed = None
+    if coarse.positions is not None:
+        held_3S = _placed(cache, plan, coarse.positions)[:, begin:]
+        placed = Positions(held_3S, coarse.positions.next)
+    return replace(
+        coarse,
+        offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        ids=plan.ids[begin:],
+        keys=keys,
+        values=values,
+        positions=placed,
+        dense_G=dense_G,
+    )
+
+
+def _placed(cache: KVCache, plan: InterleavePlan, coarse: Positions) -> torch.Tensor:
+    """Positions ``[3, tokens]`` of dense and coarse tokens, each where it is in the video."""
+    placed = torch.empty((3, len(plan)))
+    placed[:, plan.dense_to] = cache.positions_at(torch.from_numpy(plan.dense_from)).float()
+    placed[:, plan.coarse_to] = coarse.held_3S[:, plan.coarse_from]
+    return placed
 
 
 def _scatter(dense: torch.Tensor, coarse: torch.Tensor, plan: InterleavePlan) -> torch.Tensor:

@@ -326,8 +326,54 @@ def test_several_videos_and_pictures_in_a_prompt(engine, theirs, film, tmp_path)
     halves = engine.encode(film[:3], timestamps=times(3), before=before)
     halves.extend(film[3:], timestamps=times(4, 3))
     assert_answers(engine, halves, wanted)
-    with pytest.raises(ValueError, match="further videos before its own is not written"):
+    halves.fork().trim(end=0.1)  # a fork may forget what it likes
+    shorter = memory.fork()
+    shorter.trim(end=times(7)[4])
+    assert_answers(
+        engine,
+        shorter,
+        theirs.answer(theirs.inputs(QUESTION, [first, film[:4]], RATE, images=[picture], marks=marks), TOKENS),
+    )
+    assert_answers(engine, halves, wanted)
+    with pytest.raises(
+        ValueError, match=r"further videos or pictures before its own is not written to a file: .* encode\(before="
+    ):
         memory.save(tmp_path / "a.vxl")
+
+
+def test_text_before_a_video_is_saved_and_a_picture_before_it_refused(engine, film, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(pictures(1, 24, 32, seed=8)[0]).save(tmp_path / "still.png")
+    text = {"type": "text", "text": "and then"}
+    seen = engine.encode(film, timestamps=times(7), before=[{"type": "image", "image": tmp_path / "still.png"}, text])
+    with pytest.raises(ValueError, match="further videos or pictures before its own is not written"):
+        seen.save(tmp_path / "a.vxl")
+    assert not (tmp_path / "a.vxl").exists()
+    memory = engine.encode(film[:5], timestamps=times(5), before=[text])
+    memory.save(tmp_path / "a.vxl")
+    loaded = VideoMemory.load(tmp_path / "a.vxl", engine)
+    for each in (memory, loaded):
+        each.extend(film[5:], timestamps=times(2, 5))
+        each.trim(end=times(7)[6])
+    first, again = (engine.ask(each, QUESTION, max_new_tokens=TOKENS) for each in (memory, loaded))
+    assert first.text == again.text
+    assert memory.token_ids == loaded.token_ids
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(memory.cache.layers, loaded.cache.layers))
+
+
+def test_the_chat_template_of_newer_processors_has_one_more_pair_of_marks(engine, theirs, film):
+    """Which the model was not trained with; else it is the prompt here. Older processors replace the whole of it."""
+    inner, outer = (
+        theirs.inputs(QUESTION, [film], RATE, marks=marks)["input_ids"][0].tolist()
+        for marks in ("<|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>")
+    )
+    opening, closing = (engine.chat_format.tokenize(mark) for mark in ("<|vision_start|>", "<|vision_end|>"))
+    memory = engine.encode(film, timestamps=times(len(film)))
+    head = memory.prefix_length
+    assert inner == [*memory.token_ids, *engine.chat_format.suffix(QUESTION)]
+    end = len(memory.token_ids) + len(closing)  # the last group's own mark is read with the question
+    assert outer in (inner, [*inner[:head], *opening, *inner[head:end], *closing, *inner[end:]])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def decode_for(
         return lambda question, seed: chosen
     if selector == "dense" or not isinstance(base, BiLevelDecode):
         return lambda question, seed: DenseDecode()
-    bilevel = base
+    bilevel = replace(base, looks=1) if selector in ("oracle", "random", "none") else base  # they name blocks
     blocks = len(blocks_of(len(memory.groups), bilevel.block_size))
 
     def oracle(question: Question, seed: tuple[int, ...]) -> DecodeStrategy:

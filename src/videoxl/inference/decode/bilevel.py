@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,18 @@ import torch
 
 from videoxl.config import DECODES, BiLevelDecode, DecodeStrategy, DenseDecode, decode_from_string
 from videoxl.inference.answers import Span
+from videoxl.inference.decode.fusion import Fused, fused, word_scores
 from videoxl.inference.decode.released_units import ReleasedUnits
 from videoxl.inference.decode.relevance import attention_scores
 from videoxl.memory.kv_cache import KVCache
 from videoxl.memory.layout import GroupLayout
-from videoxl.memory.pooling import CoarseKV, blocks_of, interleave, make_coarse_kv, plan_interleave
+from videoxl.memory.pooling import CoarseKV, blocks_of, closer, interleave, make_coarse_kv, plan_interleave
 from videoxl.memory.video_memory import VideoMemory
 from videoxl.model.configuration import VideoXLConfig
 from videoxl.model.families import names_with
+
+WIDER = 4
+"""Times as many blocks as are read are looked at twice."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,14 @@ def start_from(
     level = coarse_kv_for(model, memory, decode.pool)
     if named is None:
         scores = block_scores(model, memory, level, blocks, decode, question)
+        if decode.looks > 1:
+            scores = second_look(model, memory, level, blocks, best_blocks(scores, WIDER * decode.top_k), question)
     else:
         scores = np.isin(np.arange(len(blocks)), named).astype(np.float64)
     chosen = {0, len(blocks) - 1, *(best_blocks(scores, decode.top_k) if named is None else named)}
     if len(chosen) == len(blocks):
         return _dense(memory)
-    dense_G = np.zeros(len(memory.groups), dtype=bool)
-    for number in chosen:
-        dense_G[list(blocks[number])] = True
-    plan = plan_interleave(level, dense_G)
+    plan = plan_interleave(level, groups_of(blocks, chosen, len(memory.groups)))
     with torch.inference_mode():
         cache = interleave(memory.cache, level, plan, model.model.language_model, reserve=len(plan) + reserve)
     judged = unit_scores(scores)
@@ -145,8 +148,23 @@ def block_scores(
 ) -> np.ndarray:
     """A score per block: higher is more relevant."""
     relevance = decode.relevance
-    if callable(relevance):
-        scores = np.asarray(relevance(memory, asked.text), dtype=np.float64)
+    parts = relevance.parts if isinstance(relevance, Fused) else decode.judges or (relevance,)
+    return fused([_judged(part, model, memory, level, blocks, decode, asked) for part in parts])
+
+
+def _judged(
+    part: Any,
+    model: Any,
+    memory: VideoMemory,
+    level: CoarseKV,
+    blocks: Sequence[range],
+    decode: BiLevelDecode,
+    asked: Question,
+) -> np.ndarray:
+    """A score per block by one judge: a name, or a function."""
+    part = word_scores if part == "words" else part
+    if callable(part):
+        scores = np.asarray(part(memory, asked.text), dtype=np.float64)
         if scores.shape == (len(memory.groups),):  # a block is as relevant as its best group
             scores = np.maximum.reduceat(scores, [block.start for block in blocks])
         if scores.shape != (len(blocks),) or not np.isfinite(scores).all():
@@ -155,13 +173,34 @@ def block_scores(
                 f"{decode.block_size} groups, got {scores.tolist() if scores.size < 20 else f'shape {scores.shape}'}"
             )
         return scores
-    if relevance == "siglip":
+    if part == "siglip":
         raise ValueError(
             "relevance='siglip' needs what SigLIP saw of the video, which this memory was not told to keep: use "
             "encode(..., siglip=True), --siglip auto on the command line, or "
             "BiLevelDecode(relevance=SiglipRelevance().watch(memory, video))"
         )
     return attention_scores(model, memory.cache, level, blocks, asked.ids, rows=asked.own)
+
+
+def second_look(
+    model: Any, memory: VideoMemory, level: CoarseKV, blocks: Sequence[range], candidates: list[int], asked: Question
+) -> np.ndarray:
+    """A score per block by attention once more, the candidates and both ends read densely; the others come last."""
+    dense_G = groups_of(blocks, (0, *candidates, len(blocks) - 1), len(memory.groups))
+    with torch.inference_mode():
+        level = closer(memory.cache, level, dense_G, model.model.language_model)
+    scores = attention_scores(model, memory.cache, level, blocks, asked.ids, rows=asked.own)
+    others = ~np.isin(np.arange(len(blocks)), candidates)
+    scores[others] = np.minimum(scores[others], np.nextafter(scores[candidates].min(), -np.inf))
+    return scores
+
+
+def groups_of(blocks: Sequence[range], chosen: Iterable[int], groups: int) -> np.ndarray:
+    """Mark the groups of some blocks: a bool for each group."""
+    marked_G = np.zeros(groups, dtype=bool)
+    for number in chosen:
+        marked_G[list(blocks[number])] = True
+    return marked_G
 
 
 def best_blocks(scores: np.ndarray, top_k: int) -> list[int]:

@@ -79,7 +79,10 @@ def members_and_bias(level: CoarseKV) -> tuple[torch.Tensor, torch.Tensor]:
     steps = np.arange(sizes.max())
     first = (level.offsets[:-1] + times)[:, None]
     members_GP = torch.from_numpy(np.where(steps < sizes[:, None], first + steps, len(level)))
-    return members_GP, torch.zeros(len(level) + 1).index_fill_(0, members_GP.flatten(), math.log(level.pool))[:-1]
+    bias = torch.zeros(len(level) + 1).index_fill_(0, members_GP.flatten(), math.log(level.pool))[:-1]
+    if level.dense_G is not None:  # a token weighs as much as itself
+        bias[torch.from_numpy(np.repeat(level.dense_G, np.diff(level.offsets)))] = 0
+    return members_GP, bias
 
 
 class ScoringPlan:

@@ -18,6 +18,7 @@ import torch
 
 from videoxl.config import BiLevelDecode, DecodeStrategy, Sampling
 from videoxl.errors import CheckpointError, MissingDependencyError
+from videoxl.inference.decode.fusion import Fused
 from videoxl.inference.loading import model_fingerprint, progress_where_it_takes_long, resolve, tokenizer_of
 from videoxl.inference.named import cached_model, fingerprint_of_files
 from videoxl.inference.parts import config_of_part, load_part
@@ -190,15 +191,16 @@ def own_siglip(engine: SiglipHolder) -> str:
 
 
 def from_memory(engine: SiglipHolder, memory: VideoMemory, decode: DecodeStrategy) -> DecodeStrategy:
-    """``relevance="siglip"`` with what the memory keeps; a SigLIP model is looked for when a block must be judged."""
+    """``siglip`` in a relevance with what the memory keeps; a model is looked for when a block must be judged."""
     seen = memory.embeddings
-    if not isinstance(decode, BiLevelDecode) or decode.relevance != "siglip" or seen is None:
+    if not isinstance(decode, BiLevelDecode) or "siglip" not in decode.judges or seen is None:
         return decode
 
     def siglip(memory: VideoMemory, question: str) -> np.ndarray:
         return Watched(who_saw(engine, seen), memory.timestamps, seen.features_FD)(memory, question)
 
-    return replace(decode, relevance=siglip)
+    parts = tuple(siglip if name == "siglip" else name for name in decode.judges)
+    return replace(decode, relevance=siglip if len(parts) == 1 else Fused(parts))
 
 
 def who_saw(engine: SiglipHolder, seen: FrameEmbeddings) -> SiglipRelevance:
@@ -241,11 +243,11 @@ def siglip_fingerprint(folder: Path) -> str:
 
 
 def watching(decode: DecodeStrategy, memory: VideoMemory, video: Any, given: Mapping[str, Any]) -> DecodeStrategy:
-    """``decode``; where it is ``relevance="siglip"`` and SigLIP has not seen the memory's frames, it looks now.
+    """``decode``; where its relevance names ``siglip`` and SigLIP has not seen the memory's frames, it looks now.
 
     ``given``: what ``encode`` was given, for the times of pictures.
     """
-    if isinstance(decode, BiLevelDecode) and decode.relevance == "siglip" and memory.embeddings is None:
+    if isinstance(decode, BiLevelDecode) and "siglip" in decode.judges and memory.embeddings is None:
         siglip = siglip_for(memory.require_owner("siglip"))  # type: ignore[arg-type]
         watched = siglip.watch(memory.fork(), video, fps=given.get("fps"), timestamps=given.get("timestamps"))
         memory.keep_embeddings(watched.embeddings)

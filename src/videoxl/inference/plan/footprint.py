@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from videoxl.config import (
     BeaconPrefill,
@@ -18,6 +19,12 @@ from videoxl.config import (
     StateKVPrefill,
     is_offloading,
 )
+from videoxl.inference.decode.bilevel import WIDER
+from videoxl.inference.decode.likelihood import STEPS_AT_ONCE
+from videoxl.inference.decode.scoring import SCORES_AT_ONCE as POOLED_SCORES_AT_ONCE
+from videoxl.inference.decode.steps import ROOM as STEPS_KEPT
+from videoxl.inference.evidence import SCORES_AT_ONCE as EVIDENCE_SCORES_AT_ONCE
+from videoxl.inference.evidence import watched_layers
 from videoxl.inference.loading import TORCHAO_INT8
 from videoxl.inference.prefill.ahead import AHEAD
 from videoxl.inference.prefill.choose import frames_per_tile, memory_tokens
@@ -29,6 +36,8 @@ from videoxl.model.attention import ROWS_ON_CPU
 from videoxl.model.attention_parts import SCORES_AT_ONCE
 from videoxl.model.configuration import VideoXLConfig
 
+POSITION_CORNERS = 4
+"""Learned positions that a patch's own is interpolated from, each with its index and its weight."""
 GROWTH = 9 / 8
 """Factor by which a buffer grows when its final size is not known."""
 
@@ -71,13 +80,15 @@ class Footprint:
     """Spare capacity behind them, for questions."""
     question: int
     """Keys and values that a question needs beyond both."""
+    asking: int
+    """Estimate of what a question needs beyond those: answering, choosing blocks, evidence."""
     working: int
     """Estimate of what reading needs beyond both: activations, and copies that only reading has."""
 
     @property
     def device(self) -> int:
         """Peak on the device."""
-        return self.memory - self.host + self.spare + max(self.working, self.question)
+        return self.memory - self.host + self.spare + max(self.working, self.question + self.asking)
 
 
 def footprint(
@@ -107,6 +118,7 @@ def footprint(
         spare=0 if offloaded else kv_bytes(config, _spare_tokens(config, prefill), itemsize, kv_dtype),
         question=_question_bytes(config, sizes, further_tokens, itemsize, decode or DenseDecode(), offloaded, kv_dtype)
         + _product_bytes(config, further_tokens, itemsize, quantization),
+        asking=_asking_bytes(config, sizes, further_tokens, itemsize, decode or DenseDecode(), offloaded),
         working=working_bytes(config, sizes, itemsize, prefill, kv_dtype, quantization),
     )
 
@@ -156,6 +168,34 @@ def _question_bytes(
     return read
 
 
+def _asking_bytes(
+    config: VideoXLConfig, sizes: Sizes, further: int, itemsize: int, decode: DecodeStrategy, offloaded: bool
+) -> int:
+    """What answering, choosing blocks and evidence hold beside keys and values, at the most of them."""
+    text = config.text
+    answering = further * (4 * text.intermediate_size + 6 * text.hidden_size) * itemsize
+    answering += STEPS_AT_ONCE * text.vocab_size * itemsize
+    answering += len(watched_layers(config)) * STEPS_KEPT * text.num_attention_heads * config.head_width * itemsize
+    if not isinstance(decode, BiLevelDecode):
+        return answering + _evidence_bytes(config, sizes.kept, further)
+    pooled, mixed = mixed_tokens(config, sizes, decode)
+    mixing = mixed * text.num_key_value_heads * config.head_width * 4 * 4  # a layer in float32, and its parts
+    if offloaded:  # what is planned for both levels is more than what is there at once
+        return 0
+    if decode.looks > 1:  # a level with more dense blocks
+        pooled = mixed_tokens(config, sizes, replace(decode, top_k=WIDER * decode.top_k))[1]
+        answering += kv_bytes(config, pooled, itemsize)
+    noted = 3 * 4 * text.num_hidden_layers * text.num_attention_heads * pooled  # attention to every token, and sums
+    scores = 2 * 4 * min(POOLED_SCORES_AT_ONCE, text.num_attention_heads * further * (pooled + further))
+    return answering + max(_evidence_bytes(config, mixed, further), noted + scores, mixing)
+
+
+def _evidence_bytes(config: VideoXLConfig, tokens: int, rows: int) -> int:
+    """Keys of two heads and the scores of one, in float32."""
+    shared = config.text.num_attention_heads // config.text.num_key_value_heads
+    return 4 * (2 * tokens * config.head_width + 3 * min(EVIDENCE_SCORES_AT_ONCE, tokens * shared * rows))
+
+
 def _product_bytes(config: VideoXLConfig, rows: int, itemsize: int, quantization: str | None) -> int:
     """What a product with rounded weights takes: ``int8`` sums in 32 bits, the others unpack the matrix.
 
@@ -191,11 +231,15 @@ def working_bytes(
         groups = min(groups, GROUPS_PER_TILE)
     if isinstance(prefill, StateKVPrefill):
         groups = min(groups, prefill.step)
-    tile = min(sizes.kept, groups * (config.tokens_per_group + 10))
+    tile = min(sizes.kept, groups * max(config.tokens_per_group + 10, -(-sizes.kept // max(1, sizes.groups))))
     if isinstance(prefill, BeaconPrefill):
         window = prefill.window or config.beacon_window
         tile = window + window // min(prefill.ratios)
     reading = tile * (4 * text.intermediate_size + 6 * text.hidden_size) * itemsize
+    if config.traits.vision.any_size:  # its visual tokens, what is added behind layers, and frames on their way
+        added: Any = config.vision_config
+        reading += tile * text.hidden_size * (1 + len(added.deepstack_visual_indexes)) * itemsize
+        reading += _waiting_bytes(config, sizes, prefill)
     if isinstance(prefill, ChunkedPrefill) and prefill.mode == "mask":
         reading += sizes.kept**2 * (1 + itemsize)
     elif isinstance(prefill, StateKVPrefill):
@@ -213,14 +257,37 @@ def working_bytes(
 
 def _vision_bytes(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
     """The frames of a tile in the vision tower, as bytes and normalised, and those on their way to the device."""
+    frames, waiting = min(sizes.frames, frames_per_tile(prefill, config)), _waiting_bytes(config, sizes, prefill)
+    if config.traits.vision.any_size:
+        return _merging_tower_bytes(config, frames, itemsize) + waiting
     vision = config.vision
-    patches = config.patches
-    frames = min(sizes.frames, frames_per_tile(prefill, config))
-    waiting = min(sizes.frames - frames, (AHEAD + 1) * frames)
     inner = 3 if vision.hidden_act == "quick_gelu" else 2  # it is written out: one more tensor of the inner width
     widths = inner * vision.intermediate_size + 3 * vision.hidden_size
     numbers = 3 * math.prod(config.picture_size)
-    return frames * (patches * widths + numbers) * itemsize + (frames + waiting) * numbers
+    return frames * (config.patches * widths + numbers) * itemsize + waiting
+
+
+def _waiting_bytes(config: VideoXLConfig, sizes: Sizes, prefill: PrefillStrategy) -> int:
+    """8-bit frames of a tile, and of those on their way to the device."""
+    frames = min(sizes.frames, frames_per_tile(prefill, config))
+    waiting = min(sizes.frames - frames, (AHEAD + 1) * frames)
+    return (frames + waiting) * 3 * math.prod(config.picture_size)
+
+
+def _merging_tower_bytes(config: VideoXLConfig, frames: int, itemsize: int) -> int:
+    """The same for transformers' Qwen3-VL tower, whose rotation in float32 is its peak.
+
+    There are then, in a layer: its input, the normalised one, queries, keys and values, and six more such in float32
+    (queries and keys, rotated queries, and three on the way to rotated keys). Positions were added in float32 and are
+    still there, as are frames, their patches, and what goes behind layers of the language model.
+    """
+    vision: Any = config.vision_config
+    patches = -(-frames // config.frames_per_group) * config.patches
+    width, pixels = vision.hidden_size, 3 * config.frames_per_group * vision.patch_size**2
+    layer = width * (5 * itemsize + 6 * 4)
+    held = width * 4 + 2 * 4 * width // vision.num_heads + 2 * pixels * itemsize + POSITION_CORNERS * (8 + 4)
+    merged = vision.out_hidden_size * itemsize // vision.spatial_merge_size**2
+    return patches * (layer + held + merged * len(vision.deepstack_visual_indexes))
 
 
 def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:

@@ -58,6 +58,8 @@ class Plan:
     """Spare capacity behind them, for questions."""
     question_bytes: int
     """Keys and values that a question takes beyond both."""
+    asking_bytes: int
+    """Estimate of what it takes beyond those: answering, choosing blocks, evidence."""
     working_bytes: int
     """Estimate of what reading takes beyond both: activations, and copies that it drops at its end."""
     available_bytes: int
@@ -86,7 +88,7 @@ class Plan:
     def total_bytes(self) -> int:
         """Peak on the device. Reading and asking come one after the other, so the larger of the two counts."""
         kept = self.memory_bytes - self.host_bytes + self.spare_bytes
-        return self.weight_bytes + kept + max(self.question_bytes, self.working_bytes)
+        return self.weight_bytes + kept + max(self.question_bytes + self.asking_bytes, self.working_bytes)
 
     @property
     def fits(self) -> bool:
@@ -133,7 +135,7 @@ class Plan:
             + (f", keys and values in {self.kv_dtype}" if self.kv_dtype else ""),
             f"memory      {gigabytes(self.total_bytes)} = weights {gigabytes(self.weight_bytes)}{rounded}, video "
             f"{gigabytes(self.memory_bytes - self.host_bytes)}, spare {gigabytes(self.spare_bytes)}, and then reading "
-            f"about {gigabytes(self.working_bytes)} or asking {gigabytes(self.question_bytes)}",
+            f"about {gigabytes(self.working_bytes)} or asking {gigabytes(self.question_bytes + self.asking_bytes)}",
             *([f"host        {gigabytes(self.host_bytes)} of the video"] if self.host_bytes else []),
             f"device      {self.device}, {gigabytes(self.available_bytes)} free",
             "time        about " + ", ".join(f"{name} {value:,.1f} s" for name, value in self.seconds.items()),
@@ -208,6 +210,7 @@ def make_plan(
         host_bytes=needed.host,
         spare_bytes=needed.spare,
         question_bytes=needed.question,
+        asking_bytes=needed.asking,
         working_bytes=needed.working,
         available_bytes=where.free_bytes,
         frames_that_fit=room.frames(asked),

@@ -122,6 +122,7 @@ class PrefillRunner:
                 self.progress("vision", len(times), expected_frames)
                 with self.clock.phase("prefill"):
                     prefiller.add(spans[-1], tokens)
+                del tokens  # or they would lie beside the next tile's
                 recent.add(tile.pixels)
                 self.progress("prefill", len(times), expected_frames)
         with self.clock.phase("prefill"):

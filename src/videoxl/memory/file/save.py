@@ -63,9 +63,11 @@ def save_memory(
 ) -> None:
     """Write a memory to ``path``; see ``VideoMemory.save``."""
     check_save(dtype, level)
-    head = memory.token_ids[: memory.prefix_length]
-    if owner.model_id.video_token_id in head:
-        raise ValueError("a memory with further videos before its own is not written to a file: read them apart")
+    if not _begins_with_text(memory):
+        raise ValueError(
+            "a memory with further videos or pictures before its own is not written to a file: keep it in this "
+            "program, or save a memory of each video and encode(before=...) anew where they are asked about together"
+        )
     held = memory.cache.layers[0].dtype
     codec = codec_for(dtype, held)
     parts = _parts(memory, owner, codec, level)
@@ -227,3 +229,9 @@ def _version() -> str:
         return importlib.metadata.version("videoxl")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _begins_with_text(memory: MemoryState) -> bool:
+    """Whether nothing but text, which takes one position a token, stands before the video."""
+    placed, head = memory.cache.positions, memory.prefix_length
+    return placed is None or torch.equal(placed.held_3S[:, :head], torch.arange(head).expand(3, -1).to(placed.held_3S))
