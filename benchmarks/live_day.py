@@ -89,7 +89,7 @@ def measured(hours: float, step: float, most_bytes: int) -> dict[str, object]:
     engine = videoxl.load("tiny", device="cpu")
     settings = WatchSettings(
         segment_s=900.0,
-        stretch=32,
+        stretch=15,
         alerts=(Alert(question="Is there a red star?"),),
         retention=Retention(dense_s=7200.0, pooled_s=6 * 3600.0, vectors_s=12 * 3600.0, bytes=most_bytes),
     )

@@ -227,6 +227,7 @@ def test_what_is_past_becomes_smaller_with_age_and_is_gone_in_the_end(tmp_path, 
     watcher.close()
 
 
+@pytest.mark.slow
 def test_the_limit_of_bytes_holds(tmp_path, engine):
     frames = np.concatenate([Renderer(FILM).frames(48)] * 3)
     source = FilmSource()
@@ -244,6 +245,7 @@ def test_the_limit_of_bytes_holds(tmp_path, engine):
     watcher.close()
 
 
+@pytest.mark.slow
 def test_keys_and_values_that_are_held_are_those_of_two_segments_at_most(tmp_path, engine):
     watcher = watcher_at(tmp_path / "out", engine)
     held = []

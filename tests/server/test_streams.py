@@ -128,6 +128,7 @@ def test_questions_about_streams_say_what_they_are_about(client):
 # ------------------------------------------------------------------------------------------------------ the worker
 
 
+@pytest.mark.slow
 def test_streams_are_read_in_turn_and_a_fault_is_one_streams_own(tmp_path, engine, monkeypatch):  # noqa: F811
     told = []
 

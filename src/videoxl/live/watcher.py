@@ -14,7 +14,7 @@ from videoxl.catalogue.entries import Embedder, IndexedTrack, Space
 from videoxl.catalogue.frames import THUMBNAIL_S, FrameModel, jpeg, vectors_of
 from videoxl.catalogue.making import file_facts
 from videoxl.config import BiLevelDecode, Generation
-from videoxl.errors import LiveError, MemoryFileError
+from videoxl.errors import CatalogueError, LiveError, MemoryFileError
 from videoxl.inference.engine import VideoXL
 from videoxl.inference.prefill.choose import choose_prefill
 from videoxl.line_file import LineFile
@@ -220,7 +220,7 @@ class Watcher:
         memory = current.memory
         dtype: Literal["auto", "int8"] = "auto" if memory.usage.kv_dtype else "int8"
         self._with_room(lambda: memory.save(path, dtype=dtype))
-        facts = replace(facts, video=self._index(facts, memory))
+        facts = replace(facts, video=self._with_room(lambda: self._index(facts, memory)))
         self._with_room(lambda: self.folder.keep(facts))
         reserve = self.folder.journal.nbytes  # the next one's may become as large
         self.folder.journal.clear()
@@ -254,7 +254,7 @@ class Watcher:
         while True:
             try:
                 return write()
-            except (LiveError, MemoryFileError) as error:
+            except (LiveError, MemoryFileError, CatalogueError) as error:
                 if error.code != "disk_full" or not self.folder.segments:
                     raise
                 self._note(self.at, "the disk is full: what is oldest was made smaller")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videoxl.video.live.clock import WRAP_S, StreamClock
@@ -54,6 +54,7 @@ def test_it_begins_where_it_is_told_to():
     assert placed([(3.0, 0.0), (4.0, 1.0)], begin=3600.0)[0] == [3600.0, 3601.0]
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.none() | st.floats(-1e6, 1e6), st.floats(0, 100)), min_size=2, max_size=30),
 )
