@@ -42,6 +42,8 @@ class Saving:
     dtype: SaveDtype = "auto"
     level: Level = "dense"
     resume: bool = False
+    by_key: bool = False
+    """Name every file by video and settings, so that one that is there needs no row to be known."""
     owned: Mapping[str, str] = field(default_factory=dict)
     """Key of a finished row -> its file, which may be replaced where it is damaged."""
     plain: Mapping[str, str] = field(default_factory=dict)
@@ -76,12 +78,35 @@ class MemoryWork:
 
     def rows(self, task: Task, questions: Sequence[str], opened: Opened) -> Iterator[MemoryRecord]:
         """Read the video and save its memory."""
+        if (kept := self._kept(task)) is not None:
+            opened.close()
+            yield kept
+            return
         with memory_of(self.engine, opened, self.saving.reading) as memory:
             target = self._target(task, memory)
             size, warnings = self._write(memory, target), list(memory.warnings)
             yield MemoryRecord.of(
                 memory.usage, memory=str(target), file_bytes=size, warnings=warnings, **self._known(task)
             )
+
+    def _kept(self, task: Task) -> MemoryRecord | None:
+        """The row of a whole file that a killed run has left without one."""
+        target = self._keyed(task)
+        if not (self.saving.resume and self.saving.by_key and target.exists()):
+            return None
+        with contextlib.ExitStack() as stack:
+            path = stack.enter_context(copied(target)) if isinstance(target, StoragePath) else target
+            try:
+                stored = StoredMemory.open(path)
+                stored.file.verify()
+            except MemoryFileError:
+                return None
+            known, size = self._known(task), os.path.getsize(path)
+            warnings = list(stored.warnings)
+            return MemoryRecord.of(stored.usage, memory=str(target), file_bytes=size, warnings=warnings, **known)
+
+    def _keyed(self, task: Task) -> Place:
+        return self.saving.folder / f"{stem_of(task.job.video)}-{task.key()[:8]}.vxl"
 
     def _write(self, memory: VideoMemory, target: Place) -> int:
         """Write a memory file, whole or not at all. Returns its bytes."""
@@ -104,10 +129,12 @@ class MemoryWork:
         if (own := how.owned.get(key)) is not None:
             return place_of(own)
         plain = how.folder / f"{stem}.vxl"
+        if how.by_key:
+            return self._keyed(task)
         mine = how.plain.get(stem, task.job.video) == task.job.video
         if mine and (not plain.exists() or (how.resume and _holds(plain, memory))):
             return plain
-        return how.folder / f"{stem}-{key[:8]}.vxl"
+        return self._keyed(task)
 
     def holds(self, row: MemoryRecord) -> bool:
         """Whether the memory file is there, and all of its checksums are right."""
@@ -182,6 +209,7 @@ def write_memories(
         saving.folder.remove_leftovers()
     saving = saving.of_run(jobs, file.rows)
     if actors is not None:
+        saving = replace(saving, by_key=True)
         return rows_on_ray(jobs, saving, load, file=file, actors=actors, progress=progress)
     return begin(jobs, saving, load, file=file, workers=workers, progress=progress)
 
