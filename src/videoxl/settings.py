@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
@@ -76,7 +76,7 @@ def from_plain(kind: type[T], values: object, where: str = "") -> T:
     ``where`` is put before the name of a setting in errors. Raises ``ValueError`` with one line.
     """
     try:
-        return cast(T, _adapter(kind).validate_python(values, strict=False))
+        return cast(T, _adapter(cast(Hashable, kind)).validate_python(values, strict=False))
     except ValidationError as error:
         raise _as_value_error(error, kind, where) from None
 
@@ -87,15 +87,15 @@ def from_json(kind: type[T], text: str | bytes, where: str = "") -> T:
     ``where`` is put before the name of a value in errors. Raises ``ValueError`` with one line.
     """
     try:
-        return cast(T, _adapter(kind).validate_json(text, strict=True))
+        return cast(T, _adapter(cast(Hashable, kind)).validate_json(text, strict=True))
     except ValidationError as error:
         raise _as_value_error(error, kind, where) from None
 
 
 @functools.lru_cache(maxsize=256)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     """Made once for each type: making one takes milliseconds, using one microseconds."""
-    return TypeAdapter(kind)
+    return TypeAdapter(cast(Any, kind))
 
 
 class Must:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import http.client
 import json
 import re
 import socket
@@ -331,3 +332,13 @@ def test_what_the_server_sends_forbids_to_be_framed_guessed_or_run(client):
     policy = client.get("/").headers["content-security-policy"]
     assert "script-src 'self'" in policy
     assert "unsafe-eval" not in policy
+
+
+@pytest.mark.parametrize(("path", "headers"), [(ASK, JSON), ("/v1/files", {"Content-Type": FORM}), ("/nowhere", JSON)])
+def test_a_client_whose_body_is_refused_is_told_and_not_cut_off(port, path, headers):
+    """Bytes that nobody read when a connection is closed take the reply along."""
+    body = (PART if "multipart" in headers["Content-Type"] else b"") + b"x" * 12_000_000
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", path, body, headers)
+    assert connection.getresponse().status in (404, 413)
+    connection.close()

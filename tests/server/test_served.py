@@ -13,8 +13,11 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import httpx
 import pytest
 import torch
@@ -26,6 +29,7 @@ from tests.conftest import require
 from videoxl.cli.demo import questions, write_demo
 from videoxl.inference.decode.siglip import SiglipRelevance
 
+STREAM = ("--allow-stream", "127.0.0.1")
 READ = {"fps": 1.0, "max_frames": 2048}
 
 
@@ -79,7 +83,7 @@ def siglip(data):
 
 @pytest.fixture(scope="module")
 def http(data, port, siglip):
-    process, client = start(data / "data", port, "--meaning", "none", "--frames", str(siglip))
+    process, client = start(data / "data", port, "--meaning", "none", "--frames", str(siglip), *STREAM)
     yield client
     client.close()
     stop(process)
@@ -218,8 +222,38 @@ def test_questions_are_answered_while_a_video_is_read(client, http, engine, data
     assert ask(client, long["id"], asked[1]).choices[0].message.content == engine.ask(other, asked[1]).text
 
 
+@contextmanager
+def broadcast(path):
+    """A film as a transport stream, over and over, faster than it was filmed; yields its address."""
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def send(link):
+            sink = SimpleNamespace(write=lambda data: link.sendall(data) or len(data))
+            with av.open(str(path)) as film, av.open(sink, "w", format="mpegts") as out:
+                copy = out.add_stream_from_template(film.streams.video[0])
+                for packet in film.demux(film.streams.video[0]):
+                    if packet.dts is not None and not stop.is_set():
+                        packet.stream = copy
+                        out.mux(packet)
+                        stop.wait(0.01)
+
+        def serve():
+            while not stop.is_set():
+                with suppress(OSError, av.FFmpegError):
+                    send(server.accept()[0])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        stop.set()
+        with suppress(OSError), socket.create_connection(server.getsockname()):
+            pass
+        thread.join(10)
+
+
 @pytest.mark.slow
-def test_tokens_are_the_engines_under_8_clients_while_a_video_is_read(client, http, engine, memory, here, asked):
+def test_tokens_are_the_engines_under_8_clients_a_reading_and_a_stream(client, http, engine, data, memory, here, asked):
     """Asked alone or with others, whole or streamed: token by token what ``engine.ask`` writes."""
     expected = {text: [one.text for one in engine.ask(here, text, logprobs=0).logprobs] for text in asked}
     stop = threading.Event()
@@ -236,16 +270,32 @@ def test_tokens_are_the_engines_under_8_clients_while_a_video_is_read(client, ht
             found.append((text, [token.token for token in said]))
         return found
 
-    long = {"file_id": memory["file_id"], "fps": 4.0, "end": 47.0}
-    with ThreadPoolExecutor(8) as pool:
-        made = http.post("/v1/video/memories", json=long).json()["id"]
+    def watched():
+        return http.get(f"/v1/video/streams/{stream}").json()["seconds"]
+
+    with broadcast(data / "film.mp4") as url, ThreadPoolExecutor(8) as pool:
+        stream = http.post("/v1/video/streams", json={"url": url, "stretch": 4}).json()["id"]
+        until(lambda: watched() > 0, "nothing of the stream was read")
+        before = watched()
+        made = http.post("/v1/video/memories", json={"file_id": memory["file_id"], "fps": 4.0, "end": 47.0}).json()[
+            "id"
+        ]
         clients = [pool.submit(tokens, number) for number in range(8)]
         http.get(f"/v1/video/memories/{made}/events")
+        until(lambda: watched() > before, "the stream stood still")
         stop.set()
         found = [one for answers in clients for one in answers.result()]
+        http.delete(f"/v1/video/streams/{stream}")
     assert http.get(f"/v1/video/memories/{made}").json()["status"] == "ready"
     assert len(found) > 16
     assert all(said == expected[text] for text, said in found)
+
+
+def until(true, what):
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
 
 
 def test_errors_are_openais(client, memory):

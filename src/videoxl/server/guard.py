@@ -8,7 +8,7 @@ import hmac
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +35,8 @@ MAX_HEADERS = 32_000
 """Bytes of all headers of a request."""
 SLOWEST = 10_000
 """Bytes a second below which a long upload is too slow."""
+DRAINED, DRAIN_SECONDS = 16 * 2**20, 3.0
+"""How much of a body that is refused is read on, and how long, before the client is told."""
 LOCAL = "local"
 """The owner of everything where no keys were given."""
 
@@ -91,17 +93,18 @@ class Guard:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             raise RuntimeError(f"no {scope['type']} is served here")
+        body = Body(receive, self._most_bytes(scope), self._settings.limits.body_seconds)
+        send = _after_the_body(_with_headers(send), body, Headers(raw=scope["headers"]))
         try:
             if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
                 raise ApiError(f"headers have at most {MAX_HEADERS:,} bytes", "headers_too_large", 431)
             self._check_host(Headers(raw=scope["headers"]))
             scope["owner"] = self._owner(scope)
             with self._one_of_few(scope):
-                body = Body(receive, self._most_bytes(scope), self._settings.limits.body_seconds)
-                await self._app(scope, body, _with_headers(send))
+                await self._app(scope, body, send)
         except ApiError as error:  # raised before the app answers
             response = JSONResponse(error.body, status_code=error.status or 400, headers=error.headers)
-            await response(scope, receive, _with_headers(send))
+            await response(scope, receive, send)
         return None
 
     def _check_host(self, headers: Headers) -> None:
@@ -160,10 +163,10 @@ class Body:
     def __init__(self, receive: Receive, most: int, seconds: float) -> None:
         """``seconds``: in which the first bytes come; each :data:`SLOWEST` bytes give one more."""
         self._receive, self._most, self._seconds = receive, most, seconds
-        self._began, self._came, self._whole = time.monotonic(), 0, False
+        self._began, self._came, self.whole = time.monotonic(), 0, False
 
     async def __call__(self) -> Message:
-        if self._whole:  # what comes now is that the client has left
+        if self.whole:  # what comes now is that the client has left
             return await self._receive()
         left = self._began + self._seconds + self._came / SLOWEST - time.monotonic()
         try:
@@ -171,11 +174,33 @@ class Body:
                 message = await self._receive()
         except TimeoutError:
             raise ApiError(f"the request comes too slowly: {self._came:,} bytes so far", "too_slow") from None
-        self._whole = not message.get("more_body", False)
+        self.whole = not message.get("more_body", False)
         self._came += len(message.get("body", b""))
         if self._came > self._most:
             raise ApiError(f"the request is larger than {self._most:,} bytes", "too_large")
         return message
+
+    async def drain(self) -> None:
+        """Read on and let it go: a connection that is closed with bytes unread loses the reply that was sent."""
+        end = self._came + DRAINED
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not self.whole and self._came < end:
+                    message = await self._receive()
+                    self._came += len(message.get("body", b""))
+                    self.whole = not message.get("more_body", False)
+
+
+def _after_the_body(send: Send, body: Body, headers: Headers) -> Send:
+    """Send an error when the client has sent what it sends, or a good part of it."""
+
+    async def send_after_the_body(message: Message) -> None:
+        refused = message["type"] == "http.response.start" and message["status"] >= 400 and message["status"] != 408
+        if refused and not body.whole and "expect" not in headers:  # a client that asks first is told at once
+            await body.drain()
+        await send(message)
+
+    return send_after_the_body
 
 
 def _place(origin: str) -> str:
