@@ -212,6 +212,7 @@ def test_an_odd_length_is_not_believed(client, world):
     assert client.post(ASK, json=question("https://films.org/odd")).status_code in (200, 422)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0.0, 0.02])
 def test_bodies_without_end_or_too_slow_end(tmp_path, world, pause):
     world.endless, world.pause = True, pause
@@ -223,6 +224,7 @@ def test_bodies_without_end_or_too_slow_end(tmp_path, world, pause):
         assert left(client) == []
 
 
+@pytest.mark.slow
 def test_headers_that_come_byte_by_byte_end_too(tmp_path, world):
     world.answer, world.pause = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 90, 0.02
     limits = type(LIMITS)(**{**vars(LIMITS), "fetch_seconds": 0.3})

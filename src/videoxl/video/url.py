@@ -112,6 +112,8 @@ def _fetch(url: str, file: IO[bytes], limits: UrlLimits, allows: Allows) -> None
         cut.start()
         try:
             connection.request("GET", path, headers={"User-Agent": "videoxl", "Accept-Encoding": "identity"})
+            if time.monotonic() > until:  # it was connected to too late to be cut off
+                raise _refused(url, f"took longer than {limits.seconds:g} s")
             answer = connection.getresponse()
             if answer.status in REDIRECTS and (location := answer.getheader("Location")):
                 at = _joined(at, location)
