@@ -39,7 +39,7 @@ from videoxl.server.store import Store
 
 FILES, EACH = 100, 1000
 WIDTH = 1152
-QUESTIONS = 40
+QUESTIONS = 20
 
 
 def sentence(rng: random.Random) -> str:

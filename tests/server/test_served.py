@@ -169,10 +169,10 @@ def test_several_answers_log_probabilities_and_turns(client, engine, memory, her
 def found(http, query, **given):
     """What is found, once all is in the index."""
     end = time.monotonic() + 60
-    while (reply := http.post("/v1/video/search", json={"query": query, **given}).json())["not_searched"]:
+    while (reply := http.post("/v1/video/search", json={"query": query}).json())["not_searched"]:
         assert time.monotonic() < end, reply
         time.sleep(0.1)
-    return reply
+    return http.post("/v1/video/search", json={"query": query, **given}).json()
 
 
 def test_frames_of_a_memory_are_found_by_the_vectors_that_it_holds(http, memory, here, data, siglip):
