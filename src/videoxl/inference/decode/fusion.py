@@ -37,7 +37,10 @@ def fused(scores: list[np.ndarray]) -> np.ndarray:
     if len(scores) == 1:
         return scores[0]
     spreads = [each.std() for each in scores]
-    return np.sum([(each - each.mean()) / (spread or 1.0) for each, spread in zip(scores, spreads)], axis=0)
+    total: np.ndarray = np.sum(
+        [(each - each.mean()) / (spread or 1.0) for each, spread in zip(scores, spreads)], axis=0
+    )
+    return total
 
 
 def word_scores(memory: VideoMemory, question: str) -> np.ndarray:

@@ -287,7 +287,7 @@ def _merging_tower_bytes(config: VideoXLConfig, frames: int, itemsize: int) -> i
     layer = width * (5 * itemsize + 6 * 4)
     held = width * 4 + 2 * 4 * width // vision.num_heads + 2 * pixels * itemsize + POSITION_CORNERS * (8 + 4)
     merged = vision.out_hidden_size * itemsize // vision.spatial_merge_size**2
-    return patches * (layer + held + merged * len(vision.deepstack_visual_indexes))
+    return int(patches * (layer + held + merged * len(vision.deepstack_visual_indexes)))
 
 
 def _held_while_reading(config: VideoXLConfig, sizes: Sizes, itemsize: int, prefill: PrefillStrategy) -> int:
