@@ -1,6 +1,7 @@
 """How often the embedded models answer exactly right, by kind of question, length of film and way of reading.
 
     python benchmarks/accuracy.py --json benchmarks/results/accuracy-cpu2.json
+    python benchmarks/accuracy.py --models tiny-qwen3 --films 10 --json benchmarks/results/accuracy-qwen3-cpu2.json
     python benchmarks/accuracy.py --tables benchmarks/results/accuracy-cpu2.json   # for docs/notes/tiny-accuracy.md
 
 Films of the generated world on seeds that training never saw, rendered, encoded and asked through the public calls.
@@ -24,7 +25,16 @@ import transformers
 from recipes.tiny.accuracy import Asked, Mode, ask_about_films
 
 import videoxl
-from videoxl.config import TINY, TINY_V1, BeaconPrefill, BiLevelDecode, ChunkedPrefill, FullPrefill
+from videoxl.config import (
+    TINY,
+    TINY_QWEN3,
+    TINY_V1,
+    BeaconPrefill,
+    BiLevelDecode,
+    ChunkedPrefill,
+    FullPrefill,
+    StateKVPrefill,
+)
 from videoxl.world import KINDS
 from videoxl.world.questions import CONTENT, TIMED
 
@@ -34,16 +44,24 @@ TINY_MODES = {
     "bilevel": Mode(ChunkedPrefill(), BiLevelDecode()),
 }
 V1_MODES = {f"beacon {ratio}": Mode(BeaconPrefill(ratio=ratio)) for ratio in (2, 4, 8, 16)}
+QWEN3_MODES = {
+    "full": Mode(FullPrefill()),
+    "statekv": Mode(StateKVPrefill(budget=1024)),
+    "bilevel": Mode(FullPrefill(), BiLevelDecode()),
+}
+MODES = {TINY: TINY_MODES, TINY_V1: V1_MODES, TINY_QWEN3: QWEN3_MODES}
 LENGTHS = (8, 16, 32, 64, 128, 512)
 LONG = 64
 """Groups from which on half as many films are asked about."""
 
 
-def measure(name: str, lengths: Sequence[int], films: int, questions: int, seed: int) -> list[Asked]:
+def measure(
+    name: str, lengths: Sequence[int], films: int, questions: int, seed: int, asked_kinds: Sequence[str]
+) -> list[Asked]:
     engine = videoxl.load(name, device="cpu")
     compressed = bool(engine.config.beacon_param)  # such a model is told no times
-    kinds = [kind for kind in KINDS if not (compressed and kind in TIMED)]
-    modes = V1_MODES if compressed else TINY_MODES
+    kinds = [kind for kind in asked_kinds if not (compressed and kind in TIMED)]
+    modes = MODES[name]
     found: list[Asked] = []
     for groups in lengths:
         begin = time.perf_counter()
@@ -73,7 +91,7 @@ def by_kind(asked: Sequence[Asked]) -> dict[str, tuple[float, int]]:
 
 SHOWN = ("all", "content", "when")
 """Of every way of reading; the kinds one by one of :data:`IN_DETAIL`."""
-IN_DETAIL = {TINY: "full", TINY_V1: "beacon 8"}
+IN_DETAIL = {TINY: "full", TINY_V1: "beacon 8", TINY_QWEN3: "full"}
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -107,10 +125,11 @@ def tables(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=[TINY, TINY_V1])
+    parser.add_argument("--models", nargs="+", default=[TINY, TINY_V1], choices=list(MODES))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="in groups of four frames")
     parser.add_argument("--films", type=int, default=40, help="of every length below 64 groups; longer: half")
     parser.add_argument("--questions", type=int, default=20, help="about every film")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of questions")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tables", type=Path, help="only show a result that is there, as Markdown")
@@ -122,7 +141,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name in arguments.models:
         lengths = arguments.lengths
-        asked = measure(name, lengths, arguments.films, arguments.questions, arguments.seed)
+        asked = measure(name, lengths, arguments.films, arguments.questions, arguments.seed, arguments.kinds)
         results[name] = {
             mode: {
                 groups: {

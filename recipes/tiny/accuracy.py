@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recipes.tiny.phases import draw_questions
-from videoxl.world import KINDS, Film, Question, Renderer, sample_film
+from videoxl.world import KINDS, Film, Question, Renderer, kinds_for, sample_film
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ def ask_about_films(
     for number in range(films):
         source = np.random.default_rng((seed, 101, groups, number))
         film = sample_film(source, groups)
+        if not set(kinds) & set(kinds_for(film)):
+            continue  # few films show nothing, and nothing can be asked about those
         asked = draw_questions(source, film, questions, dict.fromkeys(kinds, 1.0))
         yield from _ask(engine, modes, film, asked)
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from recipes.tiny.sizes import IMAGE
 from recipes.tiny.vision import names
 from videoxl.model.vision import normalize_pixels
 from videoxl.world import Event, Film, Renderer, Thing
 from videoxl.world.film import FRAMES_PER_GROUP
 
+Look = Callable[[Any, torch.Tensor], torch.Tensor]
+"""What a model sees of pixels ``[F, 3, H, W]`` of whole groups."""
+
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """Tower features ``[copies, T, P, C]`` fp16 of every thing there can be, and of scenery (``None``)."""
+    """Tower features ``[copies, T, P, C]`` fp16 of every thing there can be, and of scenery (``None``); where the tower
+    merges patches itself, visual tokens of the pairs of frames in place of ``T``."""
 
     groups: dict[Thing | None, torch.Tensor]
 
@@ -42,14 +47,15 @@ class FeatureBank:
 
 
 @torch.no_grad()
-def make_bank(model: Any, *, copies: int, scenery: int, seed: int = 0) -> FeatureBank:
-    """Render ``copies`` groups of every thing and ``scenery`` of nothing, in many films, and look at them."""
+def make_bank(model: Any, *, copies: int, scenery: int, seed: int = 0, look: Look | None = None) -> FeatureBank:
+    """Render ``copies`` groups of every thing and ``scenery`` of nothing, in many films, and look at them.
+
+    ``look``: what is seen of frames, ``[n * groups, P, C]``; default what the model's language model will be shown.
+    """
     source = np.random.default_rng((seed, 7))
     _, things = names()
     counts = {thing: scenery if thing is None else copies for thing in things}
-    return FeatureBank(
-        {thing: _seen(model, _rendered(source, thing, n, model.config.image_size)) for thing, n in counts.items()}
-    )
+    return FeatureBank({thing: _seen(model, _rendered(source, thing, n, IMAGE), look) for thing, n in counts.items()})
 
 
 def _rendered(source: np.random.Generator, thing: Thing | None, count: int, size: int) -> np.ndarray:
@@ -63,13 +69,24 @@ def _rendered(source: np.random.Generator, thing: Thing | None, count: int, size
     return np.concatenate(parts)[: count * FRAMES_PER_GROUP]
 
 
-def _seen(model: Any, frames_FHWC: np.ndarray, batch: int = 256) -> torch.Tensor:
+def _seen(model: Any, frames_FHWC: np.ndarray, look: Look | None, batch: int = 256) -> torch.Tensor:
     config = model.config
+    if look is None:
+        look = _whole if config.traits.vision.any_size else _features
     parts: Sequence[torch.Tensor] = [
-        model.model.grid_features(normalize_pixels(frames, config.image_mean, config.image_std))
+        look(model, normalize_pixels(frames, config.image_mean, config.image_std))
         for frames in torch.from_numpy(frames_FHWC).split(batch)
     ]
-    return torch.cat(list(parts)).half().unflatten(0, (-1, FRAMES_PER_GROUP))
+    seen = torch.cat(list(parts)).half()
+    return seen.unflatten(0, (len(frames_FHWC) // FRAMES_PER_GROUP, -1))
+
+
+def _whole(model: Any, pixels_FCHW: torch.Tensor) -> Any:
+    return model.model.encode_frames(pixels_FCHW)
+
+
+def _features(model: Any, pixels_FCHW: torch.Tensor) -> Any:
+    return model.model.grid_features(pixels_FCHW)
 
 
 def filmed(size: int) -> Any:

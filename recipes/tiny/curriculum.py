@@ -142,3 +142,42 @@ V1_LONG = (
     replace(V1_BEACONS[1], groups=(64, 512), films=2, questions=24, steps=140, rate=1.5e-3, kinds=COUNTS),
 )
 """What is learned from 160 frames at most makes a memory of 2,048 unreadable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerPhase:
+    """How long a tower learns to show things as another one does."""
+
+    steps: int
+    groups: int
+    """Per step."""
+    rate: float
+    """Peak learning rate."""
+    clips: int
+    """Groups that are rendered."""
+
+
+QWEN3_TOWER = TowerPhase(steps=200, groups=48, rate=1e-3, clips=4000)
+QWEN3_GROUPS = {"copies": 14, "scenery": 700}
+QWEN3_KINDS = EVEN | {"color": 4, "shape": 4, "number": 4, "when": 4, "at": 4, "after": 4, "before": 4, "last": 2}
+QWEN3_SHORT = Phase(
+    groups=(4, 24),
+    films=8,
+    questions=12,
+    steps=90,
+    rate=2e-3,
+    kinds=QWEN3_KINDS,
+    keyword_questions=0.2,
+    skips=0.4,
+    longest=10_500,
+    diluted=1024,
+)
+QWEN3_LONGER = replace(QWEN3_SHORT, groups=(16, 64), films=4, questions=16, steps=14, keyword_questions=0.0)
+QWEN3_LONG = replace(QWEN3_SHORT, groups=(64, 128), films=2, questions=24, steps=4, keyword_questions=0.0)
+QWEN3_LANGUAGE = (QWEN3_SHORT, QWEN3_LONGER, QWEN3_LONG)
+"""Few steps: the language model begins as that of tiny. Every group of four frames is two pairs, with a time each."""
+QWEN3_JOINED = (
+    replace(QWEN3_SHORT, steps=36, rate=1.5e-3),
+    replace(QWEN3_LONGER, steps=5, rate=1.5e-3),
+    replace(QWEN3_LONG, steps=1, rate=1.5e-3),
+)

@@ -12,7 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 from recipes.tiny.phases import AUX_TARGETS, PromptWriter
 from videoxl.inference.prompt import IGNORE_INDEX
 from videoxl.model.attention import CausalPlan, rotate
-from videoxl.model.videoxl import PICTURE_INPUTS
+from videoxl.model.token_loss import next_token_loss
+from videoxl.model.videoxl import PICTURE_INPUTS, VideoXLOutput
 from videoxl.training.objectives.objective import Objective
 from videoxl.world import Film
 from videoxl.world.film import COLORS, SHAPES
@@ -89,7 +90,10 @@ class AnswerLearning(Objective):
     ) -> Any:
         """``loss``, and for the log the share of right answers of every kind."""
         visual = input_ids == self.config.video_token_id
-        if words is not None:
+        added: tuple[torch.Tensor, ...] = ()
+        if self.config.traits.vision.any_size:
+            batch["inputs_embeds"], added = self._shown(input_ids, visual, batch["video_features"])
+        elif words is not None:
             batch["inputs_embeds"] = self._told(input_ids, visual, words)
         elif self.config.beacon_param:  # in full, without compressing
             pictures = {name: batch.pop(name) for name in PICTURE_INPUTS if name in batch}
@@ -99,7 +103,7 @@ class AnswerLearning(Objective):
         hidden_video_layers = self.model.model.language_model.layers[: self.hidden_video_layers]
         hooks = [layer.register_forward_pre_hook(cover(visual)) for layer in hidden_video_layers]
         try:  # the next curriculum's model is this one
-            output = self.model(**{**batch, "labels": labels, "use_cache": False})
+            output = self._answers(labels, added, batch)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -109,6 +113,25 @@ class AnswerLearning(Objective):
         aux_weight = self.weight * torch.stack(list(losses.values())).sum()
         output.loss = output.loss + share_of_answers(labels, batch.get("num_items_in_batch")) * aux_weight
         return output
+
+    def _answers(self, labels: torch.Tensor, added: Sequence[torch.Tensor], batch: dict[str, Any]) -> Any:
+        if not added:
+            return self.model(**{**batch, "labels": labels, "use_cache": False, "logits_to_keep": 0})
+        count = batch.get("num_items_in_batch")
+        given = {name: batch[name] for name in ("inputs_embeds", "attention_mask", "position_ids")}
+        hidden = self.model.model.language_model(**given, layer_inputs=added).last_hidden_state
+        logits = self.model.lm_head(hidden)
+        return VideoXLOutput(loss=next_token_loss(nn.Identity(), logits, labels, count), logits=logits)
+
+    def _shown(
+        self, input_ids: torch.Tensor, visual: torch.Tensor, tokens_GPD: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Embeddings of prompts with their visual tokens, and what is added to them behind the first layers."""
+        embeds = self.model.get_input_embeddings()(input_ids)
+        first, *later = tokens_GPD.flatten(0, 1).to(embeds).split(embeds.shape[-1], dim=-1)
+        places = visual[..., None].expand_as(embeds)
+        added = tuple(torch.zeros_like(embeds).masked_scatter(places, part) for part in later)
+        return embeds.masked_scatter(places, first), added
 
     def _told(self, input_ids: torch.Tensor, visual: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """Embeddings of a prompt whose visual tokens are sums of words, and noise."""
@@ -149,9 +172,9 @@ class AnswerLearning(Objective):
         assert isinstance(mask_B1LL, torch.Tensor), "films are packed, so there always is a mask"
         rows, places = attention_targets.T
         width = self.finder.head_dim
-        asking = self.finder.q_proj(hidden[rows, places]).unflatten(-1, (-1, width))
+        asking = self.finder.project("q", hidden[rows, places][None])[0].transpose(0, 1)
         asking = asking[:, :: self.finder.num_key_value_groups]
-        offered = self.finder.k_proj(hidden).unflatten(-1, (-1, width))
+        offered = self.finder.project("k", hidden).transpose(1, 2)
         queries = rotate(asking, cos[rows, places][:, None], sin[rows, places][:, None])
         keys = rotate(offered, cos[:, :, None], sin[:, :, None])
         losses = []

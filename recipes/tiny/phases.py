@@ -16,6 +16,7 @@ import torch
 
 from videoxl.config import ChunkedPrefill
 from videoxl.inference.prompt import IGNORE_INDEX, ChatFormat, VisualSpan, span_for
+from videoxl.memory.positions import positions_of as visual_positions
 from videoxl.training.data.collator import Collator, positions_of
 from videoxl.training.data.examples import Example
 from videoxl.world import Film, Question, Thing, ask, kinds_for, sample_film
@@ -69,8 +70,8 @@ class Phase:
 class FilmExample(Example):
     """An example with what only this recipe needs."""
 
-    positions: list[int] = field(default_factory=list)
-    """The position of every token."""
+    positions: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), dtype=np.int64))
+    """The position of every token, ``[1, L]``, or ``[3, L]`` where positions are time, height and width."""
     kinds: tuple[str, ...] = ()
     """Kinds of its questions, in the order of their segments, from 1."""
     aux_targets: np.ndarray = field(default_factory=lambda: np.full((0, len(AUX_TARGETS + SEEN)), -1))
@@ -97,7 +98,8 @@ class PromptWriter:
 
         self.config = config
         self.encode = encode
-        self.chat = ChatFormat(self.ids, self.ids)
+        traits = config.traits
+        self.chat = ChatFormat(self.ids, self.ids, traits.chat, traits.tokens.closing)
         self.prefix = self.chat.prefix()
         self.end = self.ids("<|im_end|>")
 
@@ -107,10 +109,19 @@ class PromptWriter:
     def span(self, film: Film) -> VisualSpan:
         return span_for(self.config, film.timestamps, self.ids)
 
+    def positions(self, ids: Sequence[int], segments: Sequence[int], span: VisualSpan, begin: int) -> np.ndarray:
+        """Positions ``[1, L]`` or ``[3, L]`` of a prompt with its video at ``begin``, and questions behind it."""
+        plain = positions_of(segments)[None]
+        if self.config.traits.tokens.position_dimensions == 1:
+            return plain
+        end = begin + len(span.ids)
+        seen = visual_positions(ids[:end], (self.config.video_token_id,), self.config.visual_grid, 0).numpy()
+        return np.concatenate([seen, np.repeat(plain[:, end:] - end + seen.max() + 1, len(seen), axis=0)], axis=1)
+
     def turn(self, question: Question, *, as_keywords: bool = False, first: bool = True) -> tuple[list[int], list[int]]:
         """Ids of a question with its answer, and the labels: the answer and its end."""
         if as_keywords:
-            asked = self.ids(keywords_of(question.text))
+            asked = self.chat.closing_ids() + self.ids(keywords_of(question.text))
         else:
             chat = self.chat
             asked = chat.suffix(question.text) if first else chat.next_turn(question.text, answer_closed=True)
@@ -239,10 +250,10 @@ def make_example(
             group = question.evidence[0][0]
             asked[turn.index(writer.ids(f"at {seconds(film.time_of(group))}")[-1]), 0] = film.time_of(group)
         aux_targets.append(asked)
-    positions = positions_of(segments)
+    positions = writer.positions(ids, segments, span, begin)
     if longest:
-        shift = left_out(source, span, longest - begin - len(span.ids))
-        positions[begin:] += np.concatenate([shift, np.full(len(ids) - begin - len(shift), shift[-1])])
+        shift = left_out(source, span, longest - int(positions[0, begin + len(span.ids) - 1]) - 1)
+        positions[:, begin:] += np.concatenate([shift, np.full(len(ids) - begin - len(shift), shift[-1])])
     return FilmExample(
         id=f"film {film.seed}",
         kind="video",
@@ -251,7 +262,7 @@ def make_example(
         segments=segments,
         span=(begin, begin + len(span.ids)),
         crops=False,
-        positions=positions.tolist(),
+        positions=positions,
         kinds=tuple(question.kind for question in questions),
         aux_targets=np.concatenate(aux_targets),
         attention_targets=tuple(attention_targets),
@@ -368,7 +379,10 @@ class FilmCollator:
     def __call__(self, examples: Sequence[FilmExample]) -> dict[str, Any]:
         batch = (self.chunked if examples[0].chunked else self.plain)(examples)
         length = batch["input_ids"].shape[1]
-        batch["position_ids"] = _rows([e.positions for e in examples], length, 0)
+        places = np.zeros((len(examples[0].positions), len(examples), length), dtype=np.int64)
+        for row, example in enumerate(examples):
+            places[:, row, : example.positions.shape[1]] = example.positions
+        batch["position_ids"] = torch.from_numpy(places[0] if len(places) == 1 else places)
         batch["segments"] = _rows([e.segments for e in examples], length, 0)
         batch["kinds"] = [e.kinds for e in examples]
         batch["aux_targets"] = torch.full((len(examples), length, len(AUX_TARGETS + SEEN)), -1)

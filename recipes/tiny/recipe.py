@@ -30,7 +30,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import SiglipModel
 
-from recipes.tiny.bank import FeatureBank, filmed, make_bank
+from recipes.tiny.bank import FeatureBank, Look, filmed, make_bank
 from recipes.tiny.curriculum import (
     CAPTIONS,
     CLIP_PICTURES,
@@ -38,6 +38,10 @@ from recipes.tiny.curriculum import (
     PICTURES,
     PICTURES_AGAIN,
     PROJECTOR,
+    QWEN3_GROUPS,
+    QWEN3_JOINED,
+    QWEN3_LANGUAGE,
+    QWEN3_TOWER,
     ROUND_1,
     ROUND_2,
     ROUND_3,
@@ -50,12 +54,21 @@ from recipes.tiny.curriculum import (
     V1_PROJECTOR,
 )
 from recipes.tiny.learning import told_in_words
-from recipes.tiny.phases import Phase, PromptWriter
+from recipes.tiny.phases import Phase, PromptWriter, Show
+from recipes.tiny.qwen3 import (
+    as_transformers,
+    begin_mergers,
+    fresh_qwen3,
+    make_clips,
+    qwen3_processor,
+    show_as,
+    two_looks,
+)
 from recipes.tiny.sizes import ClipPictures, fresh_model, model_config, siglip, take_language, take_tower
 from recipes.tiny.training import is_first_process, train_curriculum
 from recipes.tiny.vision import VisionPhase, train_vision
 from recipes.tiny.words import tokenizer as make_tokenizer
-from videoxl.config import TINY, TINY_V1, BeaconPrefill
+from videoxl.config import TINY, TINY_QWEN3, TINY_V1, BeaconPrefill
 from videoxl.hf.processing import VideoXLProcessor
 from videoxl.inference.loading import embedded_folder
 from videoxl.model.checkpoint import write_manifest
@@ -76,6 +89,8 @@ WITH_BEACONS = {"beacon": 1.0, "projector": 0.2, "language_model": 0.2}
 BEACONS = BeaconPrefill(ratio=(2, 4, 8), mix="random")
 COPIES, SCENERY = 100, 6000
 """Groups kept of every thing, and of scenery."""
+LONGEST = 512
+"""Groups of the longest films of all curricula."""
 DONE = "done.json"
 
 
@@ -84,7 +99,7 @@ class Recipe:
     """Where a recipe works, and what it tells of its progress.
 
     Args:
-        scale: share of all steps that is done, for trying it out.
+        scale: share of all steps that is done, for trying it out. Below a tenth, films are fewer and shorter, too.
         shares: how many processes read the films of a shared step. What comes out depends on it, since sums do.
     """
 
@@ -98,7 +113,17 @@ class Recipe:
         return max(1, round(count * self.scale))
 
     def curriculum(self, phases: Sequence[Phase]) -> list[Phase]:
-        return [replace(phase, steps=self.steps(phase.steps)) for phase in phases]
+        share = min(1.0, 10 * self.scale)
+        longest = max(16, round(LONGEST * share))
+        return [
+            replace(
+                phase,
+                steps=self.steps(phase.steps),
+                groups=(min(phase.groups[0], longest), min(phase.groups[1], longest)),
+                films=max(2, 2 * round(phase.films * share / 2)) if share < 1 else phase.films,
+            )
+            for phase in phases
+        ]
 
     def follow(self, steps: Steps, *, processes: int = 1) -> Path:
         """Do what is not done yet, and give the folder of the last step.
@@ -193,21 +218,25 @@ class Recipe:
         self, pictures: Any, tokenizer: Any, phase: VisionPhase, folder: Path, *, round_: int = 0
     ) -> None:
         """Pictures and captions, with a log of how well frames are named."""
-        phase = replace(phase, steps=self.steps(phase.steps))
+        checked = max(50, round(phase.checked * min(1.0, 10 * self.scale)))
+        phase = replace(phase, steps=self.steps(phase.steps), checked=checked)
         with (folder / "log.jsonl").open("w", buffering=1) as log:  # can be read while it is written
             for check in train_vision(pictures, tokenizer, phase, seed=self.seed + round_):
                 log.write(json.dumps(asdict(check)) + "\n")
                 self.notify(f"  step {check.step} of {phase.steps}: {check.whole:.3f} of frames named right")
 
-    def bank(self, model: Any) -> FeatureBank:
+    def bank(
+        self, model: Any, *, copies: int = COPIES, scenery: int = SCENERY, look: Look | None = None
+    ) -> FeatureBank:
         """What ``model`` sees of many groups; looked at once for every tower."""
         weights = torch.cat([weight.detach().flatten() for weight in model.model.vision_tower.parameters()])
-        path = self.output / f"groups-{hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]}.pt"
+        seen_by = hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
+        path = self.output / f"groups-{seen_by}{f'-{look.__name__}' if look else ''}.pt"
         if not path.is_file():
             self.notify("  looking at groups of the generated world ...")
             share = min(1.0, self.scale)
-            copies, scenery = max(2, round(COPIES * share)), max(20, round(SCENERY * share))
-            bank = make_bank(model, copies=copies, scenery=scenery, seed=self.seed)
+            copies, scenery = max(2, round(copies * share)), max(20, round(scenery * share))
+            bank = make_bank(model, copies=copies, scenery=scenery, seed=self.seed, look=look)
             part = path.with_suffix(f".{os.getpid()}.part")  # those that share a step all look
             plain = [(None if thing is None else astuple(thing), group) for thing, group in bank.groups.items()]
             torch.save(plain, part)
@@ -462,4 +491,71 @@ V1_STEPS: Steps = {
     "v1-long": Step(stage_v1_long, after=("v1",), shared=True),
     TINY_V1: Step(partial(finish, after="v1-long"), after=("v1-long",)),
 }
-RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS}
+
+
+def _begin_qwen3(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
+    """Tiny, and a Qwen3-VL that begins as it."""
+    tiny = load(recipe.tiny).eval().requires_grad_(False)
+    return tiny, fresh_qwen3(tiny, make_tokenizer(), make_tokenizer(qwen3=True), folder / "begin")
+
+
+def learn_tower(recipe: Recipe, folder: Path) -> None:
+    """Qwen3-VL's tower learns to show what tiny's shows."""
+    tiny, model = _begin_qwen3(recipe, folder)
+    clips = make_clips(tiny, max(QWEN3_TOWER.groups, recipe.steps(QWEN3_TOWER.clips)), seed=recipe.seed)
+    begin_mergers(model, clips)
+    with (folder / "log.jsonl").open("w", buffering=1) as log:
+        for losses in show_as(model, clips, QWEN3_TOWER, steps=recipe.steps(QWEN3_TOWER.steps), seed=recipe.seed):
+            log.write(json.dumps(losses) + "\n")
+            recipe.notify("  " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+    begin_mergers(model, clips)  # they lag behind what stands before them
+    model.save_pretrained(folder / "model")
+
+
+def _read_as_qwen3(
+    recipe: Recipe, folder: Path, model: Any, show: Show, curriculum: Sequence[Phase], **how: Any
+) -> None:
+    train_curriculum(
+        model,
+        make_tokenizer(qwen3=True),
+        recipe.curriculum(curriculum),
+        show,
+        folder,
+        rate_factors={"language_model": 1.0},
+        schedule="cosine",
+        mixed=True,
+        precision="fp32",
+        **how,
+    )
+
+
+def learn_qwen3(recipe: Recipe, folder: Path) -> None:
+    """The language model learns to read in the form of Qwen3-VL's prompts, from films as tiny sees them."""
+    tiny, model = _begin_qwen3(recipe, folder)
+    show = recipe.bank(tiny, **QWEN3_GROUPS, look=two_looks).show
+    _read_as_qwen3(recipe, folder, model, show, QWEN3_LANGUAGE, seed=recipe.seed)
+
+
+def join_qwen3(recipe: Recipe, folder: Path) -> None:
+    """It goes on with what its own tower shows."""
+    model, tower = recipe.model("qwen3-language"), recipe.model("qwen3-tower").model.vision_tower
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    show, heads = recipe.bank(model, **QWEN3_GROUPS).show, recipe.output / "qwen3-language"
+    _read_as_qwen3(recipe, folder, model, show, QWEN3_JOINED, seed=recipe.seed + 1, heads=heads)
+
+
+def finish_qwen3(recipe: Recipe, folder: Path) -> None:
+    """A trained model as transformers' own class and processor write it, in half precision."""
+    words, target = make_tokenizer(qwen3=True), folder / "model"
+    as_transformers(recipe.model("qwen3-joined"), words).half().save_pretrained(target)
+    qwen3_processor(words).save_pretrained(target)
+    write_manifest(target)
+
+
+QWEN3_STEPS: Steps = {
+    "qwen3-tower": Step(learn_tower, after=(TINY,)),
+    "qwen3-language": Step(learn_qwen3, after=(TINY,)),
+    "qwen3-joined": Step(join_qwen3, after=("qwen3-tower", "qwen3-language")),
+    TINY_QWEN3: Step(finish_qwen3, after=("qwen3-joined",)),
+}
+RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS, TINY_QWEN3: QWEN3_STEPS}

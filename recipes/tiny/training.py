@@ -13,13 +13,15 @@ from torch.distributed import barrier, is_initialized
 from recipes.tiny.beacon_learning import BeaconLearning
 from recipes.tiny.learning import AnswerLearning
 from recipes.tiny.phases import FilmCollator, FilmDataset, Phase, PromptWriter, Show
+from recipes.tiny.sizes import IMAGE
 from videoxl.config import PrefillStrategy
 from videoxl.hf.processing import VideoXLProcessor
-from videoxl.training.config.training import Scheduler, TrainingConfig
+from videoxl.training.config.training import Precision, Scheduler, TrainingConfig
 from videoxl.training.data.dataset import DataConfig
 from videoxl.training.data.mixtures import Source
 from videoxl.training.run import TrainingResult, run
 from videoxl.training.setup import TrainingData, TrainingModel
+from videoxl.world.film import FRAMES_PER_GROUP
 
 HEADS = "heads.pt"
 """File of the heads that predict auxiliary targets, for the next curriculum."""
@@ -41,6 +43,7 @@ def train_curriculum(
     heads: Path | None = None,
     mixed: bool = False,
     hidden_video_layers: int = 0,
+    precision: Precision = "bf16",
 ) -> TrainingResult:
     """Train ``model`` in place on a curriculum, and write ``output/model``; a run that was interrupted goes on.
 
@@ -55,6 +58,7 @@ def train_curriculum(
             a hundred steps to train.
         hidden_video_layers: in how many layers questions do not see a film that is read in full
             (:class:`~recipes.tiny.learning.AnswerLearning`). ``ValueError`` for one beside a ``prefill``.
+        precision: of multiplications. Where a CPU has no units for bf16, fp32 takes a third of the time.
     """
     if hidden_video_layers and prefill is not None:
         raise ValueError(
@@ -78,14 +82,14 @@ def train_curriculum(
         weight_decay=0.05,
         lr_scheduler_type=schedule,
         warmup_steps=min(40, steps // 4),
-        precision="bf16",
+        precision=precision,
         logging_steps=max(1, min(50, steps // 4)),
         save_steps=500,
         save_total_limit=1,
         seed=seed,
         **how,
     )
-    writer = PromptWriter(model.config, tokenizer)
+    writer = PromptWriter(model.config.sized(FRAMES_PER_GROUP, IMAGE, IMAGE), tokenizer)
     films = FilmDataset(curriculum, writer, show, seed=seed, mixed=mixed)
     torch.manual_seed(seed)  # for the heads
     module = (

@@ -147,6 +147,8 @@ class VisionPhase:
     before the last layer, by a linear head that is thrown away. What only the last layer makes of them, it would have
     to learn again."""
     check_every: int = 250
+    checked: int = 1000
+    """Fresh frames that are named at a check."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def train_vision(pictures: Any, tokenizer: Any, phase: VisionPhase, *, seed: int
         schedule.step()
         losses.append(loss.item())
         if step % phase.check_every == 0 or step == phase.steps:
-            yield check_vision(pictures, tokenizer, step, float(np.mean(losses)))
+            yield check_vision(pictures, tokenizer, step, float(np.mean(losses)), count=phase.checked)
             losses.clear()
 
 

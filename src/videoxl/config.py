@@ -22,9 +22,9 @@ from videoxl.settings import Count, CountOrZero, Must, NotBool, Positive, Second
 from videoxl.text import require_characters
 
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
-TINY, TINY_V1 = "tiny", "tiny-v1"
-EMBEDDED = (TINY, TINY_V1)
-"""Models that the package brings along: Video-XL-2 and Video-XL, very small."""
+TINY, TINY_V1, TINY_QWEN3 = "tiny", "tiny-v1", "tiny-qwen3"
+EMBEDDED = (TINY, TINY_V1, TINY_QWEN3)
+"""Models that the package brings along: a Video-XL-2, a Video-XL and a Qwen3-VL, very small."""
 DEFAULT_MODEL = "BAAI/Video-XL-2"
 """What the command line asks, and :func:`videoxl.plan` plans for, when no model is named."""
 

@@ -97,7 +97,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["tiny", "tiny-v1"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-v1", "tiny-qwen3"])
 def test_a_fingerprint_is_the_same_from_the_files_as_from_the_model(name, dtype):
     folder = embedded_folder(name)
     planned = built_without_memory(VideoXLForConditionalGeneration, ModelFolder.open(folder).config, name)

@@ -169,7 +169,7 @@ app.command(epilog=epilog("transcribe"))(transcribe)
 @app.command(epilog=epilog("info"))
 def info(
     target: Annotated[
-        str | None, typer.Argument(help="A video, a memory, a model folder, or 'tiny'/'tiny-v1'.")
+        str | None, typer.Argument(help="A video, a memory, a model folder, or an embedded model ('tiny').")
     ] = None,
     system: Annotated[
         bool,

@@ -35,11 +35,10 @@ def _full_name(model: str | None) -> str | None:
     return None if model is None else current().model(model)
 
 
+_NAMES = ", ".join(map(repr, EMBEDDED))
 Model = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", callback=_full_name, help="'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id."
-    ),
+    typer.Option("--model", "-m", callback=_full_name, help=f"{_NAMES} (embedded), a model folder, or a Hub id."),
 ]
 VideoOrMemory = Annotated[
     str, typer.Argument(help="A video file, a picture, a folder of pictures, or a memory that encode wrote.")
@@ -211,7 +210,7 @@ class LoadOptions:
             "--model",
             "-m",
             callback=_full_name,
-            help=f"'tiny', 'tiny-v1' (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when "
+            help=f"{_NAMES} (embedded), a model folder, or a Hub id. Default: {DEFAULT_MODEL} ({TINY} when "
             "the Hub must not be asked and the cache does not hold it); for a memory, its own.",
         ),
     ] = None

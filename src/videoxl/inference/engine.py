@@ -490,9 +490,9 @@ def load(
     """Load a model by Hub id, by folder (released or our layout), or by the name of an embedded one.
 
     Args:
-        name: a Hub id such as ``"BAAI/Video-XL-2"`` or ``"Qwen/Qwen3-VL-8B-Instruct"``, a folder, or ``"tiny"`` or
-            ``"tiny-v1"``: a Video-XL-2 and a Video-XL that the package brings along, very small, trained on
-            :mod:`videoxl.world` alone.
+        name: a Hub id such as ``"BAAI/Video-XL-2"`` or ``"Qwen/Qwen3-VL-8B-Instruct"``, a folder, or ``"tiny"``,
+            ``"tiny-v1"`` or ``"tiny-qwen3"``: a Video-XL-2, a Video-XL and a Qwen3-VL that the package brings along,
+            very small, trained on :mod:`videoxl.world` alone.
         device: ``auto`` (a GPU if there is one), a torch device, or an accelerate ``device_map``.
         dtype: ``auto`` (the checkpoint's on a GPU, float32 on a CPU if it fits), or a torch dtype or its name.
         attention: ``auto`` (sdpa) or any ``attn_implementation`` of transformers.

@@ -319,7 +319,10 @@ class VideoXLConfig(PreTrainedConfig):
         """Height and width of the pictures that the vision tower takes; a usual size where they may have any."""
         if not self.traits.vision.any_size:
             return self.vision.image_size, self.vision.image_size
-        return self.picture or (8 * self.token_side, 14 * self.token_side)
+        usual = 8 * self.token_side, 14 * self.token_side
+        if self.picture is None and self.frame_token_cap is not None:
+            return cast(tuple[int, int], self.sized(self.frames_per_group, *usual).picture)
+        return self.picture or usual
 
     @property
     def patches(self) -> int:

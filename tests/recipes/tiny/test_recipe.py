@@ -17,27 +17,30 @@ from recipes.tiny.recipe import RECIPES, Recipe, Step
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 import videoxl
-from videoxl.config import TINY, TINY_V1
+from videoxl.config import TINY, TINY_QWEN3, TINY_V1
 from videoxl.inference.loading import embedded_folder
 
 WEIGHTS = "model/model.safetensors"
+SCALE = 0.001
+"""One step of each phase, some more of pictures, and two films of 16 groups at most."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
+def test_the_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     said: list[str] = []
-    recipe = Recipe(tmp_path, scale=0.004, shares=1, notify=said.append)
+    recipe = Recipe(tmp_path, scale=SCALE, shares=1, notify=said.append)
     shared = replace(recipe, shares=2)
     assert recipe.follow(RECIPES[TINY]) == tmp_path / TINY
     for name, step in RECIPES[TINY_V1].items():
         (shared if name == "v1-long" else recipe).do(name, step)
-    for name in (TINY, TINY_V1):
+    assert recipe.follow(RECIPES[TINY_QWEN3]) == tmp_path / TINY_QWEN3
+    for name in (TINY, TINY_V1, TINY_QWEN3):
         engine = videoxl.load(str(tmp_path / name / "model"))
         asked = list(ask_about_films(engine, {"": Mode()}, groups=4, films=1, questions=2))
         assert len(asked) == 2
     for name, processes in (("stage-4", 1), ("v1-long", 2)):
-        facts = {"seed": 0, "scale": 0.004, "shares": processes}
+        facts = {"seed": 0, "scale": SCALE, "shares": processes}
         assert json.loads((tmp_path / name / "done.json").read_text()) == facts
         complete = next((tmp_path / name).glob("checkpoint-*/complete.json"))
         assert json.loads(complete.read_text())["facts"]["processes"] == processes
@@ -46,7 +49,7 @@ def test_both_recipes_lead_from_nothing_to_models_that_answer(tmp_path):
     assert said[before:] == [f"{name}: done before" for name in RECIPES[TINY]]
     with pytest.raises(ValueError, match="was made with"):
         Recipe(tmp_path, scale=0.5, notify=said.append).follow(RECIPES[TINY])
-    again = Recipe(tmp_path / "again", scale=0.004, notify=said.append)
+    again = Recipe(tmp_path / "again", scale=SCALE, notify=said.append)
     for name in ("pictures", "pictures-again", "language", "stage-1", "stage-2"):  # the same, whatever was drawn before
         again.do(name, RECIPES[TINY][name])
         assert (again.output / name / WEIGHTS).read_bytes() == (tmp_path / name / WEIGHTS).read_bytes(), name
