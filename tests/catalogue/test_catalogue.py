@@ -89,6 +89,26 @@ def test_common_words_of_a_question_do_not_outweigh_its_meaning(catalogue):
     assert catalogue.search("the puppy of the house")[0].text == "dog there"
 
 
+def test_a_weak_cue_neither_names_nor_places_what_the_meaning_found(catalogue):
+    """A cue that shares one common word with the question lies in the passage that answers it."""
+    long = speech((0, 3, "the end of it all"), (3, 20, "a puppy of ours"))
+    vectors = speech((0, 20, "puppy"), model=Topics()).vectors
+    catalogue.add(entry("/v/a.mp4", IndexedTrack("speech", "s", long.track, vectors)))
+    catalogue.add(entry("/v/b.mp4", speech(*((i, i + 1, f"the w{i}") for i in range(30)))))
+    best = catalogue.search("the dog")[0]
+    assert (best.path, best.start, best.end) == ("/v/a.mp4", 0, 20)
+    assert best.text == "the end of it all a puppy of ours"
+    assert best.scores.words is not None
+
+
+def test_cues_that_hold_the_same_words_share_a_place(catalogue):
+    """Which of them is meant is told by their meaning, however their lengths differ."""
+    short, longer = "blue sky", "blue sky today over hills"
+    catalogue.add(entry("/v/a.mp4", speech((0, 5, f"{short} rain"), model=Topics())))
+    catalogue.add(entry("/v/b.mp4", speech((0, 5, f"{longer} dog"), model=Topics())))
+    assert paths(catalogue.search("blue sky puppy")) == ["/v/b.mp4", "/v/a.mp4"]
+
+
 def test_a_model_that_made_no_vectors_is_named(tmp_path):
     with Catalogue(tmp_path / "i.db", write=True) as catalogue:
         catalogue.add(entry("/v/a.mp4", speech((0, 1, "dog"), model=Topics())))

@@ -309,7 +309,12 @@ class _Search:
     def run(self, by: By) -> Hits:
         """Ask the sources, and fuse what they find."""
         sources: tuple[Source, ...] = SOURCES if by == "all" else (by,)
-        if not len(self._allowed):
+        if not len(self._view.tracks):
+            self._notes.append(
+                "the index holds no words and no vectors: index with --subtitles auto, --transcribe, --read-text or "
+                "--frames MODEL"
+            )
+        elif not len(self._allowed):
             self._notes.append("the index holds no track of what was asked for")
         if by == "all" and self._query.quoted:
             sources = ("words",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from PIL import Image
 from videoxl.catalogue.entries import Floats, Space, Vectors
 from videoxl.config import Sampling
 from videoxl.inference.decode.siglip import SiglipRelevance
+from videoxl.inference.loading import resolve
 from videoxl.video import Resize, VideoSource
 from videoxl.video.frames import Frames, Selection
 
@@ -33,8 +35,14 @@ class FrameModel:
 
     @classmethod
     def load(cls, name: str) -> FrameModel:
-        """The model in a folder or of the Hub. Raises :class:`CheckpointError`."""
-        return cls(SiglipRelevance(name))
+        """The model in a folder or of the Hub, or the one that comes with a video model. It keeps the name given.
+
+        Raises :class:`CheckpointError`.
+        """
+        folder = resolve(name)
+        siglip = SiglipRelevance(str(own) if (own := with_siglip(folder)) != folder else name)
+        siglip.name = name
+        return cls(siglip)
 
     @property
     def space(self) -> Space:
@@ -45,6 +53,11 @@ class FrameModel:
         """The vector ``[D]`` of a question."""
         vector: Floats = self.siglip.encode_text(text).numpy()
         return vector
+
+
+def with_siglip(folder: Path) -> Path:
+    """Where the SigLIP model of a folder is: in its folder ``siglip``, which video models may have, or it is one."""
+    return own if ((own := folder / "siglip") / "config.json").is_file() else folder
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from videoxl.words.speech_model import SpeechModel
 
 MakeTrack = Callable[[VideoSource], Track]
+OF_MEMORY = "of the memory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +152,7 @@ def make_entry(facts: Entry, wanted: Wanted, missing: Missing, kept: Iterable[In
         if one.kind in missing.vectors and one.track is not None
     ]
     if missing.memory:
-        return _of_memory(facts)
+        return _of_memory(facts, wanted)
     if not (missing.makers or missing.frames or missing.thumbnails):
         return replace(facts, tracks=tuple(again))
     with open_for_model(facts.path, **(wanted.opening or {})) as source:
@@ -184,13 +185,18 @@ def text_vectors(model: SentenceModel | None, track: Track) -> Vectors | None:
     return Vectors(Space("text", model.name, model.fingerprint), times, model.of_texts([one.text for one in passages]))
 
 
-def _of_memory(facts: Entry) -> Entry:
-    """What a memory file holds: the vectors of its frames, where a SigLIP model looked at them."""
+def _of_memory(facts: Entry, wanted: Wanted) -> Entry:
+    """What a memory file holds: its tracks, and the vectors of its frames where a SigLIP model looked at them."""
     stored = StoredMemory.open(facts.path)
     end = stored.groups[-1].end_s
-    seen, tracks = stored.embeddings, list[IndexedTrack]()
+    tracks = [
+        IndexedTrack(track.kind.value, OF_MEMORY, track, text_vectors(wanted.text_model, track))
+        for track in stored.tracks
+    ]
+    seen = stored.embeddings
     if seen is not None:
-        space = Space("frames", seen.model, seen.fingerprint)
+        # without a name it is the model's own
+        space = Space("frames", seen.model or stored.model_id.name, seen.fingerprint)
         vectors = vectors_of(space, stored.timestamps, [seen.features_FD.numpy()], end)
-        tracks.append(IndexedTrack("frames", "of the memory", vectors=vectors))
+        tracks.append(IndexedTrack("frames", OF_MEMORY, vectors=vectors))
     return replace(facts, duration=end, tracks=tuple(tracks))

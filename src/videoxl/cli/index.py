@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 INDEX_VARIABLE = "VIDEOXL_INDEX"
 TOLD_FAILURES = 100
 """Failures that are told at the end of a run, at most."""
+KEEP_SOMETHING = "give --subtitles auto, --transcribe, --read-text or --frames MODEL"
 Index = Annotated[
     str | None,
     typer.Option(
@@ -54,7 +55,11 @@ class KeepOptions:
         ),
     ] = "auto"
     frames: Annotated[
-        str | None, typer.Option(help="A SigLIP model, by which frames are found: a folder or a Hub id.")
+        str | None,
+        typer.Option(
+            help="A SigLIP model, by which frames are found: a folder or a Hub id, or a video model with "
+            "one in it, such as tiny."
+        ),
     ] = None
     transcribe: Annotated[bool, typer.Option("--transcribe", help="Write down what is said (needs the extra asr).")] = (
         False
@@ -71,6 +76,11 @@ class KeepOptions:
     fps: Annotated[
         float, typer.Option(help="With --frames and --read-text: frames per second of video that are looked at.")
     ] = 1.0
+
+    @property
+    def anything(self) -> bool:
+        """Whether something is kept by which a video can be found."""
+        return bool(self.subtitles or self.transcribe or self.read_text or self.frames)
 
     def __post_init__(self) -> None:
         if not self.transcribe and (self.language is not None or self.speech_model != SPEECH_DEFAULT):
@@ -104,6 +114,8 @@ def index(
     from videoxl.inference.progress import as_progress
 
     paths = list(dict.fromkeys(path for given in videos for path in _paths(given)))
+    if not keep.anything and any(not path.endswith(".vxl") for path in paths):
+        tell("note", f"of new videos only small pictures are kept, by which nothing is found: {KEEP_SOMETHING}")
     path = index_path(index)
     with Catalogue(path, write=True) as catalogue:
         wanted = _wanted(keep, opening, ask=not yes)

@@ -84,13 +84,16 @@ def search(
 
 def _model(kind: str, named: str | None, spaces: Sequence[Space]) -> Embedder | None:
     """The model that reads the question: the one that was named, or that of the index."""
+    made = [space for space in spaces if space.kind == kind]
+    if named is None and not made:
+        return None  # the models are not imported, which takes seconds
     from videoxl.catalogue.frames import FrameModel
     from videoxl.catalogue.models import model_of
     from videoxl.catalogue.sentences import SentenceModel
 
     if named is not None:
         return SentenceModel(named) if kind == "text" else FrameModel.load(named)
-    return next((model for space in spaces if space.kind == kind and (model := model_of(space))), None)
+    return next((model for space in made if (model := model_of(space))), None)
 
 
 def _write_page(path: str, query: str, catalogue: Catalogue, hits: Any) -> None:
