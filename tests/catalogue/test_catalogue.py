@@ -65,6 +65,24 @@ def test_signs_of_the_query_language_have_no_meaning(catalogue):
     assert len(catalogue.search("alpha NOT beta", by="words")) == 1
 
 
+@pytest.mark.parametrize(
+    "question",
+    ["NEAR(goal, 3)", "text:goal", "corner/goal", "goal,corner", "(goal)*", 'x" OR goal', "-goal", "x--goal"],
+)
+def test_words_without_a_space_between_them_are_found_alone(catalogue, question):
+    catalogue.add(entry("/v/a.mp4", speech((0, 1, "a goal"), (1, 2, "goal text of kickers"), (2, 3, "\u5317 \u4eac"))))
+    assert "a goal" in [hit.text for hit in catalogue.search(question, by="words")]
+    assert catalogue.search("goal-text", by="words")[0].text == "goal text of kickers"
+    assert catalogue.search("\u5317\u4eac", by="words")  # with a space between them they are the same phrase
+    assert not catalogue.search("\u4eac\u5317", by="words")
+
+
+@pytest.mark.parametrize("question", ['"', "*", '""', '" "', "^ -"])
+def test_a_question_of_signs_alone_is_said(catalogue, question):
+    catalogue.add(entry("/v/a.mp4", speech((0, 1, "a goal"))))
+    assert any("holds no word" in note for note in catalogue.search(question).notes)
+
+
 def test_phrases_in_quotes_must_occur(catalogue):
     catalogue.add(entry("/v/a.mp4", speech((0, 1, "the final score"), (1, 2, "score final"), model=Topics())))
     hits = catalogue.search('"final score" nonsense')

@@ -37,6 +37,7 @@ By = Literal["all", "words", "meaning", "frames"]
 CANDIDATES = 100
 """Candidates of each source that are fused, and three times as many frames; more where more hits are asked for."""
 MOST_HITS = 1000
+NO_WORD = "the query holds no word"
 
 
 class Catalogue:
@@ -327,7 +328,9 @@ class _Search:
     def _of(self, source: Source, *, alone: bool) -> list[Candidate]:
         if source == "words":
             if alone and not self._query.phrases:
-                raise ValueError("the query holds no word: write letters or digits, or search by meaning")
+                raise ValueError(f"{NO_WORD}: write letters or digits, or search by meaning")
+            if not self._query.phrases:
+                self._notes.append(f"words were not searched: {NO_WORD}")
             return by_words(self._db, self._view, self._allowed, self._query, self._where, self._most)
         space, missing = self._space(source)
         if space is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from videoxl.catalogue.entries import Embedder, Filter, Source, TrackName
 from videoxl.catalogue.view import Numbers, SpaceView, View
-from videoxl.catalogue.words import Phrase, Query, holds, words_in
+from videoxl.catalogue.words import Phrase, Query, holds, parts_of, words_in
 
 MOST_RANKED = 10_000
 """Cues that are ranked at most: what is in more of them is too common to rank by."""
@@ -62,8 +62,9 @@ class _Words:
 
     def any_of(self, phrases: Sequence[Phrase]) -> tuple[Numbers, list[float]]:
         """Cues with any of the words. Only rare words are ranked by; the common ones count where no other is found."""
+        phrases = [part for phrase in phrases for part in ([phrase] if self._count(phrase) else parts_of(phrase))]
         counts = {phrase: self._count(phrase) for phrase in phrases}
-        there = [phrase for phrase in sorted(phrases, key=lambda one: counts[one]) if counts[phrase]]
+        there = [phrase for phrase in sorted(counts, key=lambda one: counts[one]) if counts[phrase]]
         rare, total = [], 0
         for phrase in there:
             total += counts[phrase]

@@ -70,6 +70,11 @@ def _distinct(phrases: Iterable[Phrase]) -> tuple[Phrase, ...]:
     return tuple(dict.fromkeys(phrase for phrase in phrases if phrase))[:MAX_PHRASES]
 
 
+def parts_of(phrase: Phrase) -> list[Phrase]:
+    """The words of what was written without a space, to be looked for alone: of ``goal/ball``, but not of ``北京``."""
+    return [(word,) for word in dict.fromkeys(phrase) if not _SINGLE.match(word)] if len(phrase) > 1 else []
+
+
 def words_in(text: str) -> Iterator[str]:
     """Yield the words of a text, as they are compared."""
     if text.isascii():
