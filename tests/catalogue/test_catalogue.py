@@ -158,6 +158,18 @@ def test_frames_near_one_another_are_one_moment(catalogue):
     assert (best.start, best.end) == (3, 6)
 
 
+def test_a_scene_is_around_its_best_frame_alone(catalogue):
+    """In a small index every frame is a candidate; those that show something else are no part of the scene."""
+    catalogue.models["frames"] = Topics()
+    times = np.array([(second, second + 1) for second in range(60)], np.float64)
+    vectors = np.stack([Topics().of_question("car" if 40 <= second < 44 else "rain") for second in range(60)])
+    track = IndexedTrack("frames", "1", vectors=Vectors(Space("frames", "topics", "f1"), times, vectors))
+    catalogue.add(entry("/v/a.mp4", track))
+    first, *others = catalogue.search("lorry", by="frames")
+    assert (first.start, first.end) == (40, 44)
+    assert all(hit.end <= 40 or hit.start >= 44 for hit in others)
+
+
 def test_filters_leave_what_was_asked_for(catalogue):
     for name in ("/v/a.mp4", "/v/sub/b.mp4", "/vv/c.mp4"):
         tracks = [speech((0, 1, "dog"), (30, 31, "dog"), model=Topics()), speech((0, 1, "dog"), kind="screen")]

@@ -21,6 +21,8 @@ NEAR_S = 5.0
 """Frames that are no farther apart are one moment ..."""
 LONGEST_S = 30.0
 """... unless it gets longer than this."""
+ROUNDING = 1e-4
+"""Cosines of equal vectors differ by less."""
 
 
 @dataclass
@@ -85,16 +87,38 @@ def _same(moment: Moment, found: Candidate) -> bool:
 
 
 def scenes(frames: Sequence[Candidate]) -> list[Candidate]:
-    """Join frames that follow one another in a video: they show one scene. The best scene first, by its best frame."""
-    joined: list[Candidate] = []
-    for frame in sorted(frames, key=lambda one: (one.video, one.start)):
-        last = joined[-1] if joined else None
-        if last is None or last.video != frame.video or not _follows(last, frame):
-            joined.append(frame)
-        else:
-            joined[-1] = replace(last, end=max(last.end, frame.end), score=max(last.score, frame.score))
+    """Join frames that show one scene: around each good frame those that are hardly worse. The best scene first.
+
+    "Hardly" is halfway down to the worst of the candidates. In a small index all frames are candidates, and a scene of
+    all of them would begin anywhere.
+    """
+    if not frames:
+        return []
+    floor = min(frame.score for frame in frames)
+    of_video: dict[int, list[Candidate]] = defaultdict(list)
+    for frame in sorted(frames, key=lambda one: one.start):
+        of_video[frame.video].append(frame)
+    joined = [scene for several in of_video.values() for scene in _scenes_of_one(several, floor)]
     return sorted(joined, key=lambda one: -one.score)
 
 
-def _follows(scene: Candidate, frame: Candidate) -> bool:
-    return frame.start - scene.end <= NEAR_S and frame.end - scene.start <= LONGEST_S
+def _scenes_of_one(frames: Sequence[Candidate], floor: float) -> Iterator[Candidate]:
+    """Yield the scenes of one video, whose frames are in order of time."""
+    left = set(range(len(frames)))
+    for place in sorted(left, key=lambda one: -frames[one].score):
+        if place not in left:
+            continue
+        scene, enough = frames[place], (frames[place].score + floor) / 2 - ROUNDING
+        left.remove(place)
+        for step in (-1, 1):
+            at = place + step
+            while at in left and frames[at].score >= enough and _touches(scene, frames[at]):
+                scene = replace(scene, start=min(scene.start, frames[at].start), end=max(scene.end, frames[at].end))
+                left.remove(at)
+                at += step
+        yield scene
+
+
+def _touches(scene: Candidate, frame: Candidate) -> bool:
+    apart = max(frame.start - scene.end, scene.start - frame.end)
+    return apart <= NEAR_S and max(scene.end, frame.end) - min(scene.start, frame.start) <= LONGEST_S
