@@ -295,6 +295,7 @@ def test_searches_that_mean_nothing_are_refused(catalogue, query, given):
 def test_files_that_are_no_index_are_refused_in_one_line(tmp_path):
     newer, other, text = tmp_path / "newer.db", tmp_path / "other.db", tmp_path / "text.db"
     text.write_bytes(b"hello " * 1000)
+    (tmp_path / "new.db").touch()  # as a reader may find it while it is made
     for path, script in (
         (newer, f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT + 1}; CREATE TABLE x (y)"),
         (other, "CREATE TABLE x (y)"),
@@ -308,9 +309,10 @@ def test_files_that_are_no_index_are_refused_in_one_line(tmp_path):
         (text, "is no index"),
         (tmp_path, "no regular file"),
         (tmp_path / "none.db", "there is no index"),
+        (tmp_path / "new.db", "nothing in the index"),
     ):
         with pytest.raises(CatalogueError, match=said) as raised:
-            Catalogue(path, write=path != tmp_path / "none.db")
+            Catalogue(path, write=path.name not in ("none.db", "new.db"))
         assert "\n" not in str(raised.value)
     before = newer.read_bytes()
     assert newer.read_bytes() == before

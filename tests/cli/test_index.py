@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +171,44 @@ def test_the_embedded_model_finds_what_films_and_memories_show(videoxl: Run, fil
             assert 4 * event.start - 1 <= hit["start"] < hit["end"] <= 4 * event.end + 1
     (hit,) = json.loads(videoxl("search", "thunderstorm", "--by", "words", "--json").stdout)["hits"]
     assert (Path(hit["path"]).name, hit["start"], hit["track"]) == ("b.vxl", 1, "speech")
+
+
+@pytest.mark.slow
+def test_the_command_killed_while_it_writes_is_completed_by_the_next(film: Path, tmp_path: Path) -> None:
+    """``kill -9`` of the whole process, twice; ``benchmarks/index_folder.py killed`` does it 20 times."""
+    from videoxl.catalogue import Catalogue
+
+    for number in range(8):
+        (tmp_path / f"{number}.mp4").write_bytes(film.read_bytes() + bytes([number]) * 8)
+    path = tmp_path / "index.db"
+    command = [sys.executable, "-m", "videoxl", "index", str(tmp_path), "--index", str(path), "--frames", "tiny", "-q"]
+    before: set[int] = set()
+    for wanted in (2, 5):
+        running = subprocess.Popen([*command, "--meaning", "none"], stderr=subprocess.DEVNULL)
+        while len(_ready(path)) < wanted:
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.kill()
+        running.wait()
+        assert before < set(_ready(path))
+        before = set(_ready(path))
+    done = subprocess.run([*command, "--meaning", "none"], check=True, capture_output=True, text=True)
+    assert done.returncode == 0
+    with Catalogue(path) as catalogue:
+        assert len(catalogue.videos()) == 8
+        for video in catalogue.videos():
+            (track,) = catalogue.tracks(video.id)
+            assert len(track.vectors.vectors_ND) == 48
+            assert catalogue.thumbnail(video.id, 0)
+
+
+def _ready(path: Path) -> list[int]:
+    """Videos that are there, seen by a reader of its own."""
+    from videoxl.catalogue import Catalogue
+    from videoxl.errors import CatalogueError
+
+    try:
+        with Catalogue(path) as catalogue:
+            return [video.id for video in catalogue.videos() if video.state == "ready"]
+    except CatalogueError:  # not made so far
+        return []

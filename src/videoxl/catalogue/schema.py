@@ -139,6 +139,8 @@ def _check(db: sqlite3.Connection, path: Path, write: bool) -> None:
     found = db.execute("PRAGMA user_version").fetchone()[0]
     mark = db.execute("PRAGMA application_id").fetchone()[0]
     empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if empty and found == 0 and not write:  # made a moment ago, or by a run that was killed at once
+        raise CatalogueError(f"there is nothing in the index at {path} so far: index with videoxl index DIR, or wait")
     if not (empty and found == 0) and mark != APPLICATION_ID:
         raise CatalogueError(f"{path} is a database, but no index of videoxl: name another file (--index FILE)")
     if found > FORMAT:
