@@ -156,7 +156,7 @@ def _fine(words_WN: Words, ones_N: Floats, scales_N: Floats, turned_D: Floats) -
     levels_D = _levels(turned_D, step)
     middle = (2**LEVELS - 1) / 2
     total = step * float((levels_D - np.float32(middle)).sum())
-    planes_PW = [_packed((levels_D >> plane) & 1, len(words_WN)) for plane in range(LEVELS)]
+    planes_PW = [_packed((levels_D & (1 << plane)) > 0, len(words_WN)) for plane in range(LEVELS)]
     inside = step * (_counts(words_WN, planes_PW) - middle * ones_N)
     estimates: Floats = scales_N * (2 * inside - total).astype(np.float32)
     return estimates
@@ -186,7 +186,7 @@ def _levels(question_D: Floats, step: float) -> npt.NDArray[np.uint8]:
     return kept
 
 
-def _packed(bits_D: npt.NDArray[np.bool_ | np.uint8], words: int) -> Words:
+def _packed(bits_D: Flags, words: int) -> Words:
     """Bits in words, as those of codes."""
     padded = np.zeros(words * BITS, np.uint8)
     padded[: len(bits_D)] = bits_D

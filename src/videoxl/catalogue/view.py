@@ -135,7 +135,7 @@ class View:
 
     def allowed(self, wanted: Filter) -> Numbers:
         """Ids of the tracks that a filter leaves."""
-        if wanted.videos is wanted.folder is wanted.pattern is wanted.tracks is None:
+        if all(part is None for part in (wanted.videos, wanted.folder, wanted.pattern, wanted.tracks)):
             return np.fromiter(self.tracks, np.int64, len(self.tracks))
         here = _path_test(wanted)
         good: dict[int, bool] = {}
