@@ -175,15 +175,15 @@ def test_the_embedded_model_finds_what_films_and_memories_show(videoxl: Run, fil
 
 @pytest.mark.slow
 def test_the_command_killed_while_it_writes_is_completed_by_the_next(film: Path, tmp_path: Path) -> None:
-    """``kill -9`` of the whole process, twice; ``benchmarks/index_folder.py killed`` does it 20 times."""
+    """``kill -9`` of the whole process; ``benchmarks/index_folder.py killed`` does it 20 times."""
     from videoxl.catalogue import Catalogue
 
-    for number in range(8):
+    for number in range(4):
         (tmp_path / f"{number}.mp4").write_bytes(film.read_bytes() + bytes([number]) * 8)
     path = tmp_path / "index.db"
     command = [sys.executable, "-m", "videoxl", "index", str(tmp_path), "--index", str(path), "--frames", "tiny", "-q"]
     before: set[int] = set()
-    for wanted in (2, 5):
+    for wanted in (2,):
         running = subprocess.Popen([*command, "--meaning", "none"], stderr=subprocess.DEVNULL)
         while len(_ready(path)) < wanted:
             assert running.poll() is None
@@ -195,7 +195,7 @@ def test_the_command_killed_while_it_writes_is_completed_by_the_next(film: Path,
     done = subprocess.run([*command, "--meaning", "none"], check=True, capture_output=True, text=True)
     assert done.returncode == 0
     with Catalogue(path) as catalogue:
-        assert len(catalogue.videos()) == 8
+        assert len(catalogue.videos()) == 4
         for video in catalogue.videos():
             (track,) = catalogue.tracks(video.id)
             assert len(track.vectors.vectors_ND) == 48
