@@ -95,15 +95,15 @@ def test_commands_and_options_exist(page: Path) -> None:
         assert unknown == [], f"no such option: videoxl {shlex.join(words)}"
 
 
-def test_the_command_line_reference_is_up_to_date() -> None:
-    script = ROOT / "script" / "cli_reference.py"
-    spec = importlib.util.spec_from_file_location("cli_reference", script)
+@pytest.mark.parametrize("name", ["cli_reference", "api_reference"])
+def test_a_written_reference_is_up_to_date(name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "script" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     current = module.PAGE.read_text(encoding="utf-8") == module.reference()
-    assert current, "docs/reference/cli.md is out of date: run .venv/bin/python script/cli_reference.py"
+    assert current, f"{module.PAGE.name} is out of date: run .venv/bin/python script/{name}.py"
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
