@@ -14,7 +14,7 @@ from tests.training.parts import write_parts
 from tests.training.stand_in import config_of
 from videoxl.errors import CheckpointError
 from videoxl.training.assemble import assemble
-from videoxl.training.pretrained import load_part
+from videoxl.training.pretrained import load_part, weight_files
 from videoxl.training.setup import load_model_to_train
 
 
@@ -39,6 +39,42 @@ def synthesis_of(trained, prefix=""):
 
 def projector_of(trained, prefix):
     return {f"{prefix}{name}": value for name, value in trained.multi_modal_projector.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "some/parts",
+        "some/parts@main",
+        "some/parts/Stage1_and_Stage2_Weights",
+        "hf://some/parts@main/Stage1_and_Stage2_Weights/dts.pth",
+    ],
+)
+def test_files_of_a_hub_id(trained, parts, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    held = tmp_path / "models--some--parts"
+    (held / "refs").mkdir(parents=True)
+    (held / "refs" / "main").write_text("a" * 40)
+    folder = held / "snapshots" / ("a" * 40) / "Stage1_and_Stage2_Weights"
+    folder.mkdir(parents=True)
+    torch.save(synthesis_of(trained, "sae."), folder / "dts.pth")
+    torch.save(projector_of(trained, "mm_projector."), folder / "mm_projector.bin")
+    fresh, _ = assemble(parts["qwen"], parts["siglip"], dtype=torch.float32)
+    load_part(fresh.model.token_synthesis, name, "token_synthesis")
+    for key, value in trained.token_synthesis.state_dict().items():
+        assert torch.equal(fresh.model.token_synthesis.state_dict()[key], value)
+
+
+def test_what_is_neither_here_nor_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("some/parts", "hf://some/parts/dts.pth", "some/parts/dts.pth"):
+        with pytest.raises(CheckpointError, match="some/parts is not a file or folder here and could not be fetched"):
+            weight_files(name)
+    for name in ("parts/dts.pth", "dts.pth", str(tmp_path / "dts.pth")):
+        with pytest.raises(CheckpointError, match="holds no weights: name a file"):
+            weight_files(name)
 
 
 @pytest.mark.parametrize("prefix", ["", "sae.", "model.sae.", "module.", "module.model.token_synthesis."])

@@ -6,15 +6,18 @@ Pickles are read by torch's restricted unpickler, which makes tensors and nothin
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import huggingface_hub
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from videoxl.errors import CheckpointError
+from videoxl.inference.loading import HUB_ID
 
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 PREFIXES = {
@@ -24,14 +27,47 @@ PREFIXES = {
 """Part -> what stands before its names in a file of a whole model, or of several parts. Else the names are its own."""
 
 
+HUB_FILE = re.compile(rf"(?:hf://)?({HUB_ID.pattern})(?:@([^/]+))?(?:/(.+))?")
+"""``owner/name``, ``owner/name@revision``, and a file or folder within, as the Hub's own file system writes it."""
+OF_PARTS = ("*dts*", "*sae*", "*projector*", "*synthesis*")
+"""Files that are fetched of a Hub id that names none: those of parts, not those of whole models."""
+
+
 def weight_files(path: str | Path) -> list[Path]:
-    """The file itself, or the files of weights in a folder. Raises :class:`CheckpointError` where there are none."""
+    """The file itself, or the files of weights in a folder, here or of a Hub id (``owner/name/dts.pth``).
+
+    Raises :class:`CheckpointError` where there are none.
+    """
     given = Path(path).expanduser()
+    if not given.exists() and (named := HUB_FILE.fullmatch(str(path))) and _may_be_hub(str(path), named):
+        given = _of_hub(named[1], named[2], named[3])
     if given.is_file():
         return [given]
     found = sorted(file for file in given.rglob("*") if file.suffix in ENDINGS) if given.is_dir() else []
     if not found:
         raise CheckpointError(f"{path} holds no weights: name a file ({', '.join(ENDINGS)}), or a folder of such files")
+    return found
+
+
+def _may_be_hub(text: str, named: re.Match[str]) -> bool:
+    """``parts/dts.pth`` is a file that is not there, and no Hub id."""
+    return text.startswith("hf://") or named[3] is not None or not named[1].endswith(ENDINGS)
+
+
+def _of_hub(name: str, revision: str | None, inner: str | None) -> Path:
+    """Where the Hub's local cache holds what is named, after it was fetched."""
+    wanted = OF_PARTS if inner is None else (inner, f"{inner.rstrip('/')}/*")
+    patterns = [pattern if pattern.endswith(ENDINGS) else f"{pattern}{end}" for pattern in wanted for end in ENDINGS]
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        raise CheckpointError(
+            f"{name} is not a file or folder here and could not be fetched from the Hub ({type(error).__name__}); "
+            "check the name and the network, or download it and give the file"
+        ) from error
+    found = folder if inner is None else folder / inner
+    if not found.exists():
+        raise CheckpointError(f"{name} on the Hub holds no {inner}")
     return found
 
 
