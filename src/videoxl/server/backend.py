@@ -79,7 +79,7 @@ class Backend:
         """Start the workers, and keep them running."""
         self._loop = asyncio.get_running_loop()
         for worker in self.workers:
-            worker.start()
+            await worker.start()
 
     async def stop(self) -> None:
         """End the workers. What they were reading is queued again by the next start."""
@@ -190,7 +190,7 @@ class Backend:
         """Begin readings, unless the worker computes other numbers than the first one."""
         told = {one.ready.fingerprint for one in self.workers if one.ready is not None}
         if len(told) > 1:
-            worker.gave_up = True
+            worker.give_up()
             raise ValueError(f"the model on {worker.device} is not the one of the other workers: it is not used")
         self._some_ready.set()
         self.read_next()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from videoxl.server.protocol import MAX_LINE, Message, from_line, to_line
 
 logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before a process that ended is started again; doubled each time it ends without having said anything."""
+"""Seconds before a process that ended is started again; doubled each time it ends without having been of use."""
 
 
 class Child:
@@ -23,15 +23,28 @@ class Child:
         name: str,
         command: Sequence[str],
         *,
-        restarts: int,
+        most_restarts: int,
         heard: Callable[[Message], None],
+        useful: Callable[[], bool],
         lost: Callable[[], None],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``heard``: told each message; ``lost``: that the process ended; ``restarts``: in a row, in vain."""
-        self._name, self._command, self._restarts = name, list(command), restarts
-        self._heard, self._was_lost = heard, lost
+        """Nothing is started yet.
+
+        Args:
+            command: of the process, without its arguments.
+            most_restarts: how often in a row it is started again though it was of no use.
+            heard: is told each message.
+            useful: says, when it ended, whether it was of use.
+            lost: is told that it ended, and once more when it is given up.
+            environment: of the process; None: that of the front.
+        """
+        self._name, self._command, self._most_restarts = name, list(command), most_restarts
+        self._heard, self._useful, self._was_lost = heard, useful, lost
+        self._environment = environment
+        self.restarts = 0
         self.gave_up = False
-        """Whether it ended so often that it is not started again."""
+        """Whether it is not started again."""
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -51,7 +64,12 @@ class Child:
             self._keeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._keeper
-        self._end()
+        self.end()
+
+    def give_up(self) -> None:
+        """End it, for good."""
+        self.gave_up = True
+        self.end()
 
     def send(self, message: Message) -> None:
         """Send a message, where there is a process."""
@@ -60,21 +78,22 @@ class Child:
 
     async def _keep(self, arguments: Sequence[str]) -> None:
         pause, failures = FIRST_PAUSE, 0
-        while failures <= self._restarts:
+        while failures <= self._most_restarts and not self.gave_up:
             try:
-                useful = await self._run_once(arguments)
+                worked = await self._run_once(arguments)
             except Exception:  # such as a system without processes or descriptors left: tried again
                 logger.exception("the %s could not be started", self._name)
-                useful = False
-            failures, pause = (0, FIRST_PAUSE) if useful else (failures + 1, min(2 * pause, LONGEST_PAUSE))
+                worked = False
+            failures, pause = (0, FIRST_PAUSE) if worked else (failures + 1, min(2 * pause, LONGEST_PAUSE))
+            self.restarts += 1
             logger.warning("the %s ended; it is started again in %.1f s", self._name, pause)
             await asyncio.sleep(pause)
         self.gave_up = True
         self._was_lost()
-        logger.error("the %s ended %d times in a row without having done anything", self._name, failures)
+        logger.error("the %s is started no more: it ended without having been of use", self._name)
 
     async def _run_once(self, arguments: Sequence[str]) -> bool:
-        """Run it until it ends. Returns whether it said anything."""
+        """Run it until it ends. Returns whether it was of use."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
@@ -83,21 +102,22 @@ class Child:
                 *arguments,
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
-        useful = False
         try:
             async for line in reader:
-                useful = True
                 self._heard(from_line(line))
         except (ConnectionError, ValueError) as error:
             logger.warning("the connection to the %s broke: %s", self._name, error)
         finally:
-            self._end()
+            worked = self._useful()
+            self.end()
             self._was_lost()
-        return useful
+        return worked
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the process that runs now."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

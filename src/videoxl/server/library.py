@@ -94,8 +94,9 @@ class Library:
         self._child = Child(
             "indexer",
             COMMAND,
-            restarts=settings.restarts,
+            most_restarts=settings.restarts,
             heard=self._heard,
+            useful=lambda: self._ready,
             lost=self._lost,
         )
         self.catalogue: Catalogue | None = None

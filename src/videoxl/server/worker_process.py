@@ -6,14 +6,13 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Protocol
 
+from videoxl.server.child import Child
 from videoxl.server.protocol import (
-    MAX_LINE,
     Answered,
     Ask,
     Cancel,
@@ -24,14 +23,10 @@ from videoxl.server.protocol import (
     Reply,
     Request,
     Said,
-    from_line,
-    to_line,
 )
 from videoxl.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before a worker that ended is started again; doubled each time it ends without having done anything."""
 CUDA = "cuda:"
 
 AnswerEvent = Said | Answered | Failed
@@ -56,20 +51,34 @@ class WorkerProcess:
     def __init__(self, number: int, device: str, settings: ServerSettings, command: list[str], owner: Owner) -> None:
         """``command``: of the process, without its two arguments."""
         self.number, self.device = number, device
-        self._own_device, self._environment = own_device(device, len(settings.places))
-        self._settings, self._command, self._owner = settings, command, owner
+        self._own_device, environment = own_device(device, len(settings.places))
+        self._settings, self._owner = settings, owner
+        self._child = Child(
+            f"worker {number} ({device})",
+            command,
+            most_restarts=settings.restarts,
+            heard=self._receive,
+            useful=lambda: self.ready is not None,
+            lost=self._lost,
+            environment=environment,
+        )
         self.ready: Ready | None = None
-        self.gave_up = False
-        """Whether it ended so often that it is not started again."""
-        self.restarts = 0
         self.reading: str | None = None
         """The memory that it reads."""
         self._waiting: dict[str, asyncio.Queue[AnswerEvent]] = {}
         self._heard = 0.0
         """When something was last sent to it, or heard of it."""
-        self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it is not started again."""
+        return self._child.gave_up
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        return self._child.restarts
 
     @property
     def questions(self) -> int:
@@ -84,25 +93,27 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         """Process number."""
-        return self._process.pid if self._process else None
+        return self._child.pid
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Start the process, and keep one running."""
-        self._keeper = asyncio.create_task(self._keep(), name=f"videoxl-worker-{self.number}")
+        self._watch = asyncio.create_task(self._end_if_silent(), name=f"videoxl-watch-{self.number}")
+        await self._child.start(json.dumps(self._worker_settings()))
 
     async def stop(self) -> None:
         """End the process."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
-        self._end_process()
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._child.stop()
+
+    def give_up(self) -> None:
+        """End the process, for good."""
+        self._child.give_up()
 
     def send(self, request: Request) -> None:
         """Hand a request to the process, if there is one."""
-        if self._writer is not None:
-            self._heard = time.monotonic()
-            self._writer.write(to_line(request))
+        self._heard = time.monotonic()
+        self._child.send(request)
 
     @asynccontextmanager
     async def asking(self, ask: Ask) -> AsyncIterator[AsyncIterator[AnswerEvent]]:
@@ -116,54 +127,6 @@ class WorkerProcess:
             if self._waiting.pop(ask.id, None) is not None:
                 self.send(Cancel(ask.id))
 
-    # -------------------------------------------------------------------------------------------- the process
-
-    async def _keep(self) -> None:
-        pause, failures = FIRST_PAUSE, 0
-        while failures <= self._settings.restarts and not self.gave_up:
-            try:
-                worked = await self._run_once()
-            except (
-                Exception
-            ):  # such as a system without processes or descriptors left: tried again, not given up silently
-                logger.exception("worker %d (%s) could not be started", self.number, self.device)
-                worked = False
-            failures, pause = (0, FIRST_PAUSE) if worked else (failures + 1, min(2 * pause, LONGEST_PAUSE))
-            self.restarts += 1
-            logger.warning("worker %d (%s) ended; it is started again in %.1f s", self.number, self.device, pause)
-            await asyncio.sleep(pause)
-        self.gave_up = True
-        self._owner.on_ended(self)
-        logger.error(
-            "worker %d (%s) is started no more: it ended without having done anything", self.number, self.device
-        )
-
-    async def _run_once(self) -> bool:
-        """Run a process until it ends. Returns whether it was of use."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = [str(theirs.fileno()), json.dumps(self._worker_settings())]
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *arguments,
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
-        was_ready, watch = False, asyncio.create_task(self._end_if_silent())
-        try:
-            async for line in reader:
-                self._heard = time.monotonic()
-                self._receive(from_line(line))
-                was_ready = was_ready or self.ready is not None
-        except (ConnectionError, ValueError) as error:
-            logger.warning("the connection to worker %d broke: %s", self.number, error)
-        finally:
-            watch.cancel()
-            self._lost()
-        return was_ready
-
     async def _end_if_silent(self) -> None:
         """End a process that has work and says nothing: it hangs, and so would whoever waits for it."""
         most = self._settings.silent_seconds
@@ -172,8 +135,7 @@ class WorkerProcess:
             busy = self.ready is not None and (self._waiting or self.reading is not None)
             if busy and time.monotonic() - self._heard > most:
                 logger.error("worker %d (%s) said nothing for %g s: it is ended", self.number, self.device, most)
-                self._end_process()
-                return
+                self._child.end()
 
     def _worker_settings(self) -> dict[str, object]:
         chosen = self._settings
@@ -182,24 +144,16 @@ class WorkerProcess:
 
     def _lost(self) -> None:
         """Nothing hangs: questions fail, and the owner queues the reading again."""
-        self._end_process()
         self.ready = None
         for events in self._waiting.values():
             events.put_nowait(Failed("", "worker_lost", "the worker ended while it answered: ask again"))
         self._waiting.clear()
         self._owner.on_ended(self)
 
-    def _end_process(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-
     # ------------------------------------------------------------------------------------------------- replies
 
     def _receive(self, reply: Message) -> None:
+        self._heard = time.monotonic()
         if isinstance(reply, Ready):
             self.ready = reply
             self._owner.on_ready(self)
