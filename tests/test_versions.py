@@ -59,10 +59,10 @@ def test_every_base_dependency_is_imported_by_the_package():
 def test_what_is_imported_at_once_is_a_base_dependency():
     allowed = {"lmms-eval"}  # by the plug-in, which lmms-eval itself loads
     found = {(path, name) for path, name, at_once in IMPORTED if at_once and name not in BASE | allowed}
-    serve = {canonicalize_name(one.name) for one in versions.declared("serve")}  # imported when a server is made
-    assert {
-        (str(path), name) for path, name in found if not (SOURCE / "server" in path.parents and name in serve)
-    } == set()
+    for part, extra in {"server": "serve", "agents": "mcp"}.items():  # imported when a server is made
+        brought = {canonicalize_name(one.name) for one in versions.declared(extra)}
+        found = {one for one in found if not (SOURCE / part in one[0].parents and one[1] in brought)}
+    assert {(str(path), name) for path, name in found} == set()
 
 
 def test_what_is_imported_anywhere_is_declared():

@@ -63,6 +63,7 @@ def dying(tmp_path_factory) -> dict:
     return {**json.loads(done.stdout), "said": done.stderr}
 
 
+@pytest.mark.slow
 def test_kill_9_at_every_moment_of_a_save(dying):
     """Before and in the middle of every write, and around the steps that put the file in its place."""
     found = dying["deaths"]
@@ -73,10 +74,12 @@ def test_kill_9_at_every_moment_of_a_save(dying):
     assert 20 <= found["leftovers"] <= found["old"]
 
 
+@pytest.mark.slow
 def test_kill_9_from_outside(dying):
     assert dying["sudden"] == {"killed": 12, "torn": 0, "files": ["film.vxl"]}
 
 
+@pytest.mark.slow
 def test_writers_and_readers_of_one_file(dying):
     assert dying["crowd"] == {"statuses": [0, 0, 0, 0], "files": ["film.vxl"]}, dying["said"]
 

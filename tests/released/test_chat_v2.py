@@ -220,6 +220,7 @@ print(ascii(response))
 )
 
 
+@pytest.mark.slow
 def test_the_second_script_of_the_model_card_runs(folder, clip):
     script = SECOND_CARD.format(model_path=str(folder), video_path=str(clip))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

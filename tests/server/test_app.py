@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.server.conftest import KEYS, client_of, question, read, settings, state_of, upload
-from videoxl.server import worker_process
+from videoxl.server import child
 from videoxl.server.app import make_app
 
 
@@ -269,7 +269,7 @@ def test_a_reading_that_takes_its_worker_along_is_tried_three_times(client):
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_process, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(child, "FIRST_PAUSE", 0.01)
     app = make_app(settings(tmp_path, restarts=1), command=["/bin/false"])
     with TestClient(app, base_url="http://localhost") as client:
         reply = client.post("/v1/video/memories", json={"file_id": upload(client)})

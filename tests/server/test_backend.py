@@ -12,14 +12,14 @@ import pytest
 
 from tests.server.conftest import KEYS, client_of, question, read, settings, state_of, upload
 from videoxl.cli import serve
-from videoxl.server import worker_process
+from videoxl.server import child
 from videoxl.server.worker_process import own_device
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker_process, "FIRST_PAUSE", 0.05)
+        patch.setattr(child, "FIRST_PAUSE", 0.05)
         with client_of(settings(tmp_path_factory.mktemp("data"), devices=("cpu", "cpu"))) as found:
             yield found
 
@@ -101,7 +101,7 @@ def test_a_worker_that_ends_takes_only_its_own_work(client):
 def test_a_memory_moves_when_its_worker_ends(client, monkeypatch):
     memory = read(client)["id"]
     home = who_answers(client, memory)
-    monkeypatch.setattr(worker_process, "FIRST_PAUSE", 2.0)
+    monkeypatch.setattr(child, "FIRST_PAUSE", 2.0)
     victim = next(one for one in workers(client) if one.pid == home)
     kill(victim)
     until(lambda: victim.ready is None, "nobody noticed")

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from tests.server.conftest import FAKE, LIMITS, question, read, settings, state_of, upload
 from tests.server.test_app import code, events
-from videoxl.server import worker, worker_process
+from videoxl.server import child, worker
 from videoxl.server.app import make_app
 from videoxl.server.problems import STATUS
 from videoxl.server.protocol import Answered, Ask, Ready, from_line, to_line
@@ -30,9 +30,9 @@ ASK = "/v1/chat/completions"
 @pytest.fixture(scope="module", autouse=True)
 def soon():
     """A worker that ended is started again at once."""
-    before, worker_process.FIRST_PAUSE = worker_process.FIRST_PAUSE, 0.01
+    before, child.FIRST_PAUSE = child.FIRST_PAUSE, 0.01
     yield
-    worker_process.FIRST_PAUSE = before
+    child.FIRST_PAUSE = before
 
 
 def client_of(chosen, command=FAKE) -> TestClient:

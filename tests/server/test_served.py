@@ -29,6 +29,8 @@ from tests.conftest import require
 from videoxl.cli.demo import questions, write_demo
 from videoxl.inference.decode.siglip import SiglipRelevance
 
+pytestmark = pytest.mark.slow  # a real worker, with a model
+
 STREAM = ("--allow-stream", "127.0.0.1")
 READ = {"fps": 1.0, "max_frames": 2048}
 

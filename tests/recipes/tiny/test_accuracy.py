@@ -31,6 +31,7 @@ def test_tiny_answers_questions_about_short_films():
     assert shares(asked, by=("mode",))[("full",)] >= 0.88
 
 
+@pytest.mark.slow
 def test_tiny_finds_what_was_shown_in_long_films_however_they_are_read():
     modes = {
         "full": Mode(FullPrefill()),
