@@ -13,6 +13,8 @@ from videoxl.catalogue.sources import Candidate
 DAMPING = 20
 """Of reciprocal rank fusion: a place counts ``1 / (20 + place)``. With 60, which is usual, first and second place
 differ by 1.6 %, and a word or two that a wrong cue shares with a question decide over its meaning."""
+ORDER: dict[Source, int] = {"words": 0, "meaning": 1, "frames": 2}
+"""Which comes first of moments that are as good."""
 MOST_OF_IT = 0.5
 """Weight from which on a cue holds most of a question."""
 NEAR = 0.05
@@ -66,7 +68,7 @@ def fuse(lists: Iterable[Sequence[Candidate]]) -> list[Moment]:
                 of_video.append(moment)
             moment.take(found, place)
     every = [moment for several in moments.values() for moment in several]
-    return sorted(every, key=lambda one: (-one.score, one.best.video, one.start))
+    return sorted(every, key=lambda one: (-one.score, ORDER[one.best.source], one.best.video, one.start))
 
 
 def _places(candidates: Sequence[Candidate]) -> Iterator[int]:

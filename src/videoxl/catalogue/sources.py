@@ -18,6 +18,9 @@ MOST_RANKED = 10_000
 """Cues that are ranked at most: what is in more of them is too common to rank by."""
 RERANKED = 2000
 """Vectors that are compared exactly."""
+ALIKE = 0.35
+"""Passages with this cosine or more count whole. MiniLM gives unrelated ones less than 0.2, related ones 0.4 and more;
+models that give all texts more are not changed by it."""
 FEW_TRACKS = 64
 """A search in no more tracks looks into each of them, also for words that are common elsewhere."""
 
@@ -35,7 +38,8 @@ class Candidate:
     score: float
     text: str = ""
     weight: float = 1.0
-    """How much its place counts, from 0 to 1: of words, how much of the question they are."""
+    """How much its place counts, from 0 to 1: of words, how much of the question they are; of meaning, how alike it is
+    where that is little. Some passage is always the nearest."""
 
 
 # ----------------------------------------------------------------------------------------------------------- words
@@ -213,7 +217,8 @@ def by_vectors(
     for place, track, score in zip(best.tolist(), segments.tracks_at(best).tolist(), exact[order].tolist()):
         row, (start, end) = view.tracks[track], segments.times_N2[place].tolist()
         source: Source = "frames" if space.space.kind == "frames" else "meaning"
-        made.append(Candidate(source, row.video, track, row.kind, start, end, score))
+        weight = min(1.0, max(0.0, score) / ALIKE) if source == "meaning" else 1.0
+        made.append(Candidate(source, row.video, track, row.kind, start, end, score, weight=weight))
     return made
 
 
