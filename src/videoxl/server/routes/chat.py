@@ -30,8 +30,9 @@ async def chat(request: Request, body: ChatRequest, serving: Serving, owner: Own
     """Ask about one or several videos.
 
     A file that was not read yet is read first. Several videos are read each on its own: the reply has an answer for
-    each of them, one after the other, and ``answers`` in ``videoxl`` holds them apart. With ``search`` in ``videoxl`` no video is
-    named: the memories that search finds are asked, and the answer that the model is surest of is the reply.
+    each of them, one after the other, and ``answers`` in ``videoxl`` holds them apart. With ``search`` in ``videoxl``
+    no video is named: the memories that search finds are asked, and the answer that the model is surest of is the
+    reply.
     """
     _check_model(serving, body.model)
     talk = conversation_of(body, serving.settings.limits, serving.fetcher)
