@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from videoxl.cli.elsewhere import ElsewhereOptions
 from videoxl.cli.many import (
     JsonLines,
     ManyOptions,
@@ -26,7 +27,6 @@ from videoxl.cli.many import (
 from videoxl.cli.options import (
     AnswerOptions,
     Decode,
-    ElsewhereOptions,
     Json,
     LoadOptions,
     OpenOptions,
