@@ -144,3 +144,13 @@ def test_a_question_ends_when_its_client_leaves(served, stream):
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/v1/chat/completions", json.dumps(question(file_id)), headers)
     assert json.loads(connection.getresponse().read())["choices"][0]["message"]["content"] == "hello"
+
+
+def test_replies_are_sent_at_once():
+    """Asyncio sets TCP_NODELAY only on sockets whose protocol is said to be TCP."""
+    from videoxl.cli.serve import listening
+
+    with listening("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+        with pytest.raises(ValueError, match="cannot listen"):
+            listening("127.0.0.1", listener.getsockname()[1])

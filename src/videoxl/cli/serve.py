@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -217,7 +218,16 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ``ValueError`` where it cannot, before anything is loaded."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        with contextlib.ExitStack() as failed:
+            # asyncio sets TCP_NODELAY only where a socket says that it is TCP; else a reply in two parts waits 40 ms
+            listener = failed.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port))
+            listener.listen(2048)
+            failed.pop_all()
+        return listener
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0]
         raise ValueError(f"cannot listen on {host}:{port} ({why}): give another --host or --port") from None
