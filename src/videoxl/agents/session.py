@@ -285,9 +285,9 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
     try:
         real = Path(folder).expanduser().resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"--folder {folder}: {getattr(error, 'strerror', None) or 'cannot be used'}") from None
+        raise ValueError(f"{folder}: {getattr(error, 'strerror', None) or 'cannot be used'}") from None
     if not real.is_dir():
-        raise ValueError(f"--folder {folder}: is no folder")
+        raise ValueError(f"{folder}: is no folder")
     return real
 
 

@@ -37,6 +37,8 @@ def mcp(
         raise MissingDependencyError(missing) from None
     from videoxl.agents.session import Session
 
+    if index is not None and not index_path(index).exists():
+        raise CatalogueError(f"{index}: no such index; 'videoxl index FOLDER --index {index}' makes one")
     loading = LoadOptions(model, device, dtype, quantization, revision, yes)
     if not yes:
         _require_here(model, revision)
@@ -66,8 +68,6 @@ def _catalogue(given: str | None) -> Catalogue | None:
 
     path = index_path(given)
     if not path.exists():
-        if given is not None:
-            raise CatalogueError(f"{given}: no such index; 'videoxl index FOLDER --index {given}' makes one")
         return None
     catalogue = Catalogue(path)
     for space in catalogue.spaces():
