@@ -217,12 +217,12 @@ def _index_settings(keep: KeepOptions, *, on: bool, ask: bool) -> IndexSettings 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ``ValueError`` where it cannot, before anything is loaded."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        address_kind = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         with contextlib.ExitStack() as failed:
             # asyncio sets TCP_NODELAY only where a socket says that it is TCP; else a reply in two parts waits 40 ms
-            listener = failed.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
+            listener = failed.enter_context(socket.socket(address_kind, socket.SOCK_STREAM, socket.IPPROTO_TCP))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
+            if address_kind == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((host, port))
             listener.listen(2048)
