@@ -157,14 +157,14 @@ class TowerPhase:
     """Groups that are rendered."""
 
 
-QWEN3_TOWER = TowerPhase(steps=200, groups=48, rate=1e-3, clips=4000)
-QWEN3_GROUPS = {"copies": 14, "scenery": 700}
+QWEN3_TOWER = TowerPhase(steps=3000, groups=48, rate=1e-3, clips=20_000)
+QWEN3_GROUPS = {"copies": 40, "scenery": 2500}
 QWEN3_KINDS = EVEN | {"color": 4, "shape": 4, "number": 4, "when": 4, "at": 4, "after": 4, "before": 4, "last": 2}
 QWEN3_SHORT = Phase(
     groups=(4, 24),
     films=8,
     questions=12,
-    steps=90,
+    steps=480,
     rate=2e-3,
     kinds=QWEN3_KINDS,
     keyword_questions=0.2,
@@ -172,12 +172,12 @@ QWEN3_SHORT = Phase(
     longest=10_500,
     diluted=1024,
 )
-QWEN3_LONGER = replace(QWEN3_SHORT, groups=(16, 64), films=4, questions=16, steps=14, keyword_questions=0.0)
-QWEN3_LONG = replace(QWEN3_SHORT, groups=(64, 128), films=2, questions=24, steps=4, keyword_questions=0.0)
+QWEN3_LONGER = replace(QWEN3_SHORT, groups=(16, 64), films=4, questions=16, steps=80, keyword_questions=0.0)
+QWEN3_LONG = replace(QWEN3_SHORT, groups=(64, 192), films=2, questions=24, steps=12, keyword_questions=0.0)
 QWEN3_LANGUAGE = (QWEN3_SHORT, QWEN3_LONGER, QWEN3_LONG)
 """Few steps: the language model begins as that of tiny. Every group of four frames is two pairs, with a time each."""
 QWEN3_JOINED = (
-    replace(QWEN3_SHORT, steps=36, rate=1.5e-3),
-    replace(QWEN3_LONGER, steps=5, rate=1.5e-3),
-    replace(QWEN3_LONG, steps=1, rate=1.5e-3),
+    replace(QWEN3_SHORT, steps=1000),
+    replace(QWEN3_LONGER, steps=220),
+    replace(QWEN3_LONG, steps=100),
 )

@@ -555,7 +555,7 @@ def finish_qwen3(recipe: Recipe, folder: Path) -> None:
 QWEN3_STEPS: Steps = {
     "qwen3-tower": Step(learn_tower, after=(TINY,)),
     "qwen3-language": Step(learn_qwen3, after=(TINY,)),
-    "qwen3-joined": Step(join_qwen3, after=("qwen3-tower", "qwen3-language")),
+    "qwen3-joined": Step(join_qwen3, after=("qwen3-tower", "qwen3-language"), shared=True),
     TINY_QWEN3: Step(finish_qwen3, after=("qwen3-joined",)),
 }
 RECIPES = {TINY: TINY_STEPS, TINY_V1: V1_STEPS, TINY_QWEN3: QWEN3_STEPS}
