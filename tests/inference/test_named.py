@@ -31,6 +31,7 @@ class Hub:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.fetched: list[tuple[str, str | None]] = []
+        self.asked: list[list[str]] = []
         self.online: dict[tuple[str, str], Path] = {}
 
     def put(self, hub_id: str, source: Path, revision: str = NEW, *, main: bool = True, cached: bool = True) -> Path:
@@ -47,6 +48,7 @@ class Hub:
 
     def snapshot_download(self, hub_id, *, revision=None, allow_patterns=None, local_files_only=False) -> str:
         """As huggingface_hub's, with a folder for a network."""
+        self.asked.append(list(allow_patterns or []))
         repo = self.root / f"models--{hub_id.replace('/', '--')}"
         main = repo / "refs" / "main"
         commit = revision or (main.read_text() if main.exists() else None)
@@ -210,6 +212,23 @@ def test_a_revision_is_what_is_fetched(hub):
         resolve("owner/model", "v2")
     with pytest.raises(videoxl.CheckpointError, match=r"owner/model at revision v3 is not in the local cache"):
         resolve("owner/model", "v3", local_files_only=True)
+
+
+def test_one_folder_of_a_hub_id_is_a_model(hub, tmp_path):
+    (source := tmp_path / "repository").mkdir()
+    shutil.copytree(embedded_folder("tiny"), source / "parts" / "stage3")
+    hub.put("owner/model", source, "v1.0", cached=False)
+    for given in (("hf://owner/model@v1.0/parts/stage3", None), ("hf://owner/model/parts/stage3/", "v1.0")):
+        folder = resolve(*given)
+        assert (folder.name, snapshot_revision(folder)) == ("stage3", "v1.0")
+    assert all(pattern.startswith("parts/stage3/") for asked in hub.asked[:2] for pattern in asked)
+    engine = videoxl.load("hf://owner/model@v1.0/parts/stage3")
+    assert engine.revision == "v1.0"
+    with pytest.raises(videoxl.CheckpointError, match="owner/model on the Hub has no folder stage4"):
+        resolve("hf://owner/model@v1.0/stage4")
+    for name in ("owner/model/parts/stage3", "hf://owner", "hf://owner/model/../../etc", "hf://own--er/model"):
+        with pytest.raises(videoxl.CheckpointError, match="no such model folder"):
+            resolve(name)
 
 
 def test_a_revision_of_what_has_none_is_refused(hub, tmp_path):

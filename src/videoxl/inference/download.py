@@ -14,7 +14,7 @@ import huggingface_hub
 from tqdm.auto import tqdm
 
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import CHECKPOINT_FILES, HUB_ID, split_revision
+from videoxl.inference.loading import CHECKPOINT_FILES, files_within, hub_place, split_revision
 from videoxl.inference.progress import Progress
 
 Bar = type[tqdm]
@@ -62,17 +62,20 @@ def pending(name: str, revision: str | None = None, files: tuple[str, ...] = CHE
     A folder, an embedded model and a Hub that cannot be reached are None too: loading says what is wrong.
     """
     hub_id, at = split_revision(name, revision)
-    if os.path.exists(name) or not HUB_ID.fullmatch(hub_id) or huggingface_hub.is_offline_mode():
+    place = hub_place(hub_id)
+    if os.path.exists(name) or place is None or huggingface_hub.is_offline_mode():
         return None
+    repository, inner = place
+    within = files_within(inner, files)
     try:
         found = huggingface_hub.snapshot_download(
-            hub_id, revision=at, allow_patterns=list(files), dry_run=True, tqdm_class=_bar(lambda done: None)
+            repository, revision=at, allow_patterns=within, dry_run=True, tqdm_class=_bar(lambda done: None)
         )
     except Exception:  # noqa: BLE001  (loading meets the same and explains it)
         return None
     missing = sum(file.file_size or 0 for file in found if file.will_download)
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    return Download(hub_id, at, missing, folder, _free(folder), files) if missing else None
+    return Download(repository, at, missing, folder, _free(folder), tuple(within)) if missing else None
 
 
 def _free(folder: Path) -> int:

@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -40,6 +40,8 @@ _EITHER = " or ".join(map(repr, EMBEDDED))
 QUICK_BYTES = 100_000_000
 """Weights of fewer bytes load without a progress bar."""
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HUB_PLACE = re.compile(rf"(?:hf://)?({HUB_ID.pattern})(?:@([^/]+))?(?:/(.+))?")
+"""``hf://owner/name@revision/folder`` as the Hub's own file system writes it: id, revision and what lies within."""
 TOKENIZER_FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -131,9 +133,9 @@ def embedded_folder(name: str) -> Path:
 def resolve(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
     """Find the folder behind a name: an embedded model's, the folder itself, or the snapshot of a Hub id.
 
-    A snapshot is fetched when needed: weights and configurations, no code. ``revision``: a commit, branch or tag of the
-    Hub; ``owner/name@revision`` says the same. Raises :class:`CheckpointError` where there is no such model, and for a
-    revision of anything but a Hub id.
+    A snapshot is fetched when needed: weights and configurations, no code. ``hf://owner/name/folder`` is one folder of
+    it. ``revision``: a commit, branch or tag of the Hub; ``owner/name@revision`` says the same. Raises
+    :class:`CheckpointError` where there is no such model, and for a revision of anything but a Hub id.
     """
     if name in EMBEDDED:
         _no_revision(name, revision)
@@ -145,12 +147,14 @@ def resolve(name: str, revision: str | None = None, *, local_files_only: bool = 
             return path
         raise CheckpointError(not_a_folder(path))
     hub_id, at = split_revision(name, revision)
-    if not HUB_ID.fullmatch(hub_id) or ".." in hub_id or "--" in hub_id:
+    place = hub_place(hub_id)
+    if place is None:
         raise CheckpointError(
-            f"{one_line(name)}: no such model folder; give a folder, a Hub id 'owner/name', or {_EITHER}{_meant(name)}"
+            f"{one_line(name)}: no such model folder; give a folder, a Hub id 'owner/name' (one folder of it: "
+            f"'hf://owner/name/folder'), or {_EITHER}{_meant(name)}"
         )
     try:
-        return _snapshot(hub_id, at, local_files_only=local_files_only)
+        folder = _snapshot(*place, at, local_files_only=local_files_only)
     except Exception as error:
         which = hub_id if at is None else f"{hub_id} at revision {one_line(at)}"
         if local_files_only:
@@ -159,11 +163,28 @@ def resolve(name: str, revision: str | None = None, *, local_files_only: bool = 
             f"{which} is not a folder here and could not be fetched from the Hub ({type(error).__name__}); check the "
             f"name and the network, or download it and give the folder{_meant(name)}"
         ) from error
+    if not folder.is_dir():
+        raise CheckpointError(f"{place[0]} on the Hub has no folder {one_line(str(place[1]))}")
+    return folder
+
+
+def hub_place(hub_id: str) -> tuple[str, str | None] | None:
+    """``owner/name`` and None, or the two of ``hf://owner/name/folder``. None: it is not a name of the Hub."""
+    named = HUB_PLACE.fullmatch(hub_id) if hub_id.startswith("hf://") or HUB_ID.fullmatch(hub_id) else None
+    if named is None or ".." in hub_id or "--" in named[1]:
+        return None
+    return named[1], named[3] and named[3].rstrip("/")
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """``owner/name@revision`` -> Hub id and revision. Raises ``ValueError`` where two revisions are given."""
+    """``owner/name@revision`` -> ``owner/name`` and revision, ``hf://owner/name@revision/folder`` likewise.
+
+    Raises ``ValueError`` where two revisions are given.
+    """
     hub_id, _, at = name.partition("@")
+    if hub_id.startswith("hf://"):
+        at, slash, folder = at.partition("/")
+        hub_id += slash + folder
     if at and revision is not None and revision != at:
         raise ValueError(f"{one_line(name)} names a revision and revision={revision!r} another: give one of them")
     if revision is not None and not revision.strip():
@@ -172,9 +193,11 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
 
 
 def snapshot_revision(folder: Path) -> str | None:
-    """The commit that a folder of the Hub's cache is the snapshot of; None for any other folder."""
-    is_snapshot = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
-    return folder.name if is_snapshot else None
+    """The commit that a folder of the Hub's cache is, or is in, the snapshot of; None for any other folder."""
+    for inner in (folder, *folder.parents):
+        if inner.parent.name == "snapshots" and inner.parent.parent.name.startswith("models--"):
+            return inner.name
+    return None
 
 
 def _no_revision(name: str, revision: str | None) -> None:
@@ -195,18 +218,26 @@ def _meant(name: str) -> str:
 
 def is_cached(name: str, revision: str | None = None) -> bool:
     """Whether a Hub id can be loaded without the network: its weights are in the local cache, all of them."""
+    hub_id, at = split_revision(name, revision)
+    place = hub_place(hub_id)
     try:
-        return bool(shard_files(_snapshot(*split_revision(name, revision), local_files_only=True)))
+        return place is not None and bool(shard_files(_snapshot(*place, at, local_files_only=True)))
     except (FileNotFoundError, CheckpointError):
         return False
 
 
-def _snapshot(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
-    return Path(
-        huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=list(CHECKPOINT_FILES), local_files_only=local_files_only
-        )
+def files_within(folder: str | None, files: Sequence[str] = CHECKPOINT_FILES) -> list[str]:
+    """Patterns of what is fetched of a Hub id, all of it or of one folder."""
+    return [pattern if folder is None else f"{folder}/{pattern}" for pattern in files]
+
+
+def _snapshot(
+    repository: str, folder: str | None = None, revision: str | None = None, *, local_files_only: bool = False
+) -> Path:
+    found = huggingface_hub.snapshot_download(
+        repository, revision=revision, allow_patterns=files_within(folder), local_files_only=local_files_only
     )
+    return Path(found) / (folder or "")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from torch import nn
 
 from videoxl.config import EMBEDDED
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import HUB_ID, fingerprint_of, parse_dtype, resolve, snapshot_revision
+from videoxl.inference.loading import fingerprint_of, hub_place, parse_dtype, resolve, snapshot_revision
 from videoxl.memory.model_id import ModelId
 from videoxl.model.checkpoint import read_header, shard_files, to_native
 from videoxl.model.folder import ModelFolder, built_without_memory
@@ -51,7 +51,7 @@ def cached_model(
     name: str, revision: str | None, fingerprint: str, fingerprint_of_folder: Callable[[Path], str]
 ) -> Path | None:
     """The snapshot of a Hub id in the local cache that has a fingerprint; None if there is none. Nothing is fetched."""
-    if not HUB_ID.fullmatch(name):
+    if hub_place(name) is None:
         return None
     for commit in dict.fromkeys((revision, None)):
         try:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from videoxl.errors import CheckpointError
-from videoxl.inference.loading import HUB_ID
+from videoxl.inference.loading import HUB_PLACE
 
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 PREFIXES = {
@@ -26,9 +26,6 @@ PREFIXES = {
 }
 """Part -> what stands before its names in a file of a whole model, or of several parts. Else the names are its own."""
 
-
-HUB_FILE = re.compile(rf"(?:hf://)?({HUB_ID.pattern})(?:@([^/]+))?(?:/(.+))?")
-"""``owner/name``, ``owner/name@revision``, and a file or folder within, as the Hub's own file system writes it."""
 OF_PARTS = ("*dts*", "*sae*", "*projector*", "*synthesis*")
 """Files that are fetched of a Hub id that names none: those of parts, not those of whole models."""
 
@@ -39,7 +36,7 @@ def weight_files(path: str | Path) -> list[Path]:
     Raises :class:`CheckpointError` where there are none.
     """
     given = Path(path).expanduser()
-    if not given.exists() and (named := HUB_FILE.fullmatch(str(path))) and _may_be_hub(str(path), named):
+    if not given.exists() and (named := HUB_PLACE.fullmatch(str(path))) and _may_be_hub(str(path), named):
         given = _of_hub(named[1], named[2], named[3])
     if given.is_file():
         return [given]
