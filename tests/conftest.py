@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -23,6 +24,12 @@ def require(module: str) -> None:
     if importlib.util.find_spec(module) is None:
         message = f"{module} is not installed"
         pytest.fail(message) if os.environ.get("VIDEOXL_REQUIRE_ALL") == "1" else pytest.skip(message)
+
+
+def pytest_collection_finish() -> None:
+    """All modules are loaded then, for good: a million objects that no garbage collection need look at again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -214,37 +214,49 @@ FIRST = (
 )
 
 
-@pytest.mark.slow
-def test_any_module_can_be_the_first_to_be_imported():
-    """Each in a process of its own, forked after torch: registration must not meet it half-way, nor be left out."""
-    code = f"""
+def each_forked(codes: list[str]) -> list[str]:
+    """Those of ``codes`` that fail, each in a process of its own that has loaded nothing of transformers."""
+    forks = f"""
 import os, sys, traceback
-import torch, numpy, tokenizers
+import torch, numpy, tokenizers, torchvision
 bad = []
-for module in {FIRST!r}:
+for code in {codes!r}:
     child = os.fork()
     if child == 0:
         try:
-            __import__("videoxl." + module)
-            if module != "memory.kv_cache":  # which alone loads no model
-                from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-                from videoxl.model.configuration import VideoXLConfig
-                assert VideoXLConfig in MODEL_FOR_CAUSAL_LM_MAPPING
+            exec(code)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     if os.waitpid(child, 0)[1]:
-        bad.append(module)
+        bad.append(code)
 print(bad)
 """
-    assert fresh(code) == "[]"
+    return ast.literal_eval(fresh(forks))
+
+
+REGISTERED = """
+from transformers import {name}, MODEL_FOR_CAUSAL_LM_MAPPING
+found = [c.__name__ for c in MODEL_FOR_CAUSAL_LM_MAPPING if c.__module__.startswith('videoxl')]
+assert found == ['VideoXLConfig'], found
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("imports", "name"),
-    [
+def test_any_module_can_be_the_first_to_be_imported():
+    """Registration must not meet it half-way, nor be left out. ``memory.kv_cache`` alone loads no model."""
+    codes = [
+        f"import videoxl.{module}" + ("" if module == "memory.kv_cache" else REGISTERED.format(name="AutoModel"))
+        for module in FIRST
+    ]
+    assert each_forked(codes) == []
+
+
+@pytest.mark.slow
+def test_the_models_are_registered_whatever_is_imported_first():
+    """Modules of transformers import the Auto classes, with which the models here register, half way through."""
+    cases = [
         ("import videoxl", "SiglipModel"),
         ("import videoxl", "Qwen2ForCausalLM"),
         ("import videoxl", "AutoModel"),
@@ -252,12 +264,5 @@ print(bad)
         ("from transformers import AutoModel; import videoxl", "AutoModel"),
         ("from videoxl import load", "AutoModel"),
         ("from videoxl.memory.kv_cache import KVCache; import videoxl.inference", "AutoModel"),
-    ],
-)
-def test_the_models_are_registered_whatever_is_imported_first(imports, name):
-    """Modules of transformers import the Auto classes, with which the models here register, half way through."""
-    code = (
-        f"{imports}\nfrom transformers import {name}, MODEL_FOR_CAUSAL_LM_MAPPING\n"
-        "print([c.__name__ for c in MODEL_FOR_CAUSAL_LM_MAPPING if c.__module__.startswith('videoxl')])"
-    )
-    assert fresh(code) == "['VideoXLConfig']"
+    ]
+    assert each_forked([imports + REGISTERED.format(name=name) for imports, name in cases]) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import signal
 import socket
@@ -304,33 +303,3 @@ def test_errors_are_openais(client, memory):
     with pytest.raises(BadRequestError, match="top_logprobs needs logprobs") as caught:
         ask(client, memory["id"], "What?", top_logprobs=2)
     assert (caught.value.code, caught.value.param) == ("invalid_value", "top_logprobs")
-
-
-@pytest.mark.slow
-def test_kill_9_of_the_front_at_any_moment_loses_nothing(tmp_path, film, data, asked, engine, here):
-    expected = engine.ask(here, asked[0]).text
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    for moment in (0.0, 0.3, 1.0):
-        process, http = start(tmp_path / "data", port, "--no-index")
-        with open(data / "film.mp4", "rb") as file:
-            file_id = http.post("/v1/files", files={"file": file}).json()["id"]
-        made = http.post("/v1/video/memories", json={"file_id": file_id, "fps": 1.0 + moment}).json()
-        time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
-        http.close()
-        process, http = start(tmp_path / "data", port, "--no-index")
-        http.get(f"/v1/video/memories/{made['id']}/events")
-        assert http.get(f"/v1/video/memories/{made['id']}").json()["status"] == "ready"
-        http.close()
-        stop(process)
-    process, http = start(tmp_path / "data", port, "--no-index")
-    assert len(http.get("/v1/video/memories").json()["data"]) == 3
-    first = min(http.get("/v1/video/memories").json()["data"], key=lambda one: one["settings"]["fps"])
-    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
-        assert ask(client, first["id"], asked[0]).choices[0].message.content == expected
-    http.close()
-    stop(process)
