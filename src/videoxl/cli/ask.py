@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from videoxl.cli.elsewhere import ElsewhereOptions
+from videoxl.cli.encoding import encode_or_load
 from videoxl.cli.many import (
     JsonLines,
     ManyOptions,
@@ -37,7 +38,6 @@ from videoxl.cli.options import (
     Subtitles,
     WordOptions,
     decode_with,
-    encode_or_load,
     grouped,
     without_configured,
 )

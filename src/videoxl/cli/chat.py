@@ -6,6 +6,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from videoxl.cli.encoding import encode_or_load
 from videoxl.cli.options import (
     Decode,
     Json,
@@ -20,7 +21,6 @@ from videoxl.cli.options import (
     VideoOrMemory,
     WordOptions,
     decode_with,
-    encode_or_load,
     grouped,
 )
 from videoxl.cli.output import print_json_line, say, tell_text

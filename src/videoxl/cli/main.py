@@ -23,6 +23,7 @@ from videoxl.cli.ask import ask
 from videoxl.cli.chapters import chapters
 from videoxl.cli.chat import chat
 from videoxl.cli.clip import clip
+from videoxl.cli.encoding import encode as encode_video
 from videoxl.cli.errors import (
     EXPECTED,
     LAST_RESORT,
@@ -58,7 +59,6 @@ from videoxl.cli.options import (
     WordOptions,
     grouped,
 )
-from videoxl.cli.options import encode as encode_video
 from videoxl.cli.output import (
     OutputError,
     finish,

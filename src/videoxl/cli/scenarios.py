@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from videoxl.cli.encoding import encode_or_load
 from videoxl.cli.examples import epilog
 from videoxl.cli.options import (
     Json,
@@ -18,7 +19,6 @@ from videoxl.cli.options import (
     SamplingOptions,
     Subtitles,
     WordOptions,
-    encode_or_load,
     grouped,
 )
 from videoxl.cli.output import print_json, say, tell_text
