@@ -27,7 +27,13 @@ def trial(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment", ["front, a memory is being saved", "worker, two thirds are read", "decoder, a third is read"]
+    "moment",
+    [
+        "front, a memory is being saved",
+        "worker, two thirds are read",
+        "decoder, a third is read",
+        "all at once, half is read",
+    ],
 )
 def test_nothing_is_lost_and_nothing_hangs(trial, moment):
     tried(trial, moment, MOMENTS[moment])
