@@ -130,8 +130,9 @@ def test_what_cannot_run_on_it_is_refused(taught, films, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_actor_that_is_killed_takes_nothing_along(world, tmp_path):
+def test_an_actor_that_is_killed_takes_nothing_along(world, tmp_path, monkeypatch):
     """``benchmarks/many_on_ray.py`` kills the driver too."""
+    monkeypatch.setattr("builtins.print", print)  # which Ray replaces for good; put back afterwards
     require("ray")
     import psutil
     import ray
