@@ -217,6 +217,32 @@ def test_questions_that_cannot_be_honoured_are_refused(client, change, expected)
 
 
 @pytest.mark.parametrize(
+    ("content", "place", "said"),
+    [
+        (
+            [{"type": "video_memory", "id": "x"}],
+            "messages.0.content.0",
+            "'video_memory' found using 'type' does not match",
+        ),
+        ([{"type": "text"}], "messages.0.content.0.text", "field required"),
+        ([{"type": "video_url", "video_url": {"url": "a", "fps": 1}}], "messages.0.content.0.video_url.fps", "extra"),
+        ([{"type": "text", "text": 5}], "messages.0.content.0.text", "should be a valid string"),
+        ([], "messages.0.content", "at least 1 item"),
+        (5, "messages.0.content", "should be a valid"),
+        (None, "messages.0.content", "should be a valid"),
+    ],
+)
+def test_what_is_wrong_in_a_message_is_named(client, content, place, said):
+    reply = client.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": [{"role": "user", "content": content}]}
+    )
+    problem = reply.json()["error"]
+    assert (reply.status_code, problem["param"]) == (400, place)
+    assert problem["message"].startswith(f"{place}: ")
+    assert said in problem["message"]
+
+
+@pytest.mark.parametrize(
     "url", ["https://example.com/x.mp4", "file:///etc/passwd", "http://169.254.169.254/", "data:video/mp4;base64,AA"]
 )
 def test_nothing_is_fetched(client, url):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -87,14 +87,30 @@ def _any_error(request: Request, error: Exception) -> Response:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    if first["type"] == "json_invalid":
-        problem = ApiError("the body is no JSON that can be read", "invalid_json", 400)
+    """Names the value that is wrong. Where it may be of several kinds, the one that it fits furthest is judged."""
+    found = [(_place(one, error.body), one) for one in error.errors()]
+    place, problem = max(found, key=lambda each: (len(each[0]), not each[1]["type"].endswith("_type")))
+    where = ".".join(map(str, place))
+    if problem["type"] == "json_invalid":
+        said = ApiError("the body is no JSON that can be read", "invalid_json", 400)
     else:
-        text = f"{where or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        problem = ApiError(text, "invalid_value", 422 if first["loc"][:1] == ("path",) else 400, where or None)
-    return _any_error(request, problem)
+        text = f"{where or 'the body'}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        said = ApiError(text, "invalid_value", 422 if problem["loc"][:1] == ("path",) else 400, where or None)
+    return _any_error(request, said)
+
+
+def _place(error: Mapping[str, Any], body: object) -> list[str | int]:
+    """The keys that lead to a value, without the names of the kinds that pydantic tried."""
+    location: list[str | int] = list(error["loc"][1:])
+    if error["loc"][0] != "body":
+        return location
+    place: list[str | int] = []
+    for part in location:
+        keys = body if isinstance(body, Mapping) else range(len(body)) if isinstance(body, list) else ()
+        if part in keys:
+            body = cast(Any, body)[part]
+            place.append(part)
+    return [*place, *location[-1:]] if error["type"] == "missing" else place
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:
