@@ -154,6 +154,7 @@ class _Theirs:
             folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
         )
         self.model = loaded.to(self.device).eval()
+        self.model.generation_config.eos_token_id = None  # an end is a token like any other here
         self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
     @torch.inference_mode()
@@ -175,7 +176,6 @@ class _Theirs:
         out = self.model.generate(
             **inputs,
             max_new_tokens=TOKENS,
-            min_new_tokens=TOKENS,
             do_sample=False,
             num_beams=1,
             output_logits=True,
