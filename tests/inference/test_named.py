@@ -226,7 +226,8 @@ def test_one_folder_of_a_hub_id_is_a_model(hub, tmp_path):
     assert engine.revision == "v1.0"
     with pytest.raises(videoxl.CheckpointError, match="owner/model on the Hub has no folder stage4"):
         resolve("hf://owner/model@v1.0/stage4")
-    for name in ("owner/model/parts/stage3", "hf://owner", "hf://owner/model/../../etc", "hf://own--er/model"):
+    up, absolute, control = "hf://owner/model/a/../../../etc", "hf://owner/model//etc", "hf://owner/model/\x1b[31m"
+    for name in ("owner/model/parts/stage3", "hf://owner", "hf://own--er/model", up, absolute, control):
         with pytest.raises(videoxl.CheckpointError, match="no such model folder"):
             resolve(name)
 

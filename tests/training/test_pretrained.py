@@ -72,7 +72,8 @@ def test_what_is_neither_here_nor_on_the_hub(tmp_path, monkeypatch):
     for name in ("some/parts", "hf://some/parts/dts.pth", "some/parts/dts.pth"):
         with pytest.raises(CheckpointError, match="some/parts is not a file or folder here and could not be fetched"):
             weight_files(name)
-    for name in ("parts/dts.pth", "dts.pth", str(tmp_path / "dts.pth")):
+    outside = ("hf://some/parts//etc/dts.pth", "hf://some/parts/../../dts.pth")
+    for name in ("parts/dts.pth", "dts.pth", str(tmp_path / "dts.pth"), *outside):
         with pytest.raises(CheckpointError, match="holds no weights: name a file"):
             weight_files(name)
 

@@ -40,7 +40,8 @@ _EITHER = " or ".join(map(repr, EMBEDDED))
 QUICK_BYTES = 100_000_000
 """Weights of fewer bytes load without a progress bar."""
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-HUB_PLACE = re.compile(rf"(?:hf://)?({HUB_ID.pattern})(?:@([^/]+))?(?:/(.+))?")
+_NAME = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+"  # neither a step upwards nor an absolute path
+HUB_PLACE = re.compile(rf"(?:hf://)?({HUB_ID.pattern})(?:@([^/]+))?(?:/({_NAME}(?:/{_NAME})*)/?)?")
 """``hf://owner/name@revision/folder`` as the Hub's own file system writes it: id, revision and what lies within."""
 TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -173,7 +174,7 @@ def hub_place(hub_id: str) -> tuple[str, str | None] | None:
     named = HUB_PLACE.fullmatch(hub_id) if hub_id.startswith("hf://") or HUB_ID.fullmatch(hub_id) else None
     if named is None or ".." in hub_id or "--" in named[1]:
         return None
-    return named[1], named[3] and named[3].rstrip("/")
+    return named[1], named[3]
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
